@@ -1,0 +1,9 @@
+"""dme: retinal OCT segmentation from pretrained networks with very few labelled scans."""
+
+from dme.infer import sliding_window
+from dme.metrics import scores
+from dme.model import build_model
+from dme.ops.confusion import confusion_matrix
+from dme.weights import load_model, load_openmmlab
+
+__all__ = ["build_model", "confusion_matrix", "load_model", "load_openmmlab", "scores", "sliding_window"]

@@ -1,0 +1,27 @@
+"""The record type that every source yields."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+IGNORE = 255  # label of pixels whose truth is unknown
+
+
+@dataclass
+class BScan:
+    """One optical-coherence-tomography B-scan with what is known about it.
+
+    image: uint8 (H, W), H axial (depth), W lateral.
+    fluid: uint8 (H, W) of 0 background, 1 fluid, 255 unknown; None when nobody annotated it.
+    layers: float32 (8, W), row of each boundary from ILM to RPE/choroid, NaN where ungraded; None when absent.
+    subject: eye or patient number, from 1; position: index of the B-scan in its volume, from 0.
+    scale_um: (axial, lateral, spacing) in micrometres per pixel, per pixel, per B-scan; None when unknown.
+    """
+
+    name: str
+    image: np.ndarray
+    fluid: np.ndarray | None = None
+    layers: np.ndarray | None = None
+    subject: int = 1
+    position: int = 0
+    scale_um: tuple[float, float, float] | None = None

@@ -1,0 +1,29 @@
+"""One clear line for whatever a user can get wrong."""
+
+import errno
+import sys
+from collections.abc import Callable
+
+
+class InputError(Exception):
+    """Bad input: the message says what was found, what was expected and what to do about it."""
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a script's `main` and leave the process.
+
+    Exit code 0 (or what `main` returns) on success, 2 after an `InputError` or a failing disk (one line on
+    stderr, no traceback), 130 after Ctrl-C. Any other exception is a bug of ours and keeps its traceback.
+    """
+    try:
+        sys.exit(main())
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"error: cannot write {e.filename or 'a file'}: {e.strerror}; free the disk or choose another --out", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written was left behind", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(2)

@@ -1,0 +1,94 @@
+"""From images to logits: whole image, sliding window, flips, and the study's two test protocols."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dme.model import Segmenter, normalise
+from dme.unet import STRIDE
+
+# side to which a 256 x 256 scan is enlarged before the sliding window
+PROTOCOLS = {"paper": 2336, "light": 512}
+WINDOW, SLIDE_STRIDE = 256, 170
+
+
+def whole(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits of a whole image of any size.
+
+    x: normalised (N, C, H, W). Pads right and bottom to multiples of 16 by repeating the last pixel, crops back.
+    Returns (N, classes, H, W).
+    """
+    height, width = x.shape[-2:]
+    padded = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+    logits = resize(model(padded), padded.shape[-2:])
+    return logits[..., :height, :width]
+
+
+def sliding_window(
+    model: nn.Module, x: Tensor, window: int = WINDOW, stride: int = SLIDE_STRIDE, batch: int | None = None
+) -> Tensor:
+    """Logits averaged over overlapping windows, as OpenMMLab's `slide_inference`.
+
+    x: normalised (N, C, H, W) -> (N, classes, H, W). The last window of a row or column is moved back inside the
+    image; an image smaller than the window is one window. batch: windows per forward pass (default 4 on a CPU,
+    32 on a GPU).
+    """
+    if not 0 < stride <= window:
+        raise ValueError(f"stride {stride} must be between 1 and the window's {window} pixels, else pixels are skipped")
+    count, _, height, width = x.shape
+    tall, wide = min(window, height), min(window, width)
+    corners = [
+        (i, top, left)
+        for i in range(count)
+        for top in _starts(height, window, stride)
+        for left in _starts(width, window, stride)
+    ]
+    batch = batch or (32 if x.is_cuda else 4)
+    total = coverage = None
+    for chunk in (corners[i : i + batch] for i in range(0, len(corners), batch)):
+        logits = whole(model, torch.stack([x[i, :, top : top + tall, left : left + wide] for i, top, left in chunk]))
+        if total is None:
+            total = logits.new_zeros(count, logits.shape[1], height, width)
+            coverage = logits.new_zeros(count, 1, height, width)
+        for (i, top, left), piece in zip(chunk, logits, strict=True):
+            total[i, :, top : top + tall, left : left + wide] += piece
+            coverage[i, :, top : top + tall, left : left + wide] += 1
+    return total / coverage
+
+
+def _starts(side: int, window: int, stride: int) -> list[int]:
+    steps = max(side - window + stride - 1, 0) // stride + 1
+    return [max(min(i * stride + window, side) - window, 0) for i in range(steps)]
+
+
+def flip_average(predict: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Mean of the softmax probabilities over an image and its mirror image, (N, classes, H, W).
+
+    predict: normalised (N, C, H, W) -> logits (N, classes, H, W).
+    """
+    straight = predict(x).softmax(1)
+    mirrored = predict(x.flip(-1)).softmax(1).flip(-1)
+    return (straight + mirrored) / 2
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, half-pixel centres, no antialiasing: what OpenMMLab does to logits. x: (N, C, H, W)."""
+    if x.shape[-2:] == tuple(size):
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+@torch.inference_mode()
+def run_protocol(model: Segmenter, images: Tensor, protocol: str) -> Tensor:
+    """Logits of scans under one of the study's test pipelines ("paper" or "light", see PROTOCOLS).
+
+    images: uint8 (N, H, W), square in the study (256 x 256). Each is enlarged to the protocol's side (bilinear,
+    rounded to 8 bits, as the study's pipeline does), normalised, slid over, and the logits are resized back.
+    Returns (N, classes, H, W); the label map is their arg-max.
+    """
+    side = PROTOCOLS[protocol]
+    enlarged = resize(images.unsqueeze(1).float(), (side, side)).round()
+    logits = sliding_window(model, normalise(enlarged, model.preprocess))
+    return resize(logits, images.shape[-2:])

@@ -1,0 +1,90 @@
+"""Triton kernel of `dme::confusion_matrix`. Imported on CUDA only, so that `import dme` needs no Triton."""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _count_kernel(
+    pred, target, counts,
+    width, tiles, per_image,
+    pred_n, pred_c, pred_h, pred_w,
+    target_n, target_h, target_w,
+    C: tl.constexpr, IGNORE: tl.constexpr, LOGITS: tl.constexpr, BLOCK: tl.constexpr, BINS: tl.constexpr,
+):  # fmt: skip
+    """Each program walks tiles (BLOCK pixels of one row) of one image, then adds its histogram once."""
+    program = tl.program_id(0).to(tl.int64)  # int64 from here on: every offset and count derives from it
+    image = program // per_image
+    tiles_per_row = tl.cdiv(width, BLOCK)
+    bins = tl.arange(0, BINS)
+    total = tl.zeros((BINS,), dtype=tl.int64)
+    for tile in range(program % per_image, tiles, per_image):
+        row = tile // tiles_per_row
+        column = tl.arange(0, BLOCK).to(tl.int64) + (tile % tiles_per_row) * BLOCK
+        inside = column < width
+        truth = tl.load(
+            target + image * target_n + row * target_h + column * target_w, mask=inside, other=IGNORE
+        )
+        truth = truth.to(tl.int64)
+        skip = (truth == IGNORE) | (column >= width)
+
+        channel = pred + image * pred_n + row * pred_h + column * pred_w
+        if LOGITS:
+            best = tl.load(channel, mask=inside, other=0)
+            if best.dtype.primitive_bitwidth < 32:
+                best = best.to(tl.float32)  # exact
+            guess = tl.zeros((BLOCK,), dtype=tl.int64)
+            for c in tl.static_range(1, C):
+                channel += pred_c  # by steps: c * pred_c could leave int32
+                logit = tl.load(channel, mask=inside, other=0).to(best.dtype)
+                better = (logit > best) | ((logit != logit) & (best == best))  # the first NaN is the maximum
+                guess = tl.where(better, c, guess)
+                best = tl.where(better, logit, best)
+        else:
+            guess = tl.load(channel, mask=inside, other=0).to(tl.int64)
+            skip = skip | (guess == IGNORE)
+
+        valid = (truth >= 0) & (truth < C) & (guess >= 0) & (guess < C)
+        code = tl.where(skip, C * C + 1, tl.where(valid, truth * C + guess, C * C)).to(tl.int32)
+        total += tl.histogram(code, BINS).to(tl.int64)
+    cell = counts + image * (C * C + 1) + bins
+    tl.atomic_add(cell, total, mask=(bins <= C * C) & (total > 0), sem="relaxed")
+
+
+def count(
+    pred: Tensor,
+    target: Tensor,
+    num_classes: int,
+    ignore_index: int,
+    counts: Tensor,
+    programs: int = 1024,
+    block: int = 1024,
+) -> None:
+    """Add the confusion matrices of a batch into `counts`, without waiting for the device.
+
+    pred: logits (N, C, H, W) or labels (N, H, W); target: labels (N, H, W); any strides.
+    counts: contiguous int64 (N, C * C + 1); the last cell takes the pixels whose labels are out of range.
+    programs: about how many to start in all; block: pixels of a tile, a power of two of at least 128
+    (one per thread, as are the bins: fewer would be replicated across threads).
+    """
+    n_images, height, width = target.shape
+    if target.numel() == 0:
+        return
+    pred_n, pred_c, pred_h, pred_w = (
+        pred.stride() if pred.ndim == 4 else (pred.stride(0), 0, *pred.stride()[1:])
+    )
+    target_n, target_h, target_w = target.stride()
+    if pred_h == width * pred_w and target_h == width * target_w:  # rows follow one another: one long row
+        height, width = 1, height * width
+    tiles = height * triton.cdiv(width, block)
+    per_image = min(tiles, triton.cdiv(programs, n_images))
+    _count_kernel[(n_images * per_image,)](
+        pred, target, counts,
+        width, tiles, per_image,
+        pred_n, pred_c, pred_h, pred_w,
+        target_n, target_h, target_w,
+        C=num_classes, IGNORE=ignore_index, LOGITS=pred.ndim == 4,
+        BLOCK=block, BINS=max(128, triton.next_power_of_2(num_classes**2 + 2)),
+        num_warps=4,
+    )  # fmt: skip

@@ -1,0 +1,119 @@
+"""What a run leaves behind: provenance, config, metrics line by line, TensorBoard events, results."""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from dme.files import atomic_path
+
+
+def provenance() -> dict:
+    """Where a result comes from: command, commit, versions, device, time (UTC)."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": _commit(),
+        "time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "platform": platform.platform(terse=True),
+        },
+        "device": device_name(),
+    }
+
+
+def device_name() -> str:
+    """The GPU's name, or the number of CPU threads in use."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _commit() -> str:
+    """Commit of the project's own checkout, with '+changes' when files differ from it; 'unknown' outside a checkout."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def write_json(path: str | Path, content: dict) -> None:
+    """Write JSON atomically; arrays and tensors become lists, NaN becomes null."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
+
+
+def plain(value):
+    """The same content in JSON's own types."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, (np.ndarray, Tensor)):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+class Run:
+    """The folder of a training run: config.json, metrics.jsonl and TensorBoard events.
+
+    start: the step it (re)starts from; lines and events at or after it, left by an interrupted run, are dropped.
+    """
+
+    def __init__(self, out: Path, config: dict, start: int = 0):
+        self.out = out
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "config.json", {"config": config, **provenance()})
+        kept = [row for row in self.rows() if row["step"] < start]
+        with atomic_path(out / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self.file = open(out / "metrics.jsonl", "a")
+        self.board = SummaryWriter(str(out), purge_step=start)
+
+    def rows(self) -> list[dict]:
+        """All lines of metrics.jsonl so far; a line cut short by a kill is left out."""
+        path = self.out / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        rows = []
+        for line in lines:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return rows
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Append one line and one TensorBoard point per value, at `step` completed steps."""
+        self.file.write(json.dumps({"step": step, **plain(values)}) + "\n")
+        self.file.flush()
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Show a uint8 (H, W, 3) picture in TensorBoard."""
+        self.board.add_image(name, picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()

@@ -1,0 +1,66 @@
+"""UNet-S5-D16, the backbone of the study (Ronneberger et al. 2015, in OpenMMLab's variant with BN and bilinear up-sampling)."""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STRIDE = 16  # four poolings: height and width must be multiples of it
+
+
+class ConvBNReLU(nn.Sequential):
+    """Convolution without bias, batch normalisation, ReLU; 'same' padding at stride 1."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, dilation: int = 1):
+        padding = dilation * (kernel // 2)
+        super().__init__(
+            OrderedDict(
+                conv=nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False),
+                bn=nn.BatchNorm2d(out_channels),
+                relu=nn.ReLU(inplace=True),
+            )
+        )
+
+
+def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(ConvBNReLU(in_channels, out_channels), ConvBNReLU(out_channels, out_channels))
+
+
+class UNet(nn.Module):
+    """Five encoder stages of width, 2, 4, 8, 16 times width, and four decoder stages back up.
+
+    forward: x (N, in_channels, H, W), H and W multiples of 16 -> list of five features, deepest first:
+    (N, 16w, H/16, W/16), (N, 8w, H/8, W/8), (N, 4w, H/4, W/4), (N, 2w, H/2, W/2), (N, w, H, W).
+    Raises ValueError for a size that four poolings do not divide.
+    """
+
+    def __init__(self, in_channels: int = 3, width: int = 64):
+        super().__init__()
+        channels = [width * 2**i for i in range(5)]
+        self.out_channels = channels[::-1]
+        self.encoder = nn.ModuleList(
+            double_conv(before, after) for before, after in zip([in_channels, *channels[:-1]], channels, strict=True)
+        )
+        # stage i goes from the resolution of encoder[i + 1] up to that of encoder[i]
+        self.up = nn.ModuleList(ConvBNReLU(2 * c, c, kernel=1) for c in channels[:-1])
+        self.decoder = nn.ModuleList(double_conv(2 * c, c) for c in channels[:-1])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        height, width = x.shape[-2:]
+        if height % STRIDE or width % STRIDE:
+            fit = [-(-side // STRIDE) * STRIDE for side in (height, width)]
+            raise ValueError(
+                f"UNet got {height} x {width}, wants multiples of {STRIDE}; pad to {fit[0]} x {fit[1]} "
+                "or use dme.infer.whole, which pads and crops back"
+            )
+        skips = []
+        for i, stage in enumerate(self.encoder):
+            x = stage(F.max_pool2d(x, 2) if i else x)
+            skips.append(x)
+        features = [skips.pop()]
+        for up, decode in zip(reversed(self.up), reversed(self.decoder), strict=True):
+            x = up(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
+            x = decode(torch.cat([skips.pop(), x], dim=1))
+            features.append(x)
+        return features

@@ -1,0 +1,153 @@
+"""Table 1 of the study: HRF-pretrained UNets on OCT B-scans, without any fine-tuning.
+
+The measure of that table is the IoU of class 1 (vessel read as fluid) per scan, averaged over all scans, a scan with an
+empty union counting 0; it is not the mIoU of Table 2. Beside it stand IoU and Dice of fluid pooled over the set.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dme.cache import Cache, open_cache
+from dme.errors import InputError, run
+from dme.figures import GREEN, overlay, panel, save_png
+from dme.infer import PROTOCOLS, run_protocol
+from dme.metrics import ConfusionMeter, table1_measure
+from dme.model import Segmenter, build_model
+from dme.record import device_name, provenance, write_json
+from dme.sources import open_source
+from dme.weights import load_model
+
+SIZE = 256  # the study scores 256 x 256 versions of the scans
+PUBLISHED = {"psp": 0.0022152529426350794, "fcn": 0.0008352216149828909, "deeplabv3": 0.0015548124333265947}
+RANDOM_WIDTH = 16
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help=".mat files or folder of B-scans (default: DME_DATA, else synthetic scans)")
+    parser.add_argument("--grader", type=int, default=1, help="whose annotation of the .mat files is the truth, 1 or 2")
+    parser.add_argument(
+        "--weights", nargs="+", default=["random"],
+        help="checkpoints to score, names or files; 'random': the three heads with seeded random weights",
+    )  # fmt: skip
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS,
+        help="paper: scans enlarged to 2336 (default on a GPU); light: to 512 (default on a CPU)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights")
+    parser.add_argument("--out", type=Path, default=Path("runs/baseline"), help="folder for results and picture")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    protocol = args.protocol or ("paper" if device.type == "cuda" else "light")
+    source = open_source(args.data, args.grader)
+    print(f"data: {source.description}")
+    models = load_models(args.weights, args.seed)
+    print(f"weights: {', '.join(model.weights_name for model in models)}")
+    side = PROTOCOLS[protocol]
+    print(f"protocol: {protocol} ({SIZE} x {SIZE} scans enlarged to {side} x {side}, window 256, stride 170)")
+    print(f"device: {device_name()}", flush=True)
+    cache = open_cache(source, SIZE)
+    for note in cache.notes:
+        print(f"data note: {note}")
+    if cache.fluid is None:
+        raise InputError(f"the scans of {cache.description} have no fluid masks; Table 1 needs the truth")
+
+    rows, predictions = [], []
+    for model in models:
+        meter, labels, seconds = score(model.to(device), cache, protocol)
+        rows.append(
+            {
+                "weights": model.weights_name,
+                "weights_sha256": model.weights_sha256,
+                "arch": model.arch,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "published": PUBLISHED[model.arch["head"]],
+                "table1_measure": table1_measure(meter.matrices()),
+                "pooled": meter.compute(),
+                "seconds_per_scan": seconds / len(cache.names),
+                "counts_per_scan": meter.matrices(),
+            }
+        )
+        predictions.append(labels)
+    print_table(rows, synthetic=cache.kind == "phantom")
+    save_png(args.out / "panel.png", picture(cache, rows, predictions))
+    results = {
+        **provenance(),
+        "data": cache.description,
+        "data_kind": cache.kind,
+        "data_sha256": cache.source_sha256,
+        "scans": cache.names,
+        "protocol": protocol,
+        "seed": args.seed,
+        "rows": rows,
+    }
+    write_json(args.out / "results.json", results)
+    print(f"\nresults: {args.out / 'results.json'}\npicture: {args.out / 'panel.png'}")
+
+
+def load_models(names: list[str], seed: int) -> list[Segmenter]:
+    if "random" not in names:
+        return [load_model(name) for name in names]
+    if len(names) > 1:
+        raise InputError("'random' stands for all three heads; give it alone, or give names and files")
+    models = []
+    for head in PUBLISHED:
+        torch.manual_seed(seed)
+        model = build_model(head=head, width=RANDOM_WIDTH).eval()
+        model.weights_name, model.weights_sha256 = f"RANDOM {head} (untrained, seed {seed})", None
+        models.append(model)
+    return models
+
+
+def score(model: Segmenter, cache: Cache, protocol: str) -> tuple[ConfusionMeter, np.ndarray, float]:
+    """Confusion matrices per scan, label maps uint8 (N, 256, 256), seconds."""
+    device = next(model.parameters()).device
+    model = model.to(memory_format=torch.channels_last)
+    meter, labels = ConfusionMeter(model.arch["num_classes"]), []
+    began = time.perf_counter()
+    for i in tqdm(range(len(cache.names)), desc=model.weights_name, unit="scan"):
+        logits = run_protocol(model, torch.from_numpy(cache.images[i])[None].to(device), protocol)  # (1, C, 256, 256)
+        meter.update(logits, torch.from_numpy(cache.fluid[i])[None].to(device), [cache.names[i]])
+        labels.append(logits[0].argmax(0).to(torch.uint8).cpu().numpy())
+    return meter, np.stack(labels), time.perf_counter() - began
+
+
+def print_table(rows: list[dict], synthetic: bool) -> None:
+    where = "SYNTHETIC scans" if synthetic else "these scans"
+    print(f"\nTable 1, no fine-tuning: published on the study's 110 real scans, measured on {where}")
+    print(f"{'head':10} {'width':>5} {'parameters':>10} {'published':>9} {'measured':>9}", end="")
+    print(f" {'fluid IoU':>9} {'fluid Dice':>10} {'s/scan':>7}  weights")
+    for row in rows:
+        pooled = row["pooled"]
+        print(
+            f"{row['arch']['head']:10} {row['arch']['width']:5d} {row['parameters']:10,d} {row['published']:9.4f} "
+            f"{row['table1_measure']:9.4f} {pooled['iou'][1]:9.4f} {pooled['dice'][1]:10.4f} "
+            f"{row['seconds_per_scan']:7.2f}  {row['weights']}"
+        )
+    print("published, measured: mean over scans of the IoU of class 1, empty unions count 0; the rest is pooled")
+
+
+def picture(cache: Cache, rows: list[dict], predictions: list[np.ndarray]) -> np.ndarray:
+    """Three scans (most fluid, median of those with fluid, least), every network's prediction, the truth."""
+    order = np.argsort([(mask == 1).sum() for mask in cache.fluid], kind="stable")
+    with_fluid = [i for i in order if (cache.fluid[i] == 1).any()] or list(order)
+    shown = [order[-1], with_fluid[len(with_fluid) // 2], order[0]]
+    lines = [
+        [cache.images[i], *(overlay(cache.images[i], p[i]) for p in predictions), overlay(cache.images[i], cache.fluid[i], GREEN)]
+        for i in shown
+    ]
+    titles = ["B-scan", *(row["arch"]["head"] for row in rows), "truth (fluid)"]
+    return panel(lines, titles, [cache.names[i] for i in shown], cell_width=256)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,38 @@
+"""Subject_NN.mat files as MATLAB holds them, built from arrays or from a chiu2015 folder of PNG files."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from PIL import Image
+
+
+def write_subject_mat(
+    path: str | Path,
+    images: np.ndarray,
+    fluid: np.ndarray,
+    layers: np.ndarray | None = None,
+    dtype: type = np.uint8,
+    fluid2: np.ndarray | None = None,
+) -> None:
+    """Write images (H, W, N), fluid ids (H, W, N), NaN where nobody looked, and layers (8, W, N)."""
+    mat = {"images": images.astype(dtype), "manualFluid1": fluid.astype(np.float64)}
+    if layers is not None:
+        mat["manualLayers1"] = layers.astype(np.float64)
+    if fluid2 is not None:
+        mat["manualFluid2"] = fluid2.astype(np.float64)
+    scipy.io.savemat(path, mat)
+
+
+def duke_volume(folder: Path, subject: int, count: int = 61) -> tuple[np.ndarray, np.ndarray]:
+    """images uint8, fluid float64 (496, 768, count) of a chiu2015 subject; 0 and NaN if not annotated."""
+    images = np.zeros((496, 768, count), np.uint8, order="F")
+    fluid = np.full((496, 768, count), np.nan, order="F")
+    with open(folder / "index.csv", newline="") as f:
+        for row in csv.DictReader(f):
+            if int(row["subject"]) == subject:
+                i, file = int(row["bscan"]), f"{row['name']}.png"
+                images[:, :, i] = np.asarray(Image.open(folder / "images" / file))
+                fluid[:, :, i] = np.asarray(Image.open(folder / "fluid" / file))
+    return images, fluid

@@ -1,0 +1,208 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from dme.errors import InputError
+from dme.metrics import ConfusionMeter, per_scan, scores, table1_measure
+from dme.ops.confusion import INVALID, confusion_matrix
+
+GOLDEN = Path(__file__).parent / "golden" / "losses_metrics_s0.npz"
+nan = float("nan")
+
+
+@pytest.mark.parametrize("num_classes", [2, 9])
+def test_golden(num_classes):
+    """Against OpenMMLab; with 9 classes, 7 is never in the truth and 8 never predicted."""
+    golden = np.load(GOLDEN)
+
+    def expected(name):
+        return golden[f"metric_{name}_c{num_classes}"]
+
+    pred, truth = (torch.from_numpy(golden[f"{name}_c{num_classes}"]) for name in ("pred", "truth"))
+    got = scores(confusion_matrix(pred, truth, num_classes))
+    for ours, theirs in (("iou", "IoU"), ("dice", "Dice"), ("precision", "Precision"), ("recall", "Recall")):
+        np.testing.assert_allclose(got[ours], expected(theirs), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(got[f"mean_{ours}"], np.nanmean(expected(theirs)), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(got["recall"], expected("Acc"), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(got["all_accuracy"], expected("aAcc"), rtol=0, atol=1e-6)
+    present = ~np.isnan(expected("Fscore"))  # Fscore is NaN, Dice 0, for a class on one side only
+    np.testing.assert_allclose(got["dice"][present], expected("Fscore")[present], rtol=0, atol=1e-6)
+    assert got["absent"] == 0
+
+
+@pytest.mark.parametrize(
+    ("cm", "iou", "dice", "precision", "recall", "absent"),
+    [
+        # class 2 nowhere
+        ([[6, 2, 0], [1, 3, 0], [0, 0, 0]], [6 / 9, 3 / 6, nan], [12 / 15, 6 / 9, nan], [6 / 7, 3 / 5, nan],
+         [6 / 8, 3 / 4, nan], 1),
+        # class 2 predicted, never true
+        ([[6, 1, 1], [1, 3, 0], [0, 0, 0]], [6 / 9, 3 / 5, 0], [12 / 15, 6 / 8, 0], [6 / 7, 3 / 4, 0],
+         [6 / 8, 3 / 4, nan], 0),
+        # class 2 true, never predicted
+        ([[6, 2, 0], [1, 3, 0], [4, 0, 0]], [6 / 13, 3 / 6, 0], [12 / 19, 6 / 9, 0], [6 / 11, 3 / 5, nan],
+         [6 / 8, 3 / 4, 0], 0),
+        # only background
+        ([[5, 0], [0, 0]], [1, nan], [1, nan], [1, nan], [1, nan], 1),
+        # every pixel ignored
+        ([[0, 0], [0, 0]], [nan, nan], [nan, nan], [nan, nan], [nan, nan], 2),
+    ],
+)  # fmt: skip
+def test_missing_classes_by_hand(cm, iou, dice, precision, recall, absent):
+    got = scores(np.array(cm))
+    for name, values in (("iou", iou), ("dice", dice), ("precision", precision), ("recall", recall)):
+        np.testing.assert_allclose(got[name], values)
+        assert got[name].dtype == np.float64
+        kept = [v for v in values if v == v]
+        np.testing.assert_allclose(got[f"mean_{name}"], sum(kept) / len(kept) if kept else nan)
+    assert got["absent"] == absent
+
+
+def test_counts_beyond_32_and_53_bits():
+    cm = torch.tensor([[3 * 2**40, 2**40], [0, 2**40]])
+    got = scores(cm)
+    assert got["iou"].tolist() == [0.75, 0.5] and got["all_accuracy"] == 0.8
+    meter = ConfusionMeter(2)
+    meter._batches, meter.names = [torch.full((3, 2, 2), 2**31 - 1)], [None] * 3
+    assert meter.matrices().sum(0).tolist() == [[3 * (2**31 - 1)] * 2] * 2
+    assert scores(np.full((2, 2), 2**60))["all_accuracy"] == 0.5
+
+
+SCANS = np.array(
+    [
+        [[90, 2], [4, 4]],  # IoU 4/10, Dice 8/14
+        [[100, 0], [0, 0]],  # nothing there, nothing found
+        [[95, 5], [0, 0]],  # false alarm
+        [[97, 0], [3, 0]],  # missed
+        [[98, 0], [0, 2]],  # perfect
+    ]
+)
+
+
+@pytest.mark.parametrize(("empty", "sum_iou", "count"), [(nan, 1.4, 4), (1.0, 2.4, 5), (0.0, 1.4, 5)])
+def test_per_scan_conventions_for_empty_scans(empty, sum_iou, count):
+    got = per_scan(torch.from_numpy(SCANS), empty=empty)
+    np.testing.assert_allclose(got["iou"], [0.4, empty, 0, 0, 1])
+    np.testing.assert_allclose(got["dice"], [8 / 14, empty, 0, 0, 1])
+    assert got["mean_iou"] == pytest.approx(sum_iou / count)
+    assert got["mean_dice"] == pytest.approx((sum_iou - 0.4 + 8 / 14) / count)
+    assert got["empty"] == 1
+
+
+def test_per_scan_of_another_class():
+    cms = np.array([[[1, 2, 3], [4, 5, 6], [7, 8, 9]]])
+    got = per_scan(cms, positive=2)
+    assert got["iou"][0] == pytest.approx(9 / (24 + 18 - 9)) and got["dice"][0] == pytest.approx(18 / 42)
+    with pytest.raises(InputError, match=r"positive=3; wanted a class, 0..2"):
+        per_scan(cms, positive=3)
+
+
+def test_all_scans_empty_is_nan_not_a_warning(recwarn):
+    assert np.isnan(per_scan(SCANS[1:2])["mean_dice"]) and not recwarn
+
+
+def test_table1_measure_by_hand():
+    assert table1_measure(SCANS) == pytest.approx((0.4 + 0 + 0 + 0 + 1) / 5)
+    assert table1_measure(SCANS[1:2]) == 0
+
+
+@pytest.mark.parametrize(
+    ("cm", "message"),
+    [
+        (np.zeros((2, 2)), r"float64 \(2, 2\); wanted integers \(C, C\)"),
+        (np.zeros((2, 3), int), r"int64 \(2, 3\); wanted"),
+        (SCANS, r"\(5, 2, 2\); wanted integers \(C, C\)"),
+        (torch.full((2, 2), INVALID), "out of range on CUDA"),
+        (torch.full((2, 2), INVALID) * 100 + 2**40, "out of range on CUDA"),
+    ],
+)
+def test_scores_refuse_what_is_no_confusion_matrix(cm, message):
+    with pytest.raises(InputError, match=message):
+        scores(cm)
+
+
+def images(count):
+    generator = torch.Generator().manual_seed(count)
+    logits = torch.randn(count, 3, 8, 9, generator=generator)
+    target = torch.randint(0, 3, (count, 8, 9), generator=generator)
+    target[:, 0] = 255
+    return logits, target, [f"scan{i}" for i in range(count)]
+
+
+def test_meter_keeps_scans_in_order_and_pools_them():
+    logits, target, names = images(5)
+    meter = ConfusionMeter(3)
+    for part in (slice(0, 2), slice(2, 5)):
+        meter.update(logits[part], target[part], names[part])
+    single = [confusion_matrix(logits[i : i + 1], target[i : i + 1], 3).tolist() for i in range(5)]
+    assert meter.matrices().tolist() == single and meter.names == names
+    assert meter.compute()["mean_dice"] == scores(confusion_matrix(logits, target, 3))["mean_dice"]
+
+
+def test_meter_without_scans_and_without_names():
+    meter = ConfusionMeter(3)
+    assert meter.matrices().shape == (0, 3, 3) and meter.compute()["absent"] == 3
+    logits, target, _ = images(2)
+    meter.update(logits, target)
+    meter.update(logits, target)
+    assert meter.names == [None] * 4 and meter.matrices().sum() == 2 * (target != 255).sum()
+
+
+def test_meter_names_the_bad_scan():
+    logits, target, names = images(3)
+    meter = ConfusionMeter(3)
+    meter.update(logits, target, names)
+    meter._batches[0][1] = INVALID  # what CUDA answers
+    with pytest.raises(InputError, match=r"labels out of range in scan scan1; wanted 0..2 or 255"):
+        meter.compute()
+
+
+def test_meter_refuses_a_scan_counted_twice_and_wrong_names():
+    logits, target, names = images(3)
+    meter = ConfusionMeter(3)
+    with pytest.raises(ValueError, match="2 names for a batch of 3"):
+        meter.update(logits, target, names[:2])
+    meter.update(logits, target, names)
+    meter.update(logits[:1], target[:1], names[:1])
+    with pytest.raises(InputError, match="scan scan0 counted more than once"):
+        meter.compute()
+
+
+def test_all_reduce_is_nothing_without_ranks():
+    logits, target, names = images(3)
+    meter = ConfusionMeter(3)
+    meter.update(logits, target, names)
+    before = meter.matrices()
+    meter.all_reduce()
+    assert np.array_equal(meter.matrices(), before)
+
+
+def run_rank(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    logits, target, names = images(5)
+    mine = slice(0, 2) if rank == 0 else slice(2, 5)  # unequal shares
+    meter = ConfusionMeter(3)
+    meter.update(logits[mine], target[mine], names[mine])
+    meter.all_reduce()
+    np.savez(f"{folder}/rank{rank}.npz", cms=meter.matrices(), names=meter.names, iou=meter.compute()["iou"])
+    with pytest.raises(ValueError, match="reduce once"):
+        meter.all_reduce()
+    with pytest.raises(ValueError, match="new meter"):
+        meter.update(logits, target)
+    dist.destroy_process_group()
+
+
+def test_two_ranks_equal_one(tmp_path):
+    mp.spawn(run_rank, args=(str(tmp_path),), nprocs=2)
+    logits, target, names = images(5)
+    meter = ConfusionMeter(3)
+    meter.update(logits, target, names)
+    for rank in range(2):
+        got = np.load(tmp_path / f"rank{rank}.npz")
+        assert np.array_equal(got["cms"], meter.matrices()) and got["names"].tolist() == names
+        assert np.array_equal(got["iou"], meter.compute()["iou"])
