@@ -1,6 +1,7 @@
 """One clear line for whatever a user can get wrong."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -17,12 +18,19 @@ def run(main: Callable[[], int | None]) -> None:
     """
     try:
         sys.exit(main())
+    except BrokenPipeError:  # the reader of our output, `head` say, had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        print(f"error: cannot write {e.filename or 'a file'}: {e.strerror}; free the disk or choose another --out", file=sys.stderr)
+        where = e.filename or "a file"
+        print(
+            f"error: cannot write {where}: {e.strerror}; free the disk or choose another --out",
+            file=sys.stderr,
+        )
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was left behind", file=sys.stderr)
         sys.exit(130)

@@ -11,7 +11,9 @@ from dme.files import atomic_path
 RED, GREEN, BLUE = (255, 72, 72), (64, 220, 120), (90, 160, 255)
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = RED, tint: float = 0.25) -> np.ndarray:
+def overlay(
+    image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = RED, tint: float = 0.25
+) -> np.ndarray:
     """Scan with a mask's contour drawn and its inside tinted.
 
     image: uint8 (H, W) or (H, W, 3). mask: (H, W), drawn where it equals 1. Returns uint8 (H, W, 3).
@@ -24,7 +26,10 @@ def overlay(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = 
 
 
 def panel(
-    rows: list[list[np.ndarray]], column_titles: list[str], row_titles: list[str] | None = None, cell_width: int = 384
+    rows: list[list[np.ndarray]],
+    column_titles: list[str],
+    row_titles: list[str] | None = None,
+    cell_width: int = 384,
 ) -> np.ndarray:
     """Grid of pictures with a title over each column and under each row's first picture.
 
@@ -62,9 +67,16 @@ def save_png(path: str | Path, picture: np.ndarray) -> None:
 
 
 def line_plot(
-    series: dict[str, list[tuple[float, float]]], x_label: str, y_label: str, width: int = 800, height: int = 480
+    series: dict[str, list[tuple[float, float]]],
+    x_label: str,
+    y_label: str,
+    width: int = 800,
+    height: int = 480,
 ) -> np.ndarray:
-    """Lines over common axes with ticks and a legend. series: name -> (x, y) points. Returns uint8 (height, width, 3)."""
+    """Lines over common axes with ticks and a legend.
+
+    series: name -> (x, y) points, finite. Returns uint8 (height, width, 3).
+    """
     colours = [(31, 90, 180), (215, 95, 20), (40, 150, 60), (160, 50, 160), (90, 90, 90)]
     points = [point for line in series.values() for point in line] or [(0.0, 0.0)]
     x_ticks, y_ticks = (_ticks(min(v), max(v)) for v in zip(*points, strict=True))
@@ -97,9 +109,12 @@ def line_plot(
 
 
 def _ticks(low: float, high: float, wanted: int = 6) -> list[float]:
-    """Round numbers that span low..high."""
-    raw = (high - low or 1.0) / wanted
+    """Round numbers that span low..high, at least two different ones."""
+    span = high - low
+    if span <= 1e-9 * max(abs(low), abs(high)):  # a constant, but for rounding errors
+        span = abs(low) or 1.0
+    raw = span / wanted
     magnitude = 10 ** np.floor(np.log10(raw))
     step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= raw)
     first, last = np.floor(low / step), max(np.ceil(high / step), np.floor(low / step) + 1)
-    return [float(round(i * step, 10)) for i in np.arange(first, last + 1)]
+    return [float(f"{i * step:.12g}") for i in np.arange(first, last + 1)]

@@ -1,4 +1,4 @@
-"""Decode heads: FCN, PSP and DeepLabV3-ASPP. Each takes one feature (N, C, H, W) to logits (N, classes, H, W).
+"""Decode heads: FCN, PSP and DeepLabV3-ASPP. Each takes a feature (N, C, H, W) to logits (N, classes, H, W).
 
 The concatenation orders are OpenMMLab's; another order has the same shapes and silently different results.
 """
@@ -43,16 +43,16 @@ class PSPHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _refuse_single_value(x, self.pools[0].bn, "PSP's 1 x 1 pool")
-        pooled = [
-            F.interpolate(conv(F.adaptive_avg_pool2d(x, bins)), x.shape[-2:], mode="bilinear", align_corners=False)
-            for bins, conv in zip(self.pool_scales, self.pools, strict=True)
-        ]
-        x = self.bottleneck(torch.cat([x, *pooled], dim=1))
+        branches = [x]
+        for bins, conv in zip(self.pool_scales, self.pools, strict=True):
+            pooled = conv(F.adaptive_avg_pool2d(x, bins))
+            branches.append(F.interpolate(pooled, x.shape[-2:], mode="bilinear", align_corners=False))
+        x = self.bottleneck(torch.cat(branches, dim=1))
         return self.classifier(self.dropout(x))
 
 
 class ASPPHead(nn.Module):
-    """Atrous spatial pyramid pooling of DeepLabV3 (Chen et al. 2017): image average, 1x1, and dilated 3x3 branches."""
+    """Atrous spatial pyramid pooling (DeepLabV3, Chen et al. 2017): image average, 1x1 and dilated 3x3."""
 
     def __init__(
         self,
@@ -82,6 +82,6 @@ class ASPPHead(nn.Module):
 def _refuse_single_value(x: Tensor, bn: nn.BatchNorm2d, what: str) -> None:
     if bn.training and x.shape[0] == 1:
         raise ValueError(
-            f"training with batch 1: {what} leaves one value per channel, of which batch normalisation has no "
-            "variance; use a batch of at least 2, or the FCN head, or put its BN in eval mode"
+            f"training with batch 1: {what} leaves one value per channel, of which batch normalisation has "
+            "no variance; use a batch of at least 2, or the FCN head, or put its BN in eval mode"
         )

@@ -1,11 +1,10 @@
-"""The High-Resolution Fundus set (Budai et al. 2013, CC BY 4.0): 45 fundus photographs with hand-drawn vessels.
+"""The High-Resolution Fundus set (Budai et al. 2013, CC BY 4.0): 45 photographs with hand-drawn vessels.
 
-Records are BScans whose `image` is RGB (H, W, 3) and whose `fluid` holds the vessel mask: label 1 is the positive class.
+Records are BScans whose `image` is RGB uint8 (H, W, 3) and whose `fluid` is the vessel mask, of 0 and 1.
 """
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,57 +16,66 @@ from dme.errors import InputError
 from dme.files import sha256_file
 from dme.sources import Source
 
-FULL_SIZE = (2336, 3504)  # height, width
 GROUPS = ("dr", "g", "h")  # diabetic retinopathy, glaucoma, healthy
 TRAIN_NUMBERS = range(1, 6)  # OpenMMLab trains on 01-05 of each group and validates on 06-15
 
 
 def open_hrf(path: str | Path | None = None, scale: float = 1.0) -> Source:
-    """Open a folder with `images/NN_GROUP.*` and `vessels/` (or `manual1/`) of the same names.
+    """Open a folder with `images/NN_GROUP.*` and masks of the same names in `vessels/` or `manual1/`.
 
-    path: the folder, else the environment variable HRF_DATA. scale: the pictures are reduced to this share of their
-    size (box average; a mask pixel is vessel when at least half of what it covers is). Raises InputError when the
-    folder is missing or incomplete, or a picture has another size than its mask.
+    path: the folder, else the environment variable HRF_DATA. scale: the pictures are reduced to this share of
+    their size, by box averaging; a mask pixel is vessel when at least half of what it covers is.
+    Raises InputError when the folder is missing or incomplete, or a picture has another size than its mask.
     """
     path = path or os.environ.get("HRF_DATA")
     if not path:
-        raise InputError("no fundus images: set HRF_DATA or give --data the folder with images/ and vessels/ of the HRF set")
+        raise InputError("no fundus photographs: give --data or HRF_DATA the folder of the unpacked HRF set")
+    if not 0 < scale <= 1:
+        raise InputError(f"scale is {scale}; it must be above 0 and at most 1, the photographs' own size")
     root = Path(path)
-    masks_folder = next((root / name for name in ("vessels", "manual1") if (root / name).is_dir()), None)
-    if not (root / "images").is_dir() or masks_folder is None:
-        raise InputError(f"{root} has no images/ beside vessels/ (or manual1/); point HRF_DATA at the unpacked HRF set")
-    images = {f.stem.lower(): f for f in sorted((root / "images").iterdir()) if re.fullmatch(r"\d\d_(dr|g|h)", f.stem.lower())}
-    masks = {f.stem.lower(): f for f in masks_folder.iterdir()}
-    wanted = [f"{number:02d}_{group}" for number in range(1, 16) for group in GROUPS]
-    missing = [name for name in wanted if name not in images or name not in masks]
+    folders = [root / name for name in ("images", "vessels", "manual1") if (root / name).is_dir()]
+    if len(folders) < 2 or folders[0].name != "images":
+        raise InputError(f"{root} has no images/ beside vessels/ or manual1/; give the unpacked HRF set")
+    images, masks = ({f.stem.lower(): f for f in sorted(folder.iterdir())} for folder in folders[:2])
+    names = [f"{number:02d}_{group}" for number in range(1, 16) for group in GROUPS]
+    missing = [name for name in names if name not in images or name not in masks]
     if missing:
-        raise InputError(f"{root} lacks the image or mask of {len(missing)} of 45 photographs ({', '.join(missing[:5])} ...)")
+        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise InputError(f"{root} lacks image or mask of {len(missing)} of the 45 photographs: {some}")
     digest = hashlib.sha256(f"hrf {scale}".encode())
-    for name in wanted:
+    for name in names:
         digest.update(f"{sha256_file(images[name])} {sha256_file(masks[name])}\n".encode())
 
     def read(source: Source, labelled_only: bool) -> Iterator[BScan]:
-        for number in range(1, 16):
-            for position, group in enumerate(GROUPS):
-                yield _read(f"{number:02d}_{group}", images, masks, number, position, scale)
+        for i, name in enumerate(names):
+            image, vessels = _read(images[name], masks[name], scale)
+            number, group = divmod(i, len(GROUPS))
+            yield BScan(name, image, vessels, subject=number + 1, position=group)
 
     description = f"45 fundus photographs of the HRF set in {root}, at {scale:g} of their size"
     return Source("hrf", str(root), digest.hexdigest(), description, read)
 
 
-def _read(name: str, images: dict, masks: dict, number: int, position: int, scale: float) -> BScan:
-    try:
-        image = Image.open(images[name]).convert("RGB")
-        mask = Image.open(masks[name]).convert("L").point(lambda v: 255 * (v > 0))
-    except OSError as e:
-        raise InputError(f"cannot read the photograph or mask {name}: {e}") from e
+def _read(image_file: Path, mask_file: Path, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Photograph uint8 (H, W, 3) and vessel mask uint8 (H, W) of 0 and 1."""
+    pictures = []
+    for file, mode in ((image_file, "RGB"), (mask_file, "L")):
+        try:
+            pictures.append(Image.open(file).convert(mode))
+        except (OSError, SyntaxError) as e:  # SyntaxError: Pillow on some damaged files
+            raise InputError(f"cannot read {file}: {e}; unpack the HRF set again") from e
+    image, mask = pictures
     if image.size != mask.size:
-        raise InputError(f"{name}: the image is {image.size}, its mask {mask.size} (width, height); they must agree")
+        raise InputError(f"{image_file} is {_size(image)} pixels, its mask {_size(mask)}; they must agree")
+    mask = mask.point(lambda value: 255 * (value > 0))
     if scale != 1:
-        size = (round(image.width * scale), round(image.height * scale))
+        size = [max(1, round(side * scale)) for side in image.size]
         image, mask = (picture.resize(size, Image.Resampling.BOX) for picture in (image, mask))
-    vessels = (np.asarray(mask) >= 128).astype(np.uint8)
-    return BScan(name, np.asarray(image), vessels, subject=number, position=position)
+    return np.asarray(image), (np.asarray(mask) >= 128).astype(np.uint8)
+
+
+def _size(picture: Image.Image) -> str:
+    return f"{picture.height} x {picture.width}"
 
 
 def split_hrf(names: list[str]) -> tuple[list[int], list[int]]:

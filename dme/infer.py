@@ -17,8 +17,8 @@ WINDOW, SLIDE_STRIDE = 256, 170
 def whole(model: nn.Module, x: Tensor) -> Tensor:
     """Logits of a whole image of any size.
 
-    x: normalised (N, C, H, W). Pads right and bottom to multiples of 16 by repeating the last pixel, crops back.
-    Returns (N, classes, H, W).
+    x: normalised (N, C, H, W). Pads right and bottom to multiples of 16 by repeating the last pixel, and
+    crops back. Returns (N, classes, H, W).
     """
     height, width = x.shape[-2:]
     padded = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
@@ -31,12 +31,14 @@ def sliding_window(
 ) -> Tensor:
     """Logits averaged over overlapping windows, as OpenMMLab's `slide_inference`.
 
-    x: normalised (N, C, H, W) -> (N, classes, H, W). The last window of a row or column is moved back inside the
-    image; an image smaller than the window is one window. batch: windows per forward pass (default 4 on a CPU,
-    32 on a GPU).
+    x: normalised (N, C, H, W) -> (N, classes, H, W). The last window of a row or column is moved back inside
+    the image; an image smaller than the window is one window. batch: windows per forward pass (default 1 on a
+    CPU, where more only overflow its caches, 32 on a GPU).
     """
     if not 0 < stride <= window:
-        raise ValueError(f"stride {stride} must be between 1 and the window's {window} pixels, else pixels are skipped")
+        raise ValueError(
+            f"stride {stride} must be between 1 and the window's {window} pixels, else pixels are skipped"
+        )
     count, _, height, width = x.shape
     tall, wide = min(window, height), min(window, width)
     corners = [
@@ -45,10 +47,12 @@ def sliding_window(
         for top in _starts(height, window, stride)
         for left in _starts(width, window, stride)
     ]
-    batch = batch or (32 if x.is_cuda else 4)
+    batch = batch or (32 if x.is_cuda else 1)
     total = coverage = None
     for chunk in (corners[i : i + batch] for i in range(0, len(corners), batch)):
-        logits = whole(model, torch.stack([x[i, :, top : top + tall, left : left + wide] for i, top, left in chunk]))
+        logits = whole(
+            model, torch.stack([x[i, :, top : top + tall, left : left + wide] for i, top, left in chunk])
+        )
         if total is None:
             total = logits.new_zeros(count, logits.shape[1], height, width)
             coverage = logits.new_zeros(count, 1, height, width)
@@ -84,8 +88,8 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 def run_protocol(model: Segmenter, images: Tensor, protocol: str) -> Tensor:
     """Logits of scans under one of the study's test pipelines ("paper" or "light", see PROTOCOLS).
 
-    images: uint8 (N, H, W), square in the study (256 x 256). Each is enlarged to the protocol's side (bilinear,
-    rounded to 8 bits, as the study's pipeline does), normalised, slid over, and the logits are resized back.
+    images: uint8 (N, H, W), square in the study (256 x 256). Each is enlarged to the protocol's side
+    (bilinear, rounded to 8 bits, as in the study), normalised, slid over, and the logits are resized back.
     Returns (N, classes, H, W); the label map is their arg-max.
     """
     side = PROTOCOLS[protocol]

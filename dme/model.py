@@ -19,7 +19,7 @@ PREPROCESS = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 class Segmenter(nn.Module):
     """Backbone, decode head on its last feature, optional auxiliary FCN head on the feature before.
 
-    Beside the layers it carries what a checkpoint needs to rebuild it: `arch` (the arguments of `build_model`),
+    Beside the layers it carries what a checkpoint needs to rebuild it: `arch` (`build_model`'s arguments),
     `preprocess` (mean and std per input channel, 0-255 scale) and `classes` (names, in label order).
     """
 
@@ -33,7 +33,7 @@ class Segmenter(nn.Module):
         self.classes = [f"class{i}" for i in range(arch["num_classes"])]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: normalised (N, in_channels, H, W) -> decode logits (N, num_classes, H', W') at the head's resolution."""
+        """Normalised (N, in_channels, H, W) -> decode logits (N, num_classes, H', W') as the head gives them."""
         return self.head(self.backbone(x)[-1])
 
     def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -53,9 +53,9 @@ def build_model(
 ) -> Segmenter:
     """A network with fresh weights (He initialisation; classifiers normal with deviation 0.01, as OpenMMLab).
 
-    backbone: "unet". head: "fcn", "psp" or "deeplabv3". width: channels of the first stage; the study's networks
-    have 64. head_channels: None for the head's usual number (64 for FCN, 16 for the others). aux: with the
-    auxiliary head. Raises InputError for an unknown name or a number below its minimum.
+    backbone: "unet". head: "fcn", "psp" or "deeplabv3". width: channels of the first stage; the study's
+    networks have 64. head_channels: None for the head's usual number (64 for FCN, 16 for the others). aux:
+    with the auxiliary head. Raises InputError for an unknown name or a number below its minimum.
     """
     for what, name, known in (("backbone", backbone, BACKBONES), ("head", head, HEADS)):
         if name not in known:
@@ -102,7 +102,7 @@ def _initialise(model: nn.Module) -> None:
 def normalise(image: Tensor, preprocess: dict) -> Tensor:
     """Grey-level images on the 0-255 scale -> network input.
 
-    image: (N, H, W) grey or (N, C, H, W), any real dtype; grey is repeated to the preprocessing's channel count.
+    image: (N, H, W) grey or (N, C, H, W), any real dtype; grey is repeated to the network's channel count.
     Returns float32 (N, C, H, W), (image - mean) / std per channel.
     """
     mean = torch.tensor(preprocess["mean"], device=image.device).view(1, -1, 1, 1)
@@ -110,5 +110,7 @@ def normalise(image: Tensor, preprocess: dict) -> Tensor:
     if image.ndim == 3:
         image = image.unsqueeze(1)
     if image.shape[1] not in (1, mean.shape[1]):
-        raise ValueError(f"image has {image.shape[1]} channels; the network wants {mean.shape[1]} (or 1, repeated)")
+        raise ValueError(
+            f"image has {image.shape[1]} channels; the network wants {mean.shape[1]} (or 1, repeated)"
+        )
     return (image.float() - mean) / std

@@ -1,398 +1,396 @@
 """Synthetic retinal B-scans with exact fluid and layer labels: what a fresh machine runs on.
 
-One eye is drawn as three-dimensional anatomy (fovea, disc, oedema, cysts) and cut at the B-scan positions, so scans of
-one eye resemble each other. Lengths are in the pixels of a 496 x 768 Spectralis frame ("reference pixels": 3.87 um axial,
-11.33 um lateral); depth across scans is counted in B-scans (123 um). Other image sizes sample the same anatomy.
+An eye is three-dimensional anatomy (fovea, disc, oedema, cysts) cut at the B-scan positions, so scans of one
+eye resemble each other. Lengths are those of a 496 x 768 Spectralis frame: px (rows of 3.87 um), columns (of
+11.33 um), and z in B-scans (of 123 um); points are (column, z). Other image sizes sample the same anatomy.
 
-Constants were measured on the 110 annotated scans of Chiu et al. 2015 (Biomed. Opt. Express 6:1172: noise, speckle, frame
-shifts, fluid) and on 70 healthy Spectralis scans with 8 graded boundaries (thickness and brightness of the layers).
+Constants were measured on the 110 annotated scans of Chiu et al. 2015 (Biomed. Opt. Express 6:1172: noise,
+speckle, frame shifts, fluid) and on 70 healthy graded Spectralis scans (thickness, brightness of layers).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import ndimage
+from numpy.random import Generator, default_rng
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from dme.bscan import BScan
 from dme.errors import InputError
 
-ROWS, COLS = 496, 768  # the reference frame
+ROWS, COLS, MIN_SIZE = 496, 768, 32  # the reference frame; fewest rows and columns of an image
 AXIAL_UM, LATERAL_UM, SPACING_UM = 3.87, 11.33, 123.0
-COLS_PER_SCAN = SPACING_UM / LATERAL_UM  # one step across B-scans, in columns
-POSITIONS = (10, 15, 20, 25, 28, 30, 32, 35, 40, 45, 50)  # annotated B-scans of a 61-scan volume
-GRADED = (99.0, 624.0)  # columns that hold all fluid of the real set
+COLS_PER_SCAN = SPACING_UM / LATERAL_UM
+POSITIONS = (10, 15, 20, 25, 28, 30, 32, 35, 40, 45, 50)  # the annotated B-scans of a volume of 61
+GRADED = (100, 623)  # columns between which all fluid of the real set lies
+MIN_LAYER = 0.4  # px; at the disc the layers end, but their boundaries stay ordered
 X = np.arange(COLS, dtype=np.float64)
-MIN_LAYER = 0.4  # px: the layers end at the disc, yet their boundaries stay ordered
 
-# Grey level (0-255, at a gain that puts the RPE near 160) against layer coordinate u: u = k at boundary k, 0 = ILM ...
-# 7 = RPE/choroid; above the ILM and below the RPE one unit is 10 px.
-_LEVELS = {
-    -1.0: 21, -0.6: 25, -0.3: 34, -0.12: 55, 0.0: 100, 0.15: 136, 0.4: 146, 0.7: 141, 0.9: 120,  # vitreous, NFL
-    1.05: 101, 1.5: 101, 1.85: 101, 2.05: 83, 2.3: 75, 2.7: 76, 2.95: 88,  # GCL + IPL, INL
-    3.1: 91, 3.4: 95, 3.7: 89, 3.95: 75, 4.15: 60, 4.4: 54, 4.65: 56, 4.75: 72, 4.85: 66, 4.95: 84,  # OPL, ONL, ELM
-    5.1: 150, 5.3: 168, 5.5: 156, 5.75: 120, 5.95: 132,  # IS/OS, interdigitation zone
-    6.1: 158, 6.35: 164, 6.65: 163, 6.85: 140, 7.0: 114,  # RPE
-    7.15: 100, 7.8: 92, 9.0: 72, 10.5: 54, 12.0: 43, 14.0: 34, 17.0: 27, 21.0: 21, 27.0: 15, 40.0: 6,  # choroid
-}  # fmt: skip
-LEVEL_U = np.array(list(_LEVELS))
-LEVEL_LOG = 4 * np.log(np.array(list(_LEVELS.values())) / 255)  # the display shows (linear intensity) ** 1/4
+# u:grey level. u = k at boundary k (0 ILM ... 7 RPE/choroid), linear between; a unit is 10 px above the ILM
+# and below the RPE. From top to bottom: vitreous, NFL, GCL+IPL, INL, OPL, ONL, IS/OS, RPE, choroid.
+LEVELS = """-1:5 -.6:20 -.3:33 -.12:55
+    0:100 .15:136 .4:146 .7:141 .9:120  1.05:101 1.85:101  2.05:83 2.3:75 2.7:76 2.95:88  3.1:91 3.4:95 3.7:89
+    3.95:75 4.15:60 4.4:54 4.65:56 4.75:72 4.85:66 4.95:84  5.1:146 5.3:164 5.5:152 5.75:112 5.95:135
+    6.1:163 6.35:175 6.65:174 6.85:146  7:116 7.15:100 7.8:92 9:72 10.5:54 12:41 14:28 16:19 18:12 21:7 40:2
+"""
+LEVEL_U, LEVEL_GREY = np.array([pair.split(":") for pair in LEVELS.split()], np.float64).T
+SPECKLE_SD = 0.47  # of the log intensity: contrast 0.5 and skew 1.7, as in the real NFL
+NOISE_SHAPE, NOISE_FLOOR = 2.0, 0.33  # gamma; share of its mean that the device subtracts: 13 % zeros
 
-SPECKLE_SD = 0.47  # log-normal: contrast 0.5 and skew 1.7 measured in the NFL
-NOISE_SHAPE, NOISE_FLOOR = 2.0, 0.33  # gamma shape; floor subtracted by the device (share of the mean): 13 % exact zeros
+
+def log_level(grey: np.ndarray | float) -> np.ndarray | float:
+    """Log of the linear intensity that is displayed as `grey`: the device shows intensity ** (1/4)."""
+    return 4 * np.log(grey / 255)
+
+
+def columns_from(point: tuple[float, float], x: np.ndarray | float, z: float) -> np.ndarray:
+    """En-face distance, in columns, from `point` to columns `x` of scan `z`."""
+    return np.hypot(x - point[0], (z - point[1]) * COLS_PER_SCAN)
 
 
 @dataclass
 class Cyst:
-    """An ellipsoid of fluid: centre and radii in columns and B-scans, and the layers (u) that it spans."""
+    """A body of fluid: centre, radii (columns, scans) and the layer coordinates u that it spans."""
 
     x: float
     z: float
     radius_x: float
     radius_z: float
-    slot: tuple[float, float]
-    power: float = 2.4  # exponent of the superellipse
-    phase: float = 0.0  # of the waviness of its outline
+    top: float
+    bottom: float
+
+    def touches(self, other: "Cyst") -> bool:
+        """Whether two cysts of one layer come nearer than a septum (2.5 columns, 0.2 scans)."""
+        apart_x = (self.x - other.x) / (self.radius_x + other.radius_x + 2.5)
+        apart_z = (self.z - other.z) / (self.radius_z + other.radius_z + 0.2)
+        return self.top < other.bottom and other.top < self.bottom and apart_x**2 + apart_z**2 < 1
 
 
-@dataclass
 class Eye:
-    """Everything that the scans of one eye share."""
+    """What the scans of one eye share, drawn from `rng`; `severity` of the oedema: 0 (almost dry) to 1."""
 
-    fovea: tuple[float, float]  # column, B-scan
-    disc: tuple[float, float]
-    disc_radius: float
-    side: int  # the disc lies at the right (+1) or left (-1)
-    rpe_row: float
-    sag: float  # px by which the RPE rises towards the frame's sides
-    tilt: float  # px across half a frame
-    frame_tilt: float  # of the registered frame, px across the width
-    oedema: tuple[float, float]  # centre
-    oedema_radius: tuple[float, float]
-    oedema_px: float  # added thickness at the centre
-    gain: float  # grey level of the RPE
-    noise: float  # grey level of the vitreous
-    choroid: float  # depth scale, 1 = average
-    foci: float  # expected number of bright dots in a scan
-    hyaloid_px: float  # detachment of the posterior hyaloid; 0 = not visible
-    cysts: list[Cyst] = field(default_factory=list)
-
-
-def draw_eye(rng: np.random.Generator, severity: float) -> Eye:
-    """An eye with macular oedema; `severity` in 0..1 (0 almost dry) sets thickening and the number and size of cysts."""
-    side = int(rng.choice((-1, 1)))
-    fovea = (COLS / 2 + rng.normal(0, 20), 30 + rng.normal(0, 1.0))
-    off_centre = side * rng.uniform(-130, 30) * (1 - severity)  # mild oedema lies temporal to the fovea
-    eye = Eye(
-        fovea=fovea,
-        disc=(COLS / 2 + side * (COLS / 2 + rng.uniform(-15, 75)), fovea[1] + rng.uniform(1, 5)),
-        disc_radius=rng.uniform(70, 88),  # 0.8-1.0 mm
-        side=side,
-        rpe_row=float(np.clip(rng.normal(228, 24), 190, 300) + 55 * severity**3),
-        sag=rng.uniform(15, 85),
-        tilt=rng.normal(0, 16),
-        frame_tilt=rng.normal(0, 32),
-        oedema=(fovea[0] + off_centre, fovea[1] + rng.normal(0, 2.0)),
-        oedema_radius=(70 + 110 * severity * rng.uniform(0.7, 1.2), rng.uniform(8, 21)),
-        oedema_px=6 + 80 * severity**2 * rng.uniform(0.8, 1.2),
-        gain=rng.normal(157, 10),
-        noise=rng.normal(32, 4),
-        choroid=rng.uniform(0.75, 1.3),
-        foci=rng.exponential(9),
-        hyaloid_px=rng.uniform(10, 45) * (rng.random() < 0.35),
-    )
-    eye.cysts = draw_cysts(rng, eye, severity)
-    return eye
+    def __init__(self, rng: Generator, severity: float):
+        self.side = side = int(rng.choice((-1, 1)))  # of the disc: right +1, left -1
+        self.fovea = (COLS / 2 + rng.normal(0, 20), 30 + rng.normal())
+        self.disc = (COLS / 2 + side * (COLS / 2 + rng.uniform(-15, 75)), self.fovea[1] + rng.uniform(1, 5))
+        self.disc_radius = rng.uniform(70, 88)
+        self.cup_px = rng.uniform(50, 140)  # by which the retina dives into the disc
+        self.rpe_row = np.clip(rng.normal(228, 24), 190, 300) + 55 * severity**3
+        self.sag_px, self.tilt_px = rng.uniform(15, 85), rng.normal(0, 16)  # of the RPE, over half a frame
+        self.frame_tilt_px = rng.normal(0, 36)  # of the frame that registration sheared, across its width
+        self.thickness, self.choroid = rng.normal(1.17, 0.06), rng.uniform(0.75, 1.3)  # 1 = healthy mean
+        self.gain, self.noise = rng.normal(160, 10), rng.normal(32, 4)  # grey levels of RPE and vitreous
+        self.foci = rng.exponential(7)  # expected bright dots in a scan
+        off_centre = side * rng.uniform(-170, 10) * (1 - severity)  # mild oedema lies temporal to the fovea
+        self.oedema = (self.fovea[0] + off_centre, self.fovea[1] + rng.normal(0, 2))
+        self.oedema_radius = (70 + 110 * severity * rng.uniform(0.7, 1.2), rng.uniform(7.5, 19.5))
+        self.oedema_px = 4 + 65 * severity**2.3 * rng.uniform(0.8, 1.2)  # thickening at its centre
+        self.cysts = draw_cysts(rng, self, severity)
 
 
-def draw_cysts(rng: np.random.Generator, eye: Eye, severity: float) -> list[Cyst]:
-    """Cysts packed at random, largest first, with septa left between those of one layer.
+def draw_cysts(rng: Generator, eye: Eye, severity: float) -> list[Cyst]:
+    """Cysts packed at random, largest first: small ones in the INL, larger ones in Henle's layer and the ONL.
 
-    Outer cysts fill Henle's layer and the ONL, small inner ones the INL; severe eyes have one through both at the fovea.
+    Severe eyes may have a cyst through all of them at the fovea, or fluid under it.
     """
-    count = int(60 + 120 * severity)
-    inner = rng.random(count) < 0.5
-    radius = np.where(inner, rng.lognormal(1.5, 0.4, count), rng.lognormal(1.9 + 0.9 * severity, 0.6, count))
-    candidates = sorted(zip(np.clip(radius, 2, 55), inner, strict=True), key=lambda c: -c[0])
     cysts = []
     if rng.random() < 1.4 * severity - 0.4:
         size = rng.uniform(16, 42)
-        cysts.append(Cyst(*eye.fovea, size, 1.6 * size / COLS_PER_SCAN, (rng.uniform(1.2, 2.0), 4.6)))
-    for size, is_inner in candidates:
-        angle, reach = rng.uniform(0, 2 * np.pi), np.sqrt(rng.random()) * rng.uniform(0.4, 1)
+        cysts.append(Cyst(*eye.fovea, size, 1.6 * size / COLS_PER_SCAN, rng.uniform(1.2, 2.0), 4.6))
+    if rng.random() < 0.2 * severity:
+        cysts.append(Cyst(*eye.fovea, rng.uniform(14, 40), 3.0, 5.15, 5.95))
+    count = int(50 + 350 * severity)
+    inner = rng.random(count) < 0.6
+    radii = np.where(inner, rng.lognormal(1.45, 0.4, count), rng.lognormal(1.53 + 1.6 * severity, 0.7, count))
+    for k in np.argsort(-radii):
+        size, angle, reach = np.clip(radii[k], 2, 90), rng.uniform(0, 2 * np.pi), rng.random() ** 0.7
         x = eye.oedema[0] + eye.oedema_radius[0] * reach * np.cos(angle)
         z = eye.oedema[1] + eye.oedema_radius[1] * reach * np.sin(angle)
-        low = rng.uniform(2.0, 2.2) if is_inner else rng.uniform(3.2, 3.9)
-        high = rng.uniform(2.7, 3.0) if is_inner else rng.uniform(4.4, 4.75)
-        cyst = Cyst(x, z, size, size * rng.uniform(1, 2) / COLS_PER_SCAN, (low, high), rng.uniform(2, 3))
-        cyst.phase = rng.uniform(0, 2 * np.pi)
-        inside = GRADED[0] + size + 1 < x < GRADED[1] - size - 1
-        if inside and not any(_touch(cyst, other) for other in cysts):
+        top, bottom = ((2.0, 2.2), (2.7, 3.0)) if inner[k] else ((3.2, 3.9), (4.4, 4.75))
+        radius_z = size * rng.uniform(1, 2) / COLS_PER_SCAN
+        cyst = Cyst(x, z, size, radius_z, rng.uniform(*top), rng.uniform(*bottom))
+        if GRADED[0] + size < x < GRADED[1] - size and not any(cyst.touches(c) for c in cysts):
             cysts.append(cyst)
-    if rng.random() < 0.25 * severity:  # fluid under the fovea, between IS/OS and RPE
-        cysts.append(Cyst(eye.fovea[0], eye.fovea[1], rng.uniform(14, 40), 3.0, (5.15, 5.95)))
     return cysts
 
 
-def _touch(a: Cyst, b: Cyst) -> bool:
-    """Whether two cysts of one layer come nearer than a septum (2.5 columns)."""
-    same_layer = a.slot[0] < b.slot[1] and b.slot[0] < a.slot[1]
-    apart = np.hypot(
-        (a.x - b.x) / (a.radius_x + b.radius_x + 2.5),
-        (a.z - b.z) / (a.radius_z + b.radius_z + 0.2),
-    )
-    return same_layer and apart < 1
-
-
 def cut_cysts(cysts: list[Cyst], z: float) -> list[Cyst]:
-    """What B-scan `z` shows of the cysts: their cross-sections of at least 1.3 columns radius."""
-    cut = []
-    for c in cysts:
-        share = np.sqrt(max(0.0, 1 - ((z - c.z) / c.radius_z) ** 2))
-        if c.radius_x * share >= 1.3:
-            cut.append(Cyst(c.x, z, c.radius_x * share, c.radius_z, c.slot, c.power, c.phase))
-    return cut
+    """Cross-sections of the cysts in scan `z`, largest last; slivers under 1.3 columns are not seen."""
+    radius = [c.radius_x * np.sqrt(max(0.0, 1 - ((z - c.z) / c.radius_z) ** 2)) for c in cysts]
+    cut = [replace(c, z=z, radius_x=r) for c, r in zip(cysts, radius, strict=True) if r >= 1.3]
+    return sorted(cut, key=lambda c: c.radius_x)
 
 
-def smooth_noise(rng: np.random.Generator, sigma: float) -> np.ndarray:
-    """(768,) noise of unit variance with Gaussian correlation over `sigma` columns."""
-    noise = ndimage.gaussian_filter1d(rng.standard_normal(COLS), sigma)
-    return noise * np.sqrt(2 * np.sqrt(np.pi) * sigma)
+def smooth_noise(rng: Generator, sigma: float) -> np.ndarray:
+    """(768,) noise of unit variance, smooth over `sigma` columns."""
+    return gaussian_filter1d(rng.standard_normal(COLS), sigma) * np.sqrt(2 * np.sqrt(np.pi) * sigma)
 
 
-def layer_thickness(rng: np.random.Generator, eye: Eye, z: float, cysts: list[Cyst]) -> np.ndarray:
-    """(7, 768) thickness in px: the healthy macula with its pit, then oedema, bulging cysts and the disc's rim."""
-    r = np.hypot(X - eye.fovea[0], (z - eye.fovea[1]) * COLS_PER_SCAN)
-    ex = (X - eye.oedema[0]) / eye.oedema_radius[0]
-    ez = (z - eye.oedema[1]) / eye.oedema_radius[1]
+def layer_thickness(rng: Generator, eye: Eye, z: float, cysts: list[Cyst]) -> np.ndarray:
+    """(7, 768) px: healthy macula with its pit, thickened by oedema and cysts, thinning out at the disc."""
+    r, disc_r = columns_from(eye.fovea, X, z), columns_from(eye.disc, X, z) - eye.disc_radius
+    ex, ez = (X - eye.oedema[0]) / eye.oedema_radius[0], (z - eye.oedema[1]) / eye.oedema_radius[1]
     swelling = eye.oedema_px * np.exp(-((ex**2 + ez**2) ** 1.2))
-    flat = np.clip(np.interp(eye.fovea[0], X, swelling) / 45, 0, 1)  # how far oedema fills the pit
-    pit = 1 - (1 - flat) * np.exp(-((r / 42) ** 2))
-    ring = np.exp(-((r / 150) ** 2))
-    disc_r = np.hypot(X - eye.disc[0], (z - eye.disc[1]) * COLS_PER_SCAN)
-    rim = np.exp(-np.clip(disc_r - eye.disc_radius, 0, None) / 65)
-    arcade = 1 + 0.8 * ((z - eye.fovea[1]) / 20) ** 2  # nerve fibres thicken above and below the macula
-    retina = np.stack(
-        [
-            (6 * arcade * (1 + 0.25 * eye.side * (X / COLS - 0.5)) + 17 * rim) * (0.1 + 0.9 * pit),  # NFL
-            (10 + 14 * ring) * (0.1 + 0.9 * pit) + 0.06 * swelling,  # GCL + IPL
-            (5.5 + 4 * ring) * (0.25 + 0.75 * pit) + 0.22 * swelling,  # INL
-            (6.3 + 1.2 * ring) * (0.4 + 0.6 * pit) + 0.07 * swelling,  # OPL
-            15.5 + 7 * ring + 8 * np.exp(-((r / 60) ** 2)) + 0.65 * swelling,  # ONL
-            5.6 + 3 * np.exp(-((r / 35) ** 2)),  # IS/OS
-            np.full(COLS, 10.7),  # RPE
-        ]
-    )
+    filled = np.clip(np.interp(eye.fovea[0], X, swelling) / 60, 0, 1)  # oedema flattens the pit, then bulges
+    pit = (1 - filled) * np.exp(-((r / 42) ** 2))
+    ring, rim = np.exp(-((r / 150) ** 2)), np.exp(-np.clip(disc_r, 0, None) / 50)
+    arcade = 0.8 * ((z - eye.fovea[1]) / 20) ** 2  # nerve fibres thicken there and at the disc's rim
+    layers = [
+        (6 + 6 * arcade + 24 * rim) * (1 - 0.9 * pit),  # NFL
+        (10 + 14 * ring) * (1 - 0.9 * pit) + 0.06 * swelling,  # GCL + IPL
+        (5.5 + 4 * ring) * (1 - 0.75 * pit) + 0.22 * swelling,  # INL
+        (6.3 + 1.2 * ring) * (1 - 0.6 * pit) + 0.07 * swelling,  # OPL
+        15.5 + 7 * ring + 8 * np.exp(-((r / 60) ** 2)) + 0.65 * swelling,  # ONL
+        4.9 + 3 * np.exp(-((r / 35) ** 2)),  # IS/OS
+        np.full(COLS, 9.3),  # RPE
+    ]
+    retina = eye.thickness * np.stack(layers)
     for c in cysts:
-        height = 0.75 * c.radius_x if c.slot[1] < 5 else 0.35 * c.radius_x
-        bulge = height * np.exp(-(((X - c.x) / (1.3 * c.radius_x + 4)) ** 2))
-        for k in range(int(c.slot[0]), int(c.slot[1]) + 1):
-            retina[k] += bulge / (int(c.slot[1]) + 1 - int(c.slot[0]))
+        height = 0.35 * c.radius_x if c.top > 5 else 0.5 * max(0.0, c.radius_x - 8)
+        bulge = height * np.exp(-(((X - c.x) / (1.2 * c.radius_x + 15)) ** 2))
+        spanned = slice(int(c.top), int(c.bottom) + 1)
+        retina[spanned] += bulge / (spanned.stop - spanned.start)
+    total = retina.sum(axis=0)  # inner boundaries waver, the surface stays smooth
     for k, amount in enumerate((0.12, 0.05, 0.11, 0.13, 0.03, 0.02, 0.02)):
-        retina[k] *= np.exp(amount * smooth_noise(rng, 7) + 0.5 * amount * smooth_noise(rng, 40))
-    at_disc = np.clip((disc_r - eye.disc_radius) / 28 + 0.3, 0, 1)  # the layers thin out and end there
-    retina[1:6] *= at_disc
+        retina[k] *= np.exp(amount * (smooth_noise(rng, 6) + 0.5 * smooth_noise(rng, 40)))
+    retina *= total * (1 + 0.015 * smooth_noise(rng, 50)) / retina.sum(axis=0)
+    left = np.clip(disc_r / 65 + 0.2, 0, 1)
+    retina[1:6] *= left**2 * (3 - 2 * left)
     return np.maximum(retina, MIN_LAYER)
 
 
-def boundary_rows(rng: np.random.Generator, eye: Eye, z: float, thickness: np.ndarray) -> np.ndarray:
-    """(8, 768) rows of the boundaries in the registered image: curved RPE, retina on top, dive into the disc."""
+def boundary_rows(rng: Generator, eye: Eye, z: float, thickness: np.ndarray) -> np.ndarray:
+    """(8, 768) rows of the boundaries: a curved RPE with the layers on top, diving into the disc."""
     centred = X / (COLS / 2) - 1
-    sag = eye.sag * (0.8 + 0.5 * ((z - 30) / 20) ** 2)
-    disc_r = np.hypot(X - eye.disc[0], (z - eye.disc[1]) * COLS_PER_SCAN)
-    dive = 110 * np.clip((eye.disc_radius + 8 - disc_r) / 60, 0, 1.3) ** 1.5
-    rpe = eye.rpe_row - sag * centred**2 + eye.tilt * centred + dive + 0.5 * smooth_noise(rng, 15)
-    rows = rpe - np.concatenate([np.cumsum(thickness[::-1], axis=0)[::-1], np.zeros((1, COLS))])
-    return rows + max(0.0, 24 - rows[0].min()) - max(0.0, rows[7].max() - 440)
+    curve = eye.tilt_px * centred - eye.sag_px * (0.8 + 0.5 * ((z - 30) / 20) ** 2) * centred**2
+    dive = np.clip((eye.disc_radius + 30 - columns_from(eye.disc, X, z)) / 90, 0, 1.2)
+    rpe = eye.rpe_row + curve + eye.cup_px * dive**2 + 0.5 * smooth_noise(rng, 15)
+    rows = rpe - np.cumsum(np.vstack([thickness, np.zeros(COLS)])[::-1], axis=0)[::-1]
+    return rows + max(0.0, 24 - rows[0].min()) - max(0.0, rows[7].max() - 440)  # within the frame
 
 
-def layer_coordinate(rows: np.ndarray, bounds: np.ndarray, choroid: float) -> np.ndarray:
-    """u (H, W) of every pixel: k at boundary k and linear between; 10 px a unit above (to -1) and below (to 40)."""
-    knots = np.concatenate([bounds[:1] - 10, bounds, bounds[7:] + 330 * choroid])
-    values = np.array([-1, 0, 1, 2, 3, 4, 5, 6, 7, 40], np.float64)
-    u = np.empty((bounds.shape[1], len(rows)), np.float32)
-    for column, k in zip(u, knots.T, strict=True):
-        column[:] = np.interp(rows, k, values)
-    return np.ascontiguousarray(u.T)
+@dataclass
+class Canvas:
+    """A scan in the making; its pixel centres lie at `rows` (H,) and `cols` (W,) of the reference frame."""
+
+    rows: np.ndarray
+    cols: np.ndarray
+    bounds: np.ndarray  # (8, W) boundary rows
+    u: np.ndarray  # (H, W) layer coordinate, -1 in the vitreous to 40 at the bottom
+    log_r: np.ndarray  # (H, W) log of the linear reflectivity
 
 
-def value_noise(rng: np.random.Generator, rows: np.ndarray, cols: np.ndarray, dy: float, dx: float) -> np.ndarray:
-    """(H, W) smooth noise of unit variance with blobs of about dy x dx px, the same whatever the sampling."""
-    knots = rng.standard_normal((int(ROWS / dy) + 4, int(COLS / dx) + 4), dtype=np.float32)
-    knots = ndimage.gaussian_filter(knots, 0.7) * 2.5
-
-    def blend(knots: np.ndarray, at: np.ndarray) -> np.ndarray:  # linear interpolation along axis 0
-        index = at.astype(np.int64)
-        w = (at - index).astype(np.float32)[:, None]
-        return knots[index] * (1 - w) + knots[index + 1] * w
-
-    return blend(blend(knots, rows / dy + 1).T, cols / dx + 1).T
+def blank_canvas(eye: Eye, bounds: np.ndarray, size: tuple[int, int]) -> Canvas:
+    """Plain layers: every pixel has the brightness of its layer coordinate. bounds: (8, 768)."""
+    rows, cols = ((np.arange(n) + 0.5) * full / n - 0.5 for n, full in zip(size, (ROWS, COLS), strict=True))
+    bounds = np.stack([np.interp(cols, X, b) for b in bounds])
+    knots = np.vstack([bounds[:1] - 10, bounds, bounds[7:] + 330 * eye.choroid])
+    u = np.stack([np.interp(rows, k, [-1.0, *range(8), 40]) for k in knots.T], axis=1).astype(np.float32)
+    return Canvas(rows, cols, bounds, u, np.interp(u, LEVEL_U, log_level(LEVEL_GREY)).astype(np.float32))
 
 
-def add_disc(log_r: np.ndarray, eye: Eye, z: float, rows: np.ndarray, cols: np.ndarray, ilm: np.ndarray) -> None:
-    """Inside the disc the layers end: nerve tissue that fades into deep shadow; a bright streak where the RPE stops."""
-    disc_r = np.hypot(cols - eye.disc[0], (z - eye.disc[1]) * COLS_PER_SCAN)
-    near = np.flatnonzero(disc_r < eye.disc_radius + 12)
-    depth = rows[:, None] - ilm[near]
-    tissue = 4 * np.log(105 / 255) - np.clip(depth, 0, 200) / 13
-    inside = np.clip((eye.disc_radius - disc_r[near]) / 8 + 0.5, 0, 1) * (depth > 2)
-    streak = 1.2 * np.exp(-(((disc_r[near] - eye.disc_radius - 3) / 4) ** 2)) * (depth > 60)
-    log_r[:, near] += inside * (tissue - log_r[:, near]) + streak
+def row_at(bounds: np.ndarray, u: float) -> np.ndarray:
+    """Row of layer coordinate `u` in every column of `bounds`."""
+    return bounds[int(u)] * (1 - u % 1) + bounds[int(u) + 1] * (u % 1)
 
 
-def add_choroid(rng: np.random.Generator, log_r: np.ndarray, u: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> None:
-    """Vessel lumens: small ones below the RPE, large dark ones deeper, fading out with depth."""
-    small, large = value_noise(rng, rows, cols, 4, 6), value_noise(rng, rows, cols, 9, 13)
-    deep = np.clip((u - 7.8) / 2, 0, 1)
-    texture = (1 - 0.6 * deep) * 0.4 * small + (0.25 + 0.75 * deep) * (0.3 * large - 1.1 * np.clip(large - 0.5, 0, 1))
-    log_r += texture * (np.clip((u - 7) * 3, 0, 1) * np.clip((16 - u) / 6, 0, 1))
+def blobs(rng: Generator, c: Canvas, dy: float, dx: float) -> np.ndarray:
+    """(H, W) noise of about unit variance with blobs of about 2 dy x 2 dx, the same at every image size."""
+    noise = rng.standard_normal((int(ROWS / dy) + 4, int(COLS / dx) + 4), dtype=np.float32)
+    noise = 2.5 * gaussian_filter(noise, 0.7)
+    for at in (c.rows / dy + 1, c.cols / dx + 1):  # linear interpolation, one axis after the other
+        low = at.astype(np.int64)
+        share = (at - low).astype(np.float32)[:, None]
+        noise = (noise[low] * (1 - share) + noise[low + 1] * share).T
+    return noise
 
 
-def add_cysts(
-    log_r: np.ndarray, cysts: list[Cyst], level: float, rows: np.ndarray, cols: np.ndarray, bounds: np.ndarray
-) -> np.ndarray:
+def add_texture(rng: Generator, c: Canvas) -> None:
+    """Uneven tissue; in the choroid dark vessel lumens, small below the RPE, larger deeper, gone at 90 px."""
+    fine, coarse = blobs(rng, c, 3.5, 5), blobs(rng, c, 7, 10)
+    deep = np.clip((c.u - 7.8) / 2, 0, 1)
+    lumens = 0.5 * coarse - 2.2 * np.clip(coarse - 0.3, 0, 1)
+    choroid = (0.55 - 0.33 * deep) * fine + (0.25 + 0.75 * deep) * lumens
+    c.log_r += choroid * np.clip((c.u - 7) * 3, 0, 1) * np.clip((16 - c.u) / 6, 0, 1)
+    c.log_r += 0.2 * blobs(rng, c, 7, 18) * (c.u > 0)
+
+
+def add_disc(eye: Eye, z: float, c: Canvas) -> None:
+    """In the disc: nerve tissue fading into deep shadow, no layers; a bright streak where the RPE ends."""
+    near = np.flatnonzero(columns_from(eye.disc, c.cols, z) < eye.disc_radius + 12)
+    inside = eye.disc_radius - columns_from(eye.disc, c.cols[near], z)
+    depth = c.rows[:, None] - c.bounds[0, near]
+    tissue = log_level(105) - np.clip(depth, 0, 200) / 20
+    share = np.clip(inside / 16 + 0.5, 0, 1) * (depth > 2)
+    streak = 1.2 * np.exp(-(((inside + 3) / 4) ** 2)) * (depth > 60)
+    c.log_r[:, near] += share * (tissue - c.log_r[:, near]) + streak
+
+
+def add_vessels(rng: Generator, eye: Eye, z: float, c: Canvas) -> None:
+    """Retinal vessels, denser towards the disc, none at the fovea: bright, with a shadow on all below."""
+    for _ in range(rng.poisson(11)):
+        nasal, depth, strength = rng.beta(1.6, 1), rng.uniform(0.5, 1.3), rng.uniform(0.3, 1.7)
+        x, sigma = COLS / 2 + eye.side * (nasal - 0.5) * COLS, rng.uniform(0.8, 2.2) * (1 + 0.6 * nasal)
+        if columns_from(eye.fovea, x, z) > 45:
+            near = np.flatnonzero(np.abs(c.cols - x) < 3 * sigma)
+            u = c.u[:, near]
+            shadow = np.clip((u - depth) / 0.4, 0, 1) * np.clip((16 - u) / 9, 0, 1)
+            wall = 0.5 * np.exp(-(((u - depth) / 0.3) ** 2))
+            c.log_r[:, near] += (wall - strength * shadow) * np.exp(-0.5 * ((c.cols[near] - x) / sigma) ** 2)
+
+
+def add_cysts(rng: Generator, cysts: list[Cyst], c: Canvas) -> np.ndarray:
     """Paint the cysts as smooth dark superellipses with a thin rim; return their mask, uint8 (H, W).
 
-    The mask holds the pixels whose centre lies in a cyst, and at least the one at the largest cyst's centre, so that
-    coarse sampling makes no scan dry.
+    It holds the pixels whose centre is in a cyst, and at the least the one nearest to the largest cyst's
+    centre, so that coarse sampling makes no scan dry.
     """
-    fluid = np.zeros(log_r.shape, np.uint8)
-    soft = max(1.3, rows[1] - rows[0])  # px over which an edge fades
-    for c in sorted(cysts, key=lambda c: c.radius_x):
-        near = np.flatnonzero(np.abs(cols - c.x) < c.radius_x + 4)
-        top, bottom = (bounds[int(u)] + (u % 1) * (bounds[int(u) + 1] - bounds[int(u)]) for u in c.slot)
-        radius_y = np.minimum((bottom - top) / 2, 2.6 * c.radius_x * LATERAL_UM / AXIAL_UM)[near]
-        centre = ((top + bottom) / 2)[near]
-        centre = centre + 0.1 * radius_y * np.sin(cols[near] * 4 / c.radius_x + c.phase)
-        tall = np.flatnonzero((rows > centre.min() - radius_y.max() - 5) & (rows < centre.max() + radius_y.max() + 5))
-        dx, dy = np.abs(cols[near] - c.x) / c.radius_x, np.abs(rows[tall, None] - centre) / radius_y
-        distance = (1 - (dx**c.power + dy**c.power) ** (1 / c.power)) * np.minimum(c.radius_x, radius_y)
-        distance = np.minimum(distance, np.minimum(rows[tall, None] - bounds[0, near] - 2, bounds[6, near] - rows[tall, None] - 1))
-        box = np.ix_(tall, near)
-        inside = np.clip(distance / soft + 0.5, 0, 1)
-        rim = 0.4 * np.exp(-((distance + 1.4) ** 2))
-        log_r[box] += inside * (level - log_r[box]) + rim
-        fluid[box] |= distance > 0
+    fluid, level = np.zeros(c.u.shape, np.uint8), log_level(rng.uniform(36, 51))
+    fade_px = max(1.3, c.rows[1] - c.rows[0])
+    for cyst in cysts:
+        near = np.flatnonzero(np.abs(c.cols - cyst.x) < cyst.radius_x + 4)
+        bounds, rows = c.bounds[:, near], c.rows[:, None]
+        top, bottom = row_at(bounds, cyst.top), row_at(bounds, cyst.bottom)
+        across, power = (c.cols[near] - cyst.x) / cyst.radius_x, 2.1 + cyst.x % 0.8
+        radius_y = np.minimum((bottom - top) / 2, 7.6 * cyst.radius_x)  # in um, 2.6 times as tall as wide
+        centre = (top + bottom) / 2 + 0.1 * radius_y * np.sin(3 * across + cyst.x)  # a little wavy
+        norm = np.abs(across) ** power + np.abs((rows - centre) / radius_y) ** power
+        inside_px = (1 - norm ** (1 / power)) * np.minimum(cyst.radius_x, radius_y)
+        inside_px = np.minimum(inside_px, np.minimum(rows - bounds[0] - 2, bounds[6] - 1 - rows))
+        share = np.clip(inside_px / fade_px + 0.5, 0, 1)
+        c.log_r[:, near] += share * (level - c.log_r[:, near]) + 0.4 * np.exp(-((inside_px + 1.4) ** 2))
+        fluid[:, near] |= inside_px > 0
     if cysts and not fluid.any():
-        column = np.abs(cols - c.x).argmin()
-        row = np.abs(rows - (top + bottom)[column] / 2).argmin()
-        fluid[row, column], log_r[row, column] = 1, level
+        column = np.abs(c.cols - cysts[-1].x).argmin()
+        row = np.abs(c.u[:, column] - (cysts[-1].top + cysts[-1].bottom) / 2).argmin()
+        fluid[row, column], c.log_r[row, column] = 1, level
     return fluid
 
 
-def add_vessels(rng: np.random.Generator, log_r: np.ndarray, eye: Eye, z: float, u: np.ndarray, cols: np.ndarray) -> None:
-    """Retinal vessels, denser towards the disc: a bright wall in the inner retina and a shadow on all below."""
-    for _ in range(rng.poisson(11)):
-        towards_disc = rng.beta(1.6, 1.0)
-        x = COLS / 2 + eye.side * (towards_disc - 0.5) * COLS
-        sigma, depth, strength = rng.uniform(1.0, 3.0) * (1 + towards_disc), rng.uniform(0.5, 1.3), rng.uniform(0.4, 2.2)
-        if np.hypot(x - eye.fovea[0], (z - eye.fovea[1]) * COLS_PER_SCAN) < 45:  # the foveal zone has none
-            continue
-        near = np.flatnonzero(np.abs(cols - x) < 3 * sigma)
-        across = np.exp(-0.5 * ((cols[near] - x) / sigma) ** 2)
-        below = np.clip((u[:, near] - depth) / 0.4, 0, 1)
-        log_r[:, near] += across * (0.5 * np.exp(-(((u[:, near] - depth) / 0.3) ** 2)) - strength * below)
-
-
-def add_foci(rng: np.random.Generator, log_r: np.ndarray, eye: Eye, rows: np.ndarray, cols: np.ndarray, bounds: np.ndarray) -> None:
-    """Hyper-reflective foci and hard exudates around the oedema: bright dots of 1-3 px, some in clusters with a shadow."""
-    step_y, step_x = rows[1] - rows[0], cols[1] - cols[0]
+def add_foci(rng: Generator, eye: Eye, c: Canvas) -> None:
+    """Hyper-reflective foci around the oedema, some in clusters (hard exudates): bright dots of 1-3 px."""
     for _ in range(rng.poisson(eye.foci)):
-        x0, u0 = rng.normal(eye.oedema[0], eye.oedema_radius[0] * 0.8), rng.uniform(1.2, 4.4)
+        x0, u0 = rng.normal(eye.oedema[0], 0.8 * eye.oedema_radius[0]), rng.uniform(1.5, 4.2)
         for _ in range(1 + rng.poisson(3) * int(rng.random() < 0.15)):
-            x, at_u, brightness = x0 + rng.normal(0, 5), u0 + rng.normal(0, 0.3), rng.uniform(125, 190)
-            sigma_y, sigma_x = rng.uniform(0.9, 2.2) + step_y / 4, rng.uniform(0.8, 1.7) + step_x / 4
-            near = np.flatnonzero(np.abs(cols - x) < 3 * sigma_x)
-            if not len(near):
-                continue
-            y = np.interp(np.clip(at_u, 0.8, 4.7), np.arange(8), bounds[:, near[len(near) // 2]])
-            tall = np.flatnonzero(np.abs(rows - y) < 3 * sigma_y)
-            dot = ((rows[tall, None] - y) / sigma_y) ** 2 + ((cols[near] - x) / sigma_x) ** 2
-            box = np.ix_(tall, near)
-            log_r[box] = np.maximum(log_r[box], 4 * np.log(brightness / 255) - 0.9 * dot)
-            log_r[rows > y + 3 * sigma_y, near[0] : near[-1] + 1] -= rng.uniform(0, 0.35)
+            x, u, grey = x0 + rng.normal(0, 5), u0 + rng.normal(0, 0.2), rng.uniform(125, 190)
+            sigma_y, sigma_x = rng.uniform(0.9, 2.2), rng.uniform(0.8, 1.7)
+            near = np.flatnonzero(np.abs(c.cols - x) < 3 * sigma_x)
+            dy = (c.rows[:, None] - row_at(c.bounds[:, near], u)) / sigma_y
+            dot = dy**2 + ((c.cols[near] - x) / sigma_x) ** 2
+            c.log_r[:, near] = np.maximum(c.log_r[:, near], log_level(grey) - 0.9 * dot)
 
 
-def add_hyaloid(rng: np.random.Generator, log_r: np.ndarray, eye: Eye, rows: np.ndarray, cols: np.ndarray, ilm: np.ndarray) -> None:
-    """The detached posterior hyaloid: a faint broken line in the vitreous that meets the retina at the disc's side."""
-    gap = eye.hyaloid_px * (1 + 0.2 * smooth_noise(rng, 120)) * np.sqrt(np.clip(0.5 - eye.side * (X / COLS - 0.5), 0.02, 1))
-    line = ndimage.gaussian_filter1d(ilm, 40 * len(cols) / COLS) - np.interp(cols, X, np.abs(gap) + 6)
-    visible = np.interp(cols, X, 58 + 10 * smooth_noise(rng, 30))
-    log_line = 4 * np.log(np.clip(visible, 20, 90) / 255) - 0.5 * ((rows[:, None] - line) / 1.2) ** 2
-    np.maximum(log_r, np.where(rows[:, None] < ilm - 2, log_line, -99), out=log_r)
+def grain(rng: Generator, shape: tuple[int, int], *sigmas: tuple[float, float]) -> np.ndarray:
+    """(H, W) Gaussian noise of unit variance, correlated as a sum of blurs by `sigmas` (px, columns)."""
+    white, scale = rng.standard_normal(shape, dtype=np.float32), np.array(shape) / (ROWS, COLS)
+    total = sum(gaussian_filter(white, sigma * scale, truncate=3) for sigma in sigmas)
+    return total / total.std()
 
 
-def grain(rng: np.random.Generator, shape: tuple[int, int], *parts: tuple[float, float, float]) -> np.ndarray:
-    """(H, W) unit-variance Gaussian noise with short correlation: a sum of (weight, axial sigma, lateral sigma) blurs."""
-    white = rng.standard_normal(shape, dtype=np.float32)
-    total = sum(w * _unit(ndimage.gaussian_filter(white, (sy, sx), truncate=3)) for w, sy, sx in parts)
-    return _unit(total)
+def detect(rng: Generator, c: Canvas, noise_grey: float, frame_rows: np.ndarray) -> np.ndarray:
+    """Grey levels 0-255 (H, W): speckled signal plus noise less its floor, on a fourth-root scale.
 
-
-def _unit(noise: np.ndarray) -> np.ndarray:
-    return noise / noise.std()
-
-
-def detect(rng: np.random.Generator, log_r: np.ndarray, noise_level: float, frame_rows: np.ndarray) -> np.ndarray:
-    """Grey levels (H, W) 0-255: speckled signal plus detector noise, less the noise floor, on the fourth-root scale.
-
-    frame_rows: (H, W) row in the unregistered frame; the noise falls with depth as exp(-3.7 (row / 496) ** 1.7).
+    frame_rows (H, W): row in the frame as acquired; the noise falls with it as exp(-3.7 (row / 496) ** 1.7).
     """
-    height, width = log_r.shape
-    sy, sx = height / ROWS, width / COLS
-    speckle = grain(rng, log_r.shape, (0.8, 0.95 * sy, 0.85 * sx), (0.45, 1.5 * sy, 2.6 * sx))
-    noise = grain(rng, log_r.shape, (1.0, 0.76 * sy, 0.62 * sx))
-    averaged = min(1.0, np.sqrt(sy * sx) * 1.6)  # a coarse pixel averages several speckles
-    signal = np.exp(log_r + SPECKLE_SD * averaged * speckle - 0.5 * (SPECKLE_SD * averaged) ** 2)
-    gamma = (1 - 1 / (9 * NOISE_SHAPE) + averaged * noise / (3 * np.sqrt(NOISE_SHAPE))) ** 3  # Wilson-Hilferty
-    profile = (noise_level / 255) ** 4 * np.exp(-3.7 * (np.arange(-ROWS, 2 * ROWS).clip(0) / ROWS) ** 1.7)
-    noise = profile.astype(np.float32)[(frame_rows + ROWS).astype(np.int64)] * (gamma - NOISE_FLOOR) * 1.5
+    averaged = min(1.0, 1.6 * np.sqrt(c.u.size / (ROWS * COLS)))  # a coarse pixel averages several grains
+    speckle = averaged * SPECKLE_SD * grain(rng, c.u.shape, (0.95, 0.7), (1.6, 2.4))
+    signal = np.exp(c.log_r + speckle - 0.5 * (averaged * SPECKLE_SD) ** 2)
+    normal = averaged * grain(rng, c.u.shape, (0.76, 0.62))
+    gamma = (1 - 1 / (9 * NOISE_SHAPE) + normal / (3 * np.sqrt(NOISE_SHAPE))) ** 3  # Wilson-Hilferty, mean 1
+    power = (noise_grey / 255) ** 4 * np.exp(-3.7 * (np.arange(ROWS) / ROWS) ** 1.7) / (1 - NOISE_FLOOR)
+    noise = power.astype(np.float32)[frame_rows.clip(0, ROWS - 1).astype(np.int64)] * (gamma - NOISE_FLOOR)
     return 255 * np.sqrt(np.sqrt(np.clip(signal + noise, 0, 1)))
 
 
-def draw_scan(eye: Eye, z: int, seed: tuple[int, ...], height: int, width: int, fluid: bool = True) -> BScan:
-    """Cut `eye` at B-scan `z`. Anatomy and texture have streams of their own: the first does not depend on the size."""
-    rng, texture = (np.random.default_rng([*seed, z, k]) for k in range(2))
-    rows, cols = (np.arange(height) + 0.5) * ROWS / height - 0.5, (np.arange(width) + 0.5) * COLS / width - 0.5
-    cysts = cut_cysts(eye.cysts, z) if fluid else []
-    bounds_full = boundary_rows(rng, eye, z, layer_thickness(rng, eye, z, cysts))
-    bounds = np.stack([np.interp(cols, X, b) for b in bounds_full])
-    u = layer_coordinate(rows, bounds, eye.choroid)
+def frame_offset(rng: Generator, eye: Eye, c: Canvas) -> np.ndarray:
+    """(W,) px by which registration sheared the frame, whole pixels; the retina never leaves the frame."""
+    slope = (eye.frame_tilt_px + rng.normal(0, 12)) * (c.cols / COLS - 0.5)
+    least, most = (c.bounds[7] + 20 - ROWS - slope).max(), (c.bounds[0] - 12 - slope).min()
+    pixel = c.rows[1] - c.rows[0]
+    return np.round((np.clip(rng.normal(5, 23), least, most) + slope) / pixel) * pixel
 
-    log_r = np.interp(u, LEVEL_U, LEVEL_LOG).astype(np.float32)
-    add_choroid(rng, log_r, u, rows, cols)
-    log_r += 0.16 * value_noise(rng, rows, cols, 8, 20) * (u > 0)  # uneven tissue
-    add_disc(log_r, eye, z, rows, cols, bounds[0])
-    add_vessels(rng, log_r, eye, z, u, cols)
-    mask = add_cysts(log_r, cysts, 4 * np.log(rng.uniform(40, 52) / 255), rows, cols, bounds)
-    add_foci(rng, log_r, eye, rows, cols, bounds)
-    if eye.hyaloid_px:
-        add_hyaloid(rng, log_r, eye, rows, cols, bounds[0])
-    streaks = np.interp(cols, X, 0.16 * smooth_noise(rng, 1.5) + 0.2 * smooth_noise(rng, 6))
-    log_r += streaks.astype(np.float32) * np.clip((u - 1) / 2, 0, 1)
-    gain = 4 * np.log((eye.gain + rng.normal(0, 6)) / 160) + np.interp(cols, X, 0.25 * smooth_noise(rng, 70))
-    edge = np.minimum(cols, COLS - 1 - cols)
-    gain += -1.3 * np.exp(-edge / 4)  # the scan's first and last columns are dim
-    log_r += gain.astype(np.float32)
 
-    tilt, shift = eye.frame_tilt + rng.normal(0, 12), rng.normal(5, 23)
-    slope = tilt * (cols / COLS - 0.5)
-    shift = np.clip(shift, (bounds[7] + 20 - ROWS - slope).max(), (bounds[0] - 12 - slope).min())
-    offset = np.round((shift + slope) * height / ROWS) * ROWS / height  # whole pixels, as the device registers
-    frame_rows = rows[:, None] - offset
-    image = detect(texture, log_r, eye.noise + rng.normal(0, 3), frame_rows)
-    image[:, edge < 6] *= (1 - 0.35 * np.exp(-edge[edge < 6] / 4)).astype(np.float32)
-    side_shift = rng.integers(-3, 4)
-    black = rng.exponential(10) * (rng.random() < 0.3)
-    lateral = cols if side_shift > 0 else COLS - 1 - cols
-    image[:, lateral < abs(side_shift) + black] = 0
-    image[:, lateral < abs(side_shift)] = 255
-    image[(frame_rows < 0) | (frame_rows > ROWS - 1)] = 255
+def blank_outside(rng: Generator, image: np.ndarray, frame_rows: np.ndarray, cols: np.ndarray) -> None:
+    """What the frame does not cover is 255: wedges above or below, a few columns; at times a black margin."""
+    columns, black = rng.integers(-3, 4), rng.exponential(10) * (rng.random() < 0.3)
+    from_side = cols if columns > 0 else COLS - 1 - cols
+    image[:, from_side < abs(columns) + black] = 0
+    image[:, from_side < abs(columns)] = 255
+    image[(frame_rows < -0.5) | (frame_rows > ROWS - 0.5)] = 255
+
+
+def draw_scan(eye: Eye, subject: int, z: int, seed: int, size: tuple[int, int], wet: bool = True) -> BScan:
+    """Scan `z` of an eye, (height, width) = `size`, without its cysts unless `wet`."""
+    rng, grain_rng = (default_rng([seed, subject, z, k]) for k in (1, 2))  # only grain depends on the size
+    cysts = cut_cysts(eye.cysts, z) if wet else []
+    c = blank_canvas(eye, boundary_rows(rng, eye, z, layer_thickness(rng, eye, z, cysts)), size)
+    add_texture(rng, c)
+    add_disc(eye, z, c)
+    add_vessels(rng, eye, z, c)
+    add_foci(rng, eye, c)
+    fluid = add_cysts(rng, cysts, c)
+    capillaries = np.interp(c.cols, X, 0.16 * smooth_noise(rng, 1.5) + 0.2 * smooth_noise(rng, 6))  # shadows
+    c.log_r += capillaries * np.clip((c.u - 1) / 2, 0, 1) * np.clip((20 - c.u) / 12, 0, 1)
+    gain = log_level(eye.gain + rng.normal(0, 6)) - log_level(160) + 0.25 * smooth_noise(rng, 70)
+    dim = np.exp(-np.minimum(c.cols, COLS - 1 - c.cols) / 4)  # towards the first and last column
+    c.log_r += np.interp(c.cols, X, gain) - 1.3 * dim
+    frame_rows = c.rows[:, None] - frame_offset(rng, eye, c)
+    image = detect(grain_rng, c, eye.noise + rng.normal(0, 3), frame_rows) * (1 - 0.3 * dim)
+    blank_outside(rng, image, frame_rows, c.cols)
     return BScan(
-        name="",
+        name=f"phantom_s{subject:02d}_b{z:02d}",
         image=np.round(image).astype(np.uint8),
-        fluid=mask,
-        layers=((bounds + 0.5) * height / ROWS - 0.5).astype(np.float32),
+        fluid=fluid,
+        layers=((c.bounds + 0.5) * size[0] / ROWS - 0.5).astype(np.float32),
+        subject=subject,
         position=z,
-        scale_um=(AXIAL_UM * ROWS / height, LATERAL_UM * COLS / width, SPACING_UM),
+        scale_um=(AXIAL_UM * ROWS / size[0], LATERAL_UM * COLS / size[1], SPACING_UM),
     )
+
+
+def _check(height: int, width: int, seed: int) -> None:
+    if min(height, width) < MIN_SIZE:
+        found = f"phantom of {height} x {width} pixels"
+        raise InputError(f"{found} is too small: ask for at least {MIN_SIZE} x {MIN_SIZE}")
+    if seed < 0:
+        raise InputError(f"phantom seed {seed} is negative: choose one from 0")
+
+
+def phantom_bscan(seed: int, height: int = ROWS, width: int = COLS, fluid: bool | None = None) -> BScan:
+    """One scan of an eye of its own, subject seed + 1; exact labels: fluid (H, W) 0/1, layers (8, W), no NaN.
+
+    fluid: True for a scan with some, False for one without, None as it falls (more than a quarter show
+    none, as in the real set). Raises InputError for an image under 32 pixels high or wide or a negative seed.
+    """
+    _check(height, width, seed)
+    rng = default_rng([seed])
+    eye = Eye(rng, rng.random())
+    wet = [z for z in range(POSITIONS[0], POSITIONS[-1] + 1) if cut_cysts(eye.cysts, z)]
+    z = int(rng.choice(wet if fluid else POSITIONS))
+    return draw_scan(eye, seed + 1, z, seed, (height, width), wet=fluid is not False)
+
+
+def phantom_set(
+    subjects: int = 10, scans_per_subject: int = 11, height: int = ROWS, width: int = COLS, seed: int = 0
+) -> Iterator[BScan]:
+    """Scans of `subjects` eyes, one after the other, laid out as the real set; severity is spread evenly.
+
+    Labels as in `phantom_bscan`; 0.8 % of all pixels are fluid, 29 % of the scans empty (means over seeds).
+    Raises InputError for no subject, for other than 1-20 scans each, and for what `phantom_bscan` refuses.
+    """
+    _check(height, width, seed)
+    if subjects < 1 or not 1 <= scans_per_subject <= 20:
+        found = f"{subjects} subjects with {scans_per_subject} scans each"
+        raise InputError(f"phantom set of {found}: ask for at least 1 subject and for 1-20 scans")
+    rank = np.arange(1, scans_per_subject + 1) * 12 / (scans_per_subject + 1) - 1  # 0, 1 ... 10 for 11 scans
+    positions = np.floor(np.interp(rank, range(11), POSITIONS) + 0.5).astype(int)
+    order = default_rng([seed]).permutation(subjects)
+
+    def scans() -> Iterator[BScan]:
+        for subject in range(1, subjects + 1):
+            rng = default_rng([seed, subject])
+            eye = Eye(rng, (order[subject - 1] + rng.random()) / subjects)
+            for z in positions:
+                yield draw_scan(eye, subject, int(z), seed, (height, width))
+
+    return scans()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from dme.figures import line_plot
 from dme.files import atomic_path
 
 
@@ -40,7 +41,7 @@ def device_name() -> str:
 
 
 def _commit() -> str:
-    """Commit of the project's own checkout, with '+changes' when files differ from it; 'unknown' outside a checkout."""
+    """Commit of the project's own checkout, '+changes' when files differ from it, 'unknown' without one."""
 
     def git(*words: str) -> str:
         done = subprocess.run(
@@ -49,7 +50,9 @@ def _commit() -> str:
         return done.stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "-uno") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
@@ -78,18 +81,23 @@ def plain(value):
 class Run:
     """The folder of a training run: config.json, metrics.jsonl and TensorBoard events.
 
-    start: the step it (re)starts from; lines and events at or after it, left by an interrupted run, are dropped.
+    start: steps that are done already; what an interrupted run left of later ones is dropped. With 0, so is
+    last.pt: a kill before this run's first checkpoint must not make an older run's the one to resume.
     """
 
     def __init__(self, out: Path, config: dict, start: int = 0):
         self.out = out
         out.mkdir(parents=True, exist_ok=True)
+        for leftover in out.glob(".*.part"):  # of a killed run
+            leftover.unlink()
+        if start == 0:
+            (out / "last.pt").unlink(missing_ok=True)
         write_json(out / "config.json", {"config": config, **provenance()})
-        kept = [row for row in self.rows() if row["step"] < start]
+        kept = [row for row in self.rows() if row["step"] <= start]
         with atomic_path(out / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self.file = open(out / "metrics.jsonl", "a")
-        self.board = SummaryWriter(str(out), purge_step=start)
+        self.board = SummaryWriter(str(out), purge_step=start + 1)
 
     def rows(self) -> list[dict]:
         """All lines of metrics.jsonl so far; a line cut short by a kill is left out."""
@@ -109,6 +117,7 @@ class Run:
         self.file.flush()
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
+        self.board.flush()
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Show a uint8 (H, W, 3) picture in TensorBoard."""
@@ -117,3 +126,42 @@ class Run:
     def close(self) -> None:
         self.file.close()
         self.board.close()
+
+
+class Stopwatch:
+    """Seconds spent in named phases; on a GPU measured there by events, without making the host wait."""
+
+    def __init__(self, device: torch.device):
+        self.cuda = device.type == "cuda"
+        self.marks = [("", self._now())]
+
+    def _now(self):
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def lap(self, name: str) -> None:
+        """The time since the last lap belongs to `name`."""
+        self.marks.append((name, self._now()))
+
+    def read(self) -> dict[str, float]:
+        """Seconds per name since the last read."""
+        if self.cuda:
+            torch.cuda.synchronize()
+        total = {}
+        for (_, before), (name, after) in zip(self.marks, self.marks[1:], strict=False):
+            spent = before.elapsed_time(after) / 1000 if self.cuda else after - before
+            total[name] = total.get(name, 0.0) + spent
+        self.marks = [("", self._now())]
+        return total
+
+
+def loss_curve(rows: list[dict]) -> np.ndarray:
+    """Picture of the training loss and the validation score against steps, uint8 (H, W, 3)."""
+    lines = {
+        name: [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        for name in ("train/loss", "train/dice", "validation/score")
+    }
+    return line_plot({name: points for name, points in lines.items() if points}, "step", "loss, score")

@@ -1,4 +1,4 @@
-"""UNet-S5-D16, the backbone of the study (Ronneberger et al. 2015, in OpenMMLab's variant with BN and bilinear up-sampling)."""
+"""UNet-S5-D16, the backbone of the study: Ronneberger et al. 2015, in OpenMMLab's variant with BN."""
 
 from collections import OrderedDict
 
@@ -16,7 +16,9 @@ class ConvBNReLU(nn.Sequential):
         padding = dilation * (kernel // 2)
         super().__init__(
             OrderedDict(
-                conv=nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False),
+                conv=nn.Conv2d(
+                    in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False
+                ),
                 bn=nn.BatchNorm2d(out_channels),
                 relu=nn.ReLU(inplace=True),
             )
@@ -40,7 +42,8 @@ class UNet(nn.Module):
         channels = [width * 2**i for i in range(5)]
         self.out_channels = channels[::-1]
         self.encoder = nn.ModuleList(
-            double_conv(before, after) for before, after in zip([in_channels, *channels[:-1]], channels, strict=True)
+            double_conv(before, after)
+            for before, after in zip([in_channels, *channels[:-1]], channels, strict=True)
         )
         # stage i goes from the resolution of encoder[i + 1] up to that of encoder[i]
         self.up = nn.ModuleList(ConvBNReLU(2 * c, c, kernel=1) for c in channels[:-1])

@@ -102,7 +102,7 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
     name = str(name_or_path)
     path = Path(name).expanduser()
     entry = known().get(name, {})
-    if entry or (path.name == name and path.suffix != ".pth" and not path.exists()):  # surely meant as a name
+    if entry or (path.name == name and not path.suffix and not path.exists()):  # surely meant as a name
         path = path_of(name)
     if "url" in entry and not path.is_file():
         raise InputError(f"{name} is not downloaded (no {path}); run ./run.sh weights {name}")
@@ -243,13 +243,13 @@ def _convert(content: dict, path: str | Path, digest: str) -> Segmenter:
     arch = _infer_arch(state)
     if arch is None:
         raise InputError(
-            f"{path} is no UNet-S5-D16 with an FCN, PSP or DeepLabV3 head (no such first layer, head or "
-            f"classifier); it has {_some(list(state))}"
+            f"{path} is neither a dme checkpoint (no 'format') nor OpenMMLab's UNet-S5-D16 with an FCN, PSP "
+            f"or DeepLabV3 head (no such first layer, head or classifier); it has {_some(list(state))}"
         )
     model = build_model(**arch)
     _load_strict(model, state, path)
-    meta = content.get("meta") or {}
-    data = meta.get("dataset_meta") or meta  # mmengine, and mmcv before it
+    meta = content["meta"] if isinstance(content.get("meta"), dict) else {}
+    data = meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), dict) else meta  # mmengine; mmcv
     model.classes = [str(name) for name in data.get("CLASSES") or data.get("classes") or model.classes]
     config = str(meta.get("config") or meta.get("cfg"))
     if re.search(r"to_rgb\s*=\s*False", config):
@@ -267,16 +267,10 @@ def _openmmlab_state(content: dict, path: str | Path, digest: str) -> dict[str, 
     named = re.search(r"-([0-9a-f]{8})\.pth$", Path(path).name)
     if named and not digest.startswith(named[1]):
         raise InputError(f"{path} has sha256 {digest[:8]}, its name says {named[1]}; damaged: fetch it again")
-    state = content.get("state_dict", content)
-    if not _maps_to_tensors(state):
-        raise InputError(
-            f"{path} is neither a dme checkpoint (no 'format') nor an OpenMMLab one (names with tensors); "
-            f"it has {_some([str(key) for key in content])}"
-        )
-    renamed = {}
-    for name, value in state.items():
+    state, renamed = content.get("state_dict", content), {}
+    for name, value in state.items() if isinstance(state, dict) else ():
         for pattern, ours in OPENMMLAB_NAMES:
-            name = re.sub(pattern, ours, name)
+            name = re.sub(pattern, ours, str(name))
         renamed[name] = value
     return renamed
 
@@ -285,7 +279,7 @@ def _infer_arch(state: dict[str, Tensor]) -> dict | None:
     """build_model's arguments read off tensors under our names; None if they are not such a network's."""
     names = ("backbone.encoder.0.0.conv.weight", "head.classifier.weight")
     heads = [head for head, start in TELLTALES.items() if any(name.startswith(start) for name in state)]
-    if not heads or any(name not in state or state[name].ndim != 4 for name in names):
+    if not heads or any(getattr(state.get(name), "ndim", None) != 4 for name in names):
         return None
     (width, in_channels), (num_classes, head_channels) = (state[name].shape[:2] for name in names)
     return {
@@ -315,7 +309,7 @@ def _check_description(model: Segmenter, path: str | Path) -> None:
 
 def _load_strict(model: Segmenter, state: dict[str, Tensor], path: str | Path) -> None:
     """Copy tensors under our names into the network; any difference in names or shapes is one InputError."""
-    if not _maps_to_tensors(state):
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: its state_dict does not map names to tensors")
     own, found = model.state_dict(), _without_counters(state)
     wanted_shapes = {name: tuple(value.shape) for name, value in _without_counters(own).items()}
@@ -333,12 +327,6 @@ def _load_strict(model: Segmenter, state: dict[str, Tensor], path: str | Path) -
         raise InputError(f"{path} does not fit the network: {'; '.join([*reasons, _some(faults)])}")
     _refuse_non_finite(found, str(path))
     model.load_state_dict(own | found)
-
-
-def _maps_to_tensors(state: object) -> bool:
-    return isinstance(state, dict) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    )
 
 
 def _without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:

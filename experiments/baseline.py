@@ -1,7 +1,8 @@
 """Table 1 of the study: HRF-pretrained UNets on OCT B-scans, without any fine-tuning.
 
-The measure of that table is the IoU of class 1 (vessel read as fluid) per scan, averaged over all scans, a scan with an
-empty union counting 0; it is not the mIoU of Table 2. Beside it stand IoU and Dice of fluid pooled over the set.
+The measure of that table is the IoU of class 1 (vessel read as fluid) per scan, averaged over all scans, a
+scan with an empty union counting 0; it is not the mIoU of Table 2. Beside it stand IoU and Dice of fluid
+pooled over the set.
 """
 
 import argparse
@@ -28,9 +29,15 @@ RANDOM_WIDTH = 16
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help=".mat files or folder of B-scans (default: DME_DATA, else synthetic scans)")
-    parser.add_argument("--grader", type=int, default=1, help="whose annotation of the .mat files is the truth, 1 or 2")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", help=".mat files or folder of B-scans (default: DME_DATA, else synthetic scans)"
+    )
+    parser.add_argument(
+        "--grader", type=int, default=1, help="whose annotation of the .mat files is the truth, 1 or 2"
+    )
     parser.add_argument(
         "--weights", nargs="+", default=["random"],
         help="checkpoints to score, names or files; 'random': the three heads with seeded random weights",
@@ -40,7 +47,9 @@ def parse_args() -> argparse.Namespace:
         help="paper: scans enlarged to 2336 (default on a GPU); light: to 512 (default on a CPU)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
-    parser.add_argument("--out", type=Path, default=Path("runs/baseline"), help="folder for results and picture")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/baseline"), help="folder for results and picture"
+    )
     return parser.parse_args()
 
 
@@ -115,8 +124,9 @@ def score(model: Segmenter, cache: Cache, protocol: str) -> tuple[ConfusionMeter
     meter, labels = ConfusionMeter(model.arch["num_classes"]), []
     began = time.perf_counter()
     for i in tqdm(range(len(cache.names)), desc=model.weights_name, unit="scan"):
-        logits = run_protocol(model, torch.from_numpy(cache.images[i])[None].to(device), protocol)  # (1, C, 256, 256)
-        meter.update(logits, torch.from_numpy(cache.fluid[i])[None].to(device), [cache.names[i]])
+        image, truth = (torch.from_numpy(of[i])[None].to(device) for of in (cache.images, cache.fluid))
+        logits = run_protocol(model, image, protocol)  # (1, C, 256, 256)
+        meter.update(logits, truth, [cache.names[i]])
         labels.append(logits[0].argmax(0).to(torch.uint8).cpu().numpy())
     return meter, np.stack(labels), time.perf_counter() - began
 
@@ -127,13 +137,13 @@ def print_table(rows: list[dict], synthetic: bool) -> None:
     print(f"{'head':10} {'width':>5} {'parameters':>10} {'published':>9} {'measured':>9}", end="")
     print(f" {'fluid IoU':>9} {'fluid Dice':>10} {'s/scan':>7}  weights")
     for row in rows:
-        pooled = row["pooled"]
+        pooled, arch = row["pooled"], row["arch"]
         print(
-            f"{row['arch']['head']:10} {row['arch']['width']:5d} {row['parameters']:10,d} {row['published']:9.4f} "
+            f"{arch['head']:10} {arch['width']:5d} {row['parameters']:10,d} {row['published']:9.4f} "
             f"{row['table1_measure']:9.4f} {pooled['iou'][1]:9.4f} {pooled['dice'][1]:10.4f} "
             f"{row['seconds_per_scan']:7.2f}  {row['weights']}"
         )
-    print("published, measured: mean over scans of the IoU of class 1, empty unions count 0; the rest is pooled")
+    print("published, measured: IoU of class 1, mean over scans, empty unions count 0; the rest is pooled")
 
 
 def picture(cache: Cache, rows: list[dict], predictions: list[np.ndarray]) -> np.ndarray:
@@ -142,7 +152,11 @@ def picture(cache: Cache, rows: list[dict], predictions: list[np.ndarray]) -> np
     with_fluid = [i for i in order if (cache.fluid[i] == 1).any()] or list(order)
     shown = [order[-1], with_fluid[len(with_fluid) // 2], order[0]]
     lines = [
-        [cache.images[i], *(overlay(cache.images[i], p[i]) for p in predictions), overlay(cache.images[i], cache.fluid[i], GREEN)]
+        [
+            cache.images[i],
+            *(overlay(cache.images[i], p[i]) for p in predictions),
+            overlay(cache.images[i], cache.fluid[i], GREEN),
+        ]
         for i in shown
     ]
     titles = ["B-scan", *(row["arch"]["head"] for row in rows), "truth (fluid)"]

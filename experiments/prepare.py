@@ -13,11 +13,12 @@ import numpy as np
 
 from dme.bscan import IGNORE
 from dme.cache import Cache, open_cache
-from dme.errors import run
+from dme.errors import InputError, run
 from dme.figures import overlay, panel, save_png
+from dme.pixels import saturated_wedge
 from dme.record import provenance, write_json
-from dme.sources import DUKE_ANNOTATED, open_source, saturated_wedge
-from dme.splits import split_indices
+from dme.sources import DUKE_ANNOTATED, open_source
+from dme.splits import leak, split_indices
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,25 +53,6 @@ def summary(fluid_px: np.ndarray, graded_px: np.ndarray, wedge_share: np.ndarray
     }
 
 
-def split_leak(cache: Cache, empty: np.ndarray, train: np.ndarray, val: np.ndarray) -> dict:
-    """Sizes of a split, its empty validation B-scans, and those whose neighbour is in train.
-
-    A neighbour is the previous or next annotated B-scan of the same eye: nearly the same picture.
-    """
-    order = np.lexsort((cache.positions, cache.subjects))
-    in_train, leaking = set(np.asarray(train).tolist()), set()
-    for a, b in zip(order[:-1].tolist(), order[1:].tolist(), strict=True):
-        if cache.subjects[a] == cache.subjects[b]:
-            leaking |= {i for i, neighbour in ((a, b), (b, a)) if neighbour in in_train}
-    return {
-        "train": len(train),
-        "val": len(val),
-        "val_with_neighbour_in_train": sum(int(i) in leaking for i in val),
-        "val_empty": int(empty[val].sum()),
-        "subjects_in_train_and_val": len(np.intersect1d(cache.subjects[train], cache.subjects[val])),
-    }
-
-
 def example_panel(cache: Cache, fluid_px: np.ndarray, count: int = 3) -> np.ndarray:
     """B-scans beside their annotation: the richest in fluid of `count` subjects, then as many empty ones."""
     by_fluid = np.argsort(-fluid_px, kind="stable")
@@ -88,6 +70,7 @@ def example_panel(cache: Cache, fluid_px: np.ndarray, count: int = 3) -> np.ndar
 
 def study(native: Cache, small: Cache, split: str) -> dict:
     """All numbers of the preliminary study. native: original sizes; small: the square images of the study."""
+    train, validation = split_indices(native, split)
     fluid_px, graded_px = count_pixels(native)
     wedge_share = np.array([saturated_wedge(image).mean() for image in native.images])
     subjects = {}
@@ -105,7 +88,13 @@ def study(native: Cache, small: Cache, split: str) -> dict:
             "fluid_percent": 100 * small_fluid_px / max(small_graded_px, 1),
         },
         "scans_over_1_percent_wedge": int((wedge_share > 0.01).sum()),
-        "split": {"name": split, **split_leak(native, fluid_px == 0, *split_indices(native, split))},
+        "split": {
+            "name": split,
+            "train": len(train),
+            "validation": len(validation),
+            "validation_beside_train": leak(native, train, validation),
+            "validation_empty": int((fluid_px[validation] == 0).sum()),
+        },
     }
 
 
@@ -121,11 +110,12 @@ def print_study(found: dict) -> None:
     print(f"\nfluid: {balance}; {resized['fluid_percent']:.2f} % at {resized['size']} px")
     wide = f"over 1 % of the picture in {found['scans_over_1_percent_wedge']} B-scans"
     print(f"saturated wedge (255 up to the top or bottom): {total['wedge_percent']:.2f} % of pixels, {wide}")
-    print(f"split {split['name']}: {split['train']} train, {split['val']} validation B-scans; of the latter")
+    sides = f"{split['train']} train, {split['validation']} validation B-scans"
+    print(f"split {split['name']}: {sides}; of the latter")
     print(
-        f"  {split['val_with_neighbour_in_train']} leak: an adjacent annotated B-scan of the eye is in train"
+        f"  {split['validation_beside_train']} leak: an adjacent annotated B-scan of the same eye is in train"
     )
-    print(f"  {split['val_empty']} are empty")
+    print(f"  {split['validation_empty']} are empty")
 
 
 def main() -> None:
@@ -135,6 +125,10 @@ def main() -> None:
     native, small = open_cache(source), open_cache(source, args.size)
     for note in native.notes:
         print(f"  {note}")
+    if native.fluid is None:
+        raise InputError(
+            f"{source.description}: nothing to study without fluid labels; add masks or choose other data"
+        )
     scans = set(zip(native.subjects.tolist(), native.positions.tolist(), strict=True))
     duke = source.kind != "phantom" and scans == DUKE_ANNOTATED
     found = study(native, small, args.split or ("paper" if duke else "random"))

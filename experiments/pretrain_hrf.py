@@ -1,12 +1,14 @@
 """Pretrain UNets on fundus vessels (HRF), the source domain of the study, or score such checkpoints.
 
-    python experiments/pretrain_hrf.py --data HRF                            # three heads on one backbone, small recipe
-    python experiments/pretrain_hrf.py --recipe openmmlab --heads psp --width 64
-    python experiments/pretrain_hrf.py --eval-only --weights hrf-psp
+python experiments/pretrain_hrf.py --data HRF            # three heads on one backbone, the small recipe
+python experiments/pretrain_hrf.py --recipe openmmlab --heads psp --width 64
+python experiments/pretrain_hrf.py --eval-only --weights hrf-psp
+torchrun --nproc-per-node 4 experiments/pretrain_hrf.py --recipe openmmlab
 """
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,26 +20,29 @@ from dme import ranks
 from dme.augment import Augment
 from dme.cache import Cache, open_cache
 from dme.errors import InputError, run
-from dme.figures import overlay, panel, save_png
+from dme.figures import GREEN, overlay, panel, save_png
 from dme.hrf import open_hrf, split_hrf
 from dme.infer import resize, sliding_window
 from dme.metrics import scores
 from dme.model import Segmenter, build_model, normalise
 from dme.ops.confusion import confusion_matrix
-from dme.record import provenance, write_json
-from dme.train import Recipe, TrainingSet, train
+from dme.recipe import Recipe
+from dme.record import device_name, provenance, write_json
+from dme.train import TrainingSet, train
 from dme.weights import load_model
 
 CLASSES = ["background", "vessel"]
-OPENMMLAB_DICE = {"fcn": 0.7945, "psp": 0.8007, "deeplabv3": 0.8021}  # width 64, full resolution, their model zoo
+OPENMMLAB_DICE = {"fcn": 0.7945, "psp": 0.8007, "deeplabv3": 0.8021}  # their model zoo: width 64, full size
 
-# scale: share of the photographs' size that is trained on
+# scale: share of the photographs' size that is trained on and scored
 RECIPES = {
     # what OpenMMLab's configuration says, for a GPU
     "openmmlab": dict(
         scale=1.0,
         augment=Augment(crop=256, scale=(0.5, 2.0), flip=0.5, colour=True),
-        train=dict(steps=40_000, batch=16, loss="ce", optimizer="sgd", lr=0.01, weight_decay=5e-4, schedule="poly"),
+        train=dict(
+            steps=40_000, batch=16, loss="ce", optimizer="sgd", lr=0.01, weight_decay=5e-4, schedule="poly"
+        ),
     ),
     # shorter and stronger, for small compute: half resolution, ce+dice, AdamW with cosine, moving average
     "small": dict(
@@ -63,21 +68,26 @@ RECIPES = {
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of the HRF set (default: environment variable HRF_DATA)")
-    parser.add_argument("--recipe", choices=RECIPES, default="small", help="training recipe (default small)")
-    parser.add_argument("--heads", nargs="+", default=["psp", "fcn", "deeplabv3"], help="decode heads on one shared backbone")
-    parser.add_argument("--width", type=int, default=16, help="channels of the first stage (default 16, study 64)")
-    parser.add_argument("--steps", type=int, help="optimiser steps (default: the recipe's)")
-    parser.add_argument("--batch", type=int, help="crops per step (default: the recipe's)")
-    parser.add_argument("--eval-every", type=int, default=0, help="steps between validations on 6 photographs (default: at the end)")
-    parser.add_argument("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
-    parser.add_argument("--eval-only", action="store_true", help="score --weights on the 30 validation photographs, no training")
-    parser.add_argument("--weights", nargs="+", help="with --eval-only: checkpoint names or paths")
-    parser.add_argument("--scale", type=float, help="input scale for the scores (default: the recipe's)")
-    parser.add_argument("--out", type=Path, default=Path("runs/pretrain_hrf"), help="run folder (default runs/pretrain_hrf)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", help="folder of the HRF set (default: environment variable HRF_DATA)")
+    add("--recipe", choices=RECIPES, default="small", help="training recipe (default small)")
+    add("--heads", nargs="+", default=["psp", "fcn", "deeplabv3"], help="decode heads on one shared backbone")
+    add("--width", type=int, default=16, help="channels of the first stage (default 16, study 64)")
+    add("--steps", type=int, help="optimiser steps (default: the recipe's)")
+    add("--batch", type=int, help="crops per step (default: the recipe's)")
+    add(
+        "--eval-every", type=int, default=0, help="steps between scores of 6 photographs (default: one score)"
+    )
+    add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
+    add("--seed", type=int, default=0)
+    add("--resume", action="store_true", help="continue the run in --out")
+    add("--eval-only", action="store_true", help="score --weights on the validation photographs, no training")
+    add("--weights", nargs="+", help="with --eval-only: checkpoint names or files")
+    add("--scale", type=float, help="share of the photographs' size to work at (default: the recipe's)")
+    add("--out", type=Path, help="run folder (default runs/pretrain_hrf, with --eval-only runs/eval_hrf)")
     return parser.parse_args()
 
 
@@ -85,39 +95,42 @@ def main() -> None:
     args = parse_args()
     if args.eval_only != bool(args.weights):
         raise InputError("--eval-only and --weights go together: name the checkpoints to score")
+    args.out = args.out or Path("runs/eval_hrf" if args.eval_only else "runs/pretrain_hrf")
     recipe = RECIPES[args.recipe]
-    scale = args.scale or recipe["scale"]
-    source = open_hrf(args.data, scale)
-    print(f"data: {source.description}")
-    cache = open_cache(source)
-    train_indices, validation = split_hrf(cache.names)
-    if args.eval_only:
-        models = {name: load_model(name) for name in args.weights}
-    else:
-        models = pretrain(args, recipe, cache, train_indices, validation)
-    full = open_cache(open_hrf(args.data)) if scale != 1 else cache
-    report(args, models, cache, full, validation, scale)
-
-
-def pretrain(args, recipe: dict, cache: Cache, train_indices: list[int], validation: list[int]) -> dict[str, Segmenter]:
+    scale = recipe["scale"] if args.scale is None else args.scale
     given = {k: v for k in ("steps", "batch") if (v := getattr(args, k)) is not None}
     settings = Recipe(**recipe["train"] | given, seed=args.seed, amp=args.amp, eval_every=args.eval_every)
-    device = ranks.join()[2]
     torch.manual_seed(args.seed)
-    models = joint_models(args.heads, args.width)
-    data = TrainingSet(
-        [channels_first(cache.images[i]).to(device) for i in train_indices],
-        [torch.from_numpy(cache.fluid[i]).to(device) for i in train_indices],
-        [cache.names[i] for i in train_indices],
-    )
-    watched = validation[::5]  # 6 of 30, two of each group
+    models = load_pretrained(args.weights) if args.eval_only else joint_models(args.heads, args.width)
+    rank, _, device = ranks.join()
+    source = open_hrf(args.data, scale)
+    if rank == 0:
+        print(f"data: {source.description}\ndevice: {device_name()}")
+    cache = open_cache(source)
+    training, validation = split_hrf(cache.names)
+    if not args.eval_only:
+        data = TrainingSet(
+            [channels_first(cache.images[i]).to(device) for i in training],
+            [torch.from_numpy(cache.fluid[i]).to(device) for i in training],
+            [cache.names[i] for i in training],
+        )
+        evaluate = partial(evaluate_some, cache, validation[::5])  # 6 of 30, two of each group
+        trained = train(models, data, recipe["augment"], settings, args.out, evaluate, args.resume)
+        models = load_best(trained, args.out)
+    full = open_cache(open_hrf(args.data)) if scale != 1 else cache
+    report(args, models, cache, full, validation, scale)
+    ranks.leave()
 
-    def evaluate(trained: dict[str, Segmenter]) -> tuple[dict[str, float], np.ndarray]:
-        counts, picture = vessel_counts(trained, cache, cache, watched)
-        dice = {name: float(scores(counts[name]["scale"])["dice"][1]) for name in trained}
-        return {"score": float(np.mean(list(dice.values()))), **{f"dice-{k}": v for k, v in dice.items()}}, picture
 
-    return train(models, data, recipe["augment"], settings, args.out, evaluate, args.resume)
+def load_pretrained(names: list[str]) -> dict[str, Segmenter]:
+    models = {name: load_model(name) for name in names}
+    first = models[names[0]]
+    for name, model in models.items():
+        if (model.arch["in_channels"], model.arch["num_classes"]) != (3, 2):
+            raise InputError(f"{name} does not map RGB to background and vessel; score a network that does")
+        if model.preprocess != first.preprocess:
+            raise InputError(f"{name} and {names[0]} normalise images differently; score one at a time")
+    return models
 
 
 def joint_models(heads: list[str], width: int) -> dict[str, Segmenter]:
@@ -126,6 +139,15 @@ def joint_models(heads: list[str], width: int) -> dict[str, Segmenter]:
     first = models[heads[0]]
     for model in models.values():
         model.backbone, model.aux_head, model.classes = first.backbone, first.aux_head, CLASSES
+    return models
+
+
+def load_best(models: dict[str, Segmenter], out: Path) -> dict[str, Segmenter]:
+    """The same networks, which go on sharing their backbone, with the weights of the best-NAME.pt files."""
+    for name, model in models.items():
+        best = load_model(out / f"best-{name}.pt")
+        model.load_state_dict(best.state_dict())
+        model.weights_sha256 = best.weights_sha256
     return models
 
 
@@ -152,57 +174,86 @@ class SideBySide(nn.Module):
 @torch.inference_mode()
 def vessel_counts(
     models: dict[str, Segmenter], cache: Cache, full: Cache, chosen: list[int]
-) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
-    """Confusion matrices per network, against the truth at the input's scale ("scale") and at full size ("full").
+) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray | None]:
+    """Confusion matrices per network, with the truth at the input's scale ("scale") and full size ("full").
 
-    Sliding window 256 / 170 at the input's scale; for the full size its logits are enlarged. Under torchrun every
-    rank takes its share of the photographs. Also returns a picture of the first photograph.
+    Sliding window 256 / 170 at the input's scale; for the full size its logits are enlarged. Under torchrun
+    every rank takes its share of the photographs and all get the sums. Also returns a picture of the first
+    photograph (on rank 0).
     """
     rank, world, device = ranks.join()
     net = SideBySide(list(models.values())).to(device, memory_format=torch.channels_last).eval()
-    preprocess = next(iter(models.values())).preprocess
-    counts = {name: {kind: torch.zeros(2, 2, dtype=torch.int64) for kind in ("scale", "full")} for name in models}
+    first = next(iter(models))
+    counts = {
+        name: {kind: torch.zeros(2, 2, dtype=torch.int64, device=device) for kind in ("scale", "full")}
+        for name in models
+    }
     picture = None
     for i in tqdm(chosen[rank::world], desc="validate", disable=rank > 0):
-        x = normalise(channels_first(cache.images[i])[None].to(device), preprocess)
+        x = normalise(channels_first(cache.images[i])[None].to(device), models[first].preprocess)
         logits = sliding_window(net, x.contiguous(memory_format=torch.channels_last))
         for kind, truth in (("scale", cache.fluid[i]), ("full", full.fluid[i])):
             truth = torch.from_numpy(truth)[None].to(device)
             for name, one in zip(models, resize(logits, truth.shape[-2:]).split(2, dim=1), strict=True):
-                counts[name][kind] += confusion_matrix(one, truth, 2).cpu()
-        if picture is None:
-            found = logits[0, :2].argmax(0).cpu().numpy()
-            image = cache.images[i]
-            views = [image, overlay(image, found), overlay(image, cache.fluid[i], (64, 220, 120))]
-            picture = panel([views], ["photograph", f"vessels found ({next(iter(models))})", "truth"], [cache.names[i]], 560)
-    if world > 1:
-        for kinds in counts.values():
-            for table in kinds.values():
-                torch.distributed.all_reduce(table.to(device))
-    return {n: {k: t.numpy() for k, t in kinds.items()} for n, kinds in counts.items()}, picture
+                counts[name][kind] += confusion_matrix(one, truth, 2)
+        if i == chosen[0]:
+            found, image = logits[0, :2].argmax(0).cpu().numpy(), cache.images[i]
+            views = [image, overlay(image, found), overlay(image, cache.fluid[i], GREEN)]
+            titles = ["photograph", f"vessels found ({first})", "truth"]
+            picture = panel([views], titles, [cache.names[i]], 560)
+    sums = {
+        name: {kind: ranks.total(table).cpu().numpy() for kind, table in kinds.items()}
+        for name, kinds in counts.items()
+    }
+    return sums, picture
 
 
-def report(args, models: dict[str, Segmenter], cache: Cache, full: Cache, validation: list[int], scale: float) -> None:
+def evaluate_some(
+    cache: Cache, chosen: list[int], models: dict[str, Segmenter]
+) -> tuple[dict[str, float], np.ndarray | None]:
+    """Vessel Dice per network and their mean, the "score"; for `train`."""
+    counts, picture = vessel_counts(models, cache, cache, chosen)
+    dice = {f"dice-{name}": float(scores(counts[name]["scale"])["dice"][1]) for name in models}
+    return {"score": float(np.mean(list(dice.values()))), **dice}, picture
+
+
+def report(
+    args: argparse.Namespace,
+    models: dict[str, Segmenter],
+    cache: Cache,
+    full: Cache,
+    validation: list[int],
+    scale: float,
+) -> None:
     began = time.perf_counter()
     counts, picture = vessel_counts(models, cache, full, validation)
     if ranks.rank():
         return
     rows = []
-    print(f"\nvessel Dice on {len(validation)} validation photographs, sliding window 256/170, input at {scale:g} of their size")
-    print(f"{'network':28} {'head':10} {'width':>5} {'Dice at ' + f'{scale:g}':>12} {'Dice full size':>15} {'OpenMMLab w64':>14}")
+    print(f"\nvessel Dice on {len(validation)} validation photographs, sliding window 256/170")
+    print(f"input and 'scale' column at {scale:g} of their size; 'OpenMMLab' at full size, width 64")
+    print(f"{'network':28} {'head':10} {'width':>5} {'scale':>7} {'full':>7} {'OpenMMLab':>10}")
     for name, model in models.items():
-        at = {kind: float(scores(table)["dice"][1]) for kind, table in counts[name].items()}
+        at, full_size = (float(scores(counts[name][kind])["dice"][1]) for kind in ("scale", "full"))
+        rows.append(
+            {
+                "network": name,
+                "weights_sha256": model.weights_sha256,
+                **model.arch,
+                "dice_scale": at,
+                "dice_full": full_size,
+                "counts": counts[name],
+            }
+        )
         head, width = model.arch["head"], model.arch["width"]
-        rows.append({"network": name, **model.arch, "dice_scale": at["scale"], "dice_full": at["full"], "counts": counts[name]})
-        print(f"{name:28} {head:10} {width:5d} {at['scale']:12.4f} {at['full']:15.4f} {OPENMMLAB_DICE[head]:14.4f}")
+        print(f"{name:28} {head:10} {width:5d} {at:7.4f} {full_size:7.4f} {OPENMMLAB_DICE[head]:10.4f}")
     save_png(args.out / "vessels.png", picture)
     results = {
         **provenance(),
         "data_sha256": cache.source_sha256,
         "scale": scale,
         "recipe": None if args.eval_only else args.recipe,
-        "seed": args.seed,
-        "weights_sha256": {name: getattr(model, "weights_sha256", None) for name, model in models.items()},
+        "seed": None if args.eval_only else args.seed,
         "seconds": time.perf_counter() - began,
         "rows": rows,
     }

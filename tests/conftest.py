@@ -1,9 +1,27 @@
-"""Fixtures shared by the tests. Real data and the full golden files are optional: tests that need them skip without."""
+"""Fixtures shared by the tests. Tests that need the real data or the full golden files skip without them."""
 
 import os
 from pathlib import Path
 
 import pytest
+import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than ten seconds; run with --slow")
+    config.addinivalue_line("markers", "gpu: needs a CUDA device")
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
 
 
 def _folder(variable: str) -> Path:

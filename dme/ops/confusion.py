@@ -11,7 +11,9 @@ LOGIT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Every cell of an image whose labels a CUDA kernel found out of range. It stays negative when matrices are
 # added up, unless there are 2**15 such images or 2**48 pixels.
 INVALID = -(1 << 48)
-CPU_BLOCK = 1 << 16  # pixels at a time: the temporaries stay in the level-2 cache and still feed every thread
+# Pixels at a time: temporaries stay in the level-2 cache. It is also the most that PyTorch gives to one
+# thread: larger blocks gain little from more threads and lose much to barriers when the cores are busy.
+CPU_BLOCK = 1 << 15
 
 
 def confusion_matrix(
@@ -31,49 +33,33 @@ def confusion_matrix(
     `INVALID` (negative), which `dme.metrics` refuses when it reads the counts.
     """
     _check(pred, target, num_classes, ignore_index)
-    counts = torch.ops.dme.confusion_matrix(pred.detach(), target, num_classes, ignore_index)  # (N, C, C)
+    counts = torch.ops.dme.confusion_matrix(pred, target, num_classes, ignore_index)  # (N, C, C)
     return counts if per_image else counts.sum(0)
 
 
 def _check(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> None:
     if not 2 <= num_classes <= MAX_CLASSES:
-        raise InputError(
-            f"num_classes={num_classes}; wanted 2..{MAX_CLASSES}; merge classes or count in parts"
-        )
+        raise InputError(f"num_classes={num_classes}; wanted 2..{MAX_CLASSES}; merge classes")
     if not num_classes <= ignore_index <= 255:
-        wanted = f"{num_classes}..255"
-        raise InputError(
-            f"ignore_index={ignore_index}; wanted {wanted}, no class number; use 255 for unknown pixels"
-        )
+        wanted = f"{num_classes}..255, no class number"
+        raise InputError(f"ignore_index={ignore_index}; wanted {wanted}; use 255 for unknown pixels")
     if target.dtype not in LABEL_TYPES:
-        raise InputError(
-            f"target is {target.dtype}; wanted uint8, int16, int32 or int64; use target.to(torch.uint8)"
-        )
+        raise InputError(f"target is {target.dtype}; wanted uint8, int16, int32 or int64; use target.byte()")
     if target.ndim != 3:
         raise InputError(
-            f"target has shape {tuple(target.shape)}; wanted (N, H, W); add or remove a dimension"
+            f"target has shape {tuple(target.shape)}; wanted (N, H, W); add or remove dimensions"
         )
     if pred.dtype in LOGIT_TYPES:
-        kind, wanted = "logits", (target.shape[0], num_classes, *target.shape[1:])
+        wanted, fix = (len(target), num_classes, *target.shape[1:]), "resize the logits or set num_classes"
     elif pred.dtype in LABEL_TYPES:
-        kind, wanted = "labels", tuple(target.shape)
+        wanted, fix = tuple(target.shape), "resize one of them"
     else:
-        raise InputError(
-            f"pred is {pred.dtype}; wanted floating logits (N, C, H, W) or integer labels (N, H, W)"
-        )
-    if tuple(pred.shape) != tuple(wanted):
-        fix = (
-            "resize the logits to the target, or set num_classes"
-            if kind == "logits"
-            else "resize one of them"
-        )
-        raise InputError(
-            f"pred {kind} have shape {tuple(pred.shape)}; wanted {wanted} to fit the target; {fix}"
-        )
+        wanted = "floating logits (N, C, H, W) or integer labels (N, H, W)"
+        raise InputError(f"pred is {pred.dtype}; wanted {wanted}; convert it")
+    if tuple(pred.shape) != wanted:
+        raise InputError(f"pred has shape {tuple(pred.shape)}; wanted {wanted} to fit the target; {fix}")
     if pred.device != target.device:
-        raise InputError(
-            f"pred is on {pred.device}, target on {target.device}; move one to the other's device"
-        )
+        raise InputError(f"pred is on {pred.device}, target on {target.device}; wanted one device; move one")
 
 
 @torch.library.custom_op("dme::confusion_matrix", mutates_args=(), device_types="cpu")
@@ -111,11 +97,10 @@ def _first_maximum(logits: Tensor) -> Tensor:
     """Arg-max over the first dimension of (C, h, w), as uint8; `torch.argmax` is slow over a far stride."""
     best, label = torch.maximum(logits[0], logits[1]), (logits[1] > logits[0]).view(torch.uint8)
     for c in range(2, len(logits)):
-        label = torch.maximum(
-            label, (logits[c] > best).view(torch.uint8) * c
-        )  # c grows, so the later one wins
+        label = torch.maximum(label, (logits[c] > best).view(torch.uint8) * c)  # c grows: the later wins
         best = torch.maximum(best, logits[c])
-    if torch.isnan(best).any():  # `maximum` carries NaN along, `>` does not see it
+    # `maximum` carries NaN along, `>` does not see it. A sum finds NaN fastest; infinities cost a detour.
+    if best.sum().isnan():
         return logits.argmax(0).to(torch.uint8)
     return label
 
@@ -134,7 +119,7 @@ def _count_cuda(pred: Tensor, target: Tensor, num_classes: int, ignore_index: in
         from dme.ops.confusion_triton import count
     except ImportError as e:
         raise InputError(
-            f"counting on CUDA needs Triton ({e}); install triton, or move pred and target to cpu"
+            f"no Triton ({e}); wanted for CUDA tensors; install triton or count on the CPU"
         ) from e
     # (N, C * C + 1): the last cell counts pixels out of range.
     counts = torch.zeros(len(target), num_classes**2 + 1, dtype=torch.int64, device=pred.device)

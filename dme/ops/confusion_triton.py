@@ -23,11 +23,9 @@ def _count_kernel(
         row = tile // tiles_per_row
         column = tl.arange(0, BLOCK).to(tl.int64) + (tile % tiles_per_row) * BLOCK
         inside = column < width
-        truth = tl.load(
-            target + image * target_n + row * target_h + column * target_w, mask=inside, other=IGNORE
-        )
-        truth = truth.to(tl.int64)
-        skip = (truth == IGNORE) | (column >= width)
+        pixel = target + image * target_n + row * target_h + column * target_w
+        truth = tl.load(pixel, mask=inside, other=IGNORE).to(tl.int64)
+        skip = truth == IGNORE  # lanes past the row too
 
         channel = pred + image * pred_n + row * pred_h + column * pred_w
         if LOGITS:
@@ -71,9 +69,7 @@ def count(
     n_images, height, width = target.shape
     if target.numel() == 0:
         return
-    pred_n, pred_c, pred_h, pred_w = (
-        pred.stride() if pred.ndim == 4 else (pred.stride(0), 0, *pred.stride()[1:])
-    )
+    pred_n, pred_c, pred_h, pred_w = (pred if pred.ndim == 4 else pred.unsqueeze(1)).stride()
     target_n, target_h, target_w = target.stride()
     if pred_h == width * pred_w and target_h == width * target_w:  # rows follow one another: one long row
         height, width = 1, height * width
