@@ -33,7 +33,7 @@ class Segmenter(nn.Module):
         self.classes = [f"class{i}" for i in range(arch["num_classes"])]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised (N, in_channels, H, W) -> decode logits (N, num_classes, H', W') as the head gives them."""
+        """Normalised (N, in_channels, H, W) -> decode logits (N, num_classes, H', W')."""
         return self.head(self.backbone(x)[-1])
 
     def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

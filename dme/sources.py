@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import scipy.io
 
-from dme import phantom
+from dme import anatomy, phantom
 from dme.bscan import BScan
 from dme.errors import InputError
 from dme.files import sha256_file
@@ -78,7 +78,8 @@ def open_source(path: str | Path | None = None, grader: int = 1) -> Source:
     if grader not in (1, 2):
         raise InputError(f"grader {grader} does not exist: expected 1 or 2")
     if not path:
-        digest = hashlib.sha256(b"phantom_set()\n" + Path(phantom.__file__).read_bytes()).hexdigest()
+        code = b"".join(Path(module.__file__).read_bytes() for module in (anatomy, phantom))
+        digest = hashlib.sha256(b"phantom_set()\n" + code).hexdigest()
         text = "SYNTHETIC phantom B-scans, no DME_DATA given (results say nothing about real scans)"
         return Source("phantom", "", digest, text, lambda source, labelled_only: phantom.phantom_set())
     root = Path(path)

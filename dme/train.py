@@ -178,7 +178,7 @@ def train(
         losses = losses.cpu()
         dice = scores(ranks.total(counts))["dice"][-1]
         row = {"train/loss": losses.mean().item(), "train/dice": dice, "lr": lr}
-        passed = len(losses) // recipe.accumulate
+        passed = len(losses) // recipe.accumulate  # steps since the last line
         row |= {f"seconds/{phase}": seconds / passed for phase, seconds in watch.read().items()}
         progress.set_postfix(loss=f"{row['train/loss']:.4f}", lr=f"{lr:.1e}")
         recent.clear()

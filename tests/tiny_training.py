@@ -1,5 +1,6 @@
 """A training small enough for tests. As a script it is what the tests of kills and of several ranks start."""
 
+import math
 import os
 import signal
 import sys
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import dme.train
+from dme import ranks
 from dme.augment import Augment
+from dme.errors import InputError
 from dme.model import Segmenter, build_model
 from dme.recipe import Recipe
 from dme.train import TrainingSet
@@ -47,8 +50,8 @@ def networks(*heads: str, width: int = 2, dropout: bool = True) -> dict[str, Seg
 
 
 def score(models: dict[str, Segmenter]) -> tuple[dict[str, float], None]:
-    """Some number that depends on the weights."""
-    return {"score": next(iter(models.values())).head.classifier.weight.abs().sum().item()}, None
+    """Some number that depends on the weights, and falls: the first evaluation is the best."""
+    return {"score": -next(iter(models.values())).head.classifier.weight.abs().sum().item()}, None
 
 
 def fit(
@@ -76,6 +79,15 @@ def state(out: Path) -> dict[str, Tensor]:
     return found
 
 
+def spread(models: dict[str, Segmenter]) -> tuple[dict[str, float], None]:
+    """How far the evaluated weights and statistics of the ranks are from their mean."""
+    far = 0.0
+    for value in next(iter(models.values())).state_dict().values():
+        mean = ranks.total(value.double()) / ranks.world_size()
+        far += ranks.total((value - mean).abs().sum()).item()
+    return {"score": far}, None
+
+
 def kill_while_saving(nth: int) -> None:
     """The nth writing of last.pt stops half-way, by SIGKILL."""
     save, calls = torch.save, []
@@ -98,5 +110,17 @@ if __name__ == "__main__":
     if job == "killed":
         kill_while_saving(2)
         fit(folder, networks("psp", "fcn"), augment=MOVING, **FULL)
-    if job == "ranks":  # what two ranks and one must do alike: no batch statistics, no dropout, ce
-        fit(folder, networks(dropout=False), augment=MOVING, steps=2, batch=4, freeze_bn=True, lr=0.1)
+    if job == "ranks":
+        # what two ranks and one must do alike: no batch statistics, no dropout, ce
+        alike = dict(augment=MOVING, steps=2, batch=4, freeze_bn=True, lr=0.1)
+        fit(folder / "alike", networks(dropout=False), **alike)
+        fit(folder / "average", networks(), evaluate=spread, steps=2, batch=4, ema=0.9)
+        fit(folder / "statistics", networks(), evaluate=spread, steps=2, batch=4)
+    if job == "ranks" and ranks.rank() == 1:
+        dme.train.get_loss = lambda name: lambda logits, target: logits.sum() * math.nan
+    if job == "ranks" and ranks.world_size() > 1:
+        try:
+            fit(folder / "nan", batch=4, save_every=2)
+        except InputError as e:
+            (folder / f"{ranks.rank()}.txt").write_text(str(e))
+    ranks.leave()
