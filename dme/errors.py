@@ -24,7 +24,8 @@ def run(main: Callable[[], int | None]) -> None:
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        no_place = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+        if not isinstance(e, no_place) and e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         where = e.filename or "a file"
         print(

@@ -41,7 +41,7 @@ def panel(
     cells = [[_to_cell(picture, cell_width) for picture in row] for row in rows]
     heights = [max(cell.height for cell in row) for row in cells]
     size = (gap + len(column_titles) * (cell_width + gap), head + sum(h + foot for h in heights))
-    sheet = Image.new("RGB", size, "white")
+    sheet = Image.new("RGB", size, (222, 226, 230))  # a saturated wedge is white
     draw = ImageDraw.Draw(sheet)
     for j, title in enumerate(column_titles):
         draw.text((gap + j * (cell_width + gap), 4), title, fill="black", font=font)

@@ -21,6 +21,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
+    except RuntimeError as e:  # torch.save hides a failed write behind the closing of its archive
+        if isinstance(e.__context__, OSError):
+            raise e.__context__ from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -5,7 +5,7 @@ import copy
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -194,16 +194,14 @@ def train(
             if better:
                 state.best = measured["score"]
             if run and better:
-                with disk_errors():
-                    for name, model in trained.items():
-                        save_model(model, out / f"best-{name}.pt")
+                for name, model in trained.items():
+                    save_model(model, out / f"best-{name}.pt")
             if run and picture is not None:
                 run.image(done, "validation", picture)
         if run:
             run.log(done, row)
         if run and saving:
-            with disk_errors():
-                state.save(out / "last.pt", done)
+            state.save(out / "last.pt", done)
         watch.read()  # what was just written belongs to no phase
     if run:
         run.close()
@@ -266,17 +264,6 @@ class State:
         self.scaler.load_state_dict(saved["scaler"])
         self.best = saved["best"]
         return saved["step"]
-
-
-@contextlib.contextmanager
-def disk_errors() -> Iterator[None]:
-    """Raise the OSError of a disk that fills while `torch.save` writes: it hides it behind a RuntimeError."""
-    try:
-        yield
-    except RuntimeError as e:
-        if isinstance(e.__context__, OSError):
-            raise e.__context__ from None
-        raise
 
 
 def share_of_batch(

@@ -1,7 +1,9 @@
-"""Named weights: list them, download them, convert a local OpenMMLab checkpoint."""
+"""Named weights: list them, download them, convert a local checkpoint."""
 
 import argparse
 from pathlib import Path
+
+import torch
 
 from dme import weights
 from dme.errors import InputError, run
@@ -13,16 +15,20 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="download, verify and convert these")
     parser.add_argument(
-        "--convert", type=Path, metavar="FILE", help="turn a local OpenMMLab .pth into our format"
+        "--convert",
+        type=Path,
+        metavar="FILE",
+        help="write a local checkpoint (OpenMMLab's or ours) in our format",
     )
     parser.add_argument("--out", type=Path, metavar="PATH", help="where --convert writes")
+    parser.add_argument("--half", action="store_true", help="with --convert: kernels in float16")
     args = parser.parse_args()
 
     if (args.convert is None) != (args.out is None) or (args.convert and args.names):
         raise InputError("give names, or --convert FILE --out PATH, or nothing")
     if args.convert:
-        model = weights.convert_openmmlab(args.convert)
-        weights.save_model(model, args.out, extra=model.weights_extra)
+        model = weights.load_model(args.convert)
+        weights.save_model(model, args.out, torch.float16 if args.half else None, model.weights_extra)
         print(f"{args.out}: {describe(model.arch)}, classes {', '.join(model.classes)}")
         return
     for name in args.names:

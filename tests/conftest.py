@@ -3,8 +3,11 @@
 import os
 from pathlib import Path
 
-import pytest
-import torch
+# before torch is imported: on tiny tensors and a busy machine, threads mostly wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 
 def pytest_addoption(parser):
