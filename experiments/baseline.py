@@ -18,38 +18,26 @@ from dme.errors import InputError, run
 from dme.figures import GREEN, overlay, panel, save_png
 from dme.infer import PROTOCOLS, run_protocol
 from dme.metrics import ConfusionMeter, table1_measure
-from dme.model import Segmenter, build_model
+from dme.model import Segmenter
 from dme.record import device_name, provenance, write_json
 from dme.sources import open_source
 from dme.weights import load_model
 
 SIZE = 256  # the study scores 256 x 256 versions of the scans
 PUBLISHED = {"psp": 0.0022152529426350794, "fcn": 0.0008352216149828909, "deeplabv3": 0.0015548124333265947}
-RANDOM_WIDTH = 16
+SHIPPED = ["hrf-psp", "hrf-fcn", "hrf-deeplabv3"]
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--data", help=".mat files or folder of B-scans (default: DME_DATA, else synthetic scans)"
-    )
-    parser.add_argument(
-        "--grader", type=int, default=1, help="whose annotation of the .mat files is the truth, 1 or 2"
-    )
-    parser.add_argument(
-        "--weights", nargs="+", default=["random"],
-        help="checkpoints to score, names or files; 'random': the three heads with seeded random weights",
-    )  # fmt: skip
-    parser.add_argument(
-        "--protocol", choices=PROTOCOLS,
-        help="paper: scans enlarged to 2336 (default on a GPU); light: to 512 (default on a CPU)",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/baseline"), help="folder for results and picture"
-    )
+    add = parser.add_argument
+    add("--data", help=".mat files or folder of B-scans (default: DME_DATA, else synthetic scans)")
+    add("--grader", type=int, default=1, help="whose annotation of .mat files is the truth: 1 or 2")
+    add("--weights", nargs="+", default=SHIPPED, help="names or files (default: the three shipped ones)")
+    add("--protocol", choices=PROTOCOLS, help="paper: enlarge to 2336 (default on a GPU); light: to 512")
+    add("--out", type=Path, default=Path("runs/baseline"), help="folder for results and picture")
     return parser.parse_args()
 
 
@@ -59,7 +47,7 @@ def main() -> None:
     protocol = args.protocol or ("paper" if device.type == "cuda" else "light")
     source = open_source(args.data, args.grader)
     print(f"data: {source.description}")
-    models = load_models(args.weights, args.seed)
+    models = [load_model(name) for name in args.weights]
     print(f"weights: {', '.join(model.weights_name for model in models)}")
     side = PROTOCOLS[protocol]
     print(f"protocol: {protocol} ({SIZE} x {SIZE} scans enlarged to {side} x {side}, window 256, stride 170)")
@@ -69,6 +57,7 @@ def main() -> None:
         print(f"data note: {note}")
     if cache.fluid is None:
         raise InputError(f"the scans of {cache.description} have no fluid masks; Table 1 needs the truth")
+    args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
 
     rows, predictions = [], []
     for model in models:
@@ -96,25 +85,11 @@ def main() -> None:
         "data_sha256": cache.source_sha256,
         "scans": cache.names,
         "protocol": protocol,
-        "seed": args.seed,
+        "seed": None,  # nothing is random here
         "rows": rows,
     }
     write_json(args.out / "results.json", results)
     print(f"\nresults: {args.out / 'results.json'}\npicture: {args.out / 'panel.png'}")
-
-
-def load_models(names: list[str], seed: int) -> list[Segmenter]:
-    if "random" not in names:
-        return [load_model(name) for name in names]
-    if len(names) > 1:
-        raise InputError("'random' stands for all three heads; give it alone, or give names and files")
-    models = []
-    for head in PUBLISHED:
-        torch.manual_seed(seed)
-        model = build_model(head=head, width=RANDOM_WIDTH).eval()
-        model.weights_name, model.weights_sha256 = f"RANDOM {head} (untrained, seed {seed})", None
-        models.append(model)
-    return models
 
 
 def score(model: Segmenter, cache: Cache, protocol: str) -> tuple[ConfusionMeter, np.ndarray, float]:
