@@ -27,7 +27,7 @@ def provenance() -> dict:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
-            "platform": platform.platform(terse=True),
+            "system": f"{platform.system()} {platform.machine()}",
         },
         "device": device_name(),
     }
