@@ -48,10 +48,10 @@ RECIPES = {
     "small": dict(
         scale=0.5,
         augment=Augment(
-            crop=256, max_class_share=1.0, scale=(0.7, 1.5), rotate_deg=45, flip=0.5, colour=True, gamma=0.2
+            crop=256, max_class_share=1.0, scale=(0.85, 1.2), flip=0.5, brightness=0.05, contrast=0.2
         ),
         train=dict(
-            steps=2000,
+            steps=1500,
             batch=4,
             loss="ce+dice",
             optimizer="adamw",
