@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -58,9 +59,11 @@ def _commit() -> str:
 
 
 def write_json(path: str | Path, content: dict) -> None:
-    """Write JSON atomically; arrays and tensors become lists, NaN becomes null."""
+    """Write JSON atomically; arrays become lists, NaN null; a list of numbers takes one line."""
+    text = json.dumps(plain(content), indent=1, allow_nan=False)
+    text = re.sub(r"\[\n[^\[\]{}]*\]", lambda found: re.sub(r"\n\s*", " ", found[0]), text)
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
+        temporary.write_text(text + "\n")
 
 
 def plain(value):

@@ -35,9 +35,11 @@ def test_plain():
 
 
 def test_write_json(tmp_path):
-    write_json(tmp_path / "new" / "a.json", {"score": math.nan, "counts": np.eye(2, dtype=np.int64)})
+    given = {"score": math.nan, "counts": np.eye(2, dtype=np.int64), "text": ["[\n 1", "{}"], "none": []}
+    write_json(tmp_path / "new" / "a.json", given)
     text = (tmp_path / "new" / "a.json").read_text()
-    assert "NaN" not in text and json.loads(text) == {"score": None, "counts": [[1, 0], [0, 1]]}
+    assert json.loads(text) == given | {"score": None, "counts": [[1, 0], [0, 1]]}
+    assert "NaN" not in text and "[ 1, 0 ]" in text  # a list of numbers takes one line
     with pytest.raises(TypeError):
         write_json(tmp_path / "new" / "a.json", {"unknown": object()})
     assert (tmp_path / "new" / "a.json").read_text() == text  # a failed write leaves the old file
