@@ -329,7 +329,7 @@ def _load_strict(model: Segmenter, state: dict[str, Tensor], path: str | Path) -
             for key, value in (_infer_arch(found) or {}).items()
             if value != model.arch[key]
         ]
-        raise InputError(f"{path} does not fit the network: {'; '.join([*reasons, _some(faults)])}")
+        raise InputError(f"{path} does not fit the network: {'; '.join([*reasons, *faults])}")
     _refuse_non_finite(found, str(path))
     model.load_state_dict(own | found)
 

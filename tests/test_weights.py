@@ -157,7 +157,6 @@ def test_every_wrong_name_or_shape_is_listed(tmp_path):
     assert "head.bottleneck.bn.bias is missing, wanted (16,)" in message
     assert "decode_head.surplus.weight is (3,), wanted none such" in message
     assert "backbone.encoder.2.0.bn.weight is (7,), wanted (32,)" in message
-    assert "more" not in message
 
     def rename_all(state):
         for name in list(state):
@@ -165,8 +164,8 @@ def test_every_wrong_name_or_shape_is_listed(tmp_path):
 
     with pytest.raises(InputError) as error:
         load_openmmlab(build_model(head="psp", width=8), openmmlab(tmp_path, change=rename_all))
-    # 144 tensors (172 less 28 counters) are missing and 144 unexpected; ten are spelt out
-    assert one_line(error).endswith("and 278 more") and one_line(error).count("is missing") == 10
+    # 144 tensors (172 less 28 counters) are missing and 144 unexpected
+    assert one_line(error).count("is missing") == one_line(error).count("wanted none such") == 144
 
 
 def test_other_networks_are_no_unet(tmp_path):
@@ -384,7 +383,7 @@ SMALL = {
         ({"state_dict": {"a": 1}}, "its state_dict does not map names to tensors"),
         (
             {"state_dict": {}},
-            "does not fit the network: backbone.encoder.0.0.conv.weight is missing, .* and 134 more",
+            "does not fit the network: backbone.encoder.0.0.conv.weight is missing, .*; aux_head.classifier.bias is missing",
         ),
     ],
 )
