@@ -383,7 +383,8 @@ SMALL = {
         ({"state_dict": {"a": 1}}, "its state_dict does not map names to tensors"),
         (
             {"state_dict": {}},
-            "does not fit the network: backbone.encoder.0.0.conv.weight is missing, .*; aux_head.classifier.bias is missing",
+            "does not fit the network: backbone.encoder.0.0.conv.weight is missing, "
+            ".*; aux_head.classifier.bias is missing",
         ),
     ],
 )
