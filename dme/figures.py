@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from dme.files import atomic_path
 
-RED, GREEN, BLUE = (255, 72, 72), (64, 220, 120), (90, 160, 255)
+RED, GREEN, CYAN = (255, 72, 72), (64, 220, 120), (60, 220, 255)
 
 
 def overlay(

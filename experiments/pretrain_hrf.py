@@ -20,7 +20,7 @@ from dme import ranks
 from dme.augment import Augment
 from dme.cache import Cache, open_cache
 from dme.errors import InputError, run
-from dme.figures import GREEN, overlay, panel, save_png
+from dme.figures import CYAN, GREEN, overlay, panel, save_png
 from dme.hrf import open_hrf, split_hrf
 from dme.infer import resize, sliding_window
 from dme.metrics import scores
@@ -198,7 +198,7 @@ def vessel_counts(
                 counts[name][kind] += confusion_matrix(one, truth, 2)
         if i == chosen[0]:
             found, image = logits[0, :2].argmax(0).cpu().numpy(), cache.images[i]
-            views = [image, overlay(image, found), overlay(image, cache.fluid[i], GREEN)]
+            views = [image, overlay(image, found, CYAN), overlay(image, cache.fluid[i], GREEN)]
             titles = ["photograph", f"vessels found ({first})", "truth"]
             picture = panel([views], titles, [cache.names[i]], 560)
     sums = {
