@@ -17,11 +17,15 @@ from torch.utils.tensorboard import SummaryWriter
 from dme.figures import line_plot
 from dme.files import atomic_path
 
+ROOT = Path(__file__).resolve().parents[1]  # of the checkout
+
 
 def provenance() -> dict:
     """Where a result comes from: command, commit, versions, device, time (UTC)."""
+    script = Path(sys.argv[0]).resolve()
+    script = str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else sys.argv[0]
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", script, *sys.argv[1:]]),
         "commit": _commit(),
         "time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {
@@ -46,7 +50,7 @@ def _commit() -> str:
 
     def git(*words: str) -> str:
         done = subprocess.run(
-            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20, check=True
+            ["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
         )
         return done.stdout.strip()
 

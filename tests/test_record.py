@@ -51,6 +51,8 @@ def test_provenance(monkeypatch):
     found = provenance()
     assert found.keys() == {"command", "commit", "time_utc", "versions", "device"}
     assert found["command"] == "python experiments/prepare.py --data 'my scans'"
+    monkeypatch.setattr(sys, "argv", [str(dme.record.ROOT / "experiments" / "bench.py"), "cache"])
+    assert provenance()["command"] == "python experiments/bench.py cache"  # the checkout's place says nothing
     assert found["versions"]["torch"] == torch.__version__ and found["versions"]["numpy"] == np.__version__
     assert found["time_utc"].endswith("Z") and found["device"]
 
@@ -59,7 +61,7 @@ def test_commit(monkeypatch, tmp_path):
     def git(*words: str) -> None:
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
 
-    monkeypatch.setattr(dme.record, "__file__", str(tmp_path / "record.py"))
+    monkeypatch.setattr(dme.record, "ROOT", tmp_path)
     assert provenance()["commit"] == "unknown"  # no checkout
     git("init", "-q")
     (tmp_path / "record.py").write_text("1")
