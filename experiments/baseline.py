@@ -43,6 +43,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    origin = provenance()  # of the code that runs, which may change on disk before a long run ends
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     protocol = args.protocol or ("paper" if device.type == "cuda" else "light")
     source = open_source(args.data, args.grader)
@@ -79,7 +80,7 @@ def main() -> None:
     print_table(rows, synthetic=cache.kind == "phantom")
     save_png(args.out / "panel.png", picture(cache, rows, predictions))
     results = {
-        **provenance(),
+        **origin,
         "data": cache.description,
         "data_kind": cache.kind,
         "data_sha256": cache.source_sha256,

@@ -93,6 +93,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    origin = provenance()  # of the code that runs, which may change on disk before a long run ends
     if args.eval_only != bool(args.weights):
         raise InputError("--eval-only and --weights go together: name the checkpoints to score")
     args.out = args.out or Path("runs/eval_hrf" if args.eval_only else "runs/pretrain_hrf")
@@ -118,7 +119,7 @@ def main() -> None:
         trained = train(models, data, recipe["augment"], settings, args.out, evaluate, args.resume)
         models = load_best(trained, args.out)
     full = open_cache(open_hrf(args.data)) if scale != 1 else cache
-    report(args, models, cache, full, validation, scale)
+    report(args, origin, models, cache, full, validation, scale)
     ranks.leave()
 
 
@@ -219,6 +220,7 @@ def evaluate_some(
 
 def report(
     args: argparse.Namespace,
+    origin: dict,
     models: dict[str, Segmenter],
     cache: Cache,
     full: Cache,
@@ -249,7 +251,7 @@ def report(
         print(f"{name:28} {head:10} {width:5d} {at:7.4f} {full_size:7.4f} {OPENMMLAB_DICE[head]:10.4f}")
     save_png(args.out / "vessels.png", picture)
     results = {
-        **provenance(),
+        **origin,
         "data_sha256": cache.source_sha256,
         "scale": scale,
         "recipe": None if args.eval_only else args.recipe,
