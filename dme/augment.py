@@ -103,7 +103,7 @@ def sample_batch(
     for place, index in enumerate(indices):
         generator = _generator(seed, step, offset + place)
         image, mask = images[index], masks[index]
-        _check_sample(image, mask, masks[indices[0]], augment)
+        check_sample(image, mask, masks[indices[0]], augment)
         parameters.append(_draw_photometric(augment, generator))
         noise_seeds.append(int(torch.randint(1 << 62, (), generator=generator)))
         patches.append(_draw_patch(image if image.ndim == 3 else image[None], mask, augment, generator))
@@ -122,7 +122,8 @@ def _generator(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
-def _check_sample(image: Tensor, mask: Tensor, first_mask: Tensor, augment: Augment) -> None:
+def check_sample(image: Tensor, mask: Tensor, first_mask: Tensor, augment: Augment) -> None:
+    """Raise InputError for a scan that cannot be drawn from, or not in one batch with the first."""
     size = f"{mask.shape[0]} x {mask.shape[1]}"
     if augment.crop > min(mask.shape):
         raise InputError(f"crop {augment.crop} is larger than a scan of {size} pixels: choose a smaller crop")

@@ -1,5 +1,6 @@
 """Pictures people look at: overlays of a mask on a scan, panels with titles, PNG files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,13 @@ def overlay(
     contour = inside & ~ndimage.binary_erosion(inside)
     opacity = np.where(contour, 1.0, np.where(inside, tint, 0.0))[..., None]
     return (rgb * (1 - opacity) + np.array(colour) * opacity).round().astype(np.uint8)
+
+
+def typical(masks: Sequence[np.ndarray]) -> list[int]:
+    """Indices of three masks worth showing: most fluid, the median of those with fluid, least."""
+    order = np.argsort([(mask == 1).sum() for mask in masks], kind="stable").tolist()
+    with_fluid = [i for i in order if (masks[i] == 1).any()] or order
+    return [order[-1], with_fluid[len(with_fluid) // 2], order[0]]
 
 
 def panel(

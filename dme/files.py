@@ -3,8 +3,11 @@
 import contextlib
 import hashlib
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 
 @contextlib.contextmanager
@@ -36,3 +39,12 @@ def sha256_file(path: str | Path) -> str:
         while block := f.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def load_archive(path: str | Path, device: str | torch.device = "cpu"):
+    """The content of a torch file, without running anything in it. Whatever is wrong with it raises."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch itself does not look at the checksums
+                raise ValueError(f"checksum of {damaged} differs")
+    return torch.load(path, map_location=device, weights_only=True)

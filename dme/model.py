@@ -89,6 +89,25 @@ def build_model(
     return model
 
 
+def set_classes(model: Segmenter, names: list[str]) -> list[str]:
+    """Give the network the classes `names`, in label order.
+
+    Their number as before: every weight is kept. Another number: the classifier of each head is replaced by
+    one with fresh weights. Returns the replaced modules' names, none when all is kept.
+    """
+    model.classes = list(names)
+    if len(names) == model.arch["num_classes"]:
+        return []
+    model.arch = model.arch | {"num_classes": len(names)}
+    replaced = []
+    for part in ("head", "aux_head"):
+        if (head := getattr(model, part)) is not None:
+            head.classifier = nn.Conv2d(head.classifier.in_channels, len(names), 1)
+            _initialise(head.classifier)
+            replaced.append(f"{part}.classifier")
+    return replaced
+
+
 def _initialise(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

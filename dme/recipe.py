@@ -35,6 +35,7 @@ class Recipe:
     clip: float = 0.0  # largest gradient norm, 0 for none
     ema: float = 0.0  # decay of the moving average of the weights (less in the first steps), 0 for none
     freeze_bn: bool = False  # keep the batch-norm statistics as loaded
+    compile: bool = False  # torch.compile the step
     amp: str = "auto"  # auto (bf16 or fp16 on a GPU, float32 on a CPU), off, bf16, fp16
     seed: int = 0
     eval_every: int = 0  # steps between evaluations, 0 for one at the end

@@ -100,23 +100,11 @@ class Run:
         if start == 0:
             (out / "last.pt").unlink(missing_ok=True)
         write_json(out / "config.json", {"config": config, **provenance()})
-        kept = [row for row in self.rows() if row["step"] <= start]
+        kept = [row for row in read_rows(out / "metrics.jsonl") if row["step"] <= start]
         with atomic_path(out / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self.file = open(out / "metrics.jsonl", "a")
         self.board = SummaryWriter(str(out), purge_step=start + 1)
-
-    def rows(self) -> list[dict]:
-        """All lines of metrics.jsonl so far; a line cut short by a kill is left out."""
-        path = self.out / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        rows = []
-        for line in lines:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return rows
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append one line and one TensorBoard point per value, at `step` completed steps."""
@@ -133,6 +121,18 @@ class Run:
     def close(self) -> None:
         self.file.close()
         self.board.close()
+
+
+def read_rows(path: str | Path) -> list[dict]:
+    """The lines of a metrics.jsonl so far, none without the file; one cut short by a kill is left out."""
+    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
 
 
 class Stopwatch:

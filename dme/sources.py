@@ -69,6 +69,7 @@ class Source:
 def open_source(path: str | Path | None = None, grader: int = 1) -> Source:
     """Open `path`, else what the environment variable DME_DATA names, else the synthetic phantom.
 
+    The word `phantom` asks for the latter.
     `.mat`: one `Subject_NN.mat` of the Duke / Kaggle set or a folder of them, annotations of grader 1 or 2.
     Folder: `images/`, or images directly in it; beside them, optional and same-named, `fluid/` or `masks/`
     and `boundaries/*.npy` (float (8, W)); and `index.csv`: name, subject, bscan and, if the scale is known,
@@ -77,10 +78,11 @@ def open_source(path: str | Path | None = None, grader: int = 1) -> Source:
     path = path or os.environ.get("DME_DATA")
     if grader not in (1, 2):
         raise InputError(f"grader {grader} does not exist: expected 1 or 2")
-    if not path:
+    if not path or path == "phantom":
         code = b"".join(Path(module.__file__).read_bytes() for module in (anatomy, phantom))
         digest = hashlib.sha256(b"phantom_set()\n" + code).hexdigest()
-        text = "SYNTHETIC phantom B-scans, no DME_DATA given (results say nothing about real scans)"
+        why = "as asked" if path else "no DME_DATA given"
+        text = f"SYNTHETIC phantom B-scans, {why} (results say nothing about real scans)"
         return Source("phantom", "", digest, text, lambda source, labelled_only: phantom.phantom_set())
     root = Path(path)
     if not root.exists():

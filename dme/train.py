@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import math
-import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,17 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from dme import ranks
-from dme.augment import Augment, batch_indices, sample_batch
+from dme.augment import Augment, batch_indices, check_sample, sample_batch
 from dme.errors import InputError
 from dme.figures import save_png
-from dme.files import atomic_path
+from dme.files import atomic_path, load_archive
 from dme.infer import resize
 from dme.losses import get_loss
 from dme.metrics import scores
 from dme.model import Segmenter, normalise
 from dme.ops.confusion import confusion_matrix
 from dme.recipe import OPTIMIZERS, Recipe, amp_dtype, freeze_bn, learning_rate, update_average
-from dme.record import Run, Stopwatch, device_name, loss_curve
+from dme.record import Run, Stopwatch, device_name, loss_curve, read_rows
 from dme.unet import STRIDE
 from dme.weights import save_model
 
@@ -107,6 +106,7 @@ def train(
     if world > 1 and device.type == "cuda":
         joint = nn.SyncBatchNorm.convert_sync_batchnorm(joint)
     net = DistributedDataParallel(joint) if world > 1 else joint  # gives every rank the weights of rank 0
+    forward = torch.compile(net) if recipe.compile else net
     average = copy.deepcopy(joint).requires_grad_(False) if recipe.ema else None
     parameters = list(joint.parameters())
     optimizer = OPTIMIZERS[recipe.optimizer](parameters, recipe.lr, recipe.weight_decay)
@@ -150,7 +150,7 @@ def train(
             last = part == recipe.accumulate - 1
             with contextlib.nullcontext() if last or world == 1 else net.no_sync():
                 with torch.autocast(device.type, precision, enabled=precision is not None):
-                    logits = net(x)
+                    logits = forward(x)
                 logits = [resize(one.float(), target.shape[-2:]) for one in logits]
                 weights = [1.0] * len(models) + [recipe.aux_weight] * (len(logits) - len(models))
                 loss = sum(w * loss_of(one, target) for w, one in zip(weights, logits, strict=True))
@@ -205,7 +205,7 @@ def train(
         watch.read()  # what was just written belongs to no phase
     if run:
         run.close()
-        save_png(out / "loss.png", loss_curve(run.rows()))
+        save_png(out / "loss.png", loss_curve(read_rows(out / "metrics.jsonl")))
     if world > 1:
         distributed.barrier()
     return dict((average or joint).eval().models.items())
@@ -240,11 +240,7 @@ class State:
         if not path.exists():
             raise InputError(f"nothing to resume: {path} does not exist; start without --resume")
         try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()  # torch itself does not look at the checksums
-            if damaged:
-                raise ValueError(f"checksum of {damaged} differs")
-            saved = torch.load(path, map_location=device, weights_only=True)
+            saved = load_archive(path, device)
             theirs = saved["config"]
         except Exception as e:
             reason = " ".join(str(e).split()) or type(e).__name__
@@ -279,6 +275,8 @@ def share_of_batch(
             f"batch {batch} gives a rank one image, which the {pooling[0]} head pools to one value without "
             "variance for batch norm; choose at least 2 images per rank, the fcn head, or frozen batch norm"
         )
+    for image, mask in zip(data.images, data.masks, strict=True):
+        check_sample(image, mask, data.masks[0], augment)
     sides = [augment.crop] if augment.crop else [side for mask in data.masks for side in mask.shape]
     if odd := [side for side in sides if side % STRIDE]:
         raise InputError(f"training images of {odd[0]} pixels a side; choose a crop that {STRIDE} divides")

@@ -13,7 +13,6 @@ import re
 import ssl
 import urllib.error
 import urllib.request
-import zipfile
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dme.errors import InputError
-from dme.files import atomic_path, sha256_file
+from dme.files import atomic_path, load_archive, sha256_file
 from dme.model import Segmenter, build_model, normalise
 
 FORMAT = 1
@@ -203,11 +202,7 @@ def _read(path: str | Path, sha256: str | None = None) -> tuple[dict, str]:
     if sha256 not in (None, digest):
         raise InputError(f"{path} was altered: its sha256 is {digest}, expected {sha256}; restore it")
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip():  # torch itself does not look at the checksums
-                    raise ValueError("checksum differs")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_archive(path)
     except Exception as e:  # a damaged or hostile file can raise anything from an unpickler
         code = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(e))
         if not isinstance(e, pickle.UnpicklingError) or code is None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dme.cache import Cache, open_cache
 from dme.errors import InputError, run
-from dme.figures import GREEN, overlay, panel, save_png
+from dme.figures import GREEN, overlay, panel, save_png, typical
 from dme.infer import PROTOCOLS, run_protocol
 from dme.metrics import ConfusionMeter, table1_measure
 from dme.model import Segmenter
@@ -124,9 +124,7 @@ def print_table(rows: list[dict], synthetic: bool) -> None:
 
 def picture(cache: Cache, rows: list[dict], predictions: list[np.ndarray]) -> np.ndarray:
     """Three scans (most fluid, median of those with fluid, least), every network's prediction, the truth."""
-    order = np.argsort([(mask == 1).sum() for mask in cache.fluid], kind="stable")
-    with_fluid = [i for i in order if (cache.fluid[i] == 1).any()] or list(order)
-    shown = [order[-1], with_fluid[len(with_fluid) // 2], order[0]]
+    shown = typical(cache.fluid)
     lines = [
         [
             cache.images[i],

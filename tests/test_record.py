@@ -12,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dme.record
-from dme.record import Run, Stopwatch, loss_curve, plain, provenance, write_json
+from dme.record import Run, Stopwatch, loss_curve, plain, provenance, read_rows, write_json
 
 
 def test_plain():
@@ -82,7 +82,7 @@ def test_a_run_is_continued(tmp_path):
         file.write('{"step": 40, "lo')  # cut short by a kill
     (tmp_path / ".last.pt.123.part").touch()
     (tmp_path / "last.pt").touch()
-    assert [row["step"] for row in first.rows()] == [10, 20, 30]
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [10, 20, 30]
     first.close()
 
     second = Run(tmp_path, {"lr": 0.1}, start=20)
@@ -100,7 +100,7 @@ def test_a_run_is_continued(tmp_path):
 
     third = Run(tmp_path, {"lr": 0.2})  # a new run where an old one was
     third.close()
-    assert third.rows() == [] and not (tmp_path / "last.pt").exists()
+    assert read_rows(tmp_path / "metrics.jsonl") == [] and not (tmp_path / "last.pt").exists()
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["config"] == {"lr": 0.2} and "commit" in config
 
