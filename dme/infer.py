@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -96,3 +98,30 @@ def run_protocol(model: Segmenter, images: Tensor, protocol: str) -> Tensor:
     enlarged = resize(images.unsqueeze(1).float(), (side, side)).round()
     logits = sliding_window(model, normalise(enlarged, model.preprocess))
     return resize(logits, images.shape[-2:])
+
+
+SIZES = {  # how scans of any size enter a network; what it was trained with stands in its preprocess["size"]
+    "512": "made 256 x 256 (bicubic) and enlarged to 512 x 512, as in the study",
+    "native": "their own pixels",
+}
+STUDY_SIDE = 256
+
+
+@torch.inference_mode()
+def probabilities(model: Segmenter, image: Tensor, flip: bool = False) -> Tensor:
+    """Probability of each class, float32 (classes, H, W), for one scan of any size, uint8 (H, W).
+
+    The scan enters at the size the network was trained with, `model.preprocess["size"]` (see SIZES); sliding
+    window 256 / 170. flip: average with the mirrored scan.
+    """
+    x = image
+    if model.preprocess["size"] == "512":
+        if x.shape != (STUDY_SIDE, STUDY_SIDE):
+            pixels = Image.fromarray(x.cpu().numpy()).resize((STUDY_SIDE,) * 2, Image.Resampling.BICUBIC)
+            x = torch.from_numpy(np.array(pixels)).to(image.device)
+        side = PROTOCOLS["light"]
+        x = resize(x[None, None].float(), (side, side)).round()[0, 0]
+    x = normalise(x[None], model.preprocess)
+    if flip:
+        return resize(flip_average(lambda x: sliding_window(model, x), x), image.shape)[0]
+    return resize(sliding_window(model, x), image.shape).softmax(1)[0]

@@ -20,9 +20,9 @@ from dme.augment import Augment
 from dme.cache import Cache, open_cache
 from dme.errors import InputError, run
 from dme.figures import CYAN, GREEN, RED, overlay, panel, save_png, typical
-from dme.infer import PROTOCOLS, resize, run_protocol, sliding_window
+from dme.infer import PROTOCOLS, SIZES, probabilities, resize
 from dme.metrics import ConfusionMeter, per_scan, scores
-from dme.model import BACKBONES, HEADS, Segmenter, build_model, normalise, set_classes
+from dme.model import BACKBONES, HEADS, Segmenter, build_model, set_classes
 from dme.recipe import Recipe
 from dme.record import provenance, read_rows, write_json
 from dme.sources import open_source
@@ -52,9 +52,9 @@ def parse_args() -> argparse.Namespace:
     add("--accumulate", type=int, default=1, help="forward passes per step (default 1)")
     add(
         "--size",
-        choices=["512", "native"],
+        choices=SIZES,
         default="512",
-        help="pixels a side of training scans (default 512)",
+        help="512: squares of that side, native: their own pixels (default 512)",
     )
     add("--crop", type=int, default=320, help="side of random crops in pixels of --size, 0 for none (320)")
     add("--flip", action="store_true", help="mirror half of the crops left to right")
@@ -92,6 +92,7 @@ def main() -> None:
     source = open_source(args.data, args.grader)
     model, start = starting_network(args)
     replaced = set_classes(model, CLASSES)
+    model.preprocess = model.preprocess | {"size": args.size}
     if rank == 0:
         print(f"data: {source.description}\nstart: {start}", flush=True)
         for name in replaced:
@@ -217,8 +218,8 @@ def training_set(
 class Validation:
     """Scores networks on the validation scans, on their 256 x 256 masks.
 
-    Scans go in as they are trained on, through a window of 256 with stride 170. Native ones: probabilities
-    are resized to 256 x 256 before the arg-max. Under torchrun every rank takes its share of the scans.
+    Scans go in as they are trained on; the probabilities are resized to 256 x 256. Under torchrun every rank
+    takes its share of the scans.
     """
 
     small: Cache
@@ -234,15 +235,10 @@ class Validation:
     def shown(self) -> list[int]:
         return [int(self.indices[i]) for i in typical(self.small.fluid[self.indices])]
 
-    @torch.inference_mode()
     def predict(self, model: Segmenter, index: int) -> torch.Tensor:
-        """Scores of each class, (1, 2, 256, 256): logits, of a native scan probabilities."""
-        if self.native is None:
-            image = torch.tensor(self.small.images[index], device=self.device)[None]
-            return run_protocol(model, image, "light")
-        image = torch.tensor(self.native.images[index], device=self.device)[None]
-        logits = sliding_window(model, normalise(image, model.preprocess))
-        return resize(logits.softmax(1), (SCORED, SCORED))
+        """Probabilities (1, 2, 256, 256)."""
+        image = torch.tensor((self.native or self.small).images[index], device=self.device)
+        return resize(probabilities(model, image)[None], (SCORED, SCORED))
 
     def labels(self, model: Segmenter, indices: list[int]) -> list[np.ndarray]:
         """Label maps uint8 (256, 256)."""
