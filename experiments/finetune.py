@@ -146,7 +146,7 @@ def settings(args: argparse.Namespace) -> tuple[Augment, Recipe]:
         lr=args.lr,
         weight_decay=args.l2,
         schedule=args.schedule,
-        lr_min=min(1e-4, args.lr),
+        lr_min=min(1e-4, max(args.lr, 0)),
         ema=args.ema,
         amp=args.amp,
         compile=args.compile,

@@ -1,0 +1,123 @@
+"""Does pretraining help? The study's best row from HRF weights, from synthetic scans and from scratch.
+
+python experiments/transfer.py                          # all runs that have no result yet, then the table
+python experiments/transfer.py --splits paper --seeds 0
+python experiments/transfer.py --results experiments/results/transfer --print
+
+Every run goes on to four times the study's steps. Its learning rate does not depend on its length, so that
+its scores after 400 steps are those of the study's row itself. Finished runs are files in --results.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+
+from dme.errors import InputError, run
+from dme.figures import line_plot, save_png
+from dme.files import atomic_path
+from dme.series import finished, run_missing
+
+STUDY_STEPS, LONG = 400, 1600
+SPLITS = ["paper", "subject:1/5", "subject:4/5"]
+STARTS = {"hrf-psp": "vessels (HRF)", "phantom-psp": "synthetic scans", "none": "nothing"}
+ROW = f"--crop 320 --iters {LONG} --eval-every 200"  # row 10 of Table 2, longer
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="where the weights come from (all)")
+    add("--splits", nargs="+", default=SPLITS, help=f"splits of finetune.py (default {' '.join(SPLITS)})")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="runs of each (default 0 1 2)")
+    add("--data", help=".mat files or folder of B-scans (default: DME_DATA, else phantom)")
+    add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
+    add("--print", action="store_true", help="train nothing, show the runs that are finished")
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/transfer"),
+        help="run folders and table (default runs/transfer)",
+    )
+    add("--results", type=Path, help="folder for the finished runs' files (default: OUT/runs)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    results = args.results or args.out / "runs"
+    if args.data:
+        os.environ["DME_DATA"] = args.data  # which finetune.py reads too
+    runs = {}
+    for seed in args.seeds:
+        for split in args.splits:
+            for start in args.starts:
+                how = f"--weights {start} --split {split} --amp {args.amp} --seed {seed}"
+                runs[run_name(start, split, seed)] = [*ROW.split(), *how.split()]
+    if args.print:
+        found = finished(runs, results)
+    else:
+        found = run_missing("finetune.py", runs, args.out, results)
+    if not found:
+        raise InputError(f"no finished runs in {results}; run without --print first")
+    if len({result["data_sha256"] for result in found.values()}) > 1:
+        raise InputError(f"the runs in {results} were made on different data; keep one folder per data set")
+    table = markdown(args, found)
+    with atomic_path(args.out / "transfer.md") as temporary:
+        temporary.write_text(table)
+    save_png(args.out / "transfer.png", line_plot(curves(args, found), "step", "fluid Dice"))
+    print(
+        f"\n{table}\ntable: {args.out / 'transfer.md'}\ncurve: {args.out / 'transfer.png'}\nruns: {results}"
+    )
+
+
+def run_name(start: str, split: str, seed: int) -> str:
+    return f"{start}-{split.replace(':', '').replace('/', 'of')}-seed{seed}"
+
+
+def fluid_dice(args: argparse.Namespace, found: dict[str, dict], start: str, split: str) -> np.ndarray:
+    """(seeds, evaluations, 2): step and pooled fluid Dice of the finished runs of a start on a split."""
+    names = [run_name(start, split, seed) for seed in args.seeds]
+    histories = [found[name]["history"] for name in names if name in found]
+    return np.array(histories, float)[..., :2].reshape(len(histories), -1, 2)
+
+
+def curves(args: argparse.Namespace, found: dict[str, dict]) -> dict[str, list[tuple[float, float]]]:
+    """Mean over the splits of the mean over the seeds, per start."""
+    lines = {}
+    for start in args.starts:
+        per_split = [fluid_dice(args, found, start, split) for split in args.splits]
+        if all(len(one) for one in per_split):
+            mean = np.mean([one.mean(0) for one in per_split], axis=0)
+            lines[STARTS[start]] = [(float(step), float(dice)) for step, dice in mean]
+    return lines
+
+
+def markdown(args: argparse.Namespace, found: dict[str, dict]) -> str:
+    """Fluid Dice per start, split and length: mean and standard deviation over the seeds."""
+    kind = next(iter(found.values()))["data_kind"]
+    lines = [
+        f"Fluid Dice pooled over the validation scans, {'SYNTHETIC' if kind == 'phantom' else 'real'} scans",
+        "",
+        "| pretrained on | steps | " + " | ".join(args.splits) + " | seeds |",
+        "|---" * (3 + len(args.splits)) + "|",
+    ]
+    for steps in (STUDY_STEPS, LONG):
+        for start in args.starts:
+            cells, seeds = [], set()
+            for split in args.splits:
+                histories = fluid_dice(args, found, start, split)
+                values = histories[histories[..., 0] == steps][:, 1]
+                seeds.add(len(values))
+                spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
+                cells.append(f"{values.mean():.4f}{spread}" if len(values) else "")
+            count = str(seeds.pop()) if len(seeds) == 1 else f"{min(seeds)}-{max(seeds)}"
+            lines.append(f"| {STARTS[start]} | {steps} | {' | '.join(cells)} | {count} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run(main)
