@@ -12,6 +12,8 @@ usage: ./run.sh COMMAND [arguments; --help lists a command's own]
   finetune   fine-tune a network on B-scans to segment fluid, and score it
   table2     Table 2: the study's eleven ways to fine-tune, and ours beside them
   transfer   does pretraining help? fine-tuning from vessels, synthetic scans and nothing
+  crossval   subject-disjoint cross-validation over the eyes
+  predict    find fluid in new scans: masks, overlays, measurements, report
   prepare    the preliminary study of a data set: counts, class balance, splits, pictures
   weights    list, download, verify and convert named checkpoints
   pretrain   pretrain networks on fundus vessels (HRF), or score such checkpoints
@@ -38,7 +40,7 @@ install() {
 command="${1:-}"
 [ $# -gt 0 ] && shift
 case "$command" in
-    baseline | finetune | table2 | transfer | prepare | weights | bench) script="$command.py" ;;
+    baseline | finetune | table2 | transfer | crossval | predict | prepare | weights | bench) script="$command.py" ;;
     pretrain) script=pretrain_hrf.py ;;
     test) script= ;;
     "" | help | -h | --help) usage; exit 0 ;;

@@ -14,7 +14,7 @@ setup(
     python_requires=">=3.10",
     packages=["dme", "dme.ops", "dme.zoo"],
     package_dir={"dme.zoo": "weights"},
-    package_data={"dme.zoo": ["*.json", "*.pth", "*.md"]},
+    package_data={"dme": ["report.html"], "dme.zoo": ["*.json", "*.pth", "*.md"]},
     install_requires=["torch>=2.11", "numpy", "scipy", "h5py", "tqdm", "tensorboard", "pytest"],
     extras_require={"dev": ["ruff", "triton; platform_system == 'Linux'"]},
 )

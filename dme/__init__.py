@@ -4,6 +4,15 @@ from dme.infer import sliding_window
 from dme.metrics import scores
 from dme.model import build_model
 from dme.ops.confusion import confusion_matrix
+from dme.predict import predict
 from dme.weights import load_model, load_openmmlab
 
-__all__ = ["build_model", "confusion_matrix", "load_model", "load_openmmlab", "scores", "sliding_window"]
+__all__ = [
+    "build_model",
+    "confusion_matrix",
+    "load_model",
+    "load_openmmlab",
+    "predict",
+    "scores",
+    "sliding_window",
+]

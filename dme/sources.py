@@ -91,14 +91,14 @@ def open_source(path: str | Path | None = None, grader: int = 1) -> Source:
         raise InputError(
             f"{root} is neither a .mat file nor a folder: unpack archives, put images in a folder"
         )
-    if root.is_file() or _files(root, (".mat",)):
+    if root.is_file() or files_in(root, (".mat",)):
         return _open_mat(root, grader)
     if grader != 1:
         raise InputError(f"no grader {grader} in {root}: only .mat files have two; a folder has grader 1")
     return _open_folder(root)
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def files_in(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Files of a folder by stem, in natural order (2 before 10), without hidden ones (._x of macOS)."""
     found = [f for f in folder.iterdir() if f.suffix.lower() in suffixes and f.is_file() and f.name[0] != "."]
     found.sort(key=lambda f: [int(t) if k % 2 else t for k, t in enumerate(re.split(r"(\d+)", f.name))])
@@ -123,7 +123,7 @@ def _fingerprint(root: Path, files: list[Path], settings: str) -> str:
 
 
 def _open_mat(path: Path, grader: int) -> Source:
-    files = {path.stem: path} if path.is_file() else _files(path, (".mat",))
+    files = {path.stem: path} if path.is_file() else files_in(path, (".mat",))
     subjects: dict[int, Path] = {}
     for stem, file in files.items():
         if number := re.fullmatch(r"subject_?(\d+)", stem, re.IGNORECASE):
@@ -217,19 +217,19 @@ class _Row(NamedTuple):
 
 def _open_folder(root: Path) -> Source:
     image_folder = root / "images" if (root / "images").is_dir() else root
-    images = _files(image_folder, IMAGE_SUFFIXES)
+    images = files_in(image_folder, IMAGE_SUFFIXES)
     if not images:
         inside = _listed(sorted(f.name for f in root.iterdir())) or "nothing"
         raise InputError(f"no Subject_NN.mat and no images in {image_folder}; {root} holds {inside}")
     mask_folders = [root / name for name in ("fluid", "masks") if (root / name).is_dir()]
     if len(mask_folders) == 2:
         raise InputError(f"{root} has both fluid/ and masks/: keep one")
-    fluid = _files(mask_folders[0], IMAGE_SUFFIXES) if mask_folders else {}
-    layers = _files(root / "boundaries", (".npy",)) if (root / "boundaries").is_dir() else {}
+    fluid = files_in(mask_folders[0], IMAGE_SUFFIXES) if mask_folders else {}
+    layers = files_in(root / "boundaries", (".npy",)) if (root / "boundaries").is_dir() else {}
     index = [root / "index.csv"] if (root / "index.csv").is_file() else []
     notes = []
     if index:
-        rows = _read_index(index[0], images)
+        rows = read_index(index[0], images)
     elif all(re.fullmatch(r"subject_?\d+_\d+", name, re.IGNORECASE) for name in images):
         rows = [_Row(*map(int, re.findall(r"\d+", name)), name) for name in images]
         notes.append("no index.csv: subject and position come from the file names (subjectNN_MM)")
@@ -260,7 +260,7 @@ def _open_folder(root: Path) -> Source:
     return Source("folder", str(root), _fingerprint(root, used, "folder\n"), text, read, notes)
 
 
-def _read_index(path: Path, images: dict[str, Path]) -> list[_Row]:
+def read_index(path: Path, images: dict[str, Path]) -> list[_Row]:
     """Rows of index.csv: name (extension or not), subject from 1, bscan from 0, optional scale in um."""
     rows, line = [], 1
     try:

@@ -68,6 +68,18 @@ def test_without_data_the_phantom_says_so(monkeypatch):
     assert list(source.scans()) == ["scan"]
 
 
+def test_phantom_is_a_word(monkeypatch, tmp_path):
+    monkeypatch.setattr(phantom, "phantom_set", lambda: iter(["scan"]), raising=False)
+    monkeypatch.setenv("DME_DATA", str(make_folder(tmp_path)))
+    source = open_source("phantom")
+    assert (source.kind, source.path, list(source.scans())) == ("phantom", "", ["scan"])
+    assert "SYNTHETIC" in source.description and "no DME_DATA" not in source.description
+    monkeypatch.setenv("DME_DATA", "phantom")
+    assert open_source().description == source.description
+    monkeypatch.delenv("DME_DATA")
+    assert open_source().sha256 == source.sha256  # the same scans, the same cache
+
+
 def test_a_changed_phantom_is_a_changed_source(monkeypatch, tmp_path):
     before = open_source().sha256
     changed = tmp_path / "phantom.py"

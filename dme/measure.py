@@ -1,0 +1,105 @@
+"""Fluid in numbers: of one scan from its mask, of a volume from the en-face map of its scans."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from dme.errors import InputError
+from dme.etdrs import sector_table
+
+SCALE = ("axial_um", "lateral_um", "spacing_um")  # of a row or a volume, None where unknown
+CONNECTIVITY = 8  # fluid pixels that touch at a side or a corner are one region
+
+
+def measure_scan(
+    mask: np.ndarray, probability: np.ndarray, scale_um: Sequence[float] | None
+) -> dict[str, int | float | None]:
+    """Fluid of one scan; every region counts, however small. None where a number has no meaning.
+
+    mask: (H, W), fluid is 1. probability: float (H, W) of fluid. scale_um: (axial, lateral, ...), None if
+    unknown, which leaves the mm^2 unknown too. mean_fluid_probability is the mean within the fluid.
+    """
+    fluid = mask == 1
+    regions, count = ndimage.label(fluid, np.ones((3, 3)))
+    sizes_px = np.bincount(regions.ravel())[1:]
+    fluid_px, largest_px = int(fluid.sum()), int(sizes_px.max(initial=0))
+    return {
+        "fluid_px": fluid_px,
+        "fluid_area_mm2": area_mm2(fluid_px, scale_um),
+        "regions": count,
+        "largest_region_px": largest_px,
+        "largest_region_mm2": area_mm2(largest_px, scale_um),
+        "mean_fluid_probability": float(probability[fluid].mean(dtype=np.float64)) if count else None,
+    }
+
+
+def area_mm2(pixels: int, scale_um: Sequence[float] | None) -> float | None:
+    """Area of so many pixels, which need not be square; None when the scale is unknown."""
+    return pixels * scale_um[0] * scale_um[1] / 1e6 if scale_um else None
+
+
+def enface_map(columns: Mapping[int, np.ndarray], first: int, last: int) -> np.ndarray:
+    """Map (last - first + 1, W) of a volume from values (W,) of each B-scan, float64.
+
+    B-scans missing between two others are interpolated linearly; beyond the outermost ones the map is NaN.
+    """
+    known = np.array(sorted(columns))
+    values = np.stack([columns[i] for i in known]).astype(np.float64)
+    rows = np.arange(first, last + 1)
+    above = np.searchsorted(known, rows).clip(0, len(known) - 1)
+    below = np.where(known[above] > rows, above - 1, above).clip(0)
+    gap = np.maximum(known[above] - known[below], 1)
+    share = ((rows - known[below]) / gap)[:, None]
+    enface = values[below] * (1 - share) + values[above] * share
+    enface[(rows < known[0]) | (rows > known[-1])] = np.nan
+    return enface
+
+
+def volume_mm3(thickness_um: np.ndarray, lateral_um: float, spacing_um: float) -> float:
+    """Volume under a thickness map (B-scans, columns); a B-scan stands for one spacing."""
+    return float(np.nansum(thickness_um)) * lateral_um * spacing_um / 1e9
+
+
+def measure_volume(
+    rows: Sequence[dict],
+    fluid_px: Mapping[int, np.ndarray],
+    span: tuple[int, int],
+    eye: str | None = None,
+    fovea: Sequence[float] | None = None,
+) -> tuple[dict, np.ndarray]:
+    """Numbers of a volume, and its map of fluid thickness (B-scans, columns) in um, in px without a scale.
+
+    rows: of its predicted B-scans: volume, height_px, width_px, SCALE, fluid_px. fluid_px: of each of these
+    by its position, the fluid pixels in every column (W,). span: first and last position to expect. fovea:
+    (column, position), by default the centre. `sectors` (see `sector_table`) is empty when the scale is
+    unknown or the fovea lies outside. Raises InputError when the B-scans differ in size or scale.
+    """
+    name = rows[0]["volume"]
+    kinds = {tuple(row[key] for key in ("height_px", "width_px", *SCALE)) for row in rows}
+    if len(kinds) > 1:
+        raise InputError(f"{name}: its B-scans differ in size or scale: not measured as a volume")
+    height, width, axial_um, lateral_um, spacing_um = kinds.pop()
+    first, last = span
+    thickness = enface_map(fluid_px, first, last) * (axial_um or 1)
+    x, y = fovea or ((width - 1) / 2, (first + last) / 2)
+    inside = 0 <= x <= width - 1 and first <= y <= last
+    found = {
+        "volume": name,
+        "bscans": len(rows),
+        "missing_bscans": last - first + 1 - len(rows),
+        "first_bscan": first,
+        "last_bscan": last,
+        "height_px": height,
+        "width_px": width,
+        **dict(zip(SCALE, (axial_um, lateral_um, spacing_um), strict=True)),
+        "fluid_px": sum(row["fluid_px"] for row in rows),
+        "fluid_volume_mm3": volume_mm3(thickness, lateral_um, spacing_um) if spacing_um else None,
+        "eye": eye,
+        "fovea_column": x,
+        "fovea_bscan": y,
+        "sectors": [],
+    }
+    if spacing_um and inside:
+        found["sectors"] = sector_table(thickness, lateral_um, spacing_um, (x, y - first), eye)
+    return found, thickness

@@ -1,0 +1,113 @@
+"""Many scans, one after the other: of each remain its files, a row of numbers and, in a volume, a line."""
+
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import distributed
+from tqdm import tqdm
+
+from dme import ranks
+from dme.errors import InputError
+from dme.inputs import Item, Scan
+from dme.measure import SCALE, measure_scan
+from dme.model import Segmenter
+from dme.predict import predict
+from dme.report import save_picture, scan_overlay
+
+FOLDERS = ("masks", "overlays")
+
+
+@dataclass
+class Work:
+    """Predicts scans one at a time into masks/ and overlays/ of `out`; bad ones are reported and skipped."""
+
+    out: Path
+    model: Segmenter
+    threshold: float
+    tta: bool
+    scale_um: tuple[float, ...] | None  # in place of the source's
+    rows: list[dict] = field(default_factory=list)
+    skipped: list[dict] = field(default_factory=list)  # source, reason
+    # fluid pixels of each column (W,): volume -> B-scan -> counts; and the first and last B-scan to expect
+    columns: dict[str, dict[int, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
+    ranges: dict[str, list[int]] = field(default_factory=dict)
+
+    def run(self, items: list[Item]) -> None:
+        """Under torchrun every rank takes its share of the scans."""
+        rank, world = ranks.rank(), ranks.world_size()
+        count, taken = 0, set()
+        with tqdm(desc="predict", unit="scan", total=0, disable=rank > 0) as bar:
+            for item in items:
+                try:
+                    scans = item.scans(taken)
+                except InputError as e:
+                    if rank == 0:
+                        self.skip(item.source, str(e))
+                    continue
+                for note in item.notes if rank == 0 else ():
+                    tqdm.write(f"note: {note}".encode(errors="replace").decode())  # odd file names
+                for scan in scans:
+                    if scan.volume:
+                        first, last = self.ranges.get(scan.volume, [scan.position] * 2)
+                        self.ranges[scan.volume] = [min(first, scan.position), max(last, scan.position)]
+                mine = [(i, scan) for i, scan in enumerate(scans, count) if i % world == rank]
+                count += len(scans)
+                bar.total += len(mine)
+                for i, scan in mine:
+                    try:
+                        self.predict_scan(i, scan)
+                    except InputError as e:
+                        self.skip(scan.source, str(e))
+                    bar.update()
+
+    def skip(self, source: str, reason: str) -> None:
+        reason = reason.removeprefix(f"{source}: ")
+        tqdm.write(f"skipped: {source}: {reason}", file=sys.stderr)
+        self.skipped.append({"source": source, "reason": reason})
+
+    def predict_scan(self, order: int, scan: Scan) -> None:
+        image = scan.read()
+        mask, probability = predict(self.model, image, self.threshold, self.tta)
+        scale_um = self.scale_um or scan.scale_um
+        found = measure_scan(mask, probability, scale_um)
+        row = {
+            "order": order,
+            "scan": scan.name,
+            "source": scan.source,
+            "volume": scan.volume,
+            "bscan": scan.position,
+            "height_px": image.shape[0],
+            "width_px": image.shape[1],
+            **dict(zip(SCALE, (*(scale_um or ()), None, None, None), strict=False)),
+            **found,
+            "mask": f"masks/{scan.name}.png",
+            "overlay": f"overlays/{scan.name}.png",
+        }
+        many = f"{found['regions']} region{'s' * (found['regions'] != 1)}"
+        legend = f"fluid: {amount(row)}, {many} (probability above {self.threshold:g})"
+        save_picture(self.out / row["mask"], mask * 255)
+        save_picture(self.out / row["overlay"], scan_overlay(image, mask, legend))
+        self.rows.append(row)
+        if scan.volume:
+            self.columns[scan.volume][scan.position] = mask.sum(0, dtype=np.int32)
+
+    def gather(self) -> None:
+        """Bring the scans of all ranks together, in order."""
+        parts = [(self.rows, self.skipped, dict(self.columns))]
+        if ranks.world_size() > 1:
+            parts *= ranks.world_size()
+            distributed.all_gather_object(parts, parts[0])
+        self.rows = sorted((row for rows, _, _ in parts for row in rows), key=lambda row: row.pop("order"))
+        self.skipped = [fault for _, skipped, _ in parts for fault in skipped]
+        self.columns = defaultdict(dict)
+        for _, _, columns in parts:
+            for volume, lines in columns.items():
+                self.columns[volume] |= lines
+
+
+def amount(row: dict) -> str:
+    area_mm2 = row["fluid_area_mm2"]
+    return f"{row['fluid_px']} px" if area_mm2 is None else f"{area_mm2:.3f} mm2"
