@@ -30,6 +30,9 @@ class Augment:
     max_class_share: a crop is kept when it holds more than one class and the largest covers less than this
         share of its pixels that are not ignored; after ten crops that fail, the next is taken whatever it
         holds; 1 takes the first crop (OpenMMLab's RandomCrop, `cat_max_ratio`).
+    on_fluid: probability that a crop of a scan with fluid is placed to hold a random one of its fluid pixels.
+    border: origins are drawn as if the frame were larger by this share of the crop on every side, then moved
+        back into it, so that crops touch the frame's border as often as a border pixel deserves.
     flip: probability of a horizontal flip. scale: range of the uniform resize ratio before the crop
         (OpenMMLab's RandomResize). rotate_deg: uniform in +-, about the crop's centre. shift: of the frame,
         uniform in +- this fraction of its size, in whole pixels.
@@ -45,6 +48,8 @@ class Augment:
 
     crop: int = 0
     max_class_share: float = 0.75
+    on_fluid: float = 0.0
+    border: float = 0.0
     flip: float = 0.0
     rotate_deg: float = 0.0
     shift: float = 0.0
@@ -56,7 +61,15 @@ class Augment:
     speckle: float = 0.0
 
     def __post_init__(self) -> None:
-        limits = {"crop": 1 << 16, "max_class_share": 1, "flip": 1, "rotate_deg": 180, "shift": 1}
+        limits = {
+            "crop": 1 << 16,
+            "max_class_share": 1,
+            "on_fluid": 1,
+            "border": 1,
+            "flip": 1,
+            "rotate_deg": 180,
+            "shift": 1,
+        }
         limits |= {"brightness": 1, "contrast": 1, "gamma": 10, "speckle": 10}
         for name, limit in limits.items():
             if not 0 <= getattr(self, name) <= limit:
@@ -148,9 +161,18 @@ def _draw_patch(image: Tensor, mask: Tensor, augment: Augment, generator: torch.
     shift = [round(augment.shift * (2 * v - 1) * size) for v, size in zip(u[2:4], scaled, strict=True)]
     step = (frame[0] / scaled[0], frame[1] / scaled[1])  # source pixels per pixel of the scaled frame
 
+    target = _fluid_pixel(mask, generator) if augment.on_fluid else None
+    if target and torch.rand((), generator=generator).item() >= augment.on_fluid:
+        target = None
+    if target:
+        target = [int((place + 0.5) / one) for place, one in zip(target, step, strict=True)]
+    beyond = round(augment.border * augment.crop)
     redraws = 10 if augment.crop and augment.max_class_share < 1 else 0
     for attempt in range(redraws + 1):
-        top, left = (_draw_origin(scaled[i], out[i], generator) - shift[i] for i in (0, 1))
+        top, left = (
+            _draw_origin(scaled[i], out[i], beyond, target and target[i], generator) - shift[i]
+            for i in (0, 1)
+        )
         box = (top, left, *out)
         if attempt < redraws and _is_mixed(_box_labels(mask, box, step), augment.max_class_share):
             break
@@ -162,10 +184,24 @@ def _draw_patch(image: Tensor, mask: Tensor, augment: Augment, generator: torch.
     return tuple(part.flip(-1) for part in patch) if u[4] < augment.flip else patch
 
 
-def _draw_origin(size: int, crop: int, generator: torch.Generator) -> int:
-    """Uniform over the integers that keep the crop in the frame, or a smaller frame in the crop."""
+def _fluid_pixel(mask: Tensor, generator: torch.Generator) -> list[int] | None:
+    """(row, column) of a random pixel of class 1, if there is one."""
+    found = (mask.flatten() == 1).nonzero()
+    if not len(found):
+        return None
+    return list(divmod(int(found[int(torch.randint(len(found), (), generator=generator))]), mask.shape[1]))
+
+
+def _draw_origin(size: int, crop: int, beyond: int, target: int | None, generator: torch.Generator) -> int:
+    """Uniform over the integers that keep the crop in the frame, or a smaller frame in the crop.
+
+    beyond: drawn from a range longer by this at both ends, then moved back. target: the crop must hold it.
+    """
     low, high = sorted((0, size - crop))
-    return int(torch.randint(low, high + 1, (), generator=generator))
+    first, last = low - beyond, high + beyond
+    if target is not None:
+        first, last = max(first, target - crop + 1), min(last, target)
+    return min(max(int(torch.randint(first, last + 1, (), generator=generator)), low), high)
 
 
 def _box_labels(mask: Tensor, box: tuple[int, int, int, int], step: tuple[float, float]) -> Tensor:

@@ -32,8 +32,10 @@ from tqdm import tqdm
 from dme.bscan import IGNORE, BScan
 from dme.errors import InputError
 from dme.files import atomic_path
-from dme.sources import Source
+from dme.sources import DUKE_ANNOTATED, Source
 
+# First and last column with fluid in Duke's set: where its graders worked, when no layer rows tell
+GRADED_COLUMNS = (99, 624)
 FORMAT = 1  # raise it when this layout changes, or how a source is read or pixels are resized
 
 
@@ -64,6 +66,21 @@ class Cache:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def graded(self, index: int) -> np.ndarray:
+        """Columns of a native scan that somebody annotated, bool (W,); elsewhere no fluid only means unknown.
+
+        Those with layer boundaries, where the set has them; GRADED_COLUMNS for the scans of Duke's set
+        without them; else all.
+        """
+        if self.size is not None:
+            raise ValueError(f"the columns of scans resized to {self.size} pixels; ask the native cache")
+        if self.layers is not None:
+            return np.isfinite(self.layers[index]).any(0)
+        columns = np.ones(self.images[index].shape[1], bool)
+        if set(zip(self.subjects.tolist(), self.positions.tolist(), strict=True)) == DUKE_ANNOTATED:
+            columns[: GRADED_COLUMNS[0]] = columns[GRADED_COLUMNS[1] + 1 :] = False
+        return columns
 
 
 def open_cache(source: Source, size: int | None = None, folder: Path | None = None) -> Cache:

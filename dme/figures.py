@@ -80,13 +80,14 @@ def line_plot(
     y_label: str,
     width: int = 800,
     height: int = 480,
+    dots: Sequence[tuple[float, float]] = (),
 ) -> np.ndarray:
-    """Lines over common axes with ticks and a legend.
+    """Lines over common axes with ticks and a legend, and single dots.
 
     series: name -> (x, y) points, finite. Returns uint8 (height, width, 3).
     """
     colours = [(31, 90, 180), (215, 95, 20), (40, 150, 60), (160, 50, 160), (90, 90, 90)]
-    points = [point for line in series.values() for point in line] or [(0.0, 0.0)]
+    points = [point for line in (*series.values(), dots) for point in line] or [(0.0, 0.0)]
     x_ticks, y_ticks = (_ticks(min(v), max(v)) for v in zip(*points, strict=True))
     left, top, right, bottom = 70, 40, width - 20, height - 50
 
@@ -106,6 +107,9 @@ def line_plot(
         draw.text((place(x, 0)[0], bottom + 6), f"{x:g}", fill="black", font=font, anchor="ma")
     draw.text(((left + right) / 2, height - 18), x_label, fill="black", font=font, anchor="ma")
     draw.text((8, 8), y_label, fill="black", font=font)
+    for x, y in dots:
+        px, py = place(x, y)
+        draw.ellipse([px - 3, py - 3, px + 3, py + 3], outline=(60, 60, 60))
     for i, (name, line) in enumerate(series.items()):
         colour = colours[i % len(colours)]
         draw.line([place(x, y) for x, y in line], fill=colour, width=2)

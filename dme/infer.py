@@ -19,13 +19,17 @@ WINDOW, SLIDE_STRIDE = 256, 170
 def whole(model: nn.Module, x: Tensor) -> Tensor:
     """Logits of a whole image of any size.
 
-    x: normalised (N, C, H, W). Pads right and bottom to multiples of 16 by repeating the last pixel, and
-    crops back. Returns (N, classes, H, W).
+    x: normalised (N, C, H, W), padded as the network needs; the logits are cropped back, (N, classes, H, W).
     """
     height, width = x.shape[-2:]
-    padded = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
-    logits = resize(model(padded), padded.shape[-2:])
-    return logits[..., :height, :width]
+    padded = pad(x)
+    return resize(model(padded), padded.shape[-2:])[..., :height, :width]
+
+
+def pad(x: Tensor) -> Tensor:
+    """(N, C, H, W) with right and bottom padded to multiples of 16 by repeating the last pixel."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
 
 
 def sliding_window(
@@ -103,8 +107,24 @@ def run_protocol(model: Segmenter, images: Tensor, protocol: str) -> Tensor:
 SIZES = {  # how scans of any size enter a network; what it was trained with stands in its preprocess["size"]
     "512": "made 256 x 256 (bicubic) and enlarged to 512 x 512, as in the study",
     "native": "their own pixels",
+    "half": "the mean of each 2 x 2 of their pixels",
 }
 STUDY_SIDE = 256
+
+
+def entering(image: Tensor, size: str) -> Tensor:
+    """A scan, uint8 (H, W), as a network trained with `size` (see SIZES) sees it: uint8 (H', W')."""
+    if size == "native":
+        return image
+    if size == "half":
+        height, width = image.shape
+        halved = F.interpolate(image[None, None].float(), (-(-height // 2), -(-width // 2)), mode="area")
+        return halved.round().byte()[0, 0]
+    if image.shape != (STUDY_SIDE, STUDY_SIDE):
+        pixels = Image.fromarray(image.cpu().numpy()).resize((STUDY_SIDE,) * 2, Image.Resampling.BICUBIC)
+        image = torch.from_numpy(np.array(pixels)).to(image.device)
+    side = PROTOCOLS["light"]
+    return resize(image[None, None].float(), (side, side)).round().byte()[0, 0]
 
 
 @torch.inference_mode()
@@ -114,14 +134,7 @@ def probabilities(model: Segmenter, image: Tensor, flip: bool = False) -> Tensor
     The scan enters at the size the network was trained with, `model.preprocess["size"]` (see SIZES); sliding
     window 256 / 170. flip: average with the mirrored scan.
     """
-    x = image
-    if model.preprocess["size"] == "512":
-        if x.shape != (STUDY_SIDE, STUDY_SIDE):
-            pixels = Image.fromarray(x.cpu().numpy()).resize((STUDY_SIDE,) * 2, Image.Resampling.BICUBIC)
-            x = torch.from_numpy(np.array(pixels)).to(image.device)
-        side = PROTOCOLS["light"]
-        x = resize(x[None, None].float(), (side, side)).round()[0, 0]
-    x = normalise(x[None], model.preprocess)
+    x = normalise(entering(image, model.preprocess["size"])[None], model.preprocess)
     if flip:
         return resize(flip_average(lambda x: sliding_window(model, x), x), image.shape)[0]
     return resize(sliding_window(model, x), image.shape).softmax(1)[0]

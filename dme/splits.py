@@ -20,23 +20,30 @@ EYE_FOLDS = ((1, 7), (2, 6), (3, 5), (4, 8), (9, 10))
 
 
 def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (train, validation) into the cache: int64, ascending, disjoint, together all scans.
+    """Indices (train, validation) into the cache: int64, sorted, disjoint; together all but for `dev`.
 
     paper: the study's own validation scans; everything else trains. Leaks: see `leak`.
     random: 80:20 by B-scan, drawn from `seed`. Leaks too.
     subject:K/N: fold K (from 1) of N validates, no eye is on both sides. With N = 5 and eyes 1..10 the folds
     are EYE_FOLDS; otherwise the sorted subjects are dealt round-robin.
+    dev:K/4: to choose a recipe by. Fold K of eyes 1..8 validates, the others of these eyes train; eyes 9 and
+    10 and the scans of `paper`'s validation are on neither side, so that they stay unseen until the end.
 
     Raises InputError for an unknown name, a fold out of range, or a set that the split does not fit.
     """
     subjects = sorted(set(cache.subjects.tolist()))
-    if name == "paper":
+    used = np.ones(len(cache), bool)
+    development = re.fullmatch(r"dev:([1-4])/4", name)
+    if name == "paper" or development:
         pairs = list(zip(cache.subjects.tolist(), cache.positions.tolist(), strict=True))
         present = len(set(PAPER_VALIDATION) & set(pairs))
         if present < len(PAPER_VALIDATION):
-            found = f"{present} of its {len(PAPER_VALIDATION)} validation scans are in this set"
-            raise InputError(f"split paper: {found}, expected all (10 Duke eyes): use --split random")
+            found = f"{present} of the study's {len(PAPER_VALIDATION)} validation scans are in this set"
+            raise InputError(f"split {name}: {found}, expected all (10 Duke eyes): use --split random")
         validates = np.array([pair in PAPER_VALIDATION for pair in pairs])
+        if development:
+            used = ~validates & np.isin(cache.subjects, [eye for fold in EYE_FOLDS[:4] for eye in fold])
+            validates = np.isin(cache.subjects, EYE_FOLDS[int(development[1]) - 1])
     elif name == "random":
         validates = np.zeros(len(cache), bool)
         validates[np.random.default_rng(seed).permutation(len(cache))[: round(len(cache) / 5)]] = True
@@ -52,8 +59,9 @@ def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, n
             held_out = EYE_FOLDS[fold - 1]
         validates = np.isin(cache.subjects, held_out)
     else:
-        raise InputError(f"unknown split {name!r}: expected paper, random or subject:K/N such as subject:1/5")
-    train, validation = np.flatnonzero(~validates), np.flatnonzero(validates)
+        expected = "paper, random, subject:K/N such as subject:1/5, or dev:K/4"
+        raise InputError(f"unknown split {name!r}: expected {expected}")
+    train, validation = np.flatnonzero(used & ~validates), np.flatnonzero(used & validates)
     for side, indices in (("training", train), ("validation", validation)):
         if indices.size == 0:
             raise InputError(f"split {name} leaves no {side} scans out of {len(cache)}: use a larger set")

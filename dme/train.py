@@ -19,14 +19,13 @@ from dme.augment import Augment, batch_indices, check_sample, sample_batch
 from dme.errors import InputError
 from dme.figures import save_png
 from dme.files import atomic_path, load_archive
-from dme.infer import resize
+from dme.infer import pad, resize
 from dme.losses import get_loss
 from dme.metrics import scores
 from dme.model import Segmenter, normalise
 from dme.ops.confusion import confusion_matrix
 from dme.recipe import OPTIMIZERS, Recipe, amp_dtype, freeze_bn, learning_rate, update_average
 from dme.record import Run, Stopwatch, device_name, loss_curve, read_rows
-from dme.unet import STRIDE
 from dme.weights import save_model
 
 LOG_EVERY = 10  # steps between log lines, and between looks at whether everything is still finite
@@ -144,14 +143,15 @@ def train(
             images, target = sample_batch(
                 data.images, data.masks, chosen, augment, recipe.seed, draw, offset
             )  # (B, C, H, W), (B, H, W)
-            x = normalise(images, first.preprocess).to(device, memory_format=torch.channels_last)
+            x = pad(normalise(images, first.preprocess)).to(device, memory_format=torch.channels_last)
             target = target.to(device)
             watch.lap("data")
             last = part == recipe.accumulate - 1
             with contextlib.nullcontext() if last or world == 1 else net.no_sync():
                 with torch.autocast(device.type, precision, enabled=precision is not None):
                     logits = forward(x)
-                logits = [resize(one.float(), target.shape[-2:]) for one in logits]
+                height, width = target.shape[-2:]
+                logits = [resize(one.float(), x.shape[-2:])[..., :height, :width] for one in logits]
                 weights = [1.0] * len(models) + [recipe.aux_weight] * (len(logits) - len(models))
                 loss = sum(w * loss_of(one, target) for w, one in zip(weights, logits, strict=True))
                 recent.append(loss.detach())
@@ -277,9 +277,6 @@ def share_of_batch(
         )
     for image, mask in zip(data.images, data.masks, strict=True):
         check_sample(image, mask, data.masks[0], augment)
-    sides = [augment.crop] if augment.crop else [side for mask in data.masks for side in mask.shape]
-    if odd := [side for side in sides if side % STRIDE]:
-        raise InputError(f"training images of {odd[0]} pixels a side; choose a crop that {STRIDE} divides")
     return share
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dme.figures import GREEN, RED, line_plot, overlay, panel, save_png
+from dme.figures import GREEN, RED, line_plot, overlay, panel, save_png, typical
 
 
 def test_overlay_colours_the_mask_only():
@@ -30,6 +30,24 @@ def test_overlay_on_colour_and_at_the_border():
     assert (everywhere[0] == RED).all() and (everywhere[:, -1] == RED).all()
     assert np.array_equal(everywhere[1:3, 1:3], image[1:3, 1:3])
     assert np.array_equal(overlay(image, np.zeros((4, 4))), image)
+
+
+@pytest.mark.parametrize(
+    ("fluid_px", "expected"),
+    [
+        ([3, 0, 9, 1, 5], [2, 4, 1]),  # with fluid 1, 3, 5, 9: the upper of the two in the middle
+        ([2, 7, 5], [1, 2, 0]),
+        ([0, 0, 4, 0], [2, 2, 0]),
+        ([0, 0, 0, 0], [3, 2, 0]),
+        ([6], [0, 0, 0]),
+    ],
+)
+def test_typical_masks_are_the_most_the_median_and_the_least(fluid_px, expected):
+    masks = np.zeros((len(fluid_px), 4, 5), np.uint8)
+    for mask, count in zip(masks, fluid_px, strict=True):
+        mask.flat[:count] = 1
+        mask.flat[count:] = 255  # the unknown is no fluid
+    assert typical(masks) == typical(list(masks)) == expected
 
 
 def test_panel_layout():
