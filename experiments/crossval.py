@@ -170,7 +170,8 @@ def interval_by_eye(counts: np.ndarray, eyes: np.ndarray) -> tuple[float, float]
     per_eye = np.stack([counts[eyes == eye].sum(0) for eye in np.unique(eyes)])
     draws = np.random.default_rng(0).integers(len(per_eye), size=(BOOTSTRAP, len(per_eye)))
     sums = per_eye[draws].sum(1)  # (BOOTSTRAP, 2, 2)
-    dice = 2 * sums[:, 1, 1] / (sums[:, 1].sum(1) + sums[:, :, 1].sum(1))
+    with np.errstate(invalid="ignore"):  # draws of eyes without fluid have no Dice
+        dice = 2 * sums[:, 1, 1] / (sums[:, 1].sum(1) + sums[:, :, 1].sum(1))
     return tuple(np.nanpercentile(dice, [2.5, 97.5]).tolist())
 
 

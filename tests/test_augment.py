@@ -114,6 +114,43 @@ def test_flip_probability():
     assert 0.26 < flipped.float().mean() < 0.34
 
 
+def test_crops_onto_fluid_hold_one_of_its_pixels_and_all_alike():
+    mask = torch.zeros(60, 90, dtype=torch.uint8)
+    mask[3, 5] = mask[50, 80] = 1
+    _, onto = _many(_coordinates(60, 90), mask, Augment(crop=16, max_class_share=1, on_fluid=1), 400)
+    held = (onto == 1).sum((1, 2))
+    assert (held == 1).all()
+    rows, columns = ((onto == 1).any(axis).int().argmax(1) for axis in (2, 1))
+    low = rows[columns <= 5].numel()  # at (3, 5) no origin leaves more than 5 columns to its left
+    assert 150 < low < 260
+    assert set(columns.tolist()) == set(range(16))  # anywhere in the crop, not in its middle
+    x, onto = _many(_coordinates(60, 90), mask, Augment(crop=16, max_class_share=1, on_fluid=0.5), 400)
+    assert 0.45 < (onto == 1).any(2).any(1).float().mean() < 0.75
+    empty, _ = _many(_coordinates(60, 90), mask * 0, Augment(crop=16, max_class_share=1, on_fluid=1), 200)
+    assert empty[:, 0, 0, 0].unique().numel() > 35  # without fluid, anywhere
+
+
+def test_crops_onto_fluid_follow_it_through_a_scaled_frame():
+    mask = torch.zeros(60, 90, dtype=torch.uint8)
+    mask[40:44, 70:74] = 1
+    for ratio in (0.5, 1.7):
+        augment = Augment(crop=24, max_class_share=1, on_fluid=1, scale=(ratio, ratio))
+        _, onto = _many(_coordinates(60, 90), mask, augment, 100)
+        assert (onto == 1).any(2).any(1).all()
+
+
+def test_overshooting_origins_end_at_the_border_of_the_frame():
+    image, mask = _coordinates(60, 90), _noise(60, 90, high=2)
+    x, labels = _many(image, mask, Augment(crop=20, max_class_share=1, border=0.5), 2000)
+    tops, lefts = x[:, 0, 0, 0], x[:, 1, 0, 0]
+    assert (labels != 255).all()
+    for origins, last in ((tops, 40), (lefts, 70)):
+        drawn = last + 1 + 2 * 10  # origins from -10 to last + 10
+        assert origins.min() == 0 and origins.max() == last
+        for end in (0, last):
+            assert (origins == end).float().mean() == pytest.approx(11 / drawn, abs=0.035)
+
+
 def test_crops_are_redrawn_ten_times_and_the_next_is_taken():
     image = _coordinates(16, 28)
     mask = torch.zeros(16, 28, dtype=torch.uint8)

@@ -60,9 +60,9 @@ def test_paper_split_works_in_any_order():
 
 
 def test_paper_split_needs_all_22():
-    with pytest.raises(InputError, match="20 of its 22 .*--split random"):
+    with pytest.raises(InputError, match="20 of the study's 22 .*--split random"):
         split_indices(make_set([pair for pair in DUKE if pair not in ((1, 30), (10, 35))]), "paper")
-    with pytest.raises(InputError, match="0 of its 22"):
+    with pytest.raises(InputError, match="0 of the study's 22"):
         split_indices(make_set([(1, 0), (2, 0)]), "paper")
 
 
@@ -138,3 +138,21 @@ def test_leak_counts_neighbours_of_the_same_eye_only():
     assert count([(1, 0), (2, 45)], [(1, 5), (1, 10), (1, 40), (2, 50)]) == 2
     assert count([(1, 5), (2, 50), (2, 45)], [(1, 0), (1, 10), (1, 40)]) == 2
     assert count([(1, 0), (1, 10)], [(1, 5), (1, 40)]) == 2
+
+
+@pytest.mark.parametrize("fold", [1, 2, 3, 4])
+def test_development_folds_leave_out_what_the_final_scores_need(fold):
+    cache = make_set(DUKE)
+    train, validation = split_indices(cache, f"dev:{fold}/4")
+    sides = [{DUKE[i] for i in side} for side in (train, validation)]
+    assert {eye for eye, _ in sides[1]} == set(EYE_FOLDS[fold - 1])
+    assert {eye for eye, _ in sides[0]} == set(range(1, 9)) - set(EYE_FOLDS[fold - 1])
+    held_back = {pair for pair in DUKE if pair[0] > 8} | set(PAPER_VALIDATION)
+    assert sides[0] | sides[1] == set(DUKE) - held_back and not sides[0] & sides[1]
+
+
+def test_development_folds_need_the_whole_set():
+    with pytest.raises(InputError, match=r"split dev:1/4: 21 of the study's 22 validation scans"):
+        split_indices(make_set([pair for pair in DUKE if pair != PAPER_VALIDATION[0]]), "dev:1/4")
+    with pytest.raises(InputError, match="unknown split 'dev:5/4'"):
+        split_indices(make_set(DUKE), "dev:5/4")
