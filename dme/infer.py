@@ -135,6 +135,8 @@ def probabilities(model: Segmenter, image: Tensor, flip: bool = False) -> Tensor
     window 256 / 170. flip: average with the mirrored scan.
     """
     x = normalise(entering(image, model.preprocess["size"])[None], model.preprocess)
-    if flip:
-        return resize(flip_average(lambda x: sliding_window(model, x), x), image.shape)[0]
-    return resize(sliding_window(model, x), image.shape).softmax(1)[0]
+
+    def predict(x: Tensor) -> Tensor:
+        return resize(sliding_window(model, x), image.shape)
+
+    return (flip_average(predict, x) if flip else predict(x).softmax(1))[0]

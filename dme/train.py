@@ -113,6 +113,7 @@ def train(
 
     config = asdict(recipe) | asdict(augment)
     config |= {f"{name}.{key}": value for name, m in models.items() for key, value in m.arch.items()}
+    config |= {f"{name}.weights": getattr(m, "weights_sha256", None) for name, m in models.items()}
     config |= {"data": data.fingerprint(), "precision": str(precision or torch.float32)}
     state = State(joint, average, optimizer, scaler, config)
     start = state.load(out / "last.pt", device) if resume else 0

@@ -73,7 +73,8 @@ def save_model(
     come from. Raises InputError naming a tensor that is not finite, or that `dtype` cannot hold to 0.1 % of
     its largest value.
     """
-    json.dumps(extra)  # a TypeError here, rather than a file that weights_only refuses
+    # JSON's own types only: a TypeError here, rather than a file that weights_only refuses
+    extra = json.loads(json.dumps(extra or {}))
     state = {k: v.cpu().contiguous() for k, v in _without_counters(model.state_dict()).items()}
     _refuse_non_finite(state, f"{path} not written")
     for name, value in state.items():
@@ -85,7 +86,7 @@ def save_model(
                 f"{path} not written: {name} (largest value {value.abs().max():.3g}) does not fit {dtype}; "
                 "save it in float32"
             )
-    content = (FORMAT, model.arch, model.preprocess, model.classes, extra or {}, state)
+    content = (FORMAT, model.arch, model.preprocess, model.classes, extra, state)
     # given a path instead of a file, torch.save would write the temporary name into the archive
     with atomic_path(path) as temporary, open(temporary, "wb") as f:
         torch.save(dict(zip(KEYS, content, strict=True)), f)

@@ -105,15 +105,14 @@ def test_probabilities_have_the_size_of_the_scan(size, flip):
         with torch.inference_mode():
             return sliding_window(model, x)
 
-    wanted = plain(image)
+    def resized(logits):
+        return F.interpolate(logits, (101, 131), mode="bilinear").softmax(1)
+
+    wanted = resized(plain(image))
     if flip:
-        seen = entering(image, size)
         with torch.inference_mode():
-            mirrored = sliding_window(model, normalise(seen.flip(-1)[None], model.preprocess)).flip(-1)
-        wanted = (wanted.softmax(1) + mirrored.softmax(1)) / 2
-        wanted = F.interpolate(wanted, (101, 131), mode="bilinear")
-    else:
-        wanted = F.interpolate(wanted, (101, 131), mode="bilinear").softmax(1)
+            x = normalise(entering(image, size).flip(-1)[None], model.preprocess)
+            wanted = (wanted + resized(sliding_window(model, x)).flip(-1)) / 2
     found = probabilities(model, image, flip)
     assert found.shape == (2, 101, 131)
     torch.testing.assert_close(found, wanted[0], atol=1e-6, rtol=1e-5)

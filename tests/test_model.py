@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 from dme.errors import InputError
-from dme.infer import PROTOCOLS, flip_average, run_protocol, sliding_window, whole
-from dme.model import build_model, normalise
+from dme.infer import PROTOCOLS, flip_average, probabilities, run_protocol, sliding_window, whole
+from dme.model import build_model, normalise, set_classes
 from dme.unet import UNet
 from dme.weights import convert_openmmlab
 
@@ -192,6 +193,39 @@ def test_arch_rebuilds_the_network_and_aux_is_optional():
     assert len(model.classes) == 4 and len(model.preprocess["mean"]) == 1
 
 
+@pytest.mark.parametrize("aux", [True, False])
+def test_other_classes_replace_the_classifiers_and_nothing_else(aux):
+    model = build_model(head="psp", num_classes=3, width=2, aux=aux)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(1)
+    replaced = set_classes(model, ["background", "fluid", "drusen", "vessel"])
+    assert replaced == ["head.classifier", "aux_head.classifier"][: 1 + aux]
+    assert model.classes == ["background", "fluid", "drusen", "vessel"] and model.arch["num_classes"] == 4
+    after = model.state_dict()
+    assert after.keys() == before.keys() == build_model(**model.arch).state_dict().keys()
+    for name, value in after.items():
+        if "classifier" not in name:
+            assert torch.equal(value, before[name]), name
+        elif name.endswith("weight"):
+            assert value.shape == (4, *before[name].shape[1:])
+            assert value.std().item() == pytest.approx(0.01, rel=0.5)
+            assert not torch.isin(value, before[name]).any()
+        else:
+            assert value.shape == (4,) and not value.any()
+    decode, auxiliary = model.eval().forward_with_aux(torch.zeros(1, 3, 16, 16))
+    assert decode.shape[1] == 4 and (auxiliary is None or auxiliary.shape[1] == 4)
+
+
+def test_as_many_classes_keep_every_weight():
+    model = build_model(width=2)
+    torch.nn.init.ones_(model.head.classifier.bias)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    arch, names = dict(model.arch), ["background", "fluid"]
+    assert set_classes(model, names) == [] and model.arch == arch
+    assert model.classes == names and model.classes is not names
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("height", "width", "fit"), [(40, 48, "48 x 48"), (48, 33, "48 x 48"), (1, 1, "16 x 16")]
 )
@@ -324,3 +358,57 @@ def test_protocol_enlarges_rounds_normalises_and_comes_back():
     np.testing.assert_allclose(
         run_protocol(Pointwise(), images, "light").numpy(), expected, rtol=1e-5, atol=0.01
     )
+
+
+def scan(height: int, width: int) -> torch.Tensor:
+    """Random grey levels that change over some pixels, as in pictures."""
+    noise = torch.rand(1, 1, height // 8 + 1, width // 8 + 1, generator=torch.Generator().manual_seed(0))
+    smooth = F.interpolate(noise, (height, width), mode="bilinear")
+    return (255 * smooth[0, 0]).round().to(torch.uint8)
+
+
+def trained_at(size: str, tmp_path):
+    model = committed_model("psp", tmp_path)
+    model.preprocess = model.preprocess | {"size": size}
+    return model
+
+
+def test_probabilities_of_a_study_scan_are_those_of_its_protocol(tmp_path):
+    model, image = trained_at("512", tmp_path), scan(256, 256)
+    ours = probabilities(model, image)
+    assert ours.shape == (2, 256, 256) and ours.dtype == torch.float32
+    assert_close(ours, run_protocol(model, image[None], "light").softmax(1)[0].numpy(), atol=1e-6)
+    assert ours.std() > 0.01
+
+
+def test_probabilities_of_any_scan_are_those_of_its_256_version(tmp_path):
+    """Bicubic as Pillow does it, twice as large, and the logits back on the scan's own pixels."""
+    model, image = trained_at("512", tmp_path), scan(123, 301)
+    small = Image.fromarray(image.numpy()).resize((256, 256), Image.Resampling.BICUBIC)
+    doubled = F.interpolate(torch.tensor(np.array(small))[None, None].double(), (512, 512), mode="bilinear")
+    with torch.inference_mode():
+        x = normalise(doubled[0].round(), model.preprocess)
+        logits = torch.from_numpy(naive_sliding_window(model, x, 256, 170))
+    expected = F.interpolate(logits, (123, 301), mode="bilinear").softmax(1)[0]
+    assert_close(probabilities(model, image), expected.numpy(), atol=1e-5)
+
+
+def test_probabilities_of_a_native_scan_are_those_of_its_pixels(tmp_path):
+    model, image = trained_at("native", tmp_path), scan(261, 99)
+    with torch.inference_mode():
+        logits = naive_sliding_window(model, normalise(image[None], model.preprocess), 256, 170)
+    ours = probabilities(model, image)
+    assert ours.shape == (2, 261, 99)
+    assert_close(ours, torch.from_numpy(logits).softmax(1)[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "shape"), [("native", (99, 261)), ("512", (256, 256)), ("512", (123, 301))])
+def test_flipping_averages_a_scan_and_its_mirror_image(tmp_path, size, shape):
+    model, image = trained_at(size, tmp_path), scan(*shape)
+    straight = probabilities(model, image)
+    mirrored = probabilities(model, image.flip(-1)).flip(-1)
+    ours = probabilities(model, image, flip=True)
+    assert ours.shape == (2, *shape)
+    assert_close(ours.sum(0), np.ones(shape), atol=1e-5)
+    assert_close(ours, ((straight + mirrored) / 2).numpy(), atol=1e-5)
+    assert (straight - mirrored).abs().max() > 0.01  # else the mean says nothing

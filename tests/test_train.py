@@ -20,13 +20,13 @@ from torch.nn import functional as F
 import dme
 import dme.train
 from dme import ranks
-from dme.augment import Augment
+from dme.augment import Augment, batch_indices
 from dme.errors import InputError, run
 from dme.metrics import scores
 from dme.model import normalise
 from dme.ops.confusion import confusion_matrix
 from dme.recipe import Recipe, learning_rate
-from dme.train import Joint, share_of_batch
+from dme.train import Joint, TrainingSet, share_of_batch
 
 SCRIPT = Path(__file__).with_name("tiny_training.py")
 
@@ -164,6 +164,16 @@ def test_the_gradient_scaler_is_resumed(tmp_path):
         fit(tmp_path, evaluate=interrupt, **recipe)
     fit(tmp_path, resume=True, **recipe)
     assert torch.load(tmp_path / "last.pt", weights_only=True)["scaler"]["_growth_tracker"] == 4
+
+
+@pytest.mark.slow
+def test_compiled_training_is_that_of_eager_mode(tmp_path):
+    for name, compiled in (("eager", False), ("compiled", True)):
+        fit(tmp_path / name, networks("psp", dropout=False), steps=5, eval_every=1, compile=compiled)
+    ours, theirs = (results(tmp_path / name) for name in ("compiled", "eager"))
+    assert [row["step"] for row in ours] == [1, 2, 3, 4, 5]
+    for key in ("train/loss", "validation/score"):
+        assert [row[key] for row in ours] == pytest.approx([row[key] for row in theirs], rel=1e-5), key
 
 
 @pytest.mark.gpu
@@ -432,13 +442,40 @@ def test_bad_input(tmp_path):
         InputError, match="batch 1 gives a rank one image, which the psp head pools to one value"
     ):
         fit(tmp_path, networks("fcn", "psp"), batch=1)
-    with pytest.raises(
-        InputError, match="training images of 40 pixels a side; choose a crop that 16 divides"
-    ):
-        fit(tmp_path, data=discs(side=40))
-    with pytest.raises(InputError, match="training images of 30 pixels a side"):
-        fit(tmp_path, augment=Augment(crop=30))
     assert not list(tmp_path.iterdir())
+
+
+def test_scans_that_16_does_not_divide_are_padded_and_the_loss_sees_only_them(tmp_path):
+    data = discs(2, side=42)
+    fit(tmp_path, networks("fcn", dropout=False), data, Augment(), steps=1, batch=2, eval_every=0)
+    logged = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["train/loss"]
+
+    model = networks("fcn", dropout=False)["fcn"].train()
+    order = batch_indices(2, 2, 0, 0)
+    x = normalise(torch.stack([data.images[i] for i in order]), model.preprocess)
+    target = torch.stack([data.masks[i] for i in order]).long()
+    logits, auxiliary = model.forward_with_aux(F.pad(x, (0, 6, 0, 6), mode="replicate"))
+    auxiliary = F.interpolate(auxiliary, (48, 48), mode="bilinear")
+    wanted = sum(
+        weight * F.cross_entropy(one[..., :42, :42], target)
+        for weight, one in ((1.0, logits), (0.4, auxiliary))
+    )
+    assert logged == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_what_cannot_be_trained_leaves_an_older_run_alone(tmp_path):
+    fit(tmp_path)
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    assert "last.pt" in before
+    with pytest.raises(InputError, match="crop 64 is larger than a scan of 48 x 48 pixels: choose a smaller"):
+        fit(tmp_path, augment=Augment(crop=64))
+    small, large = discs(1), discs(1, side=64)
+    mixed = TrainingSet(small.images + large.images, small.masks + large.masks, ["small", "large"])
+    with pytest.raises(InputError, match="scans of 48 x 48 and 64 x 64 pixels cannot share a batch"):
+        fit(tmp_path, data=mixed)
+    with pytest.raises(InputError, match="colour augmentation needs RGB images"):
+        fit(tmp_path, augment=Augment(colour=True))
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
 
 
 def test_joint_networks_share_their_backbone():
