@@ -1,47 +1,78 @@
-"""Decode heads: FCN, PSP and DeepLabV3-ASPP. Each takes a feature (N, C, H, W) to logits (N, classes, H, W).
+"""Decode heads: FCN, PSP, DeepLabV3-ASPP and LR-ASPP.
 
-The concatenation orders are OpenMMLab's; another order has the same shapes and silently different results.
+Each is built with the channels of a backbone's features and takes their list, features (N, C, H, W) in the
+order the backbone computes them, to logits (N, classes, H, W) at the size of the last one (LR-ASPP: of the
+first). The concatenation orders are OpenMMLab's; another order has the same shapes and silently different
+results. `LEAST_BATCH` is the smallest batch a head can be trained with.
 """
+
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dme.unet import ConvBNReLU
+from dme.blocks import ConvBN
 
 
 class FCNHead(nn.Module):
-    """One 3x3 convolution (Long et al. 2015)."""
+    """3x3 convolution of one feature (Long et al. 2015).
 
-    def __init__(self, in_channels: int, num_classes: int, channels: int = 64, dropout: float = 0.1):
-        super().__init__()
-        self.conv = ConvBNReLU(in_channels, channels)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+    deep: a second one, and a third that sees the feature beside what the second made of it. feature: which
+    one of the list; the auxiliary head reads the last but one.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.dropout(self.conv(x)))
-
-
-class PSPHead(nn.Module):
-    """Pyramid pooling (Zhao et al. 2017): the feature beside its averages over 1, 2, 3 and 6 bins a side."""
+    LEAST_BATCH = 1
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: list[int],
         num_classes: int,
-        channels: int = 16,
+        channels: int,
+        dropout: float = 0.1,
+        deep: bool = False,
+        feature: int = -1,
+    ):
+        super().__init__()
+        self.deep, self.feature = deep, feature
+        self.conv = ConvBN(in_channels[feature], channels)
+        if deep:
+            self.second = ConvBN(channels, channels)
+            self.joined = ConvBN(in_channels[feature] + channels, channels)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        x = features[self.feature]
+        y = self.conv(x)
+        if self.deep:
+            y = self.joined(torch.cat([x, self.second(y)], dim=1))
+        return self.classifier(self.dropout(y))
+
+
+class PSPHead(nn.Module):
+    """Pyramid pooling (Zhao et al. 2017): the last feature beside averages over 1, 2, 3, 6 bins a side."""
+
+    LEAST_BATCH = 2
+
+    def __init__(
+        self,
+        in_channels: list[int],
+        num_classes: int,
+        channels: int,
         dropout: float = 0.1,
         pool_scales: tuple[int, ...] = (1, 2, 3, 6),
     ):
         super().__init__()
         self.pool_scales = pool_scales
-        self.pools = nn.ModuleList(ConvBNReLU(in_channels, channels, kernel=1) for _ in pool_scales)
-        self.bottleneck = ConvBNReLU(in_channels + len(pool_scales) * channels, channels)
+        last = in_channels[-1]
+        self.pools = nn.ModuleList(ConvBN(last, channels, kernel=1) for _ in pool_scales)
+        self.bottleneck = ConvBN(last + len(pool_scales) * channels, channels)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, features: list[Tensor]) -> Tensor:
+        x = features[-1]
         _refuse_single_value(x, self.pools[0].bn, "PSP's 1 x 1 pool")
         branches = [x]
         for bins, conv in zip(self.pool_scales, self.pools, strict=True):
@@ -54,28 +85,75 @@ class PSPHead(nn.Module):
 class ASPPHead(nn.Module):
     """Atrous spatial pyramid pooling (DeepLabV3, Chen et al. 2017): image average, 1x1 and dilated 3x3."""
 
+    LEAST_BATCH = 2
+
     def __init__(
         self,
-        in_channels: int,
+        in_channels: list[int],
         num_classes: int,
-        channels: int = 16,
+        channels: int,
         dropout: float = 0.1,
         dilations: tuple[int, ...] = (1, 12, 24, 36),
     ):
         super().__init__()
-        self.image_pool = ConvBNReLU(in_channels, channels, kernel=1)
+        last = in_channels[-1]
+        self.image_pool = ConvBN(last, channels, kernel=1)
         self.branches = nn.ModuleList(
-            ConvBNReLU(in_channels, channels, kernel=1 if d == 1 else 3, dilation=d) for d in dilations
+            ConvBN(last, channels, kernel=1 if d == 1 else 3, dilation=d) for d in dilations
         )
-        self.bottleneck = ConvBNReLU((1 + len(dilations)) * channels, channels)
+        self.bottleneck = ConvBN((1 + len(dilations)) * channels, channels)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, features: list[Tensor]) -> Tensor:
+        x = features[-1]
         _refuse_single_value(x, self.image_pool.bn, "DeepLabV3's image pool")
         average = self.image_pool(F.adaptive_avg_pool2d(x, 1))
         average = F.interpolate(average, x.shape[-2:], mode="bilinear", align_corners=False)
         x = self.bottleneck(torch.cat([average, *(branch(x) for branch in self.branches)], dim=1))
+        return self.classifier(self.dropout(x))
+
+
+class LRASPPHead(nn.Module):
+    """Lite R-ASPP (Howard et al. 2019): the last feature, gated by its averages, joined by the earlier two.
+
+    The averages are over windows of 49 x 49, 16 rows and 20 columns apart; a feature smaller than that is
+    one window, where OpenMMLab's code fails. eps: of batch norm.
+    """
+
+    LEAST_BATCH = 1
+    WINDOW, STRIDE = 49, (16, 20)
+
+    def __init__(
+        self, in_channels: list[int], num_classes: int, channels: int, dropout: float = 0.1, eps: float = 1e-5
+    ):
+        super().__init__()
+        *earlier, last = in_channels
+        self.image_pool = nn.Sequential(
+            OrderedDict(conv=nn.Conv2d(last, channels, 1, bias=False), gate=nn.Sigmoid())
+        )
+        self.gated = ConvBN(last, channels, kernel=1, eps=eps)
+        self.mix = nn.Conv2d(channels, channels, 1)
+        skips = [32 * 2**i for i in range(len(earlier))]
+        self.skips = nn.ModuleList(
+            nn.Conv2d(before, skip, 1, bias=False) for before, skip in zip(earlier, skips, strict=True)
+        )
+        self.joins = nn.ModuleList(ConvBN(channels + skip, channels, kernel=1, eps=eps) for skip in skips)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        *earlier, x = features
+        # zeros make a small feature one window, and are taken out of its average: one graph for any size
+        height, width = (min(self.WINDOW, side) for side in x.shape[-2:])
+        filled = F.pad(x, (0, self.WINDOW - width, 0, self.WINDOW - height))
+        average = F.avg_pool2d(filled, self.WINDOW, self.STRIDE) * (self.WINDOW**2 / (height * width))
+        average = self.image_pool(average)
+        x = self.gated(x) * F.interpolate(average, x.shape[-2:], mode="bilinear", align_corners=False)
+        x = self.mix(x)
+        for feature, skip, join in reversed(list(zip(earlier, self.skips, self.joins, strict=True))):
+            x = F.interpolate(x, feature.shape[-2:], mode="bilinear", align_corners=False)
+            x = join(torch.cat([x, skip(feature)], dim=1))
         return self.classifier(self.dropout(x))
 
 

@@ -64,8 +64,8 @@ class Joint(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         models = list(self.models.values())
         features = models[0].backbone(x)
-        logits = [m.head(features[-1]) for m in models]
-        return logits if models[0].aux_head is None else [*logits, models[0].aux_head(features[-2])]
+        logits = [m.head(features) for m in models]
+        return logits if models[0].aux_head is None else [*logits, models[0].aux_head(features)]
 
 
 Evaluate = Callable[[dict[str, Segmenter]], tuple[dict[str, float], np.ndarray | None]]
@@ -270,8 +270,8 @@ def share_of_batch(
     batch, share = recipe.batch, recipe.batch // world
     if batch % world:
         raise InputError(f"batch {batch} does not divide over {world} ranks; choose a multiple of {world}")
-    pooling = [m.arch["head"] for m in models.values() if m.arch["head"] != "fcn"]
-    if share == 1 and pooling and not recipe.freeze_bn:
+    pooling = [m.arch["head"] for m in models.values() if share < m.head.LEAST_BATCH]
+    if pooling and not recipe.freeze_bn:
         raise InputError(
             f"batch {batch} gives a rank one image, which the {pooling[0]} head pools to one value without "
             "variance for batch norm; choose at least 2 images per rank, the fcn head, or frozen batch norm"

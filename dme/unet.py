@@ -1,32 +1,16 @@
 """UNet-S5-D16, the backbone of the study: Ronneberger et al. 2015, in OpenMMLab's variant with BN."""
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dme.blocks import ConvBN
+
 STRIDE = 16  # four poolings: height and width must be multiples of it
 
 
-class ConvBNReLU(nn.Sequential):
-    """Convolution without bias, batch normalisation, ReLU; 'same' padding at stride 1."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, dilation: int = 1):
-        padding = dilation * (kernel // 2)
-        super().__init__(
-            OrderedDict(
-                conv=nn.Conv2d(
-                    in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False
-                ),
-                bn=nn.BatchNorm2d(out_channels),
-                relu=nn.ReLU(inplace=True),
-            )
-        )
-
-
 def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(ConvBNReLU(in_channels, out_channels), ConvBNReLU(out_channels, out_channels))
+    return nn.Sequential(ConvBN(in_channels, out_channels), ConvBN(out_channels, out_channels))
 
 
 class UNet(nn.Module):
@@ -37,7 +21,19 @@ class UNet(nn.Module):
     Raises ValueError for a size that four poolings do not divide.
     """
 
-    def __init__(self, in_channels: int = 3, width: int = 64):
+    WIDTH = 16  # of the shipped networks; the study's have 64
+    HEADS = {"psp": {"channels": 16}, "fcn": {"channels": 64}, "deeplabv3": {"channels": 16}}
+    AUX_CHANNELS = 64
+    FIRST = "encoder.0.0.conv.weight"
+    WIDEST = (FIRST, 1)
+    OPENMMLAB = (
+        (r"encoder\.0\.0\.convs\.", r"encoder.0."),
+        (r"encoder\.([1-4])\.1\.convs\.", r"encoder.\1."),
+        (r"decoder\.(\d)\.conv_block\.convs\.", r"decoder.\1."),
+        (r"decoder\.(\d)\.upsample\.interp_upsample\.1\.", r"up.\1."),
+    )
+
+    def __init__(self, in_channels: int, width: int):
         super().__init__()
         channels = [width * 2**i for i in range(5)]
         self.out_channels = channels[::-1]
@@ -46,7 +42,7 @@ class UNet(nn.Module):
             for before, after in zip([in_channels, *channels[:-1]], channels, strict=True)
         )
         # stage i goes from the resolution of encoder[i + 1] up to that of encoder[i]
-        self.up = nn.ModuleList(ConvBNReLU(2 * c, c, kernel=1) for c in channels[:-1])
+        self.up = nn.ModuleList(ConvBN(2 * c, c, kernel=1) for c in channels[:-1])
         self.decoder = nn.ModuleList(double_conv(2 * c, c) for c in channels[:-1])
 
     def forward(self, x: Tensor) -> list[Tensor]:

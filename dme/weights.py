@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dme import openmmlab
 from dme.errors import InputError
 from dme.files import atomic_path, load_archive, sha256_file
-from dme.model import Segmenter, build_model, normalise
+from dme.model import BACKBONES, HEADS, Segmenter, build_model, normalise
 
 FORMAT = 1
 KEYS = ("format", "arch", "preprocess", "classes", "extra", "state_dict")
@@ -30,22 +31,6 @@ INSTALLED = Path(__file__).parent / "zoo"
 ZOO = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[1] / "weights"
 # BN's step counter has no use at a fixed momentum, and old checkpoints lack it: never stored, never read
 COUNTER = ".num_batches_tracked"
-
-OPENMMLAB_NAMES = (
-    (r"^backbone\.encoder\.0\.0\.convs\.", r"backbone.encoder.0."),
-    (r"^backbone\.encoder\.([1-4])\.1\.convs\.", r"backbone.encoder.\1."),
-    (r"^backbone\.decoder\.(\d)\.conv_block\.convs\.", r"backbone.decoder.\1."),
-    (r"^backbone\.decoder\.(\d)\.upsample\.interp_upsample\.1\.", r"backbone.up.\1."),
-    (r"^decode_head\.convs\.0\.", r"head.conv."),
-    (r"^decode_head\.psp_modules\.(\d)\.1\.", r"head.pools.\1."),
-    (r"^decode_head\.image_pool\.1\.", r"head.image_pool."),
-    (r"^decode_head\.aspp_modules\.", r"head.branches."),
-    (r"^decode_head\.bottleneck\.", r"head.bottleneck."),
-    (r"^decode_head\.conv_seg\.", r"head.classifier."),
-    (r"^auxiliary_head\.convs\.0\.", r"aux_head.conv."),
-    (r"^auxiliary_head\.conv_seg\.", r"aux_head.classifier."),
-)
-TELLTALES = {"psp": "head.pools.0.", "deeplabv3": "head.branches.0.", "fcn": "head.conv."}
 
 
 def known() -> dict[str, dict]:
@@ -125,7 +110,7 @@ def load_openmmlab(model: Segmenter, path: str | Path) -> None:
 
 
 def convert_openmmlab(path: str | Path) -> Segmenter:
-    """The network of an OpenMMLab UNet-S5-D16 checkpoint; raises as `load_openmmlab`.
+    """The network of an OpenMMLab checkpoint with a backbone of ours; raises as `load_openmmlab`.
 
     The architecture is read off the tensors; class names, mean and std off the meta data where it has them.
     Input is in RGB order; a checkpoint whose configuration says BGR is refused.
@@ -241,23 +226,17 @@ def _rebuild(content: dict, path: Path) -> Segmenter:
 def _convert(content: dict, path: str | Path, digest: str) -> Segmenter:
     """The network of an OpenMMLab checkpoint."""
     state = _openmmlab_state(content, path, digest)
-    arch = _infer_arch(state)
+    arch = openmmlab.read_arch(state)
     if arch is None:
         raise InputError(
-            f"{path} is neither a dme checkpoint (no 'format') nor OpenMMLab's UNet-S5-D16 with an FCN, PSP "
-            f"or DeepLabV3 head (no such first layer, head or classifier); it has {_some(list(state))}"
+            f"{path} is neither a dme checkpoint (no 'format') nor one of OpenMMLab's with a backbone "
+            f"({', '.join(BACKBONES)}) and a head ({', '.join(HEADS)}) of dme; it has {_some(list(state))}"
         )
     model = build_model(**arch)
     _load_strict(model, state, path)
-    meta = content["meta"] if isinstance(content.get("meta"), dict) else {}
-    data = meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), dict) else meta  # mmengine; mmcv
-    model.classes = [str(name) for name in data.get("CLASSES") or data.get("classes") or model.classes]
-    config = str(meta.get("config") or meta.get("cfg"))
-    if re.search(r"to_rgb\s*=\s*False", config):
-        raise InputError(f"{path} was trained on BGR images, dme's networks take RGB")
-    for key in ("mean", "std"):
-        if values := re.search(rf"\b{key}\s*=\s*\[([-+.\d\s,e]+)\]", config):
-            model.preprocess[key] = [float(value) for value in values[1].split(",") if value.strip()]
+    classes, preprocess = openmmlab.read_meta(content.get("meta"), path)
+    model.classes = classes or model.classes
+    model.preprocess |= preprocess
     model.weights_extra = {"source": Path(path).name, "source_sha256": digest}
     _check_description(model, path)
     return model
@@ -268,30 +247,8 @@ def _openmmlab_state(content: dict, path: str | Path, digest: str) -> dict[str, 
     named = re.search(r"-([0-9a-f]{8})\.pth$", Path(path).name)
     if named and not digest.startswith(named[1]):
         raise InputError(f"{path} has sha256 {digest[:8]}, its name says {named[1]}; damaged: fetch it again")
-    state, renamed = content.get("state_dict", content), {}
-    for name, value in state.items() if isinstance(state, dict) else ():
-        for pattern, ours in OPENMMLAB_NAMES:
-            name = re.sub(pattern, ours, str(name))
-        renamed[name] = value
-    return renamed
-
-
-def _infer_arch(state: dict[str, Tensor]) -> dict | None:
-    """build_model's arguments read off tensors under our names; None if they are not such a network's."""
-    names = ("backbone.encoder.0.0.conv.weight", "head.classifier.weight")
-    heads = [head for head, start in TELLTALES.items() if any(name.startswith(start) for name in state)]
-    if not heads or any(getattr(state.get(name), "ndim", None) != 4 for name in names):
-        return None
-    (width, in_channels), (num_classes, head_channels) = (state[name].shape[:2] for name in names)
-    return {
-        "backbone": "unet",
-        "head": heads[0],
-        "num_classes": num_classes,
-        "width": width,
-        "in_channels": in_channels,
-        "head_channels": head_channels,
-        "aux": any(name.startswith("aux_head.") for name in state),
-    }
+    state = content.get("state_dict", content)
+    return openmmlab.rename(state) if isinstance(state, dict) else {}
 
 
 def _check_description(model: Segmenter, path: str | Path) -> None:
@@ -322,7 +279,7 @@ def _load_strict(model: Segmenter, state: dict[str, Tensor], path: str | Path) -
     ]:
         reasons = [
             f"the checkpoint has {key} {value}, the network {model.arch[key]}; build with {key}={value!r}"
-            for key, value in (_infer_arch(found) or {}).items()
+            for key, value in (openmmlab.read_arch(found) or {}).items()
             if value != model.arch[key]
         ]
         raise InputError(f"{path} does not fit the network: {'; '.join([*reasons, *faults])}")

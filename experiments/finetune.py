@@ -21,7 +21,7 @@ from dme.errors import InputError, run
 from dme.figures import save_png
 from dme.infer import SIZES, STUDY_SIDE
 from dme.metrics import per_scan, scores
-from dme.model import BACKBONES, HEADS, Segmenter, build_model, set_classes
+from dme.model import BACKBONES, HEADS, Segmenter, build_model, require_arch, set_classes
 from dme.recipe import Recipe
 from dme.record import provenance, read_rows, write_json
 from dme.sources import open_source
@@ -81,9 +81,14 @@ def parse_args() -> argparse.Namespace:
         help="paper, random, subject:K/N, dev:K/4 (default: paper if the set has its scans, or random)",
     )
     add("--weights", help="name or file to start from, or 'none' for fresh ones (default hrf-HEAD)")
-    add("--head", choices=HEADS, help="decode head (default: the checkpoint's, else psp)")
+    add("--head", choices=HEADS, help="decode head (default: the checkpoint's, else psp or lraspp)")
     add("--backbone", choices=BACKBONES, help="backbone (default: the checkpoint's, else unet)")
-    add("--width", type=int, help="channels of the first stage (default: the checkpoint's, else 16)")
+    add(
+        "--width",
+        type=float,
+        help="channels of a unet's first stage, or a MobileNet's factor of them (default: the checkpoint's, "
+        "else 16 or 1.0)",
+    )
     add("--iters", type=int, help="optimiser steps (default 400)")
     add("--batch", type=int, help="images per forward pass (default 2)")
     add("--accumulate", type=int, default=1, help="forward passes per step (default 1)")
@@ -221,16 +226,11 @@ def starting_network(args: argparse.Namespace) -> tuple[Segmenter, str]:
     """The network to fine-tune and a line that says where its weights come from."""
     asked = {key: value for key in ("head", "backbone", "width") if (value := getattr(args, key)) is not None}
     if args.weights == "none":
-        model = build_model(**{"width": 16} | asked)
+        model = build_model(**asked)
         return model, f"fresh weights (seed {args.seed}), {_described(model)}"
     name = args.weights or f"hrf-{args.head or 'psp'}"
     model = load_model(name)
-    for key, value in asked.items():
-        if value != model.arch[key]:
-            raise InputError(
-                f"--{key} {value} does not fit the weights {name}, whose {key} is {model.arch[key]}; "
-                f"leave out --{key}, or give --weights of such a network (or 'none')"
-            )
+    require_arch(model, **asked)
     return model, f"{model.weights_name} (sha256 {model.weights_sha256[:12]}), {_described(model)}"
 
 

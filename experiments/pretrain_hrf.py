@@ -1,7 +1,8 @@
-"""Pretrain UNets on fundus vessels (HRF), the source domain of the study, or score such checkpoints.
+"""Pretrain networks on fundus vessels (HRF), the source domain of the study, or score such checkpoints.
 
 python experiments/pretrain_hrf.py --data HRF            # three heads on one backbone, the small recipe
 python experiments/pretrain_hrf.py --recipe openmmlab --heads psp --width 64
+python experiments/pretrain_hrf.py --backbone mobilenet_v3_small
 python experiments/pretrain_hrf.py --eval-only --weights hrf-psp
 torchrun --nproc-per-node 4 experiments/pretrain_hrf.py --recipe openmmlab
 """
@@ -24,7 +25,7 @@ from dme.figures import CYAN, GREEN, overlay, panel, save_png
 from dme.hrf import open_hrf, split_hrf
 from dme.infer import resize, sliding_window
 from dme.metrics import scores
-from dme.model import Segmenter, build_model, normalise
+from dme.model import BACKBONES, Segmenter, build_model, normalise
 from dme.ops.confusion import confusion_matrix
 from dme.recipe import Recipe
 from dme.record import device_name, provenance, write_json
@@ -32,7 +33,7 @@ from dme.train import TrainingSet, train
 from dme.weights import load_model
 
 CLASSES = ["background", "vessel"]
-OPENMMLAB_DICE = {"fcn": 0.7945, "psp": 0.8007, "deeplabv3": 0.8021}  # their model zoo: width 64, full size
+OPENMMLAB_DICE = {"fcn": 0.7945, "psp": 0.8007, "deeplabv3": 0.8021}  # their unets: width 64, full size
 
 # scale: share of the photographs' size that is trained on and scored
 RECIPES = {
@@ -74,8 +75,13 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--data", help="folder of the HRF set (default: environment variable HRF_DATA)")
     add("--recipe", choices=RECIPES, default="small", help="training recipe (default small)")
-    add("--heads", nargs="+", default=["psp", "fcn", "deeplabv3"], help="decode heads on one shared backbone")
-    add("--width", type=int, default=16, help="channels of the first stage (default 16, study 64)")
+    add("--backbone", choices=BACKBONES, default="unet", help="backbone (default unet)")
+    add("--heads", nargs="+", help="decode heads on one shared backbone (default: all it takes)")
+    add(
+        "--width",
+        type=float,
+        help="channels of a unet's first stage (16), a MobileNet's factor of them (1.0)",
+    )
     add("--steps", type=int, help="optimiser steps (default: the recipe's)")
     add("--batch", type=int, help="crops per step (default: the recipe's)")
     add(
@@ -102,7 +108,11 @@ def main() -> None:
     given = {k: v for k in ("steps", "batch") if (v := getattr(args, k)) is not None}
     settings = Recipe(**recipe["train"] | given, seed=args.seed, amp=args.amp, eval_every=args.eval_every)
     torch.manual_seed(args.seed)
-    models = load_pretrained(args.weights) if args.eval_only else joint_models(args.heads, args.width)
+    if args.eval_only:
+        models = load_pretrained(args.weights)
+    else:
+        heads = args.heads or list(BACKBONES[args.backbone].HEADS)
+        models = joint_models(heads, args.width, args.backbone)
     rank, _, device = ranks.join()
     source = open_hrf(args.data, scale)
     if rank == 0:
@@ -134,9 +144,9 @@ def load_pretrained(names: list[str]) -> dict[str, Segmenter]:
     return models
 
 
-def joint_models(heads: list[str], width: int) -> dict[str, Segmenter]:
+def joint_models(heads: list[str], width: float | None, backbone: str = "unet") -> dict[str, Segmenter]:
     """One fresh network per head; all share the first one's backbone and auxiliary head."""
-    models = {head: build_model(head=head, width=width) for head in heads}
+    models = {head: build_model(backbone, head, width=width) for head in heads}
     first = models[heads[0]]
     for model in models.values():
         model.backbone, model.aux_head, model.classes = first.backbone, first.aux_head, CLASSES
@@ -158,7 +168,10 @@ def channels_first(image: np.ndarray) -> Tensor:
 
 
 class SideBySide(nn.Module):
-    """Several networks' logits concatenated along the channels; a backbone they share runs once."""
+    """Several networks' logits, at the input's size, concatenated along the channels.
+
+    A backbone they share runs once.
+    """
 
     def __init__(self, models: list[Segmenter]):
         super().__init__()
@@ -168,8 +181,9 @@ class SideBySide(nn.Module):
         features = {id(m.backbone): None for m in self.models}
         for m in self.models:
             if features[id(m.backbone)] is None:
-                features[id(m.backbone)] = m.backbone(x)[-1]
-        return torch.cat([m.head(features[id(m.backbone)]) for m in self.models], dim=1)
+                features[id(m.backbone)] = m.backbone(x)
+        logits = (m.head(features[id(m.backbone)]) for m in self.models)
+        return torch.cat([resize(one, x.shape[-2:]) for one in logits], dim=1)
 
 
 @torch.inference_mode()
@@ -233,8 +247,10 @@ def report(
         return
     rows = []
     print(f"\nvessel Dice on {len(validation)} validation photographs, sliding window 256/170")
-    print(f"input and 'scale' column at {scale:g} of their size; 'OpenMMLab' at full size, width 64")
-    print(f"{'network':28} {'head':10} {'width':>5} {'scale':>7} {'full':>7} {'OpenMMLab':>10}")
+    print(f"input and 'scale' column at {scale:g} of their size; 'OpenMMLab': unets of width 64 at full size")
+    print(
+        f"{'network':28} {'backbone':18} {'head':10} {'width':>5} {'scale':>7} {'full':>7} {'OpenMMLab':>10}"
+    )
     for name, model in models.items():
         at, full_size = (float(scores(counts[name][kind])["dice"][1]) for kind in ("scale", "full"))
         rows.append(
@@ -247,8 +263,10 @@ def report(
                 "counts": counts[name],
             }
         )
-        head, width = model.arch["head"], model.arch["width"]
-        print(f"{name:28} {head:10} {width:5d} {at:7.4f} {full_size:7.4f} {OPENMMLAB_DICE[head]:10.4f}")
+        arch = model.arch
+        theirs = f"{OPENMMLAB_DICE[arch['head']]:.4f}" if arch["backbone"] == "unet" else "-"
+        print(f"{name:28} {arch['backbone']:18} {arch['head']:10} {arch['width']:5g} ", end="")
+        print(f"{at:7.4f} {full_size:7.4f} {theirs:>10}")
     save_png(args.out / "vessels.png", picture)
     results = {
         **origin,

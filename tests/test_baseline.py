@@ -11,10 +11,11 @@ import torch
 from matfiles import duke_volume, write_subject_mat
 from PIL import Image
 
+from dme.infer import run_protocol
 from dme.metrics import scores, table1_measure
 from dme.model import build_model
 from dme.phantom import phantom_set
-from dme.weights import save_model
+from dme.weights import load_model, save_model
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "baseline.py"
 
@@ -89,6 +90,57 @@ def test_mat_files_and_images_of_the_same_pixels_score_the_same(
         counts.append(json.loads((out / "results.json").read_text())["rows"][0]["counts_per_scan"])
     assert counts[0] == counts[1]
     assert np.array(counts[0])[:, 1].sum() > 0  # there is fluid to score
+
+
+@pytest.fixture
+def street(tmp_path) -> Path:
+    """A network of 19 classes with 1/8 of the resolution, whose classifier finds several of them."""
+    torch.manual_seed(0)
+    model = build_model("mobilenet_v2", "psp", num_classes=19, width=0.25, head_channels=8, aux=False)
+    torch.nn.init.normal_(model.head.classifier.weight)
+    model.classes = ["road", "sidewalk", *(f"thing{i}" for i in range(17))]
+    save_model(model, tmp_path / "street.pth")
+    return tmp_path / "street.pth"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_of_many_classes_the_one_called_fluid_or_else_class_1_is_scored(
+    monkeypatch, folder, scans, street, tmp_path, capsys, named
+):
+    model = load_model(street)
+    number = 1
+    if named:
+        number, model.classes[7] = 7, "fluid"
+        save_model(model, street)
+    out = tmp_path / "out"
+    assert baseline(monkeypatch, "--data", folder, "--weights", street, "--out", out) == 0
+    printed = capsys.readouterr().out
+    name = "fluid" if named else "sidewalk"
+    assert f"class {number} of 19 ({name}) is read as fluid" in printed and "      - " in printed
+    (row,) = json.loads((out / "results.json").read_text())["rows"]
+    assert (row["published"], row["fluid_class"]) == (None, name)
+    for scan, counts in zip(scans, row["counts_per_scan"], strict=True):
+        image, truth = (
+            torch.from_numpy(np.array(Image.fromarray(of).resize((256, 256), Image.Resampling.BICUBIC)))
+            for of in (scan.image, scan.fluid)
+        )
+        found = run_protocol(model, image[None], "light")[0].argmax(0)
+        assert len(found.unique()) > 2
+        table = [[int(((truth == t) & ((found == number) == p)).sum()) for p in (0, 1)] for t in (0, 1)]
+        assert counts == table
+
+
+def test_backbone_chooses_the_weights_and_is_checked(monkeypatch, folder, street, tmp_path, capsys):
+    base = ("--data", folder, "--out", tmp_path / "out")
+    for arguments, told in (
+        (("--backbone", "mobilenet_v2"), "cityscapes-fcn-mobilenet_v2-openmmlab is not downloaded"),
+        (
+            ("--backbone", "unet", "--weights", street),
+            "--backbone unet does not fit the weights street.pth, whose backbone is mobilenet_v2; leave",
+        ),
+    ):
+        assert baseline(monkeypatch, *base, *arguments) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_without_data_the_first_line_says_synthetic(monkeypatch, checkpoint, tmp_path, capsys, scans):

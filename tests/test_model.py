@@ -168,8 +168,8 @@ def test_fresh_weights_have_the_stated_deviations():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"head": "pspnet"}, "unknown head 'pspnet'; choose one of fcn, psp, deeplabv3"),
-        ({"backbone": "resnet"}, "unknown backbone 'resnet'; choose one of unet"),
+        ({"head": "pspnet"}, "unknown head 'pspnet' for a unet; choose one of psp, fcn, deeplabv3"),
+        ({"backbone": "resnet"}, "unknown backbone 'resnet'; choose one of unet, mobilenet_v2"),
         ({"num_classes": 1}, "num_classes is 1; it must be at least 2"),
         ({"width": 0}, "width is 0; it must be at least 1"),
         ({"in_channels": 0}, "in_channels is 0; it must be at least 1"),
@@ -231,7 +231,7 @@ def test_as_many_classes_keep_every_weight():
 )
 def test_unet_alone_refuses_sizes_that_16_does_not_divide(height, width, fit):
     with pytest.raises(ValueError, match=f"UNet got {height} x {width}, wants multiples of 16; pad to {fit}"):
-        UNet(width=1)(torch.zeros(1, 3, height, width))
+        UNet(3, width=1)(torch.zeros(1, 3, height, width))
 
 
 def test_whole_pads_by_repeating_the_edge_and_crops_back(tmp_path):

@@ -84,6 +84,19 @@ def test_vessel_counts(script, tmp_path):
     assert picture.shape[2] == 3 and picture.dtype == np.uint8
 
 
+def test_networks_of_different_resolution_are_scored_side_by_side(script):
+    """A unet's logits are as large as the image, those of the MobileNets 1/8 and 1/2."""
+    torch.manual_seed(0)
+    small = {"width": 0.25, "head_channels": 8}
+    models = [build_model(width=2), build_model("mobilenet_v2", **small)]
+    models.append(build_model("mobilenet_v3_small", **small))
+    x = torch.rand(1, 3, 48, 64)
+    with torch.inference_mode():
+        together = sliding_window(script.SideBySide(models).eval(), x, 32, 20).split(2, dim=1)
+        for model, ours in zip(models, together, strict=True):
+            assert torch.allclose(ours, sliding_window(model, x, 32, 20), atol=1e-6) and ours.std() > 0
+
+
 def test_best_weights_are_reported(script, tmp_path):
     models = script.joint_models(["psp", "fcn"], 2)
     for name, model in models.items():
@@ -102,7 +115,7 @@ def test_best_weights_are_reported(script, tmp_path):
 def test_wrong_arguments(fails, tmp_path):
     assert fails("--eval-only") == "--eval-only and --weights go together: name the checkpoints to score"
     assert "go together" in fails("--weights", "hrf-psp")
-    assert fails("--heads", "psp", "lraspp").startswith("unknown head 'lraspp'; choose one of")
+    assert fails("--heads", "psp", "lraspp").startswith("unknown head 'lraspp' for a unet; choose one of")
     assert fails("--width", 0) == "width is 0; it must be at least 1"
     assert fails("--steps", 0) == "steps is 0; it must be at least 1"
     assert fails("--amp", "fp8").startswith("amp is fp8; it must be auto")
