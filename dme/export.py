@@ -106,6 +106,8 @@ def adaptive_avg_pool2d(x: Tensor, size: list[int]) -> Tensor:
     PyTorch's exporters fix the bins' borders at the size they trace with, or refuse sizes the bins do not
     divide. Here a row of an averaging matrix is one bin: (bins, H) @ (N, C, H, W) @ (W, bins).
     """
+    if tuple(size) == (1, 1):
+        return x.mean((2, 3), keepdim=True)
     return _averaging(size[0], x.shape[2]) @ x @ _averaging(size[1], x.shape[3]).T
 
 

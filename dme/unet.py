@@ -59,7 +59,9 @@ class UNet(nn.Module):
             skips.append(x)
         features = [skips.pop()]
         for up, decode in zip(reversed(self.up), reversed(self.decoder), strict=True):
-            x = up(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
+            # enlarging and a 1 x 1 convolution commute; in this order it costs a quarter
+            x = F.interpolate(up.conv(x), scale_factor=2, mode="bilinear", align_corners=False)
+            x = up.activation(up.bn(x))
             x = decode(torch.cat([skips.pop(), x], dim=1))
             features.append(x)
         return features

@@ -1,5 +1,6 @@
 """Exported files against the network: sizes, batches, meaning, metadata, and what is refused."""
 
+import functools
 import importlib.util
 import json
 import re
@@ -63,11 +64,11 @@ def assert_equal(exported, model, channels: int = 1) -> None:
         np.testing.assert_allclose(found, wanted, atol=1e-5, err_msg=str(shape))
 
 
-@pytest.fixture(scope="module")
-def psp():
-    """The network with the hardest head, and its graph."""
-    model = network()
-    return model, export.trace(export.Exportable(model), 1)
+@functools.cache
+def traced(backbone="unet", head="psp", channels=1):
+    """A network and its graph, which takes seconds."""
+    model = network(backbone, head)
+    return model, export.trace(export.Exportable(model), channels)
 
 
 @pytest.fixture
@@ -80,8 +81,8 @@ def onnx():
 # ---- files ----------------------------------------------------------------------------------------------
 
 
-def test_torch_file(psp, tmp_path):
-    model, program = psp
+def test_torch_file(tmp_path):
+    model, program = traced()
     path = tmp_path / "psp.pt2"
     export.write_torch(program, export.describe(model), path)
     exported = export.open_torch(path)
@@ -100,8 +101,8 @@ def test_torch_file(psp, tmp_path):
 
 
 @pytest.mark.slow
-def test_onnx_file(psp, onnx, tmp_path):
-    model, program = psp
+def test_onnx_file(onnx, tmp_path):
+    model, program = traced()
     path = tmp_path / "psp.onnx"
     export.write_onnx(program, export.describe(model), path)
     assert_equal(export.open_onnx(path), model)
@@ -127,8 +128,7 @@ OTHERS.remove(("unet", "psp"))
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone, head", OTHERS)
 def test_every_other_network(backbone, head, tmp_path):
-    model = network(backbone, head)
-    program = export.trace(export.Exportable(model), 3)
+    model, program = traced(backbone, head, 3)
     export.write_torch(program, {}, tmp_path / "m.pt2")
     assert_equal(export.open_torch(tmp_path / "m.pt2"), model, 3)
 
@@ -136,10 +136,9 @@ def test_every_other_network(backbone, head, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone, head", OTHERS)
 def test_every_other_network_in_onnx(backbone, head, onnx, tmp_path):
-    model = network(backbone, head)
-    program = export.trace(export.Exportable(model), 1)
+    model, program = traced(backbone, head, 3)
     export.write_onnx(program, {}, tmp_path / "m.onnx")
-    assert_equal(export.open_onnx(tmp_path / "m.onnx"), model)
+    assert_equal(export.open_onnx(tmp_path / "m.onnx"), model, 3)
 
 
 def test_the_network_stays_as_it_was():
@@ -182,6 +181,8 @@ def script(monkeypatch, tmp_path):
     spec.loader.exec_module(module)
     save_model(network(), tmp_path / "ours.pth")
     monkeypatch.chdir(tmp_path)
+    graph = traced()[1]  # of the same weights
+    monkeypatch.setattr(export, "trace", lambda network, channels: graph)
 
     def call(*arguments) -> int | None:
         monkeypatch.setattr("sys.argv", ["export.py", *map(str, arguments)])
@@ -193,13 +194,7 @@ def script(monkeypatch, tmp_path):
     return call
 
 
-def use_graph(monkeypatch, psp) -> None:
-    """Tracing takes seconds; the module's graph is of the same weights."""
-    monkeypatch.setattr(export, "trace", lambda network, channels: psp[1])
-
-
-def test_script(script, psp, monkeypatch, tmp_path, capsys):
-    use_graph(monkeypatch, psp)
+def test_script(script, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(export, "CHECKED", SHAPES[:2])
     assert script("--weights", "ours.pth", "--format", "torch") is None
     printed = capsys.readouterr().out
@@ -211,11 +206,10 @@ def test_script(script, psp, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])
-def test_a_file_that_differs_is_not_kept(script, psp, monkeypatch, tmp_path, capsys, wrong):
-    use_graph(monkeypatch, psp)
+def test_a_file_that_differs_is_not_kept(script, monkeypatch, tmp_path, capsys, wrong):
     monkeypatch.setattr(export, "CHECKED", SHAPES[1:2])
     monkeypatch.setattr(
-        export, "open_torch", lambda path: lambda image: expected(psp[0], image) + np.float32(wrong)
+        export, "open_torch", lambda path: lambda image: expected(network(), image) + np.float32(wrong)
     )
     out = tmp_path / "out" / "m.pt2"
     assert script("--weights", "ours.pth", "--format", "torch", "--out", out) == 2
@@ -248,8 +242,7 @@ def test_missing_packages(script, monkeypatch, capsys):
     assert message in error and "pip install onnx onnxscript onnxruntime" in error
 
 
-def test_unchecked_is_said(script, psp, monkeypatch, tmp_path, capsys):
-    use_graph(monkeypatch, psp)
+def test_unchecked_is_said(script, monkeypatch, tmp_path, capsys):
     script.module.find_spec = lambda name: None if name == "onnxruntime" else object()
     monkeypatch.setattr(export, "write_onnx", lambda program, about, path: path.write_text("graph"))
     assert script("--weights", "ours.pth", "--out", "m.onnx") is None
