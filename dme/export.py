@@ -43,16 +43,19 @@ class Exportable(nn.Module):
 
 def describe(model: Segmenter) -> dict:
     """What whoever runs the file must know; stands in it as metadata."""
-    enter = SIZES.get(model.preprocess.get("size"), "pixels of the scale it was trained with")
+    size = model.preprocess.get("size")
+    slides = (
+        f" A window of {WINDOW} x {WINDOW} px slides over it with stride {SLIDE_STRIDE}, the last of a row or "
+        "column moved back inside, and log(probabilities) are averaged where windows overlap."
+    )
     return {
         "title": "dme: retinal OCT segmentation. Not a medical device.",
         "classes": model.classes,
         "input": "image: float32 (batch, channels, height, width), grey values 0..255; normalised inside",
         "output": "probabilities: float32 (batch, classes, height, width); the whole image in one pass",
-        "as_in_dme": f"A scan enters as: {enter}. A window of {WINDOW} x {WINDOW} px slides over it with "
-        f"stride {SLIDE_STRIDE}, the last of a row or column moved back inside. log(probabilities) are "
-        "averaged where windows overlap and resized to the scan (bilinear, half-pixel centres); then comes "
-        "the softmax.",
+        "as_in_dme": f"A scan enters as: {SIZES.get(size, 'pixels of the scale it was trained with')}."
+        + slides * (size == "512")
+        + " log(probabilities) are resized to the scan (bilinear, half-pixel centres); then comes the softmax.",
         "preprocess": model.preprocess,
         "arch": model.arch,
     }

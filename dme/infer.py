@@ -131,12 +131,15 @@ def entering(image: Tensor, size: str) -> Tensor:
 def probabilities(model: Segmenter, image: Tensor, flip: bool = False) -> Tensor:
     """Probability of each class, float32 (classes, H, W), for one scan of any size, uint8 (H, W).
 
-    The scan enters at the size the network was trained with, `model.preprocess["size"]` (see SIZES); sliding
-    window 256 / 170. flip: average with the mirrored scan.
+    The scan enters at the size the network was trained with, `model.preprocess["size"]` (see SIZES): of "512"
+    a window of 256 slides over it with stride 170, as in the study, else it enters as a whole. flip: average
+    with the mirrored scan.
     """
-    x = normalise(entering(image, model.preprocess["size"])[None], model.preprocess)
+    size = model.preprocess["size"]
+    x = normalise(entering(image, size)[None], model.preprocess)
+    logits = sliding_window if size == "512" else whole
 
     def predict(x: Tensor) -> Tensor:
-        return resize(sliding_window(model, x), image.shape)
+        return resize(logits(model, x), image.shape)
 
     return (flip_average(predict, x) if flip else predict(x).softmax(1))[0]

@@ -21,9 +21,9 @@ from dme.series import finished, run_missing
 
 FOLDS = [f"dev:{k}/4" for k in range(1, 5)]
 BASE = (
-    "--iters 500 --size half --max-class-share 1 --ungraded ignore --flip --rotate 8 --zoom 0.2 --brightness 0.1 "
-    "--contrast 0.25 --gamma 0.2 --noise 0.1 --loss ce+dice --optimizer adamw --lr 2e-3 --l2 1e-2 "
-    "--schedule cosine --lr-min 0 --warmup 50 --clip 1 --ema 0.98 --tta"
+    "--iters 500 --size half --max-class-share 1 --ungraded ignore --flip --rotate 8 --zoom 0.2 "
+    "--brightness 0.1 --contrast 0.25 --gamma 0.2 --noise 0.1 --loss ce+dice --optimizer adamw --lr 2e-3 "
+    "--l2 1e-2 --schedule cosine --lr-min 0 --warmup 50 --clip 1 --ema 0.98 --tta"
 )
 CROPS = "--crop 240 --batch 6 --on-fluid 0.3 --border 0.25"
 WHOLE = "--crop 0 --batch 4"  # about as many pixels a step

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dme.cache import GRADED_COLUMNS, Cache
 from dme.dataset import Validation, entering_mask, training_set
-from dme.infer import entering, probabilities, sliding_window
+from dme.infer import entering, probabilities, sliding_window, whole
 from dme.metrics import scores
 from dme.model import build_model, normalise, set_classes
 from dme.sources import DUKE_ANNOTATED
@@ -100,10 +100,12 @@ def test_graded_columns():
 def test_probabilities_have_the_size_of_the_scan(size, flip):
     model, image = network(size), torch.from_numpy(RNG.integers(0, 256, (101, 131), dtype=np.uint8))
 
+    predict = sliding_window if size == "512" else whole
+
     def plain(image):
         x = normalise(entering(image, size)[None], model.preprocess)
         with torch.inference_mode():
-            return sliding_window(model, x)
+            return predict(model, x)
 
     def resized(logits):
         return F.interpolate(logits, (101, 131), mode="bilinear").softmax(1)
@@ -112,7 +114,7 @@ def test_probabilities_have_the_size_of_the_scan(size, flip):
     if flip:
         with torch.inference_mode():
             x = normalise(entering(image, size).flip(-1)[None], model.preprocess)
-            wanted = (wanted + resized(sliding_window(model, x)).flip(-1)) / 2
+            wanted = (wanted + resized(predict(model, x)).flip(-1)) / 2
     found = probabilities(model, image, flip)
     assert found.shape == (2, 101, 131)
     torch.testing.assert_close(found, wanted[0], atol=1e-6, rtol=1e-5)

@@ -22,7 +22,7 @@ from dme.cache import open_cache
 from dme.errors import run
 from dme.figures import CYAN, GREEN, RED, overlay
 from dme.files import sha256_file
-from dme.infer import run_protocol, sliding_window
+from dme.infer import run_protocol, whole
 from dme.model import build_model, normalise
 from dme.recipe import OPTIMIZERS, Recipe
 from dme.sources import open_source
@@ -220,7 +220,7 @@ def predicted(model, data: Path, name: str) -> dict[str, np.ndarray]:
         logits = run_protocol(model, torch.tensor(image_256(data, name))[None], "light")
     else:
         with torch.inference_mode():
-            logits = sliding_window(model, normalise(torch.tensor(image)[None], model.preprocess))
+            logits = whole(model, normalise(torch.tensor(image)[None], model.preprocess))
     fluid, found = Image.fromarray(logits.softmax(1)[0, 1].numpy()), {}
     for kind, (height, width) in (("study", (256, 256)), ("native", image.shape)):
         found[kind] = np.asarray(fluid.resize((width, height), Image.Resampling.BILINEAR)) > 0.5
