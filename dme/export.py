@@ -45,8 +45,8 @@ def describe(model: Segmenter) -> dict:
     """What whoever runs the file must know; stands in it as metadata."""
     size = model.preprocess.get("size")
     slides = (
-        f" A window of {WINDOW} x {WINDOW} px slides over it with stride {SLIDE_STRIDE}, the last of a row or "
-        "column moved back inside, and log(probabilities) are averaged where windows overlap."
+        f" A window of {WINDOW} x {WINDOW} px slides over it with stride {SLIDE_STRIDE}, the last of a row "
+        "or column moved back inside, and log(probabilities) are averaged where windows overlap."
     )
     return {
         "title": "dme: retinal OCT segmentation. Not a medical device.",
@@ -55,7 +55,7 @@ def describe(model: Segmenter) -> dict:
         "output": "probabilities: float32 (batch, classes, height, width); the whole image in one pass",
         "as_in_dme": f"A scan enters as: {SIZES.get(size, 'pixels of the scale it was trained with')}."
         + slides * (size == "512")
-        + " log(probabilities) are resized to the scan (bilinear, half-pixel centres); then comes the softmax.",
+        + " log(probabilities) are resized to the scan (bilinear, half-pixel centres); then comes softmax.",
         "preprocess": model.preprocess,
         "arch": model.arch,
     }
