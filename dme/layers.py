@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from scipy.linalg import solveh_banded
 from torch import Tensor
+from torch.nn import functional as F
 
 from dme.bscan import IGNORE
 from dme.errors import InputError
@@ -67,6 +68,17 @@ def layer_labels(boundaries: np.ndarray, height: int, fluid: np.ndarray | None =
         labels[fluid == IGNORE] = IGNORE
     labels[:, np.isnan(rows).any(axis=0)] = IGNORE
     return labels
+
+
+def scale_rows(boundaries: np.ndarray, shape: tuple[int, int], scaled: tuple[int, int]) -> np.ndarray:
+    """Rows (8, W) of a scan of `shape` (H, W) -> float32 rows (8, W') of the scan resized to `scaled`.
+
+    A new column has the mean of the columns it covers, unknown where one of them is.
+    """
+    rows = torch.from_numpy(np.array(boundaries, np.float32))
+    if shape[1] != scaled[1]:
+        rows = F.adaptive_avg_pool1d(rows, scaled[1])
+    return ((rows + 0.5) * (scaled[0] / shape[0]) - 0.5).numpy()
 
 
 # ---- boundaries from probabilities ----------------------------------------------------------------------

@@ -177,8 +177,8 @@ def train(
         losses = ranks.total(torch.stack(recent)) / world
         refuse_nonfinite(losses, joint, done, recipe, data.names, out / "last.pt")
         losses = losses.cpu()
-        dice = scores(ranks.total(counts))["dice"][-1]
-        row = {"train/loss": losses.mean().item(), "train/dice": dice, "lr": lr}
+        dice = np.nanmean(scores(ranks.total(counts))["dice"][1:])  # of all classes but the first
+        row = {"train/loss": losses.mean().item(), "train/dice": float(dice), "lr": lr}
         passed = len(losses) // recipe.accumulate  # steps since the last line
         row |= {f"seconds/{phase}": seconds / passed for phase, seconds in watch.read().items()}
         progress.set_postfix(loss=f"{row['train/loss']:.4f}", lr=f"{lr:.1e}")

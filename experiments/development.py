@@ -19,7 +19,6 @@ from dme.files import atomic_path
 from dme.metrics import scores
 from dme.series import finished, run_missing
 
-FOLDS = [f"dev:{k}/4" for k in range(1, 5)]
 BASE = (
     "--iters 500 --size half --max-class-share 1 --ungraded ignore --flip --rotate 8 --zoom 0.2 "
     "--brightness 0.1 --contrast 0.25 --gamma 0.2 --noise 0.1 --loss ce+dice --optimizer adamw --lr 2e-3 "
@@ -44,6 +43,7 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES), help="which ones (all)")
+    add("--folds", type=int, nargs="+", choices=[1, 2, 3, 4], default=[1, 2, 3, 4], help="which ones (all)")
     add("--data", help=".mat files or folder of B-scans (default: DME_DATA)")
     add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
     add("--print", action="store_true", help="train nothing, show the runs that are finished")
@@ -58,39 +58,39 @@ def main() -> None:
     if args.data:
         os.environ["DME_DATA"] = args.data  # which finetune.py reads too
     runs = {
-        run_name(name, split): f"{BASE} {CANDIDATES[name]} --split {split} --amp {args.amp} --seed 0".split()
+        run_name(name, k): f"{BASE} {CANDIDATES[name]} --split dev:{k}/4 --amp {args.amp} --seed 0".split()
         for name in args.candidates
-        for split in FOLDS
+        for k in args.folds
     }
     found = finished(runs, results) if args.print else run_missing("finetune.py", runs, args.out, results)
     if not found:
         raise InputError(f"no finished runs in {results}; run without --print first")
     if len({result["data_sha256"] for result in found.values()}) > 1:
         raise InputError(f"the runs in {results} were made on different data; keep one folder per data set")
-    table = markdown(args.candidates, found)
+    table = markdown(args.candidates, args.folds, found)
     with atomic_path(args.out / "development.md") as temporary:
         temporary.write_text(table)
     print(f"\n{table}\ntable: {args.out / 'development.md'}\nruns: {results}")
 
 
-def run_name(candidate: str, split: str) -> str:
-    return f"{candidate.replace(',', '').replace(' ', '-')}-{split[4]}of4"
+def run_name(candidate: str, fold: int) -> str:
+    return f"{candidate.replace(',', '').replace(' ', '-')}-{fold}of4"
 
 
-def markdown(candidates: list[str], found: dict[str, dict]) -> str:
-    """Fluid Dice of each candidate pooled over the held-out scans of all folds, and fold by fold."""
+def markdown(candidates: list[str], folds: list[int], found: dict[str, dict]) -> str:
+    """Fluid Dice of each finished candidate pooled over the held-out scans of the folds, and fold by fold."""
     lines = [
-        f"| candidate | {' | '.join(KINDS.values())} | folds, graded columns |",
+        f"| candidate | {' | '.join(KINDS.values())} | graded, folds {', '.join(map(str, folds))} |",
         "|---" * (2 + len(KINDS)) + "|",
     ]
     for name in candidates:
-        own = [found[key] for split in FOLDS if (key := run_name(name, split)) in found]
-        if not own:
+        own = [found[key] for k in folds if (key := run_name(name, k)) in found]
+        if len(own) < len(folds):
             continue
         counts = {kind: [np.array(one["counts_per_scan"][kind]).sum(0) for one in own] for kind in KINDS}
         cells = [f"{scores(sum(of))['dice'][1]:.4f}" for of in counts.values()]
-        folds = " ".join(f"{scores(one)['dice'][1]:.3f}" for one in counts["graded"])
-        lines.append(f"| {name} | {' | '.join(cells)} | {folds} |")
+        each = " ".join(f"{scores(one)['dice'][1]:.3f}" for one in counts["graded"])
+        lines.append(f"| {name} | {' | '.join(cells)} | {each} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,13 +1,15 @@
-"""Fine-tune a pretrained network on B-scans so that it segments fluid, and score it on held-out scans.
+"""Fine-tune a pretrained network on B-scans to segment fluid or layers, and score it on held-out scans.
 
 The defaults are the best row of the study's Table 2.
 
 python experiments/finetune.py --crop 320
 python experiments/finetune.py --head fcn --loss ce+dice --flip --split subject:1/5
+python experiments/finetune.py --recipe layers --split subject:1/7
 torchrun --nproc-per-node 2 experiments/finetune.py --batch 4
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,11 @@ import torch
 from dme import ranks
 from dme.augment import Augment
 from dme.cache import Cache, open_cache
-from dme.dataset import Validation, training_set
+from dme.dataset import TASKS, Validation, agreement, check_annotated, training_set
 from dme.errors import InputError, run
-from dme.figures import save_png
+from dme.figures import CYAN, RED, save_png
 from dme.infer import SIZES, STUDY_SIDE
+from dme.layers import BOUNDARIES, LAYERS, THICKNESSES, over_scans
 from dme.metrics import per_scan, scores
 from dme.model import BACKBONES, HEADS, Segmenter, build_model, require_arch, set_classes
 from dme.recipe import Recipe
@@ -29,7 +32,6 @@ from dme.splits import leak, split_indices
 from dme.train import train
 from dme.weights import load_model, save_model
 
-CLASSES = ["background", "fluid"]
 PUBLISHED = {"mean_dice": 0.8430, "mean_iou": 0.7600}  # best row of the study's Table 2
 
 
@@ -74,6 +76,7 @@ def parse_args() -> argparse.Namespace:
     add(
         "--recipe", choices=RECIPES, default="study", help="what the other options default to (default study)"
     )
+    add("--task", choices=TASKS, default="fluid", help="what to segment (default fluid)")
     add("--data", help=".mat files or folder of B-scans, or 'phantom' (default: DME_DATA, else phantom)")
     add("--grader", type=int, default=1, help="whose annotation of .mat files is the truth: 1 or 2")
     add(
@@ -151,14 +154,15 @@ def main() -> None:
     rank, _, device = ranks.join()
     source = open_source(args.data, args.grader)
     model, start = starting_network(args)
-    replaced = set_classes(model, CLASSES)
+    replaced = set_classes(model, TASKS[args.task])
     model.preprocess = model.preprocess | {"size": args.size}
     if rank == 0:
         print(f"data: {source.description}\nstart: {start}", flush=True)
         for name in replaced:
-            print(f"replaced: {name}, for {len(CLASSES)} classes")
+            print(f"replaced: {name}, for {len(TASKS[args.task])} classes")
     small, native = open_cache(source, STUDY_SIDE), open_cache(source)
-    split, (training, validation) = choose_split(small, args.split, args.seed)
+    check_annotated(native, args.task)
+    split, (training, validation) = choose_split(small, args.split, args.seed, args.task)
     if rank == 0:
         for note in small.notes:
             print(f"data note: {note}")
@@ -166,9 +170,9 @@ def main() -> None:
         leaking = leak(small, training, validation)
         print(f"split: {split}, {sizes}; {leaking} of the latter have a neighbour in training")
 
-    validate = Validation(small, native, validation, device, args.tta)
-    data = training_set(small, native, training, args.size, args.ungraded, device)
-    before = validate.labels(model, validate.shown)
+    validate = Validation(small, native, validation, device, args.task, args.tta)
+    data = training_set(small, native, training, args.task, args.size, args.ungraded, device)
+    before = validate.drawn(model, RED) if args.task == "fluid" else None
     trained = train({"model": model}, data, augment, recipe, args.out, validate, args.resume)["model"]
     if not validate.counts:  # a resumed run that was complete
         validate({"model": trained})
@@ -182,6 +186,11 @@ def main() -> None:
             "start": start,
         }
         report(args, origin, trained, validate, before)
+    if source.kind == "mat":
+        other = second_opinion(args, validate)
+        other({"model": trained})
+        if rank == 0:
+            report_second_opinion(args, validate, other)
     ranks.leave()
 
 
@@ -239,10 +248,10 @@ def _described(model: Segmenter) -> str:
     return f"{arch['backbone']}, {arch['head']} head, width {arch['width']}"
 
 
-def choose_split(cache: Cache, name: str | None, seed: int) -> tuple[str, tuple[np.ndarray, np.ndarray]]:
-    """Name and (training, validation) indices. Raises InputError unless both sides hold fluid."""
-    if cache.fluid is None:
-        raise InputError(f"the scans of {cache.description} have no fluid masks; training needs the truth")
+def choose_split(
+    cache: Cache, name: str | None, seed: int, task: str
+) -> tuple[str, tuple[np.ndarray, np.ndarray]]:
+    """Name and (training, validation) indices. Raises InputError unless both hold fluid, if that is asked."""
     if name is None:
         try:
             name, sides = "paper", split_indices(cache, "paper")
@@ -251,7 +260,7 @@ def choose_split(cache: Cache, name: str | None, seed: int) -> tuple[str, tuple[
     else:
         sides = split_indices(cache, name, seed)
     for what, indices in zip(("training", "validation"), sides, strict=True):
-        if not (cache.fluid[indices] == 1).any():
+        if "fluid" in task and not any((cache.fluid[i] == 1).any() for i in indices):
             raise InputError(
                 f"none of the {len(indices)} {what} scans of split {name} holds fluid, which leaves nothing "
                 f"to {'learn' if what == 'training' else 'score'}; choose another split, --seed or data"
@@ -264,12 +273,11 @@ def report(
     origin: dict,
     model: Segmenter,
     validate: Validation,
-    before: list[np.ndarray],
+    before: list[np.ndarray] | None,
 ) -> None:
     """Print the scores; write the network, results.json and the pictures into args.out."""
-    out = args.out
+    out, picture = args.out, args.out / ("figure6.png" if args.task == "fluid" else "layers.png")
     pooled = {kind: scores(counts.sum(0)) for kind, counts in validate.counts.items()}
-    without, with_empty = (per_scan(validate.counts["study"], empty=e) for e in (float("nan"), 1.0))
     history = read_rows(out / "metrics.jsonl")
     phases = [
         sum(row[f"seconds/{p}"] for p in ("data", "forward", "backward", "optimiser")) for row in history
@@ -277,17 +285,13 @@ def report(
     results = {
         **origin,
         "arch": model.arch,
+        "classes": model.classes,
         "settings": {k: v for k, v in vars(args).items() if k not in ("data", "out", "resume")},
         "seed": args.seed,
         "seconds_per_iteration": float(np.median(phases)),
         "pooled": pooled["study"],
         "pooled_native": pooled["native"],
         "pooled_graded": pooled["graded"],
-        "per_scan": {
-            "empty_left_out": {k: without[k] for k in ("mean_dice", "mean_iou")},
-            "empty_counts_1": {k: with_empty[k] for k in ("mean_dice", "mean_iou")},
-            "empty": without["empty"],
-        },
         "history": [
             [row["step"], row["validation/study-dice"], row["validation/study-iou"]]
             for row in history
@@ -298,27 +302,94 @@ def report(
         "scale_um": validate.native.scale_um,
         "counts_per_scan": validate.counts,
     }
-    save_model(model, out / "model.pt", extra=origin)
-    save_png(out / "figure6.png", validate.picture(validate.labels(model, validate.shown), before))
-    write_json(out / "results.json", results)
-
     where = "SYNTHETIC scans" if origin["data_kind"] == "phantom" else "scans"
     print(f"\n{len(validate.names)} validation {where}, split {origin['split']}, after {args.iters} steps")
-    print(f"{'':34} {'Dice':>7} {'IoU':>7}")
+    if "fluid" in args.task:
+        results["per_scan"] = fluid_table(model.classes.index("fluid"), pooled, validate.counts["study"])
+    if "layers" in args.task:
+        results |= layers_table(validate, pooled["native"]["dice"])
+    save_model(model, out / "model.pt", extra=origin)
+    save_png(picture, validate.picture(validate.drawn(model, CYAN), before))
+    write_json(out / "results.json", results)
+    print(f"\nnetwork: {out / 'model.pt'} (after the last step)\nresults: {out / 'results.json'}")
+    print(f"pictures: {picture}, {out / 'loss.png'}")
+
+
+def second_opinion(args: argparse.Namespace, validate: Validation) -> Validation:
+    """The same scans as the other grader annotated them."""
+    source = open_source(args.data, 3 - args.grader)
+    small, native = open_cache(source, STUDY_SIDE), open_cache(source)
+    indices = np.array([native.names.index(name) for name in validate.names if name in native.names], int)
+    return Validation(small, native, indices, validate.device, args.task, args.tta)
+
+
+def report_second_opinion(args: argparse.Namespace, validate: Validation, other: Validation) -> None:
+    """Print what the network and the first grader reach against the second, and add it to results.json."""
+    print(f"\nagainst grader {3 - args.grader}, at native size: the network, and grader {args.grader}")
+    counts, errors_px = agreement(validate, other)
+    network, human = (scores(of.sum(0)) for of in (other.counts["native"], counts))
+    lines = []
+    if "fluid" in args.task:
+        lines += [("fluid Dice", network["dice"][-1], human["dice"][-1])]
+        lines += [("fluid IoU", network["iou"][-1], human["iou"][-1])]
+    if "layers" in args.task:
+        means = (np.nanmean(errors[:, -1]) for errors in (other.errors_px, errors_px))
+        lines += [("mean boundary error, px", *means)]
+    for name, ours, theirs in lines:
+        print(f"{name:34} {ours:7.4f} {theirs:7.4f}")
+    path = args.out / "results.json"
+    results = json.loads(path.read_text())
+    results["other_grader"] = {name: {"network": ours, "grader": theirs} for name, ours, theirs in lines}
+    write_json(path, results)
+
+
+def fluid_table(fluid: int, pooled: dict[str, dict], counts: np.ndarray) -> dict:
+    """Print the scores of class `fluid`; returns those per scan. counts: (N, C, C) at 256 x 256."""
+    without, with_empty = (per_scan(counts, fluid, empty=e) for e in (float("nan"), 1.0))
     study, native, graded = pooled.values()
-    for name, dice, iou in (
-        ("fluid at 256 x 256, pooled", study["dice"][1], study["iou"][1]),
+    lines = [
+        ("fluid at 256 x 256, pooled", study["dice"][fluid], study["iou"][fluid]),
         (f"  per scan, {without['empty']} empty left out", without["mean_dice"], without["mean_iou"]),
         ("  per scan, empty counting 1", with_empty["mean_dice"], with_empty["mean_iou"]),
-        ("  mean with background", study["mean_dice"], study["mean_iou"]),
-        ("  the same, published best row", PUBLISHED["mean_dice"], PUBLISHED["mean_iou"]),
-        ("fluid at native size, pooled", native["dice"][1], native["iou"][1]),
-        ("  in graded columns only", graded["dice"][1], graded["iou"][1]),
-    ):
+        ("fluid at native size, pooled", native["dice"][fluid], native["iou"][fluid]),
+        ("  in graded columns only", graded["dice"][fluid], graded["iou"][fluid]),
+    ]
+    if fluid == 1:
+        lines[3:3] = [
+            ("  mean with background", study["mean_dice"], study["mean_iou"]),
+            ("  the same, published best row", PUBLISHED["mean_dice"], PUBLISHED["mean_iou"]),
+        ]
+    print(f"{'':34} {'Dice':>7} {'IoU':>7}")
+    for name, dice, iou in lines:
         print(f"{name:34} {dice:7.4f} {iou:7.4f}")
     print("empty: no fluid in truth and prediction")
-    print(f"\nnetwork: {out / 'model.pt'} (after the last step)\nresults: {out / 'results.json'}")
-    print(f"pictures: {out / 'figure6.png'}, {out / 'loss.png'}")
+    return {
+        "empty_left_out": {k: without[k] for k in ("mean_dice", "mean_iou")},
+        "empty_counts_1": {k: with_empty[k] for k in ("mean_dice", "mean_iou")},
+        "empty": without["empty"],
+    }
+
+
+def layers_table(validate: Validation, dice: np.ndarray) -> dict:
+    """Print boundary, thickness and layer scores; returns them, per scan too. dice: (C,) at native size."""
+    axial_um = (validate.native.scale_um or [None])[0]
+    unit, factor = ("um", axial_um) if axial_um else ("px", 1)
+    boundaries = over_scans(validate.errors_px, [*BOUNDARIES, "all"])
+    thickness, bias = (over_scans(validate.thickness_px[:, k] * factor, THICKNESSES) for k in (0, 1))
+    print(f"{'mean absolute error of boundaries':34} {'px':>7} {'sd':>7} {'um' * bool(axial_um):>7}")
+    for row in boundaries:
+        um = f"{row['mean'] * axial_um:7.2f}" if axial_um else ""
+        print(f"{row['name']:34} {row['mean']:7.3f} {row['sd'] or 0:7.3f} {um}")
+    print(f"{'layers: Dice, error of thickness':34} {'Dice':>7} {unit:>7} {'mean ' + unit:>8}")
+    for k, (row, mean) in enumerate(zip(thickness, bias, strict=True)):
+        overlap = f"{dice[k + 1]:7.4f}" if k < len(LAYERS) else " " * 7
+        print(f"{row['name']:34} {overlap} {row['mean']:7.2f} {mean['mean']:+8.2f}")
+    return {
+        "boundaries_px": boundaries,
+        f"thickness_{unit}": thickness,
+        f"thickness_bias_{unit}": bias,
+        "boundary_errors_px_per_scan": validate.errors_px,
+    }
 
 
 if __name__ == "__main__":

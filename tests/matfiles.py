@@ -15,6 +15,7 @@ def write_subject_mat(
     layers: np.ndarray | None = None,
     dtype: type = np.uint8,
     fluid2: np.ndarray | None = None,
+    layers2: np.ndarray | None = None,
 ) -> None:
     """Write images (H, W, N), fluid ids (H, W, N), NaN where nobody looked, and layers (8, W, N)."""
     mat = {"images": images.astype(dtype), "manualFluid1": fluid.astype(np.float64)}
@@ -22,6 +23,8 @@ def write_subject_mat(
         mat["manualLayers1"] = layers.astype(np.float64)
     if fluid2 is not None:
         mat["manualFluid2"] = fluid2.astype(np.float64)
+    if layers2 is not None:
+        mat["manualLayers2"] = layers2.astype(np.float64)
     scipy.io.savemat(path, mat)
 
 

@@ -9,7 +9,16 @@ from PIL import Image
 from torch.nn import functional as F
 
 from dme.cache import GRADED_COLUMNS, Cache
-from dme.dataset import Validation, entering_mask, training_set
+from dme.dataset import (
+    TASKS,
+    Validation,
+    agreement,
+    check_annotated,
+    entering_mask,
+    labels,
+    training_set,
+)
+from dme.errors import InputError
 from dme.infer import entering, probabilities, sliding_window, whole
 from dme.metrics import scores
 from dme.model import build_model, normalise, set_classes
@@ -63,7 +72,7 @@ def test_half_masks():
 @pytest.mark.parametrize("size", ["512", "native", "half"])
 def test_training_scans_and_masks_share_their_pixels(size):
     small, native = make_cache(size=256), make_cache()
-    data = training_set(small, native, np.array([2, 0]), size, "background", CPU)
+    data = training_set(small, native, np.array([2, 0]), "fluid", size, "background", CPU)
     assert data.names == ["scan2", "scan0"]
     held = small if size == "512" else native
     for image, mask, i in zip(data.images, data.masks, (2, 0), strict=True):
@@ -77,8 +86,8 @@ def test_columns_nobody_graded_are_ignored_on_request(size):
     layers = np.full((3, 8, 130), np.nan, np.float32)
     layers[:, :, 26:104] = 50.0  # a fifth of the width on both sides is ungraded
     small, native = make_cache(size=256), make_cache(layers=layers)
-    ignored = training_set(small, native, np.array([1]), size, "ignore", CPU).masks[0]
-    kept = training_set(small, native, np.array([1]), size, "background", CPU).masks[0]
+    ignored = training_set(small, native, np.array([1]), "fluid", size, "ignore", CPU).masks[0]
+    kept = training_set(small, native, np.array([1]), "fluid", size, "background", CPU).masks[0]
     unknown = (ignored == 255).all(0)
     width = ignored.shape[1]
     first, last = unknown.logical_not().nonzero()[[0, -1], 0].tolist()
@@ -154,3 +163,120 @@ def test_the_scans_shown_are_validation_scans():
         small.fluid[i, :share] = 1
     validate = Validation(small, SimpleNamespace(), np.array([1, 2, 3, 5]), CPU)
     assert validate.shown == [2, 1, 3]  # most fluid, the median of those with fluid, least
+
+
+# ---- layers -----------------------------------------------------------------------------------------------
+
+
+def straight_layers(width=130, count=3) -> np.ndarray:
+    """Boundaries at rows 9.5, 19.5, ... 79.5 of scans 100 high; the first ten columns unknown."""
+    rows = np.broadcast_to(np.arange(9.5, 80, 10)[None, :, None], (count, 8, width)).astype(np.float32).copy()
+    rows[:, 3, :10] = np.nan
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("size", "height", "width"), [("native", 100, 130), ("half", 50, 65), ("512", 512, 512)]
+)
+def test_layer_labels_at_every_size(size, height, width):
+    small, native = make_cache(size=256), make_cache(layers=straight_layers())
+    found = labels(small, native, 1, "layers", size).numpy()
+    assert found.shape == (height, width)
+    unknown = -(-10 * width // 130)  # columns that cover an unknown one
+    assert (found[:, :unknown] == 255).all()
+    # a boundary at 9.5 parts the first tenth of the height from the rest, whatever the height
+    wanted = np.minimum((np.arange(height) + 0.5) * 10 // height, 8)
+    assert np.array_equal(found[:, unknown:], np.repeat(wanted[:, None], width - unknown, 1))
+
+
+def test_fluid_lies_on_top_of_layers():
+    small, native = make_cache(size=256), make_cache(layers=straight_layers())
+    both = labels(small, native, 0, "layers+fluid", "native").numpy()
+    alone = labels(small, native, 0, "layers", "native").numpy()
+    fluid, known = native.fluid[0], np.arange(130) >= 10
+    wanted = np.where(fluid == 1, 9, np.where(fluid == 255, 255, alone))
+    assert np.array_equal(both[:, known], wanted[:, known]) and (both[:, ~known] == 255).all()
+
+
+def test_layers_are_trained_on_as_they_are_scored():
+    small, native = make_cache(size=256), make_cache(layers=straight_layers())
+    data = training_set(small, native, np.array([2, 1]), "layers", "half", "background", CPU)
+    for mask, i in zip(data.masks, (2, 1), strict=True):
+        assert torch.equal(mask, labels(small, native, i, "layers", "half"))
+
+
+class Oracle(torch.nn.Module):
+    """Knows the labels of scans by their brightest pixel's value; moves all boundaries by `down` pixels."""
+
+    def __init__(self, task: str, maps: dict[int, np.ndarray], down: int = 0):
+        super().__init__()
+        model = build_model(head="fcn", width=2)
+        set_classes(model, TASKS[task])
+        self.arch, self.classes = model.arch, model.classes
+        self.preprocess = model.preprocess | {"size": "native"}
+        self.maps, self.down = maps, down
+
+    def forward(self, x):
+        grey = x[0, 0] * self.preprocess["std"][0] + self.preprocess["mean"][0]
+        known = self.maps[round(grey.max().item())].copy()
+        known[:, :10] = known[:, 10:11]  # what nobody graded
+        known = np.pad(known, ((self.down, 0), (0, 0)), mode="edge")[: len(known)]
+        padding = [(0, a - b) for a, b in zip(x.shape[-2:], known.shape, strict=True)]
+        classes = torch.from_numpy(np.pad(known, padding, mode="edge")).long()
+        return 20 * F.one_hot(classes, self.arch["num_classes"]).permute(2, 0, 1)[None].float()
+
+
+@pytest.mark.parametrize(("task", "down"), [("layers", 0), ("layers", 3), ("layers+fluid", 3)])
+def test_boundary_errors_of_validation(task, down):
+    small, native = make_cache(size=256), make_cache(layers=straight_layers())
+    native.fluid[:] = 0
+    native.fluid[:, 35:39, 60:70] = 1
+    maps = {}
+    for i in range(3):  # 200 + i is what the oracle knows a scan by
+        native.images[i] = np.minimum(native.images[i], 150)
+        native.images[i, 0, 0] = 200 + i
+        maps[200 + i] = labels(small, native, i, task, "native").numpy()
+    validate = Validation(small, native, np.array([2, 0]), CPU, task)
+    measured, picture = validate({"model": Oracle(task, maps, down)})
+    assert validate.counts["native"].shape == (2, len(TASKS[task]), len(TASKS[task]))
+    np.testing.assert_allclose(validate.errors_px, down, atol=0.05)
+    np.testing.assert_allclose(validate.thickness_px, 0, atol=0.1)
+    assert measured["score"] == -measured["boundary-error-px"] == pytest.approx(-down, abs=0.05)
+    if not down:
+        assert measured["native-dice"] == 1.0
+    assert picture.ndim == 3 and picture.dtype == np.uint8
+
+
+def test_graders_are_compared_scan_by_scan():
+    native, other = make_cache(layers=straight_layers()), make_cache(layers=straight_layers() + 2)
+    first, second = (
+        Validation(make_cache(size=256), cache, np.array([0, 2]), CPU, "layers") for cache in (native, other)
+    )
+    counts, errors_px = agreement(first, second)
+    np.testing.assert_allclose(errors_px, 2)
+    # two of ten rows of each layer become those of the layer above it, in 120 known columns
+    assert counts[0, 3].tolist() == [0, 0, 2 * 120, 8 * 120, 0, 0, 0, 0, 0]
+    second.indices = np.array([0, 1])
+    with pytest.raises(InputError, match="annotated different scans"):
+        agreement(first, second)
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "told"),
+    [
+        ("fluid", {"fluid": None}, "have no fluid masks"),
+        ("layers+fluid", {"fluid": None, "layers": straight_layers()}, "have no fluid masks"),
+        ("layers", {}, "no layer boundaries; --task layers needs them"),
+        (
+            "layers",
+            {"layers": np.full((3, 8, 130), np.nan, np.float32)},
+            "scan0, scan1, scan2: no column has all 8",
+        ),
+    ],
+)
+def test_sets_without_the_truth_are_refused(task, change, told):
+    cache = make_cache()
+    for name, value in change.items():
+        setattr(cache, name, value)
+    with pytest.raises(InputError, match=told):
+        check_annotated(cache, task)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matfiles import write_subject_mat
 from PIL import Image
 from torch.nn import functional as F
 
@@ -22,8 +23,10 @@ from dme.cache import open_cache
 from dme.errors import run
 from dme.figures import CYAN, GREEN, RED, overlay
 from dme.files import sha256_file
-from dme.infer import run_protocol, whole
+from dme.infer import probabilities, run_protocol, whole
+from dme.layers import boundaries_from_probabilities, boundary_errors_px
 from dme.model import build_model, normalise
+from dme.phantom import phantom_bscan
 from dme.recipe import OPTIMIZERS, Recipe
 from dme.sources import open_source
 from dme.splits import split_indices
@@ -687,6 +690,62 @@ def test_what_is_refused_leaves_an_older_run_alone(done, call, folder, tiny, tmp
     assert call(*arguments, "--crop", 800) == 2
     for file in out.iterdir():
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+
+
+# Layers
+
+
+@pytest.fixture(scope="module")
+def two_graders(tmp_path_factory) -> Path:
+    """Phantom scans of two subjects as .mat files; grader 2 draws every boundary 2 px lower."""
+    root = tmp_path_factory.mktemp("mat")
+    for subject in (1, 2):
+        scans = [phantom_bscan(seed, 124, 192, fluid=True) for seed in (10 * subject, 10 * subject + 1)]
+        images, fluid = (np.stack([getattr(s, key) for s in scans], 2) for key in ("image", "fluid"))
+        layers = np.stack([scan.layers for scan in scans], 2)
+        layers[:, :30], layers[4, 60:70] = np.nan, np.nan
+        write_subject_mat(
+            root / f"Subject_0{subject}.mat", images, fluid, layers, fluid2=fluid, layers2=layers + 2
+        )
+    return root
+
+
+@pytest.mark.parametrize("task", ["layers", "layers+fluid"])
+def test_layers_of_mat_files_and_of_both_graders(call, two_graders, tiny, tmp_path, capsys, task):
+    arguments = ("--task", task, "--data", two_graders, "--weights", tiny, "--split", "subject:1/2")
+    settings = ("--iters", 2, "--size", "half", "--max-class-share", 1, "--crop", 48)
+    assert call(*arguments, *settings, "--out", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    classes = len(results["classes"])
+    assert classes == 9 + (task == "layers+fluid")
+    assert printed.count(f", for {classes} classes") == 2  # both classifiers were replaced
+    assert load_model(tmp_path / "out" / "model.pt").classes == results["classes"]
+    assert results["subjects"] == [1, 1]
+
+    # of every column all of whose boundaries are known, each pixel is counted once
+    counts = np.array(results["counts_per_scan"]["native"])
+    assert counts.shape == (2, classes, classes) and (counts.sum((1, 2)) == 124 * (192 - 30 - 10)).all()
+    model = load_model(tmp_path / "out" / "model.pt").to(memory_format=torch.channels_last)
+    cache = open_cache(open_source(two_graders))
+    errors = [
+        boundary_errors_px(boundaries_from_probabilities(probabilities(model, torch.tensor(image))), rows)
+        for image, rows in zip(cache.images[:2], cache.layers[:2], strict=True)
+    ]
+    np.testing.assert_allclose(results["boundary_errors_px_per_scan"], errors, atol=1e-4)
+    assert results["boundaries_px"][-1]["mean"] == pytest.approx(np.mean(errors, 0)[-1])
+    assert f"{results['boundaries_px'][0]['mean']:.3f}" in printed
+
+    assert results["other_grader"]["mean boundary error, px"]["grader"] == pytest.approx(2)
+    assert ("fluid Dice" in results["other_grader"]) == (task == "layers+fluid")
+    if task == "layers+fluid":
+        assert results["other_grader"]["fluid Dice"]["grader"] == 1.0  # they agree on it
+    assert (tmp_path / "out" / "layers.png").exists()
+
+
+def test_a_set_without_boundaries_teaches_no_layers(fails):
+    told = fails("--task", "layers")
+    assert "have no layer boundaries; --task layers needs them" in told
 
 
 # Larger machines, real scans
