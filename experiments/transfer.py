@@ -81,8 +81,8 @@ def run_name(start: str, split: str, seed: int) -> str:
 def fluid_dice(args: argparse.Namespace, found: dict[str, dict], start: str, split: str) -> np.ndarray:
     """(seeds, evaluations, 2): step and pooled fluid Dice of the finished runs of a start on a split."""
     names = [run_name(start, split, seed) for seed in args.seeds]
-    histories = [found[name]["history"] for name in names if name in found]
-    return np.array(histories, float)[..., :2].reshape(len(histories), -1, 2)
+    histories = [np.array(found[name]["history"])[:, :2] for name in names if name in found]
+    return np.stack(histories) if histories else np.empty((0, 0, 2))
 
 
 def curves(args: argparse.Namespace, found: dict[str, dict]) -> dict[str, list[tuple[float, float]]]:
