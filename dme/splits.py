@@ -20,17 +20,20 @@ EYE_FOLDS = ((1, 7), (2, 6), (3, 5), (4, 8), (9, 10))
 
 
 def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (train, validation) into the cache: int64, sorted, disjoint; together all but for `dev`.
+    """Indices (train, validation) into the cache: int64, sorted, disjoint but for `all`.
 
     paper: the study's own validation scans; everything else trains. Leaks: see `leak`.
     random: 80:20 by B-scan, drawn from `seed`. Leaks too.
     subject:K/N: fold K (from 1) of N validates, no eye is on both sides. With N = 5 and eyes 1..10 the folds
     are EYE_FOLDS; otherwise the sorted subjects are dealt round-robin.
+    all: every scan is on both sides, for a network to be used; its scores say nothing.
     dev:K/4: to choose a recipe by. Fold K of eyes 1..8 validates, the others of these eyes train; eyes 9 and
     10 and the scans of `paper`'s validation are on neither side, so that they stay unseen until the end.
 
     Raises InputError for an unknown name, a fold out of range, or a set that the split does not fit.
     """
+    if name == "all":
+        return np.arange(len(cache)), np.arange(len(cache))
     subjects = sorted(set(cache.subjects.tolist()))
     used = np.ones(len(cache), bool)
     development = re.fullmatch(r"dev:([1-4])/4", name)
@@ -59,7 +62,7 @@ def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, n
             held_out = EYE_FOLDS[fold - 1]
         validates = np.isin(cache.subjects, held_out)
     else:
-        expected = "paper, random, subject:K/N such as subject:1/5, or dev:K/4"
+        expected = "paper, random, subject:K/N such as subject:1/5, dev:K/4 or all"
         raise InputError(f"unknown split {name!r}: expected {expected}")
     train, validation = np.flatnonzero(used & ~validates), np.flatnonzero(used & validates)
     for side, indices in (("training", train), ("validation", validation)):

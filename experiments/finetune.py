@@ -81,7 +81,7 @@ def parse_args() -> argparse.Namespace:
     add("--grader", type=int, default=1, help="whose annotation of .mat files is the truth: 1 or 2")
     add(
         "--split",
-        help="paper, random, subject:K/N, dev:K/4 (default: paper if the set has its scans, or random)",
+        help="paper, random, subject:K/N, dev:K/4, all (default: paper if the set has its scans, or random)",
     )
     add("--weights", help="name or file to start from, or 'none' for fresh ones (default hrf-HEAD)")
     add("--head", choices=HEADS, help="decode head (default: the checkpoint's, else psp or lraspp)")
@@ -169,6 +169,8 @@ def main() -> None:
         sizes = f"{len(training)} train, {len(validation)} validation scans"
         leaking = leak(small, training, validation)
         print(f"split: {split}, {sizes}; {leaking} of the latter have a neighbour in training")
+        if split == "all":
+            print("note: the validation scans are those trained on; their scores say nothing about others")
 
     validate = Validation(small, native, validation, device, args.task, args.tta)
     data = training_set(small, native, training, args.task, args.size, args.ungraded, device)

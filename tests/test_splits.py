@@ -156,3 +156,8 @@ def test_development_folds_need_the_whole_set():
         split_indices(make_set([pair for pair in DUKE if pair != PAPER_VALIDATION[0]]), "dev:1/4")
     with pytest.raises(InputError, match="unknown split 'dev:5/4'"):
         split_indices(make_set(DUKE), "dev:5/4")
+
+
+def test_all_scans_are_on_both_sides():
+    train, validation = split_indices(make_set(DUKE), "all")
+    assert train.tolist() == validation.tolist() == list(range(len(DUKE)))
