@@ -35,36 +35,33 @@ from dme.weights import load_model, save_model
 PUBLISHED = {"mean_dice": 0.8430, "mean_iou": 0.7600}  # best row of the study's Table 2
 
 
+AUGMENTED = dict(
+    size="half",
+    max_class_share=1.0,
+    flip=True,
+    rotate=8.0,
+    zoom=0.2,
+    brightness=0.1,
+    contrast=0.25,
+    gamma=0.2,
+    noise=0.1,
+    loss="ce+dice",
+    optimizer="adamw",
+    lr=2e-3,
+    l2=1e-2,
+    schedule="cosine",
+    lr_min=0.0,
+    warmup=50,
+    clip=1.0,
+    ema=0.995,
+    tta=True,
+)
+CROPS = dict(batch=6, crop=240, border=0.25)
 # What is changed by default. study: the best row of its Table 2. best: chosen on the splits dev:K/4.
 RECIPES = {
     "study": dict(iters=400, batch=2, size="512", crop=320, max_class_share=0.75),
-    "best": dict(
-        iters=1600,
-        batch=6,
-        size="half",
-        crop=240,
-        max_class_share=1.0,
-        on_fluid=0.3,
-        border=0.25,
-        ungraded="ignore",
-        flip=True,
-        rotate=8.0,
-        zoom=0.2,
-        brightness=0.1,
-        contrast=0.25,
-        gamma=0.2,
-        noise=0.1,
-        loss="ce+dice",
-        optimizer="adamw",
-        lr=2e-3,
-        l2=1e-2,
-        schedule="cosine",
-        lr_min=0.0,
-        warmup=50,
-        clip=1.0,
-        ema=0.995,
-        tta=True,
-    ),
+    "best": AUGMENTED | CROPS | dict(iters=1600, on_fluid=0.3, ungraded="ignore"),
+    "layers": AUGMENTED | CROPS | dict(iters=600, task="layers"),
 }
 
 
