@@ -4,7 +4,7 @@ from dme.infer import sliding_window
 from dme.metrics import scores
 from dme.model import build_model
 from dme.ops.confusion import confusion_matrix
-from dme.predict import predict
+from dme.predict import predict, predict_layers
 from dme.weights import load_model, load_openmmlab
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "load_model",
     "load_openmmlab",
     "predict",
+    "predict_layers",
     "scores",
     "sliding_window",
 ]

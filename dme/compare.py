@@ -1,12 +1,13 @@
-"""Two visits of an eye: how fluid changed between two results of `predict`."""
+"""Two visits of an eye: how fluid and retinal thickness changed between two results of `predict`."""
 
 import json
 from pathlib import Path
 
 from dme.errors import InputError
+from dme.measure import SECTORS
 
-# what must agree for a difference to be the eye's: of the run, and of a volume
-SAME_RUN = ("weights_sha256", "threshold", "tta")
+# what must agree for a difference to be the eye's: of the run, its network first, and of a volume
+SAME_RUN = {"fluid": ("weights_sha256", "threshold", "tta"), "retina": ("layers_weights_sha256", "tta")}
 SAME_VOLUME = (
     "height_px",
     "width_px",
@@ -21,6 +22,7 @@ COLUMNS = (
     *("volume_a", "volume_b", "level", "place", "area_a_mm2", "area_b_mm2", "area_change_mm2"),
     *("volume_a_mm3", "volume_b_mm3", "volume_change_mm3", "change_percent"),
 )
+RETINA_COLUMNS = ("retina_a_um", "retina_b_um", "retina_change_um")
 
 
 def read_results(folder: str | Path) -> dict:
@@ -37,38 +39,64 @@ def read_results(folder: str | Path) -> dict:
 
 
 def compare(folder_a: str | Path, folder_b: str | Path) -> list[dict]:
-    """Rows (COLUMNS) of the change from visit A to B: per B-scan, per ETDRS sector, in all, volume by volume.
+    """Rows (see change_columns) of the change from visit A to B, volume by volume, of what both measured.
 
-    Volumes pair by name, or when there is one on either side. Nothing is registered: positions are those of
-    the scanner, sectors those around each visit's own centre. Raises InputError when the two cannot be
-    compared.
+    Fluid per B-scan, per ETDRS sector and in all; then the retina's thickness per sector, of which "center"
+    is the central subfield. Volumes pair by name, or when there is one on either side. Nothing is registered:
+    positions are those of the scanner, sectors those around each visit's own centre. Raises InputError when
+    the two cannot be compared.
     """
     a, b = read_results(folder_a), read_results(folder_b)
-    for key in SAME_RUN:
+    common = [of for of, keys in SAME_RUN.items() if all(keys[0] in v["settings"] for v in (a, b))]
+    if not common:
+        raise InputError(
+            f"one of {folder_a} and {folder_b} holds fluid, the other layers; predict both with one --task"
+        )
+    for key in dict.fromkeys(key for of in common for key in SAME_RUN[of]):
         if a["settings"][key] != b["settings"][key]:
             found = f"{key} is {a['settings'][key]} in {folder_a} and {b['settings'][key]} in {folder_b}"
             raise InputError(f"{found}; predict both visits alike")
     rows = []
-    for volume_a, volume_b in _pairs(a, b, folder_a, folder_b):
-        _check_alike(volume_a, volume_b)
-        names = {"volume_a": volume_a["volume"], "volume_b": volume_b["volume"]}
-        areas = [
-            {
-                row["bscan"]: row["fluid_area_mm2"]
-                for row in visit["scans"]
-                if row["volume"] == volume["volume"]
-            }
-            for visit, volume in ((a, volume_a), (b, volume_b))
-        ]
-        for position in sorted(areas[0].keys() & areas[1].keys()):
-            change = _change("area", "mm2", areas[0][position], areas[1][position])
-            rows.append(names | {"level": "bscan", "place": str(position)} | change)
-        for sector_a, sector_b in zip(volume_a["sectors"], volume_b["sectors"], strict=True):
-            change = _change("volume", "mm3", sector_a["volume_mm3"], sector_b["volume_mm3"])
-            rows.append(names | {"level": "sector", "place": sector_a["sector"]} | change)
-        change = _change("volume", "mm3", volume_a["fluid_volume_mm3"], volume_b["fluid_volume_mm3"])
-        rows.append(names | {"level": "total", "place": "all"} | change)
+    for pair in _pairs(a, b, folder_a, folder_b):
+        _check_alike(*pair, SECTORS[common[0]])
+        names = dict(zip(("volume_a", "volume_b"), (volume["volume"] for volume in pair), strict=True))
+        changes = []
+        if "fluid" in common:
+            changes += _fluid_changes((a, b), pair)
+        if "retina" in common:
+            changes += _retina_changes(pair)
+        rows += [names | change for change in changes]
     return rows
+
+
+def change_columns(rows: list[dict]) -> tuple[str, ...]:
+    """Columns of a table of these rows."""
+    return COLUMNS + RETINA_COLUMNS * any(row["level"] == "retina" for row in rows)
+
+
+def _fluid_changes(visits: tuple[dict, dict], pair: tuple[dict, dict]) -> list[dict]:
+    areas = [
+        {row["bscan"]: row["fluid_area_mm2"] for row in visit["scans"] if row["volume"] == volume["volume"]}
+        for visit, volume in zip(visits, pair, strict=True)
+    ]
+    rows = []
+    for position in sorted(areas[0].keys() & areas[1].keys()):
+        change = _change("area", "mm2", areas[0][position], areas[1][position])
+        rows.append({"level": "bscan", "place": str(position)} | change)
+    for a, b in zip(*(volume["sectors"] for volume in pair), strict=True):
+        change = _change("volume", "mm3", a["volume_mm3"], b["volume_mm3"])
+        rows.append({"level": "sector", "place": a["sector"]} | change)
+    change = _change("volume", "mm3", *(volume["fluid_volume_mm3"] for volume in pair))
+    return [*rows, {"level": "total", "place": "all"} | change]
+
+
+def _retina_changes(pair: tuple[dict, dict]) -> list[dict]:
+    """Of the sectors that both visits cover at least in part."""
+    return [
+        {"level": "retina", "place": a["sector"]} | _change("retina", "um", a["mean_um"], b["mean_um"])
+        for a, b in zip(*(volume["retina_sectors"] for volume in pair), strict=True)
+        if a["mean_um"] is not None and b["mean_um"] is not None
+    ]
 
 
 def _pairs(a: dict, b: dict, folder_a: str | Path, folder_b: str | Path) -> list[tuple[dict, dict]]:
@@ -86,14 +114,14 @@ def _pairs(a: dict, b: dict, folder_a: str | Path, folder_b: str | Path) -> list
     return [(volume, by_name[1][name]) for name, volume in by_name[0].items()]
 
 
-def _check_alike(a: dict, b: dict) -> None:
+def _check_alike(a: dict, b: dict, sectors: str) -> None:
     for key in SAME_VOLUME:
         if a[key] != b[key]:
             raise InputError(
                 f"{key} is {a[key]} in volume {a['volume']} and {b[key]} in {b['volume']}; "
                 "only volumes of one size and scale can be compared"
             )
-    if not a["sectors"] or not b["sectors"]:
+    if not a[sectors] or not b[sectors]:
         why = "its scale is unknown (predict both visits with --scale axial,lateral,spacing)"
         raise InputError(f"volume {a['volume']} has no ETDRS sectors: {why}, or its fovea lies outside")
 

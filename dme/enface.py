@@ -22,12 +22,14 @@ def map_picture(
     centre: Sequence[float] | None = None,
     eye: str | None = None,
     predicted: Sequence[int] | None = None,
+    lowest: float = 0.0,
 ) -> np.ndarray:
     """Picture of a map (B-scans, columns), NaN where unknown; the last B-scan, superior, is at the top.
 
     quantity: what the colours mean, with its unit. scale_um: (lateral, spacing); without it there is neither
     scale bar nor circle. centre: (column, B-scan) of the circles in cells. predicted: rows with a B-scan of
-    their own, marked at the left when others were interpolated. Returns uint8 (H, W, 3).
+    their own, marked at the left when others were interpolated. lowest: where the colours start. Returns
+    uint8 (H, W, 3).
     """
     bscans, columns = values.shape
     left_name, right_name = side_names(eye)
@@ -35,9 +37,10 @@ def map_picture(
     ratio = bscans * scale_um[1] / (columns * scale_um[0]) if scale_um else bscans / columns * 4
     high = round(wide * min(max(ratio, 0.2), 1.6))
     cell = (wide / columns, high / bscans)  # pixels per column, per B-scan
-    top_value = float(np.nanmax(values, initial=0)) or 1.0
+    highest = float(np.nanmax(values, initial=0))
+    span = (lowest, highest if highest > lowest else lowest + 1)
 
-    area = Image.fromarray(_coloured(values[::-1], top_value)).resize((wide, high), Image.Resampling.NEAREST)
+    area = Image.fromarray(_coloured(values[::-1], span)).resize((wide, high), Image.Resampling.NEAREST)
     if scale_um and centre is not None:
         _draw_grid(ImageDraw.Draw(area), centre, cell, bscans, scale_um)
     size = ((LEFT + WIDTH + RIGHT) * FINE, high + (TOP + BOTTOM) * FINE)
@@ -57,7 +60,7 @@ def map_picture(
     draw.text((middle, y1 + 4 * FINE), "inferior (first B-scan)", fill="black", font=font, anchor="ma")
     draw.text((x0, y1 + 4 * FINE), left_name, fill="black", font=font, anchor="la")
     draw.text((x1, y1 + 4 * FINE), right_name, fill="black", font=font, anchor="ra")
-    _draw_colour_bar(sheet, draw, (x1 + 24 * FINE, y0, y1), top_value, font)
+    _draw_colour_bar(sheet, draw, (x1 + 24 * FINE, y0, y1), span, font)
     line = y1 + 42 * FINE
     draw.text((x1 + (RIGHT - 12) * FINE, line), quantity, fill="black", font=font, anchor="rm")
     if scale_um:
@@ -72,9 +75,9 @@ def map_picture(
     return np.asarray(sheet.reduce(FINE))
 
 
-def _coloured(values: np.ndarray, top_value: float) -> np.ndarray:
-    """uint8 (H, W, 3) of values from 0 to top_value."""
-    at = np.nan_to_num(values / top_value) * (len(COLOURS) - 1)
+def _coloured(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
+    """uint8 (H, W, 3) of values within a span; 0 is black."""
+    at = np.nan_to_num((values - span[0]) / (span[1] - span[0])) * (len(COLOURS) - 1)
     rgb = np.stack([np.interp(at, range(len(COLOURS)), channel) for channel in COLOURS.T], axis=-1)
     rgb[values == 0] = 0
     return np.where(np.isnan(values)[..., None], UNKNOWN, rgb).round().astype(np.uint8)
@@ -100,14 +103,19 @@ def _draw_grid(
 
 
 def _draw_colour_bar(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, place: tuple[float, float, float], top_value: float, font
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    place: tuple[float, float, float],
+    span: tuple[float, float],
+    font: ImageFont.FreeTypeFont,
 ) -> None:
     x, y0, y1 = place
-    bar = _coloured(np.linspace(top_value, 0, 256)[:, None], top_value)
+    low, high = span
+    bar = _coloured(np.linspace(high, low, 256)[:, None], span)
     sheet.paste(Image.fromarray(bar).resize((16 * FINE, round(y1 - y0))), (round(x), round(y0)))
     draw.rectangle([x, y0, x + 16 * FINE, y1], outline="black")
     for share in (0, 0.5, 1):
-        text = f"{share * top_value:.3g}"
+        text = f"{low + share * (high - low):.3g}"
         draw.text((x + 22 * FINE, y1 - share * (y1 - y0)), text, fill="black", font=font, anchor="lm")
 
 

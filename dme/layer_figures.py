@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dme.figures import overlay
 from dme.layers import BOUNDARIES, THICKNESSES, check_rows
 
 # of the boundaries from the top; a layer has the colour of its upper one, the whole retina the last
@@ -18,28 +19,36 @@ COLOURS = np.array(
         (255, 120, 205),
     ]
 )
+FLUID_COLOUR = (255, 255, 255)
 ENLARGED = 2  # so that lines do not cover thin layers
 
 
-def draw_boundaries(image: np.ndarray, boundaries: np.ndarray) -> np.ndarray:
+def draw_boundaries(image: np.ndarray, boundaries: np.ndarray, fluid: np.ndarray | None = None) -> np.ndarray:
     """Scan, twice as large, with its boundaries as coloured lines and their names below it.
 
-    image: uint8 (H, W). boundaries: rows (8, W), drawn where known. Returns uint8 (2 H + legend, 2 W, 3).
+    image: uint8 (H, W) or (H, W, 3). boundaries: rows (8, W), drawn where known. fluid: (H, W), its contour
+    is drawn in white where it is 1, and named. Returns uint8 (2 H + legend, 2 W, 3).
     """
     rows = check_rows(boundaries, image.shape[1])
     scan = Image.fromarray(image).convert("RGB")
     scan = scan.resize((scan.width * ENLARGED, scan.height * ENLARGED), Image.Resampling.BILINEAR)
+    entries = list(zip(BOUNDARIES, map(tuple, COLOURS.tolist()), strict=True))
+    if fluid is not None:
+        entries.append(("fluid", FLUID_COLOUR))
+        enlarged = fluid.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+        scan = Image.fromarray(overlay(np.asarray(scan), enlarged, FLUID_COLOUR))
     font = ImageFont.load_default(size=15)
-    entry = 30 + max(round(font.getlength(name)) for name in BOUNDARIES) + 14
-    per_line = min(max(scan.width // entry, 1), 8)
-    lines = -(-8 // per_line)
+    step = 30 + max(round(font.getlength(name)) for name, _ in entries) + 14
+    per_line = min(max(scan.width // step, 1), len(entries))
+    lines = -(-len(entries) // per_line)
     sheet = Image.new("RGB", (scan.width, scan.height + 8 + 22 * lines), "black")
     sheet.paste(scan, (0, 0))
     draw = ImageDraw.Draw(sheet)
     x = (np.arange(rows.shape[1]) + 0.5) * ENLARGED - 0.5
-    for k, (name, colour) in enumerate(zip(BOUNDARIES, map(tuple, COLOURS.tolist()), strict=True)):
-        _draw_curve(draw, x, (rows[k] + 0.5) * ENLARGED - 0.5, colour)
-        left, middle = 8 + k % per_line * entry, scan.height + 15 + 22 * (k // per_line)
+    for (_, colour), row in zip(entries, rows, strict=False):  # fluid is no row
+        _draw_curve(draw, x, (row + 0.5) * ENLARGED - 0.5, colour)
+    for k, (name, colour) in enumerate(entries):
+        left, middle = 8 + k % per_line * step, scan.height + 15 + 22 * (k // per_line)
         draw.line([(left, middle), (left + 22, middle)], fill=colour, width=4)
         draw.text((left + 30, middle), name, fill=colour, font=font, anchor="lm")
     return np.asarray(sheet)

@@ -1,4 +1,4 @@
-"""Fluid in numbers: of one scan from its mask, of a volume from the en-face map of its scans."""
+"""Fluid of a scan in numbers, from its mask; fluid and retina of a volume, from their en-face maps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +9,7 @@ from dme.errors import InputError
 from dme.etdrs import sector_table
 
 SCALE = ("axial_um", "lateral_um", "spacing_um")  # of a row or a volume, None where unknown
+SECTORS = {"fluid": "sectors", "retina": "retina_sectors"}  # where a volume holds those of its maps
 CONNECTIVITY = 8  # fluid pixels that touch at a side or a corner are one region
 
 
@@ -63,17 +64,18 @@ def volume_mm3(thickness_um: np.ndarray, lateral_um: float, spacing_um: float) -
 
 def measure_volume(
     rows: Sequence[dict],
-    fluid_px: Mapping[int, np.ndarray],
+    columns_px: Mapping[str, Mapping[int, np.ndarray]],
     span: tuple[int, int],
     eye: str | None = None,
     fovea: Sequence[float] | None = None,
-) -> tuple[dict, np.ndarray]:
-    """Numbers of a volume, and its map of fluid thickness (B-scans, columns) in um, in px without a scale.
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """Numbers of a volume, and its maps of thickness (B-scans, columns) in um, in px without a scale.
 
-    rows: of its predicted B-scans: volume, height_px, width_px, SCALE, fluid_px. fluid_px: of each of these
-    by its position, the fluid pixels in every column (W,). span: first and last position to expect. fovea:
-    (column, position), by default the centre. `sectors` (see `sector_table`) is empty when the scale is
-    unknown or the fovea lies outside. Raises InputError when the B-scans differ in size or scale.
+    rows: of its predicted B-scans: volume, height_px, width_px, SCALE, fluid_px. columns_px: of "fluid",
+    "retina" or both the thickness in every column (W,) of these B-scans by their position; the maps have the
+    same keys. span: first and last position to expect. fovea: (column, position), by default the centre. The
+    sectors (see SECTORS and `sector_table`) are empty when the scale is unknown or the fovea lies outside.
+    Raises InputError when the B-scans differ in size or scale.
     """
     name = rows[0]["volume"]
     kinds = {tuple(row[key] for key in ("height_px", "width_px", *SCALE)) for row in rows}
@@ -81,9 +83,23 @@ def measure_volume(
         raise InputError(f"{name}: its B-scans differ in size or scale: not measured as a volume")
     height, width, axial_um, lateral_um, spacing_um = kinds.pop()
     first, last = span
-    thickness = enface_map(fluid_px, first, last) * (axial_um or 1)
+    maps = {of: enface_map(lines, first, last) * (axial_um or 1) for of, lines in columns_px.items()}
     x, y = fovea or ((width - 1) / 2, (first + last) / 2)
-    inside = 0 <= x <= width - 1 and first <= y <= last
+    sectors = {SECTORS[of]: [] for of in maps}
+    if spacing_um and 0 <= x <= width - 1 and first <= y <= last:
+        for of, thickness in maps.items():
+            sectors[SECTORS[of]] = sector_table(thickness, lateral_um, spacing_um, (x, y - first), eye)
+    measured = {}
+    if "fluid" in maps:
+        measured["fluid_px"] = sum(row["fluid_px"] for row in rows)
+        measured["fluid_volume_mm3"] = (
+            volume_mm3(maps["fluid"], lateral_um, spacing_um) if spacing_um else None
+        )
+    if "retina" in maps:
+        mean, centre = float(np.nanmean(maps["retina"])), next(iter(sectors[SECTORS["retina"]]), {})
+        measured["retina_thickness_px"] = mean / (axial_um or 1)
+        measured["retina_thickness_um"] = mean if axial_um else None
+        measured["central_subfield_thickness_um"] = centre.get("mean_um")
     found = {
         "volume": name,
         "bscans": len(rows),
@@ -93,13 +109,10 @@ def measure_volume(
         "height_px": height,
         "width_px": width,
         **dict(zip(SCALE, (axial_um, lateral_um, spacing_um), strict=True)),
-        "fluid_px": sum(row["fluid_px"] for row in rows),
-        "fluid_volume_mm3": volume_mm3(thickness, lateral_um, spacing_um) if spacing_um else None,
+        **measured,
         "eye": eye,
         "fovea_column": x,
         "fovea_bscan": y,
-        "sectors": [],
+        **sectors,
     }
-    if spacing_um and inside:
-        found["sectors"] = sector_table(thickness, lateral_um, spacing_um, (x, y - first), eye)
-    return found, thickness
+    return found, maps

@@ -1,30 +1,52 @@
-"""One scan -> where its fluid is: what `./run.sh predict` and Python users call."""
+"""One scan -> where its fluid and its layers are: what `./run.sh predict` and Python users call."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dme.errors import InputError
 from dme.infer import SIZES, probabilities
 from dme.inputs import to_scan
+from dme.layers import CLASSES, boundaries_from_probabilities
 from dme.model import Segmenter
 
 FLUID = "fluid"
+NEEDED = {  # what is looked for -> the network it takes, and how to get one
+    "fluid": ("a network with the class fluid", "./run.sh finetune"),
+    "layers": ("a network with the nine classes of the layers", "./run.sh finetune --task layers"),
+}
 
 
-def check_model(model: Segmenter) -> None:
-    """Raises InputError unless the network finds fluid and says how scans enter it."""
-    name = getattr(model, "weights_name", "the network")
-    if FLUID not in model.classes:
-        raise InputError(
-            f"{name} finds {', '.join(model.classes)}, expected a network with the class {FLUID}; "
-            "fine-tune it (./run.sh finetune) or choose other weights"
-        )
+def network_for(what: str, models: Sequence[Segmenter]) -> Segmenter:
+    """The first network that finds `what`, a key of NEEDED; its classes tell.
+
+    Layers are the nine of `dme.layers.CLASSES` in that order; fluid may follow as the tenth. Raises
+    InputError if there is none, and if it does not say how scans enter it.
+    """
+
+    def finds(model: Segmenter) -> bool:
+        if what == "fluid":
+            return FLUID in model.classes
+        return tuple(model.classes) in (CLASSES, (*CLASSES, FLUID))
+
+    model = next(filter(finds, models), None)
+    if model is None:
+        found = "; ".join(f"{_name(other)} finds {', '.join(other.classes)}" for other in models)
+        network, command = NEEDED[what]
+        raise InputError(f"{found}, expected {network}; fine-tune one ({command}) or choose other weights")
     size = model.preprocess.get("size")
     if size not in SIZES:
         raise InputError(
-            f"{name} does not say at which size scans enter it (preprocess size is {size!r}, expected "
-            f"{' or '.join(SIZES)}); save it again with the size it was trained at"
+            f"{_name(model)} does not say at which size scans enter it (preprocess size is {size!r}, "
+            f"expected {' or '.join(SIZES)}); save it again with the size it was trained at"
         )
+    return model
+
+
+def _name(model: Segmenter) -> str:
+    return getattr(model, "weights_name", "the network")
 
 
 def predict(
@@ -37,12 +59,31 @@ def predict(
     scan. Returns the mask, uint8 (H, W) of 0 and 1, and the probability of fluid, float32 (H, W).
     Raises InputError for an image it cannot read and a network without fluid.
     """
-    check_model(model)
+    network_for("fluid", [model])
+    return fluid_mask(model, class_probabilities(model, image, tta), threshold)
+
+
+def predict_layers(model: Segmenter, image: np.ndarray, tta: bool = False) -> np.ndarray:
+    """Boundary rows of one B-scan of any size, float32 (8, W), ordered, in pixels of the scan.
+
+    image, tta: as of `predict`. Rows are those of `dme.layers.BOUNDARIES`, counted from 0 at the centre of
+    the first pixel. Raises InputError for an image it cannot read and a network without layers.
+    """
+    network_for("layers", [model])
+    return boundaries_from_probabilities(class_probabilities(model, image, tta))
+
+
+def class_probabilities(model: Segmenter, image: np.ndarray, tta: bool = False) -> Tensor:
+    """Probability of each class at the scan's pixels, (classes, H, W). image, tta: as of `predict`."""
     try:
         scan = to_scan(np.asarray(image))
     except ValueError as e:
         raise InputError(f"image: {e}") from e
     device = next(model.parameters()).device
-    found = probabilities(model, torch.tensor(np.ascontiguousarray(scan), device=device), flip=tta)
+    return probabilities(model, torch.tensor(np.ascontiguousarray(scan), device=device), flip=tta)
+
+
+def fluid_mask(model: Segmenter, found: Tensor, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mask and probability of fluid, as of `predict`, from the probabilities of all classes."""
     probability = found[model.classes.index(FLUID)].float().cpu().numpy()
     return (probability > threshold).astype(np.uint8), probability

@@ -47,11 +47,11 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
 
 
 def contact_sheet(
-    files: Sequence[Path], captions: Sequence[str], columns: int = 8, width: int = 192
+    files: Sequence[Path], captions: Sequence[str], columns: int = 8, width: int = 192, strip: int = STRIP
 ) -> np.ndarray:
-    """Overlays (files that `scan_overlay` made) side by side, with captions; uint8 (H, W, 3)."""
+    """Overlays (files) side by side without the strip at their feet, with captions; uint8 (H, W, 3)."""
     font = ImageFont.load_default(size=12)
-    cells = [_small(file, width, STRIP) for file in files]
+    cells = [_small(file, width, strip) for file in files]
     columns = min(columns, len(cells))
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) + 22 for row in rows]

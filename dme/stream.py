@@ -12,27 +12,31 @@ from tqdm import tqdm
 from dme import ranks
 from dme.errors import InputError
 from dme.inputs import Item, Scan
+from dme.layer_figures import draw_boundaries, thickness_profile
+from dme.layers import boundaries_from_probabilities
 from dme.measure import SCALE, measure_scan
 from dme.model import Segmenter
-from dme.predict import predict
+from dme.predict import class_probabilities, fluid_mask
 from dme.report import save_picture, scan_overlay
+from dme.thickness import measure_fluid_in_layers, measure_layers, retina_px, write_rows
 
-FOLDERS = ("masks", "overlays")
+FOLDERS = ("masks", "boundaries", "profiles", "overlays")
 
 
 @dataclass
 class Work:
-    """Predicts scans one at a time into masks/ and overlays/ of `out`; bad ones are reported and skipped."""
+    """Predicts scans one at a time into FOLDERS of `out`; bad ones are reported and skipped."""
 
     out: Path
-    model: Segmenter
+    networks: dict[str, Segmenter]  # what to find, "fluid", "layers" or both -> the network that finds it
     threshold: float
     tta: bool
     scale_um: tuple[float, ...] | None  # in place of the source's
     rows: list[dict] = field(default_factory=list)
     skipped: list[dict] = field(default_factory=list)  # source, reason
-    # fluid pixels of each column (W,): volume -> B-scan -> counts; and the first and last B-scan to expect
-    columns: dict[str, dict[int, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
+    # thickness in px of each column (W,): (volume, "fluid" or "retina") -> B-scan -> line; and of each volume
+    # the first and last B-scan to expect
+    columns: dict[tuple[str, str], dict[int, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
     ranges: dict[str, list[int]] = field(default_factory=dict)
 
     def run(self, items: list[Item]) -> None:
@@ -70,9 +74,14 @@ class Work:
 
     def predict_scan(self, order: int, scan: Scan) -> None:
         image = scan.read()
-        mask, probability = predict(self.model, image, self.threshold, self.tta)
+        models = dict.fromkeys(self.networks.values())  # one network may find both
+        seen = {model: class_probabilities(model, image, self.tta) for model in models}
+        mask = boundaries = None
+        if model := self.networks.get("fluid"):
+            mask, probability = fluid_mask(model, seen[model], self.threshold)
+        if model := self.networks.get("layers"):
+            boundaries = boundaries_from_probabilities(seen[model])
         scale_um = self.scale_um or scan.scale_um
-        found = measure_scan(mask, probability, scale_um)
         row = {
             "order": order,
             "scan": scan.name,
@@ -82,17 +91,32 @@ class Work:
             "height_px": image.shape[0],
             "width_px": image.shape[1],
             **dict(zip(SCALE, (*(scale_um or ()), None, None, None), strict=False)),
-            **found,
-            "mask": f"masks/{scan.name}.png",
-            "overlay": f"overlays/{scan.name}.png",
         }
-        many = f"{found['regions']} region{'s' * (found['regions'] != 1)}"
-        legend = f"fluid: {amount(row)}, {many} (probability above {self.threshold:g})"
-        save_picture(self.out / row["mask"], mask * 255)
-        save_picture(self.out / row["overlay"], scan_overlay(image, mask, legend))
+        columns_px = {}
+        if mask is not None:
+            row |= measure_scan(mask, probability, scale_um) | {"mask": f"masks/{scan.name}.png"}
+            save_picture(self.out / row["mask"], mask * 255)
+            columns_px["fluid"] = mask.sum(0, dtype=np.int32)
+        if boundaries is not None:
+            files = {"boundaries": f"boundaries/{scan.name}.csv", "profile": f"profiles/{scan.name}.png"}
+            row |= measure_layers(boundaries, scale_um) | files
+            write_rows(self.out / row["boundaries"], boundaries)
+            profile = thickness_profile(boundaries, *(scale_um or ())[:2], title=scan.name)
+            save_picture(self.out / row["profile"], profile)
+            columns_px["retina"] = retina_px(boundaries)
+        if mask is not None and boundaries is not None:
+            row |= measure_fluid_in_layers(boundaries, mask, scale_um)
+        row["overlay"] = f"overlays/{scan.name}.png"
+        if boundaries is None:
+            many = f"{row['regions']} region{'s' * (row['regions'] != 1)}"
+            legend = f"fluid: {amount(row)}, {many} (probability above {self.threshold:g})"
+            save_picture(self.out / row["overlay"], scan_overlay(image, mask, legend))
+        else:
+            save_picture(self.out / row["overlay"], draw_boundaries(image, boundaries, mask))
         self.rows.append(row)
         if scan.volume:
-            self.columns[scan.volume][scan.position] = mask.sum(0, dtype=np.int32)
+            for of, line in columns_px.items():
+                self.columns[scan.volume, of][scan.position] = line
 
     def gather(self) -> None:
         """Bring the scans of all ranks together, in order."""
@@ -104,10 +128,15 @@ class Work:
         self.skipped = [fault for _, skipped, _ in parts for fault in skipped]
         self.columns = defaultdict(dict)
         for _, _, columns in parts:
-            for volume, lines in columns.items():
-                self.columns[volume] |= lines
+            for of_volume, lines in columns.items():
+                self.columns[of_volume] |= lines
 
 
 def amount(row: dict) -> str:
     area_mm2 = row["fluid_area_mm2"]
     return f"{row['fluid_px']} px" if area_mm2 is None else f"{area_mm2:.3f} mm2"
+
+
+def retina(row: dict) -> str:
+    mean_um = row["retina_thickness_um"]
+    return f"{row['retina_thickness_px']:.1f} px" if mean_um is None else f"{mean_um:.0f} um"

@@ -55,9 +55,14 @@ def scans(counts: dict[int, list[int]], scale=(4.0, 10.0, 100.0), height=50):
     return rows, columns
 
 
+def measured(rows, columns, *arguments, **options):
+    found, maps = measure_volume(rows, {"fluid": columns}, *arguments, **options)
+    return found, maps["fluid"]
+
+
 def test_volume_is_area_times_spacing():
     rows, columns = scans({0: [1, 2, 3], 1: [0, 0, 6], 2: [5, 0, 0]})
-    found, thickness = measure_volume(rows, columns, (0, 2))
+    found, thickness = measured(rows, columns, (0, 2))
     areas_mm2 = [sum(line) * 4 * 10 / 1e6 for line in columns.values()]
     assert found["fluid_volume_mm3"] == pytest.approx(sum(areas_mm2) * 0.1)
     assert found["fluid_px"] == 17 and found["bscans"] == 3 and found["missing_bscans"] == 0
@@ -69,7 +74,7 @@ def test_volume_is_area_times_spacing():
 
 def test_missing_scans_are_shared_by_their_neighbours():
     rows, columns = scans({10: [10], 13: [4], 14: [0]})
-    found, _ = measure_volume(rows, columns, (10, 14))
+    found, _ = measured(rows, columns, (10, 14))
     # of two missing scans each neighbour takes one: 10 stands for two spacings, 13 for two
     assert found["fluid_volume_mm3"] == pytest.approx((2 * 10 + 2 * 4) * 4 * 10 * 100 / 1e9)
     assert found["missing_bscans"] == 2
@@ -77,9 +82,9 @@ def test_missing_scans_are_shared_by_their_neighbours():
 
 def test_volume_with_less_scale():
     counts = {0: [1, 2], 1: [3, 4]}
-    flat, thickness = measure_volume(*scans(counts, scale=(4.0, 10.0, None)), (0, 1))
+    flat, thickness = measured(*scans(counts, scale=(4.0, 10.0, None)), (0, 1))
     assert flat["fluid_volume_mm3"] is None and flat["sectors"] == [] and thickness.max() == 16
-    bare, thickness = measure_volume(*scans(counts, scale=(None, None, None)), (0, 1))
+    bare, thickness = measured(*scans(counts, scale=(None, None, None)), (0, 1))
     assert bare["fluid_volume_mm3"] is None and bare["fluid_px"] == 10 and thickness.max() == 4
 
 
@@ -87,14 +92,14 @@ def test_fovea_moves_the_sectors_or_lies_outside():
     rows, columns = scans({i: [0] * 200 for i in range(30)}, scale=(4.0, 20.0, 100.0))
     columns[25][110] = rows[25]["fluid_px"] = 7
     volume = 7 * 4 * 20 * 100 / 1e9
-    centred, _ = measure_volume(rows, columns, (0, 29), eye="OS")
+    centred, _ = measured(rows, columns, (0, 29), eye="OS")
     assert {s["sector"]: s["volume_mm3"] for s in centred["sectors"]}["inner_superior"] == pytest.approx(
         volume
     )
-    moved, _ = measure_volume(rows, columns, (0, 29), eye="OS", fovea=(110, 25))
+    moved, _ = measured(rows, columns, (0, 29), eye="OS", fovea=(110, 25))
     assert moved["sectors"][0]["volume_mm3"] == pytest.approx(volume)
     for outside in ((200, 5), (5, 30), (-1, 5)):
-        found, _ = measure_volume(rows, columns, (0, 29), fovea=outside)
+        found, _ = measured(rows, columns, (0, 29), fovea=outside)
         assert found["sectors"] == [] and found["fluid_volume_mm3"] == pytest.approx(volume)
 
 
@@ -103,7 +108,7 @@ def test_volume_of_unlike_scans_is_refused():
         rows, columns = scans({0: [1], 1: [1]})
         rows[1][key] = value
         with pytest.raises(InputError, match="v: its B-scans differ in size or scale"):
-            measure_volume(rows, columns, (0, 1))
+            measured(rows, columns, (0, 1))
 
 
 def test_volume_skips_unknown_cells():

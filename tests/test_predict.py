@@ -23,6 +23,7 @@ from dme.infer import SIZES
 from dme.inputs import list_items
 from dme.model import PREPROCESS, build_model, set_classes
 from dme.predict import predict
+from dme.results import SCAN_COLUMNS
 from dme.stream import Work
 from dme.weights import load_model, save_model
 
@@ -297,7 +298,7 @@ def test_single_scans(script, tmp_path, capsys):
     code, out = script(tmp_path / "in", "--scale", "4,10")
     assert code == 0
     dry, wet = table(out / "measurements.csv")
-    assert list(wet) == list(script.module.SCAN_COLUMNS)
+    assert list(wet) == list(SCAN_COLUMNS["fluid"])
     assert (wet["scan"], wet["height_px"], wet["width_px"], wet["fluid_px"]) == ("wet", "40", "60", "40")
     assert float(wet["fluid_area_mm2"]) == pytest.approx(40 * 4 * 10 / 1e6)
     assert (wet["regions"], wet["spacing_um"], wet["volume"]) == ("1", "", "")
@@ -502,12 +503,11 @@ def test_memory_stays_flat(tmp_path):
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(tmp_path / "one.npy")
         items, _ = list_items([str(tmp_path / f"in{count}")])
-        work = Work(tmp_path / "out", Bright(), 0.5, False, None)
+        work = Work(tmp_path / "out", {"fluid": Bright()}, 0.5, False, None)
         fast = pytest.MonkeyPatch()
         fast.setattr("dme.stream.save_picture", lambda path, picture: None)
-        fast.setattr(
-            "dme.stream.predict", lambda *_: ((image > 100).astype(np.uint8), image / np.float32(255))
-        )
+        found = torch.from_numpy(np.stack([image] * 2) / np.float32(255))
+        fast.setattr("dme.stream.class_probabilities", lambda *_: found)
         tracemalloc.start()
         work.run(items)
         peak = tracemalloc.get_traced_memory()[1] / 2**20
