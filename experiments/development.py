@@ -32,10 +32,9 @@ CANDIDATES = {
     "whole, ungraded as background": f"{WHOLE} --weights hrf-psp --ungraded background",
     "whole, from synthetic scans": f"{WHOLE} --weights phantom-psp",
     "whole, from nothing": f"{WHOLE} --weights none",
-    "crops, from synthetic scans": f"{CROPS} --weights phantom-psp",
-    "crops, from layers": f"{CROPS} --weights octlayers",
-    "crops, from synthetic scans, ungraded as background": f"{CROPS} --weights phantom-psp "
+    "whole, from synthetic scans, ungraded as background": f"{WHOLE} --weights phantom-psp "
     "--ungraded background",
+    "whole, from layers, ungraded as background": f"{WHOLE} --weights octlayers --ungraded background",
 }
 KINDS = {"study": "at 256 x 256", "native": "all columns", "graded": "graded columns"}
 
