@@ -31,10 +31,6 @@ CANDIDATES = {
     "whole": f"{WHOLE} --weights hrf-psp",
     "whole, ungraded as background": f"{WHOLE} --weights hrf-psp --ungraded background",
     "whole, from synthetic scans": f"{WHOLE} --weights phantom-psp",
-    "whole, from nothing": f"{WHOLE} --weights none",
-    "whole, from synthetic scans, ungraded as background": f"{WHOLE} --weights phantom-psp "
-    "--ungraded background",
-    "whole, from layers, ungraded as background": f"{WHOLE} --weights octlayers --ungraded background",
 }
 KINDS = {"study": "at 256 x 256", "native": "all columns", "graded": "graded columns"}
 

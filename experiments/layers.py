@@ -20,7 +20,7 @@ from dme.series import finished, run_missing
 
 EYES = 7  # of octlayers
 SPECTRALIS_UM = 3.87  # axial, per px
-STARTS = {"hrf-psp": "vessels (HRF)", "phantom": "synthetic scans", "none": "nothing"}
+STARTS = {"hrf-fcn": "vessels (HRF)", "phantom": "synthetic scans", "none": "nothing"}
 PUBLISHED = (  # mean absolute error in px, other sets and protocols
     ("a CNN-LSTM on three public sets", "1.30 ± 0.48"),
     ("between two human markers", "1.79 ± 0.76"),

@@ -10,7 +10,7 @@ import pytest
 from dme.errors import InputError, run
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "layers.py"
-STARTS = ("hrf-psp", "phantom", "none")
+STARTS = ("hrf-fcn", "phantom", "none")
 
 
 @pytest.fixture(scope="module")
