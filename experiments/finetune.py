@@ -184,8 +184,7 @@ def main() -> None:
             "start": start,
         }
         report(args, origin, trained, validate, before)
-    if source.kind == "mat":
-        other = second_opinion(args, validate)
+    if source.kind == "mat" and (other := second_opinion(args, validate)):
         other({"model": trained})
         if rank == 0:
             report_second_opinion(args, validate, other)
@@ -313,10 +312,16 @@ def report(
     print(f"pictures: {picture}, {out / 'loss.png'}")
 
 
-def second_opinion(args: argparse.Namespace, validate: Validation) -> Validation:
-    """The same scans as the other grader annotated them."""
-    source = open_source(args.data, 3 - args.grader)
-    small, native = open_cache(source, STUDY_SIDE), open_cache(source)
+def second_opinion(args: argparse.Namespace, validate: Validation) -> Validation | None:
+    """The same scans as the other grader annotated them, None if nobody did."""
+    try:
+        source = open_source(args.data, 3 - args.grader)
+        small, native = open_cache(source, STUDY_SIDE), open_cache(source)
+        check_annotated(native, args.task)
+    except InputError as e:
+        if ranks.rank() == 0:
+            print(f"\nno comparison with grader {3 - args.grader}: {e}")
+        return None
     indices = np.array([native.names.index(name) for name in validate.names if name in native.names], int)
     return Validation(small, native, indices, validate.device, args.task, args.tta)
 

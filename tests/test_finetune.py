@@ -743,6 +743,17 @@ def test_layers_of_mat_files_and_of_both_graders(call, two_graders, tiny, tmp_pa
     assert (tmp_path / "out" / "layers.png").exists()
 
 
+def test_a_missing_second_grader_is_said(call, tiny, tmp_path, capsys):
+    scans = [phantom_bscan(seed, 124, 192, fluid=True) for seed in (1, 2, 3)]
+    images, fluid = (np.stack([getattr(s, key) for s in scans], 2) for key in ("image", "fluid"))
+    write_subject_mat(tmp_path / "Subject_01.mat", images, fluid)
+    arguments = ("--data", tmp_path / "Subject_01.mat", "--weights", tiny, "--split", "random", "--iters", 2)
+    settings = ("--size", "half", "--max-class-share", 1, "--crop", 48)
+    assert call(*arguments, *settings, "--out", tmp_path / "out") == 0
+    assert "no comparison with grader 2: " in capsys.readouterr().out
+    assert "other_grader" not in json.loads((tmp_path / "out" / "results.json").read_text())
+
+
 def test_a_set_without_boundaries_teaches_no_layers(fails):
     told = fails("--task", "layers")
     assert "have no layer boundaries; --task layers needs them" in told
