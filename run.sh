@@ -9,11 +9,14 @@ usage() {
 usage: ./run.sh COMMAND [arguments; --help lists a command's own]
 
   baseline   Table 1: HRF-pretrained networks on B-scans, without fine-tuning
-  finetune   fine-tune a network on B-scans to segment fluid, and score it
+  finetune   fine-tune a network on B-scans to segment fluid or layers, and score it
   table2     Table 2: the study's eleven ways to fine-tune, and ours beside them
   transfer   does pretraining help? fine-tuning from vessels, synthetic scans and nothing
+  development  how our recipe was chosen: candidates compared on eyes 1 to 8
   crossval   subject-disjoint cross-validation over the eyes
-  predict    find fluid in new scans: masks, overlays, measurements, report
+  layers     retinal layers of eyes not trained on, leaving one eye out
+  predict    find fluid or layers in new scans: masks, overlays, measurements, report
+  export     a network as one file that runs without dme: ONNX or torch.export
   prepare    the preliminary study of a data set: counts, class balance, splits, pictures
   weights    list, download, verify and convert named checkpoints
   pretrain   pretrain networks on fundus vessels (HRF), or score such checkpoints
@@ -40,7 +43,8 @@ install() {
 command="${1:-}"
 [ $# -gt 0 ] && shift
 case "$command" in
-    baseline | finetune | table2 | transfer | crossval | predict | prepare | weights | bench) script="$command.py" ;;
+    baseline | finetune | table2 | transfer | development | crossval | layers | predict | export | prepare | weights | bench)
+        script="$command.py" ;;
     pretrain) script=pretrain_hrf.py ;;
     test) script= ;;
     "" | help | -h | --help) usage; exit 0 ;;

@@ -16,5 +16,9 @@ setup(
     package_dir={"dme.zoo": "weights"},
     package_data={"dme": ["report.html"], "dme.zoo": ["*.json", "*.pth", "*.md"]},
     install_requires=["torch>=2.11", "numpy", "scipy", "h5py", "tqdm", "tensorboard", "pytest"],
-    extras_require={"dev": ["ruff", "triton; platform_system == 'Linux'"]},
+    extras_require={
+        "dev": ["ruff", "triton; platform_system == 'Linux'"],
+        "export": ["onnx", "onnxscript", "onnxruntime"],
+        "bench": ["torchmetrics", "monai", "onnx", "onnxscript", "onnxruntime"],
+    },
 )

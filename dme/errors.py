@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from dme.memory import keep_freed_memory
+
 
 class InputError(Exception):
     """Bad input: the message says what was found, what was expected and what to do about it."""
@@ -16,6 +18,7 @@ def run(main: Callable[[], int | None]) -> None:
     Exit code 0 (or what `main` returns) on success, 2 after an `InputError` or a failing disk (one line on
     stderr, no traceback), 130 after Ctrl-C. Any other exception is a bug of ours and keeps its traceback.
     """
+    keep_freed_memory()
     try:
         sys.exit(main())
     except BrokenPipeError:  # the reader of our output, `head` say, had enough

@@ -79,7 +79,8 @@ class PSPHead(nn.Module):
             for bins, conv in zip(self.pool_scales, self.pools, strict=True)
         ]
         kernel = self.bottleneck.conv.weight  # of x, then of the grids enlarged to its size
-        x = F.conv2d(x, kernel[:, : x.shape[1]], padding=1) + conv_enlarged(grids, kernel[:, x.shape[1] :], x)
+        c, bias = x.shape[1], self.bottleneck.conv.bias  # no bias unless batch norm is folded into it
+        x = F.conv2d(x, kernel[:, :c], bias, padding=1) + conv_enlarged(grids, kernel[:, c:], x)
         x = self.bottleneck.activation(self.bottleneck.bn(x))
         return self.classifier(self.dropout(x))
 
@@ -113,8 +114,8 @@ class ASPPHead(nn.Module):
         average = self.image_pool(F.adaptive_avg_pool2d(x, 1))
         branches = torch.cat([branch(x) for branch in self.branches], dim=1)
         kernel = self.bottleneck.conv.weight  # of the average at every pixel, then of the branches
-        c = average.shape[1]
-        x = conv_enlarged([average], kernel[:, :c], x) + F.conv2d(branches, kernel[:, c:], padding=1)
+        c, bias = average.shape[1], self.bottleneck.conv.bias  # no bias unless batch norm is folded into it
+        x = conv_enlarged([average], kernel[:, :c], x) + F.conv2d(branches, kernel[:, c:], bias, padding=1)
         x = self.bottleneck.activation(self.bottleneck.bn(x))
         return self.classifier(self.dropout(x))
 

@@ -1,5 +1,6 @@
 """From images to logits: whole image, sliding window, flips, and the study's two test protocols."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -7,13 +8,28 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import fuse_conv_bn_eval
 
+from dme.blocks import ConvBN
 from dme.model import Segmenter, normalise
 from dme.unet import STRIDE
 
 # side to which a 256 x 256 scan is enlarged before the sliding window
 PROTOCOLS = {"paper": 2336, "light": 512}
 WINDOW, SLIDE_STRIDE = 256, 170
+
+
+def folded(model: Segmenter) -> Segmenter:
+    """A copy that predicts faster: batch norm folded into the convolutions, channels last, no auxiliary head.
+
+    The same function as `model` in eval mode but for rounding (float32). It can be neither trained nor saved.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    model.aux_head = None  # only training needs it
+    for block in model.modules():
+        if isinstance(block, ConvBN):
+            block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity().eval()
+    return model.to(memory_format=torch.channels_last)
 
 
 def whole(model: nn.Module, x: Tensor) -> Tensor:
@@ -87,7 +103,8 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear, half-pixel centres, no antialiasing: what OpenMMLab does to logits. x: (N, C, H, W)."""
     if x.shape[-2:] == tuple(size):
         return x
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+    # of two channels, channels last takes three times as long
+    return F.interpolate(x.contiguous(), size, mode="bilinear", align_corners=False)
 
 
 @torch.inference_mode()

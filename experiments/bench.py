@@ -1,60 +1,67 @@
-"""Benchmarks. Each prints its ratio first and writes its numbers, machine, versions and command to a file.
+"""Benchmarks against peers, in one process. A row begins with its time as a multiple of the first row's.
 
+python experiments/bench.py [all]
 python experiments/bench.py cache --data /path/to/data
+python experiments/bench.py train --width 64
 """
 
 import argparse
+import copy
 import os
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import peers
+import torch
 from PIL import Image
-from tqdm import tqdm
+from torch.utils.flop_counter import FlopCounterMode
+from turns import DEVICE, Laps, Way, clock, in_turns, report, report_limits, with_limits
 
+from dme.augment import Augment, batch_indices, sample_batch
 from dme.cache import Cache, open_cache
 from dme.errors import InputError, run
-from dme.record import provenance, write_json
+from dme.infer import entering, folded, pad, probabilities, resize, sliding_window
+from dme.losses import get_loss
+from dme.memory import keep_freed_memory
+from dme.model import Segmenter, build_model, normalise
+from dme.ops.confusion import confusion_matrix
+from dme.phantom import phantom_bscan
+from dme.recipe import OPTIMIZERS, Recipe
+from dme.record import device_name, provenance, write_json
 from dme.sources import Source, open_source
+from dme.train import TrainingSet
+from dme.weights import load_model
+
+AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for the results")
-    benches = parser.add_subparsers(dest="name", required=True)
-    cache = benches.add_parser("cache", help="read all scans and masks from PNG files and from the cache")
-    cache.add_argument("--data", help=".mat file or folder (default: DME_DATA, else synthetic B-scans)")
-    cache.add_argument("--repeats", type=int, default=7)
-    cache.set_defaults(bench=bench_cache)
-    return parser.parse_args()
-
-
-def time_in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict]:
-    """Seconds of every way, warm: one untimed round, then `repeats` rounds that take the ways in turn."""
-    if repeats < 1:
-        raise InputError(f"--repeats {repeats}: expected 1 or more")
-    seconds = {name: [] for name in ways}
-    for timed in tqdm([False] + [True] * repeats, desc="rounds", unit="round"):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            result = way()
-            took = time.perf_counter() - began
-            del result  # freeing it is not part of the next way
-            if timed:
-                seconds[name].append(took)
-    return {
-        name: {"median_s": statistics.median(s), "min_s": min(s), "max_s": max(s), "all_s": s}
-        for name, s in seconds.items()
-    }
+    add = parser.add_argument
+    add("names", nargs="*", metavar="BENCH", help=f"{', '.join(BENCHES)} or all (default)")
+    add("--repeats", type=int, default=7, help="timed rounds after one that is not")
+    add("--data", help="cache: .mat file or folder (default: DME_DATA, else synthetic B-scans)")
+    add("--width", type=int, default=16, help="train: of the network, a UNet with PSP head")
+    add("--crop", type=int, default=320, help="train: side of the crops")
+    add("--batch", type=int, default=2, help="train: crops of a step")
+    add("--amp", choices=AMP, default="bf16", help="train: precision of the row beside float32")
+    add("--weights", default="hrf-psp", help="infer: a named checkpoint or a file")
+    add("--out", type=Path, default=Path("runs/bench"), help="folder for the results")
+    args = parser.parse_args()
+    if unknown := set(args.names) - {*BENCHES, "all"}:
+        parser.error(f"unknown bench {', '.join(sorted(unknown))}; choose of {', '.join(BENCHES)}, all")
+    if args.repeats < 1:
+        raise InputError(f"--repeats {args.repeats}: expected 1 or more")
+    if not args.names or "all" in args.names:
+        args.names = list(BENCHES)
+    return args
 
 
 def bench_cache(args: argparse.Namespace) -> dict:
-    """All images and masks into memory: PNG files decoded by Pillow, the cache opened and verified."""
+    """All images and masks into memory: the cache opened and verified, PNG files decoded by Pillow."""
     source = open_source(args.data)
-    print(f"data: {source.description}")
     cache = open_cache(source)
     with tempfile.TemporaryDirectory() as temporary:
         files = own_png_files(source)
@@ -63,18 +70,13 @@ def bench_cache(args: argparse.Namespace) -> dict:
         if len(files) != expected:
             files, origin = write_png_files(cache, Path(temporary)), "written for this comparison"
         ways = {
-            "png": lambda: [np.asarray(Image.open(file)) for file in files],
-            "cache": lambda: open_cache(source),
+            "dme, from the cache": lambda: open_cache(source),
+            "Pillow, from PNG files": lambda: [np.asarray(Image.open(file)) for file in files],
         }
-        times = time_in_turns(ways, args.repeats)
-    ratio = times["png"]["median_s"] / times["cache"]["median_s"]
-    print(f"\nthe cache is {ratio:.1f} x as fast as PNG: {len(cache)} B-scans, {len(files)} files ({origin})")
-    for name, row in times.items():
-        spread = f"{1e3 * row['min_s']:.1f} .. {1e3 * row['max_s']:.1f}"
-        print(f"{name:6} {1e3 * row['median_s']:7.1f} ms (median of {args.repeats}, {spread})")
+        rows = in_turns(ways, args.repeats)
+    report(f"cache: {len(cache)} B-scans, or {len(files)} PNG files ({origin}); {source.description}", rows)
     return {
-        "ratio": ratio,
-        **times,
+        "rows": rows,
         "scans": len(cache),
         "png_files": origin,
         "data": source.description,
@@ -97,11 +99,202 @@ def write_png_files(cache: Cache, folder: Path) -> list[Path]:
     return files
 
 
+def bench_ops(args: argparse.Namespace) -> dict:
+    """Confusion matrices of logits, one label in twenty being ignored."""
+    results = {}
+    torchmetrics = peers.installed("torchmetrics")
+    for classes in (2, 9):
+        ways = confusion_ways(classes, (8, 512, 512), torchmetrics)
+        first, *others = (way() for way in ways.values())
+        if any((first != other).any() for other in others):
+            raise RuntimeError(f"the confusion matrices of {', '.join(ways)} differ")
+        results[f"{classes} classes"] = rows = in_turns(ways, args.repeats)
+        report(f"ops: confusion matrix of float32 logits (8, {classes}, 512, 512)", rows)
+    return results
+
+
+def confusion_ways(classes: int, shape: tuple[int, int, int], torchmetrics: bool) -> dict[str, Way]:
+    """shape: (N, H, W) of the labels, int64."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((shape[0], classes, *shape[1:]), generator=generator).to(DEVICE)
+    target = torch.randint(classes, shape, generator=generator)
+    target[torch.rand(shape, generator=generator) < 0.05] = 255
+    target = target.to(DEVICE)
+    ways = {
+        "dme.confusion_matrix": lambda: confusion_matrix(logits, target, classes),
+        "argmax and bincount": lambda: peers.argmax_bincount(logits, target, classes),
+    }
+    if torchmetrics:
+        count = peers.torchmetrics_counter(classes, DEVICE)
+        ways["torchmetrics"] = lambda: count(logits, target)
+    return ways
+
+
+def bench_train(args: argparse.Namespace) -> dict:
+    """One optimiser step, as dme.train makes it; the peer has the same batch, loss, counts and optimiser."""
+    data = synthetic_set(4)
+    model = build_model(width=args.width)
+    dtypes = {"off": [None], args.amp: [None, AMP[args.amp]]}[args.amp]
+    recipe, augment = Recipe(steps=1, batch=args.batch), Augment(crop=args.crop)
+    ways = {}
+    for dtype in dtypes:
+        name = f"dme, {str(dtype or torch.float32).removeprefix('torch.')}"
+        ways[name] = Step(model, data, augment, recipe, torch.channels_last, dtype)
+    peer = Step(peers.plain(model), data, augment, recipe, torch.contiguous_format, None)
+    ways["eager float32, channels first, order of OpenMMLab"] = peer
+    with FlopCounterMode(display=False) as counter:
+        peer()
+    rows, limits = with_limits(ways, args.repeats)
+    if DEVICE.type == "cuda":
+        for name, step in ways.items():
+            torch.cuda.reset_peak_memory_stats()
+            step()
+            rows[name]["peak_bytes"] = torch.cuda.max_memory_allocated()
+    what = f"UNet of width {args.width} with PSP head, batch {args.batch}, crop {args.crop}"
+    report(f"train: one step of a {what}", rows)
+    print("ms of a step by phase, and the share of what is not the network")
+    for name, row in rows.items():
+        phases = row["phases_s"]
+        beside = sum(phases[phase] for phase in ("batch", "loss", "counts")) / sum(phases.values())
+        row["batch_loss_counts"] = beside
+        spent = ", ".join(f"{phase} {1e3 * seconds:.1f}" for phase, seconds in phases.items())
+        print(f"  {spent}; batch, loss and counts {100 * beside:.1f} %  {name}")
+    report_limits(counter.get_total_flops(), rows, limits)
+    return {"rows": rows, "limits_per_s": limits, "flop": counter.get_total_flops(), "what": what}
+
+
+class Step:
+    """One optimiser step at every call, which returns its seconds by phase. Works on a copy of the model."""
+
+    def __init__(
+        self,
+        model: Segmenter,
+        data: TrainingSet,
+        augment: Augment,
+        recipe: Recipe,
+        layout: torch.memory_format,
+        dtype: torch.dtype | None,
+    ):
+        self.model = copy.deepcopy(model).to(DEVICE, memory_format=layout).train()
+        self.data, self.augment, self.recipe, self.layout, self.dtype = data, augment, recipe, layout, dtype
+        make = OPTIMIZERS[recipe.optimizer]
+        self.optimizer = make(list(self.model.parameters()), recipe.lr, recipe.weight_decay)
+        self.scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype is torch.float16)
+        self.done = 0
+
+    def __call__(self) -> dict[str, float]:
+        data, recipe, model = self.data, self.recipe, self.model
+        watch = Laps()
+        torch.manual_seed((recipe.seed << 32) + (self.done << 8))  # dropout
+        self.optimizer.zero_grad(set_to_none=True)
+        chosen = batch_indices(len(data.images), recipe.batch, self.done, recipe.seed)
+        images, target = sample_batch(data.images, data.masks, chosen, self.augment, recipe.seed, self.done)
+        x = pad(normalise(images, model.preprocess)).to(DEVICE, memory_format=self.layout)
+        watch.lap("batch")
+        with torch.autocast(DEVICE.type, self.dtype, enabled=self.dtype is not None):
+            made = model.forward_with_aux(x)
+        watch.lap("forward")
+        # the loss on leaves, so that its own backward pass is timed apart from the network's
+        leaves = [one.detach().requires_grad_() for one in made]
+        height, width = target.shape[-2:]
+        logits = [resize(one.float(), x.shape[-2:])[..., :height, :width] for one in leaves]
+        loss_of = get_loss(recipe.loss)
+        loss = loss_of(logits[0], target) + recipe.aux_weight * loss_of(logits[1], target)
+        self.scaler.scale(loss).backward()
+        watch.lap("loss")
+        confusion_matrix(logits[0].detach(), target, model.arch["num_classes"])
+        watch.lap("counts")
+        torch.autograd.backward(made, [leaf.grad for leaf in leaves])
+        watch.lap("backward")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        watch.lap("optimiser")
+        self.done += 1
+        return watch.seconds
+
+
+def synthetic_set(count: int) -> TrainingSet:
+    scans = [phantom_bscan(seed, fluid=True) for seed in range(count)]
+    images, masks = (
+        [torch.tensor(getattr(s, part)).to(DEVICE) for s in scans] for part in ("image", "fluid")
+    )
+    return TrainingSet(images, masks, [f"phantom {seed}" for seed in range(count)])
+
+
+@torch.inference_mode()
+def bench_infer(args: argparse.Namespace) -> dict:
+    """Probabilities of a 496 x 768 scan at half size, and logits of a 512 x 512 one by sliding window."""
+    model = load_model(args.weights).eval().to(DEVICE)
+    model.preprocess = model.preprocess | {"size": "half"}
+    fast, plain = folded(model), peers.plain(model)
+    image = synthetic_set(1).images[0]
+    ways = {
+        "dme, folded": lambda: probabilities(fast, image),
+        "dme, as loaded": lambda: probabilities(model, image),
+        "eager, channels first, order of OpenMMLab": lambda: probabilities(plain, image),
+    }
+    with ExitStack() as stack:
+        if DEVICE.type == "cuda":
+            print("onnxruntime is compared on a CPU only")
+        elif peers.installed("onnx", "onnxscript", "onnxruntime"):
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            exported = peers.onnx_probabilities(model, Path(folder))
+            ways["onnxruntime"] = lambda: exported(image)
+        scan, limits = with_limits(ways, args.repeats)
+        furthest = largest_difference(ways)
+    with FlopCounterMode(display=False) as counter:
+        probabilities(plain, image)
+    name = f"{model.arch['backbone']} of width {model.arch['width']} with {model.arch['head']} head"
+    shape = " x ".join(map(str, image.shape))
+    report(f"infer: {shape} scan at half size, {name}; probabilities within {furthest:.0e}", scan)
+    report_limits(counter.get_total_flops(), scan, limits)
+
+    x = normalise(entering(image, "512")[None], model.preprocess)
+    ways = {
+        "dme, folded": lambda: sliding_window(fast, x),
+        "eager, channels first, order of OpenMMLab": lambda: sliding_window(plain, x),
+    }
+    if peers.installed("monai"):
+        ways["MONAI, folded"] = lambda: peers.monai_window(fast, x)
+        ways["MONAI, eager"] = lambda: peers.monai_window(plain, x)
+    window = in_turns(ways, args.repeats)
+    apart = largest_difference(ways)
+    report(f"infer: 9 windows of 256 in 512 x 512, {name}; logits within {apart:.0e}", window)
+    return {
+        "scan": scan,
+        "probabilities_within": furthest,
+        "sliding_window": window,
+        "logits_within": apart,
+        "limits_per_s": limits,
+        "flop": counter.get_total_flops(),
+        "weights": model.weights_name,
+        "weights_sha256": model.weights_sha256,
+    }
+
+
+def largest_difference(ways: dict[str, Way]) -> float:
+    """Of the others' results from the first way's."""
+    first, *others = (way() for way in ways.values())
+    return max((first - other).abs().max().item() for other in others)
+
+
+BENCHES = {"cache": bench_cache, "ops": bench_ops, "train": bench_train, "infer": bench_infer}
+
+
 def main() -> None:
     args = parse_args()
-    results = {**provenance(), "cpu_count": os.cpu_count(), **args.bench(args)}
-    write_json(args.out / f"{args.name}.json", results)
-    print(f"results: {args.out / f'{args.name}.json'}")
+    found = provenance() | {
+        "cpu_count": os.cpu_count(),
+        "freed_memory_kept": keep_freed_memory(),
+        "clock": clock()[1],
+    }
+    found["versions"] |= peers.versions()
+    print(f"{device_name()}, {', '.join(f'{name} {v}' for name, v in found['versions'].items())}")
+    print(f"ratio: {found['clock']} by those of the first row in the same round; median of {args.repeats}")
+    for name in args.names:
+        path = args.out / f"{name}.json"
+        write_json(path, found | BENCHES[name](args))
+        print(f"results: {path}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 from dme import export
 from dme.errors import InputError, run
 from dme.files import atomic_path
+from dme.model import BACKBONES, require_arch
 from dme.record import provenance
 from dme.weights import load_model
 
@@ -31,6 +32,7 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--weights", default="dme-fluid", help="name or file of a network (default dme-fluid)")
+    add("--backbone", choices=BACKBONES, help="what the network's must be (default: whatever it is)")
     add("--format", choices=export.SUFFIX, default="onnx", help="onnx (.onnx, default) or torch (.pt2)")
     add(
         "--channels",
@@ -49,6 +51,7 @@ def main() -> None:
         raise InputError(f"--out {args.out}: with --format {args.format} its name must end in {suffix}")
     checked = args.format == "torch" or onnx_packages()
     model = load_model(args.weights)
+    require_arch(model, backbone=args.backbone)
     own = model.arch["in_channels"]
     if args.channels not in (1, own):
         accepted = "1 (grey)" if own == 1 else f"1 (grey) or {own}"

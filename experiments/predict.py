@@ -24,9 +24,10 @@ from dme.enface import map_picture
 from dme.errors import InputError, run
 from dme.etdrs import EYES
 from dme.figures import save_png
+from dme.infer import folded
 from dme.inputs import SUFFIXES, list_items
 from dme.measure import CONNECTIVITY, SECTORS, measure_volume
-from dme.model import Segmenter
+from dme.model import BACKBONES, Segmenter, require_arch
 from dme.predict import network_for
 from dme.record import provenance, write_json
 from dme.report import STRIP, contact_sheet
@@ -52,6 +53,7 @@ def parse_args() -> argparse.Namespace:
         metavar="NETWORK",
         help="name or file (default dme-fluid, for layers octlayers); given twice where it takes two",
     )
+    add("--backbone", choices=BACKBONES, help="what the network's must be (default: whatever it is)")
     add("--threshold", type=float, default=0.5, help="fluid is where its probability is above (default 0.5)")
     add("--tta", action="store_true", help="average with the mirrored scan: twice the time")
     add("--scale", help="axial,lateral[,spacing] in um per pixel and B-scan (default: what the source says)")
@@ -76,7 +78,7 @@ def main() -> int:
         raise InputError(f"--threshold {args.threshold} is no probability: give 0 to 1")
     origin = provenance()
     rank, _, device = ranks.join()
-    networks = choose_networks(args.task, args.weights, device)
+    networks = choose_networks(args.task, args.weights, args.backbone, device)
     items, faults = list_items(args.inputs, args.volume)
     if not items:
         raise InputError("; ".join(faults.values()))
@@ -112,10 +114,14 @@ def main() -> int:
     return int(rank == 0 and bool(work.skipped))  # torchrun would end rank 0 if another failed before it
 
 
-def choose_networks(task: str, names: list[str] | None, device: torch.device) -> dict[str, Segmenter]:
+def choose_networks(
+    task: str, names: list[str] | None, backbone: str | None, device: torch.device
+) -> dict[str, Segmenter]:
     """What the task finds -> the network for it, which may be one for both."""
     names = names or [DEFAULT_WEIGHTS[what] for what in FINDS[task]]
-    models = [load_model(name, device).to(memory_format=torch.channels_last) for name in names]
+    models = [folded(load_model(name, device)) for name in names]
+    for model in models:
+        require_arch(model, backbone=backbone)
     networks = {what: network_for(what, models) for what in FINDS[task]}
     if idle := [model.weights_name for model in models if model not in networks.values()]:
         raise InputError(f"--task {task} has no use for {', '.join(idle)}: leave it out of --weights")

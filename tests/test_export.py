@@ -196,7 +196,7 @@ def script(monkeypatch, tmp_path):
 
 def test_script(script, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(export, "CHECKED", SHAPES[:2])
-    assert script("--weights", "ours.pth", "--format", "torch") is None
+    assert script("--weights", "ours.pth", "--backbone", "unet", "--format", "torch") is None
     printed = capsys.readouterr().out
     assert "1 x 1 x 64 x 96" in printed and "2 x 1 x 37 x 50" in printed
     with zipfile.ZipFile("runs/export/ours.pt2") as archive:
@@ -223,6 +223,7 @@ def test_a_file_that_differs_is_not_kept(script, monkeypatch, tmp_path, capsys, 
         (["--weights", "nothing"], "unknown weights 'nothing'"),
         (["--weights", "absent.pth"], "absent.pth is not there"),
         (["--out", "fluid.onnx"], "with --format torch its name must end in .pt2"),
+        (["--backbone", "mobilenet_v2"], "--backbone mobilenet_v2 does not fit .*ours.pth.* is unet"),
         (["--channels", "2"], "ours.pth can be given 1 .grey. or 3"),
         (["--out", "ours.pth/m.pt2"], "cannot write"),
     ],

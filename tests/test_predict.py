@@ -37,7 +37,7 @@ class Bright(nn.Module):
         super().__init__()
         self.classes, self.shift = list(classes), shift
         self.preprocess = PREPROCESS | {"size": "native"}
-        self.weights_name, self.weights_sha256 = "bright.pth", "ab" * 32
+        self.weights_name, self.weights_sha256, self.arch = "bright.pth", "ab" * 32, {"backbone": "unet"}
         self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, x):
@@ -295,7 +295,7 @@ def table(path: Path) -> list[dict]:
 def test_single_scans(script, tmp_path, capsys):
     save(tmp_path / "in" / "wet.png", picture())
     save(tmp_path / "in" / "dry.png", picture()[20:, :])
-    code, out = script(tmp_path / "in", "--scale", "4,10")
+    code, out = script(tmp_path / "in", "--scale", "4,10", "--backbone", "unet")
     assert code == 0
     dry, wet = table(out / "measurements.csv")
     assert list(wet) == list(SCAN_COLUMNS["fluid"])
@@ -371,6 +371,11 @@ def test_exit_codes_and_messages(script, tmp_path, capsys):
         ([good, "--scale", "4"], 2, "--scale 4: expected axial,lateral"),
         ([good, "--scale", "4,nan"], 2, "--scale 4,nan"),
         ([good, "--threshold", "1"], 2, "--threshold 1.0"),
+        (
+            [good, "--backbone", "mobilenet_v2"],
+            2,
+            "--backbone mobilenet_v2 does not fit .* bright.pth, whose",
+        ),
         ([], 2, "give INPUT"),
     ]:
         code, _ = script(*arguments)

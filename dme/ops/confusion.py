@@ -69,12 +69,14 @@ def _count(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int) ->
     counts = torch.zeros(n_images, 256 * num_classes, dtype=torch.int64)
     rows = max(1, CPU_BLOCK // max(1, width))
     for n in range(n_images):
-        for top in range(0, height, rows):
+        for top in range(0, height if width else 0, rows):
             truth, guess = target[n, top : top + rows], pred[n, ..., top : top + rows, :]
             if not pred.is_floating_point():
                 truth = torch.where(guess == ignore_index, ignore_index, truth)
             if truth.dtype != torch.uint8:
-                _reject(truth[(truth < 0) | (truth > 255)], "target", num_classes, ignore_index)
+                low, high = truth.aminmax()  # one pass, where a mask takes several
+                if low < 0 or high > 255:
+                    _reject(truth[(truth < 0) | (truth > 255)], "target", num_classes, ignore_index)
                 truth = truth.to(torch.uint8)
             if pred.is_floating_point():
                 guess = _first_maximum(guess)

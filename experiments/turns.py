@@ -1,0 +1,146 @@
+"""Ways to do the same work, timed in turns, and the limits of the machine they run on."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+Way = Callable[[], object]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TURN_S = 0.3  # a turn lasts at least as long, or a busy machine decides what a short way takes
+
+
+def clock() -> tuple[Callable[[], float], str]:
+    """The function that tells the seconds, and what they are.
+
+    With one thread those the CPU spent on this process, which do not run while other work has the core.
+    """
+    if DEVICE.type == "cuda":
+        return _wall_after_device, "seconds"
+    if torch.get_num_threads() > 1:
+        return time.perf_counter, "seconds"
+    return time.process_time, "CPU seconds of one thread"
+
+
+def _wall_after_device() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class Laps:
+    """Seconds of the phases of one piece of work."""
+
+    def __init__(self):
+        self.now = clock()[0]
+        self.seconds: dict[str, float] = {}
+        self.last = self.now()
+
+    def lap(self, phase: str) -> None:
+        """The time since the last lap belongs to `phase`."""
+        now = self.now()
+        self.seconds[phase], self.last = now - self.last, now
+
+
+def in_turns(ways: dict[str, Way], repeats: int, turn_s: float = TURN_S) -> dict[str, dict]:
+    """Seconds of every way, warm: `repeats` rounds that take the ways in turn.
+
+    A turn is as many calls as last `turn_s`, and counts as their mean. ratio: the median over rounds of this
+    way's seconds by those of the first way in the same round, so that a busy machine hits both. A way may
+    return its seconds by phase, of which the medians over the calls are kept.
+    """
+    for way in ways.values():
+        way()  # the first call prepares
+    calls = {name: math.ceil(turn_s / max(_turn(way, 1)[0], 1e-6)) for name, way in ways.items()}
+    seconds, phases = {name: [] for name in ways}, {name: [] for name in ways}
+    for _ in tqdm(range(repeats), desc="rounds", unit="round", leave=False):
+        for name, way in ways.items():
+            took, results = _turn(way, calls[name])
+            seconds[name].append(took)
+            phases[name] += [result for result in results if isinstance(result, dict)]
+    first = next(iter(seconds.values()))
+    rows = {}
+    for name, taken in seconds.items():
+        ratios = [mine / its for mine, its in zip(taken, first, strict=True)]
+        rows[name] = {
+            "ratio": statistics.median(ratios),
+            "ratio_min": min(ratios),
+            "ratio_max": max(ratios),
+            "median_s": statistics.median(taken),
+            "min_s": min(taken),
+            "max_s": max(taken),
+            "calls_per_turn": calls[name],
+        }
+        if phases[name]:
+            rows[name]["phases_s"] = {
+                phase: statistics.median(call[phase] for call in phases[name]) for phase in phases[name][0]
+            }
+    return rows
+
+
+def _turn(way: Way, calls: int) -> tuple[float, list]:
+    """Mean seconds of `calls` calls, and what they returned, if that is small."""
+    results, spent, now = [], 0.0, clock()[0]
+    for _ in range(calls):
+        began = now()
+        result = way()
+        spent += now() - began
+        results.append(result if isinstance(result, dict) else None)
+        del result  # freeing it belongs to nobody
+    return spent / calls, results
+
+
+def with_limits(ways: dict[str, Way], repeats: int) -> tuple[dict[str, dict], dict[str, float]]:
+    """in_turns, and what PyTorch reaches on this machine in the same rounds, per second.
+
+    copy_bytes: read and written by copying a tensor that no cache holds. float32_flop, bfloat16_flop:
+    operations of a product of two matrices or of a 3x3 convolution of 256 channels, whichever does more.
+    """
+    source = torch.ones(1 << 25, device=DEVICE)  # 128 MiB
+    target = torch.empty_like(source)
+    limits: dict[str, Way] = {"copy_bytes": lambda: target.copy_(source)}
+    amounts = {"copy_bytes": 2 * source.nbytes}
+    side, batch = (4096, 64) if DEVICE.type == "cuda" else (512, 1)
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        matrix = torch.randn(side, side, device=DEVICE).to(dtype)
+        image, kernel = (
+            torch.randn(shape, device=DEVICE).to(dtype, memory_format=torch.channels_last)
+            for shape in ((batch, 256, 48, 48), (256, 256, 3, 3))
+        )
+        limits[f"{name} product"] = lambda matrix=matrix: matrix @ matrix
+        limits[f"{name} convolution"] = lambda x=image, k=kernel: F.conv2d(x, k, padding=1)
+        amounts[f"{name} product"] = 2 * side**3
+        amounts[f"{name} convolution"] = 2 * 9 * 256 * image.numel()
+    rows = in_turns(ways | limits, repeats)
+    reached = {name: amount / rows.pop(name)["median_s"] for name, amount in amounts.items()}
+    for name in ("float32", "bfloat16"):
+        reached[f"{name}_flop"] = max(reached.pop(f"{name} {kind}") for kind in ("product", "convolution"))
+    return rows, reached
+
+
+def report(title: str, rows: dict[str, dict]) -> None:
+    """Print one row per way, the ratio first."""
+    print(f"\n{title}\n   ratio  (min .. max)   median ms  (min .. max)")
+    for name, row in rows.items():
+        ratios = f"{row['ratio']:8.2f}  {row['ratio_min']:.2f} .. {row['ratio_max']:.2f}"
+        spread = f"{1e3 * row['min_s']:.1f} .. {1e3 * row['max_s']:.1f}"
+        print(f"{ratios:24} {1e3 * row['median_s']:8.1f}  {spread:17} {name}")
+
+
+def report_limits(flop: int, rows: dict[str, dict], limits: dict[str, float]) -> None:
+    """Print, and add to each row, at which share of the limit of its precision it does `flop` operations.
+
+    bfloat16 is the precision of a way whose name holds the word, float32 of the others.
+    """
+    copy, single, half = (limits[name] / 1e9 for name in ("copy_bytes", "float32_flop", "bfloat16_flop"))
+    print(f"limits, same rounds: copy {copy:.1f} GB/s, float32 {single:.0f} and bfloat16 {half:.0f} GFLOP/s")
+    print(f"{flop / 1e9:.1f} GFLOP in OpenMMLab's order, done at a share of the limit of")
+    for name, row in rows.items():
+        row["of_limit"] = (
+            flop / row["median_s"] / limits["bfloat16_flop" if "bfloat16" in name else "float32_flop"]
+        )
+        print(f"  {100 * row['of_limit']:3.0f} % {name}")
