@@ -28,7 +28,7 @@ from dme.metrics import scores
 from dme.model import BACKBONES, Segmenter, build_model, normalise
 from dme.ops.confusion import confusion_matrix
 from dme.recipe import Recipe
-from dme.record import device_name, provenance, write_json
+from dme.record import device_name, provenance, read_rows, write_json
 from dme.train import TrainingSet, train
 from dme.weights import load_model
 
@@ -274,11 +274,20 @@ def report(
         "scale": scale,
         "recipe": None if args.eval_only else args.recipe,
         "seed": None if args.eval_only else args.seed,
+        "training_minutes": None if args.eval_only else training_minutes(args.out),
         "seconds": time.perf_counter() - began,
         "rows": rows,
     }
     write_json(args.out / "results.json", results)
     print(f"\nresults: {args.out / 'results.json'}\npicture: {args.out / 'vessels.png'}")
+
+
+def training_minutes(out: Path) -> float:
+    """Steps times the median seconds of one, which pauses and other work on the machine move little."""
+    history = read_rows(out / "metrics.jsonl")
+    phases = ("data", "forward", "backward", "optimiser")
+    seconds = [sum(row[f"seconds/{phase}"] for phase in phases) for row in history]
+    return history[-1]["step"] * float(np.median(seconds)) / 60
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dme.hrf import open_hrf
 from dme.infer import resize, sliding_window
 from dme.metrics import scores
 from dme.model import build_model, normalise
+from dme.record import read_rows
 from dme.weights import load_model, save_model
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "pretrain_hrf.py"
@@ -160,6 +161,9 @@ def test_from_photographs_to_scores(tmp_path):
     trained, text = call(tmp_path / "run", "--steps", 2, "--width", 2, "--batch", 2)
     assert [row["network"] for row in trained["rows"]] == ["psp", "fcn", "deeplabv3"]
     assert (trained["recipe"], trained["scale"], trained["seed"]) == ("small", 0.5, 0)
+    (row,) = read_rows(tmp_path / "run" / "metrics.jsonl")
+    step = sum(row[f"seconds/{phase}"] for phase in ("data", "forward", "backward", "optimiser"))
+    assert trained["training_minutes"] == pytest.approx(2 * step / 60)
     assert trained["data_sha256"] == open_hrf(root, 0.5).sha256
     files = {f.name for f in (tmp_path / "run").iterdir() if not f.name.startswith("events.")}
     assert files == {
@@ -182,4 +186,5 @@ def test_from_photographs_to_scores(tmp_path):
     for kind in ("dice_scale", "dice_full"):
         assert 0 < scored[kind] == pytest.approx(trained["rows"][0][kind], abs=1e-4)
     assert scored["weights_sha256"] == trained["rows"][0]["weights_sha256"]
-    assert json.loads((tmp_path / "eval" / "results.json").read_text())["recipe"] is None
+    scored = json.loads((tmp_path / "eval" / "results.json").read_text())
+    assert scored["recipe"] is scored["training_minutes"] is None

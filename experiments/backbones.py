@@ -1,0 +1,178 @@
+"""Which network to choose? The UNet beside the MobileNets: size, time, and fluid found, with and without HRF.
+
+HRF_DATA=FOLDER python experiments/backbones.py            # all runs that have no result yet, then the table
+python experiments/backbones.py --networks unet-psp mobilenet_v3_small-lraspp --starts none
+python experiments/backbones.py --results experiments/results/backbones --print
+
+Every network is pretrained on vessels for as many minutes and fine-tuned for as many steps as the others.
+Finished runs are files in --results, the pretrained networks stay in --out. An interrupted series continues
+where it was.
+"""
+
+import argparse
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from turns import in_turns
+
+from dme.errors import InputError, run
+from dme.files import atomic_path
+from dme.infer import folded
+from dme.model import Segmenter, build_model, set_classes
+from dme.phantom import phantom_bscan
+from dme.predict import predict
+from dme.record import provenance, write_json
+from dme.series import finished, run_missing
+
+# backbone, head, and steps of pretraining: a quarter of an hour on one CPU thread with --amp bf16
+NETWORKS = {
+    "unet-psp": ("unet", "psp", 1200),
+    "mobilenet_v2-fcn": ("mobilenet_v2", "fcn", 590),
+    "mobilenet_v2-psp": ("mobilenet_v2", "psp", 740),
+    "mobilenet_v2-deeplabv3": ("mobilenet_v2", "deeplabv3", 460),
+    "mobilenet_v3_large-lraspp": ("mobilenet_v3_large", "lraspp", 520),
+    "mobilenet_v3_small-lraspp": ("mobilenet_v3_small", "lraspp", 990),
+}
+STARTS = {"none": "nothing", "hrf": "vessels (HRF)"}
+SPLITS = ["paper", "subject:4/5"]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="which ones (all)")
+    add("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="where the weights come from (all)")
+    add("--splits", nargs="+", default=SPLITS, help=f"splits of finetune.py (default {' '.join(SPLITS)})")
+    add("--seeds", type=int, nargs="+", default=[0, 1], help="runs of each (default 0 1)")
+    add("--data", help=".mat files or folder of B-scans (default: DME_DATA, else phantom)")
+    add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
+    add("--print", action="store_true", help="train nothing, show the runs that are finished")
+    add("--out", type=Path, default=Path("runs/backbones"), help="run folders (default runs/backbones)")
+    add("--results", type=Path, help="folder for the finished runs' files (default: OUT/runs)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    results = args.results or args.out / "runs"
+    if args.data:
+        os.environ["DME_DATA"] = args.data  # which finetune.py reads too
+    pretraining, runs = {}, {}
+    for seed in args.seeds:
+        for split in args.splits:
+            for name in args.networks:
+                backbone, head, steps = NETWORKS[name]
+                for start in args.starts:
+                    weights = start
+                    if start == "hrf":
+                        how = (
+                            f"--backbone {backbone} --heads {head} --steps {steps} --amp {args.amp} --seed 0"
+                        )
+                        pretraining[f"pretrain-{name}"] = how.split()
+                        weights = args.out / f"pretrain-{name}" / f"best-{head}.pt"
+                    how = f"--recipe best --backbone {backbone} --head {head} --weights {weights}"
+                    how += f" --split {split} --amp {args.amp} --seed {seed}"
+                    runs[run_name(name, start, split, seed)] = how.split()
+    if args.print:
+        pretrained, found = finished(pretraining, results), finished(runs, results)
+    else:
+        pretrained = run_missing("pretrain_hrf.py", pretraining, args.out, results)
+        found = run_missing("finetune.py", runs, args.out, results)
+    if not found:
+        raise InputError(f"no finished runs in {results}; run without --print first")
+    for some in (pretrained, found):
+        if len({result["data_sha256"] for result in some.values()}) > 1:
+            raise InputError(
+                f"the runs in {results} were made on different data; keep one folder per data set"
+            )
+    table = markdown(args, costs(results), pretrained, found)
+    with atomic_path(args.out / "backbones.md") as temporary:
+        temporary.write_text(table)
+    print(f"\n{table}\ntable: {args.out / 'backbones.md'}\nruns: {results}")
+
+
+def run_name(network: str, start: str, split: str, seed: int) -> str:
+    return f"{network}-{start}-{split.replace(':', '').replace('/', 'of')}-seed{seed}"
+
+
+def costs(results: Path) -> dict[str, dict]:
+    """What `measure` says of NETWORKS; done once, kept in `results`."""
+    asked = {"costs": list(NETWORKS)}
+    if not finished(asked, results):
+        models = {name: fluid_network(backbone, head) for name, (backbone, head, _) in NETWORKS.items()}
+        write_json(
+            results / "costs.json", {"arguments": list(models), **provenance(), "rows": measure(models)}
+        )
+    return finished(asked, results)["costs"]["rows"]
+
+
+def fluid_network(backbone: str, head: str) -> Segmenter:
+    """Fresh, but with classes and size as recipe best leaves them."""
+    model = build_model(backbone, head).eval()
+    set_classes(model, ["background", "fluid"])
+    model.preprocess = model.preprocess | {"size": "half"}
+    return model
+
+
+def measure(models: dict[str, Segmenter]) -> dict[str, dict]:
+    """Parameters, and multiply-adds and seconds to predict a 496 x 768 scan on one thread, median of 5.
+
+    Predicted as by predict.py, batch norm folded. The networks take turns, so that a busy machine hits all.
+    """
+    torch.set_num_threads(1)
+    image = phantom_bscan(0).image
+    ways = {name: partial(predict, folded(model), image) for name, model in models.items()}
+    times, rows = in_turns(ways, repeats=5), {}
+    for name, model in models.items():
+        with FlopCounterMode(display=False) as counter:
+            ways[name]()
+        rows[name] = {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "multiply_adds": counter.get_total_flops() // 2,
+            "seconds": times[name]["median_s"],
+        }
+    return rows
+
+
+def markdown(
+    args: argparse.Namespace, costs: dict[str, dict], pretrained: dict[str, dict], found: dict[str, dict]
+) -> str:
+    """One row per network with finished runs: what it costs, and fluid Dice per split and start."""
+    kind = "SYNTHETIC" if next(iter(found.values()))["data_kind"] == "phantom" else "real"
+    columns = [(split, start) for split in args.splits for start in args.starts]
+    titles = [f"{split}, from {STARTS[start]}" for split, start in columns]
+    lines = [
+        f"Fluid Dice pooled over the graded columns of the validation scans ({kind} scans), mean ± sd of "
+        "the seeds. GMAC (10^9 multiply-adds) and ms: to predict a 496 x 768 scan at half size on one CPU "
+        "thread. Parameters include the auxiliary head, which only training needs.",
+        "",
+        f"| network | million parameters | GMAC | ms | min on HRF | {' | '.join(titles)} | seeds |",
+        "|---" * (6 + len(columns)) + "|",
+    ]
+    for network in args.networks:
+        cells, seeds = [], set()
+        for split, start in columns:
+            names = [run_name(network, start, split, seed) for seed in args.seeds]
+            dice = [found[name]["pooled_graded"]["dice"][1] for name in names if name in found]
+            spread = f" ± {np.std(dice, ddof=1):.4f}" if len(dice) > 1 else ""
+            cells.append(f"{np.mean(dice):.4f}{spread}" if dice else "")
+            seeds.add(len(dice))
+        if not any(seeds):
+            continue
+        cost, made = costs[network], pretrained.get(f"pretrain-{network}")
+        size = f"{cost['parameters'] / 1e6:.2f} | {cost['multiply_adds'] / 1e9:.2f}"
+        minutes = f"{made['training_minutes']:.1f}" if made else ""
+        count = f"{min(seeds)}-{max(seeds)}" if len(seeds) > 1 else f"{max(seeds)}"
+        cells = [network.replace("-", ", "), size, f"{1e3 * cost['seconds']:.0f}", minutes, *cells, count]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run(main)
