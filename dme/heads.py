@@ -115,7 +115,8 @@ class ASPPHead(nn.Module):
         branches = torch.cat([branch(x) for branch in self.branches], dim=1)
         kernel = self.bottleneck.conv.weight  # of the average at every pixel, then of the branches
         c, bias = average.shape[1], self.bottleneck.conv.bias  # no bias unless batch norm is folded into it
-        x = conv_enlarged([average], kernel[:, :c], x) + F.conv2d(branches, kernel[:, c:], bias, padding=1)
+        # the other way round, exporters fix the batch size
+        x = F.conv2d(branches, kernel[:, c:], bias, padding=1) + conv_enlarged([average], kernel[:, :c], x)
         x = self.bottleneck.activation(self.bottleneck.bn(x))
         return self.classifier(self.dropout(x))
 
