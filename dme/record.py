@@ -172,3 +172,9 @@ def loss_curve(rows: list[dict]) -> np.ndarray:
         for name in ("train/loss", "train/dice", "validation/score")
     }
     return line_plot({name: points for name, points in lines.items() if points}, "step", "loss, score")
+
+
+def seconds_per_step(history: list[dict]) -> float:
+    """Median over the lines of a metrics.jsonl, which pauses and other work on the machine move little."""
+    phases = ("data", "forward", "backward", "optimiser")
+    return float(np.median([sum(row[f"seconds/{phase}"] for phase in phases) for row in history]))

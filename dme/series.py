@@ -1,12 +1,61 @@
 """A series of runs of one script, each in its own process; what is finished is never run again."""
 
+import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from dme.errors import InputError
+from dme.files import atomic_path
 from dme.record import ROOT, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser, out: str, what: str = "runs") -> None:
+    """The options that every series has. out: default folder. what: how its runs are called."""
+    add = parser.add_argument
+    add("--data", help=".mat files or folder of B-scans, or 'phantom' (default: DME_DATA, else phantom)")
+    add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
+    add("--print", action="store_true", help=f"train nothing, show the {what} that are finished")
+    add("--out", type=Path, default=Path(out), help=f"run folders and tables (default {out})")
+    add("--results", type=Path, help=f"folder for the finished {what}' files (default: OUT/{what})")
+
+
+def results_folder(args: argparse.Namespace, what: str = "runs") -> Path:
+    return args.results or args.out / what
+
+
+def gather(
+    args: argparse.Namespace,
+    runs: dict[str, list[str]],
+    what: str = "runs",
+    script: str = "finetune.py",
+    may_be_empty: bool = False,
+) -> dict[str, dict]:
+    """Results of `runs`, as the options of `add_arguments` ask: of all, or with --print of the finished ones.
+
+    Raises InputError when there is none, unless that may be, and when they were made on different data.
+    """
+    results = results_folder(args, what)
+    if args.data:
+        os.environ["DME_DATA"] = args.data  # which the scripts read too
+    found = finished(runs, results) if args.print else run_missing(script, runs, args.out, results)
+    if not found and not may_be_empty:
+        raise InputError(f"no finished {what} in {results}; run without --print first")
+    if len({result["data_sha256"] for result in found.values()}) > 1:
+        raise InputError(f"the {what} in {results} were made on different data; keep one folder per data set")
+    return found
+
+
+def write_table(path: Path, table: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(table)
+
+
+def in_name(split: str) -> str:
+    """A split as part of a run's name: subject:1/5 is subject1of5."""
+    return split.replace(":", "").replace("/", "of")
 
 
 def finished(runs: dict[str, list[str]], results: Path) -> dict[str, dict]:

@@ -10,7 +10,6 @@ where it was.
 """
 
 import argparse
-import os
 from functools import partial
 from pathlib import Path
 
@@ -19,14 +18,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from turns import in_turns
 
-from dme.errors import InputError, run
-from dme.files import atomic_path
+from dme import series
+from dme.errors import run
 from dme.infer import folded
 from dme.model import Segmenter, build_model, set_classes
 from dme.phantom import phantom_bscan
 from dme.predict import predict
 from dme.record import provenance, write_json
-from dme.series import finished, run_missing
 
 # backbone, head, and steps of pretraining: a quarter of an hour on one CPU thread with --amp bf16
 NETWORKS = {
@@ -50,19 +48,12 @@ def parse_args() -> argparse.Namespace:
     add("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="where the weights come from (all)")
     add("--splits", nargs="+", default=SPLITS, help=f"splits of finetune.py (default {' '.join(SPLITS)})")
     add("--seeds", type=int, nargs="+", default=[0, 1], help="runs of each (default 0 1)")
-    add("--data", help=".mat files or folder of B-scans (default: DME_DATA, else phantom)")
-    add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
-    add("--print", action="store_true", help="train nothing, show the runs that are finished")
-    add("--out", type=Path, default=Path("runs/backbones"), help="run folders (default runs/backbones)")
-    add("--results", type=Path, help="folder for the finished runs' files (default: OUT/runs)")
+    series.add_arguments(parser, "runs/backbones")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    results = args.results or args.out / "runs"
-    if args.data:
-        os.environ["DME_DATA"] = args.data  # which finetune.py reads too
     pretraining, runs = {}, {}
     for seed in args.seeds:
         for split in args.splits:
@@ -79,37 +70,27 @@ def main() -> None:
                     how = f"--recipe best --backbone {backbone} --head {head} --weights {weights}"
                     how += f" --split {split} --amp {args.amp} --seed {seed}"
                     runs[run_name(name, start, split, seed)] = how.split()
-    if args.print:
-        pretrained, found = finished(pretraining, results), finished(runs, results)
-    else:
-        pretrained = run_missing("pretrain_hrf.py", pretraining, args.out, results)
-        found = run_missing("finetune.py", runs, args.out, results)
-    if not found:
-        raise InputError(f"no finished runs in {results}; run without --print first")
-    for some in (pretrained, found):
-        if len({result["data_sha256"] for result in some.values()}) > 1:
-            raise InputError(
-                f"the runs in {results} were made on different data; keep one folder per data set"
-            )
+    pretrained = series.gather(args, pretraining, script="pretrain_hrf.py", may_be_empty=True)
+    found = series.gather(args, runs)
+    results = series.results_folder(args)
     table = markdown(args, costs(results), pretrained, found)
-    with atomic_path(args.out / "backbones.md") as temporary:
-        temporary.write_text(table)
+    series.write_table(args.out / "backbones.md", table)
     print(f"\n{table}\ntable: {args.out / 'backbones.md'}\nruns: {results}")
 
 
 def run_name(network: str, start: str, split: str, seed: int) -> str:
-    return f"{network}-{start}-{split.replace(':', '').replace('/', 'of')}-seed{seed}"
+    return f"{network}-{start}-{series.in_name(split)}-seed{seed}"
 
 
 def costs(results: Path) -> dict[str, dict]:
     """What `measure` says of NETWORKS; done once, kept in `results`."""
     asked = {"costs": list(NETWORKS)}
-    if not finished(asked, results):
+    if not series.finished(asked, results):
         models = {name: fluid_network(backbone, head) for name, (backbone, head, _) in NETWORKS.items()}
         write_json(
             results / "costs.json", {"arguments": list(models), **provenance(), "rows": measure(models)}
         )
-    return finished(asked, results)["costs"]["rows"]
+    return series.finished(asked, results)["costs"]["rows"]
 
 
 def fluid_network(backbone: str, head: str) -> Segmenter:

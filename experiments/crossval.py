@@ -8,16 +8,13 @@ Every finished fold is a file in --results. An interrupted series continues wher
 """
 
 import argparse
-import os
-from pathlib import Path
 
 import numpy as np
 
-from dme.errors import InputError, run
+from dme import series
+from dme.errors import run
 from dme.figures import line_plot, save_png
-from dme.files import atomic_path
 from dme.metrics import per_scan, scores
-from dme.series import finished, run_missing
 
 FOLDS = [f"subject:{k}/5" for k in range(1, 6)]
 LEAKY = ["paper", "random"]
@@ -40,48 +37,31 @@ def parse_args() -> argparse.Namespace:
     add("--recipe", default="best", help="recipe of finetune.py (default best)")
     add("--seeds", type=int, nargs="+", default=[0], help="runs of each fold (default 0)")
     add("--leaky", action="store_true", help="also the splits by B-scan (paper and random)")
-    add("--data", help=".mat files or folder of B-scans, or 'phantom' (default: DME_DATA, else phantom)")
-    add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
     add("--compile", action="store_true", help="torch.compile the training steps")
-    add("--print", action="store_true", help="train nothing, show the folds that are finished")
-    add(
-        "--out",
-        type=Path,
-        default=Path("runs/crossval"),
-        help="run folders and tables (default runs/crossval)",
-    )
-    add("--results", type=Path, help="folder for the finished folds' files (default: OUT/folds)")
+    series.add_arguments(parser, "runs/crossval", "folds")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    results = args.results or args.out / "folds"
-    if args.data:
-        os.environ["DME_DATA"] = args.data  # which finetune.py reads too
     runs = {}
     for seed in args.seeds:
         for split in FOLDS + LEAKY * args.leaky:
             how = f"--recipe {args.recipe} --split {split} --amp {args.amp} --seed {seed}".split()
             runs[run_name(split, seed)] = how + ["--compile"] * args.compile
-    found = finished(runs, results) if args.print else run_missing("finetune.py", runs, args.out, results)
-    if not found:
-        raise InputError(f"no finished folds in {results}; run without --print first")
-    if len({result["data_sha256"] for result in found.values()}) > 1:
-        raise InputError(f"the folds in {results} were made on different data; keep one folder per data set")
+    found = series.gather(args, runs, "folds")
     table = markdown(args, found)
-    with atomic_path(args.out / "crossval.md") as temporary:
-        temporary.write_text(table)
+    series.write_table(args.out / "crossval.md", table)
     print(f"\n{table}\ntable: {args.out / 'crossval.md'}")
     held_out = [found[name] for split in FOLDS if (name := run_name(split, args.seeds[0])) in found]
     if held_out and held_out[0]["scale_um"]:
         save_png(args.out / "bland_altman.png", bland_altman(held_out))
         print(f"picture: {args.out / 'bland_altman.png'}")
-    print(f"folds: {results}")
+    print(f"folds: {series.results_folder(args, 'folds')}")
 
 
 def run_name(split: str, seed: int) -> str:
-    return f"{split.replace(':', '').replace('/', 'of')}-seed{seed}"
+    return f"{series.in_name(split)}-seed{seed}"
 
 
 def markdown(args: argparse.Namespace, found: dict[str, dict]) -> str:

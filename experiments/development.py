@@ -9,15 +9,12 @@ candidate is a file in --results. An interrupted series continues where it was.
 """
 
 import argparse
-import os
-from pathlib import Path
 
 import numpy as np
 
-from dme.errors import InputError, run
-from dme.files import atomic_path
+from dme import series
+from dme.errors import run
 from dme.metrics import scores
-from dme.series import finished, run_missing
 
 BASE = (
     "--iters 500 --size half --max-class-share 1 --ungraded ignore --flip --rotate 8 --zoom 0.2 "
@@ -42,33 +39,21 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES), help="which ones (all)")
     add("--folds", type=int, nargs="+", choices=[1, 2, 3, 4], default=[1, 2, 3, 4], help="which ones (all)")
-    add("--data", help=".mat files or folder of B-scans (default: DME_DATA)")
-    add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
-    add("--print", action="store_true", help="train nothing, show the runs that are finished")
-    add("--out", type=Path, default=Path("runs/development"), help="run folders (default runs/development)")
-    add("--results", type=Path, help="folder for the finished runs' files (default: OUT/runs)")
+    series.add_arguments(parser, "runs/development")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    results = args.results or args.out / "runs"
-    if args.data:
-        os.environ["DME_DATA"] = args.data  # which finetune.py reads too
     runs = {
         run_name(name, k): f"{BASE} {CANDIDATES[name]} --split dev:{k}/4 --amp {args.amp} --seed 0".split()
         for name in args.candidates
         for k in args.folds
     }
-    found = finished(runs, results) if args.print else run_missing("finetune.py", runs, args.out, results)
-    if not found:
-        raise InputError(f"no finished runs in {results}; run without --print first")
-    if len({result["data_sha256"] for result in found.values()}) > 1:
-        raise InputError(f"the runs in {results} were made on different data; keep one folder per data set")
+    found = series.gather(args, runs)
     table = markdown(args.candidates, args.folds, found)
-    with atomic_path(args.out / "development.md") as temporary:
-        temporary.write_text(table)
-    print(f"\n{table}\ntable: {args.out / 'development.md'}\nruns: {results}")
+    series.write_table(args.out / "development.md", table)
+    print(f"\n{table}\ntable: {args.out / 'development.md'}\nruns: {series.results_folder(args)}")
 
 
 def run_name(candidate: str, fold: int) -> str:

@@ -26,7 +26,7 @@ from dme.layers import BOUNDARIES, LAYERS, THICKNESSES, over_scans
 from dme.metrics import per_scan, scores
 from dme.model import BACKBONES, HEADS, Segmenter, build_model, require_arch, set_classes
 from dme.recipe import Recipe
-from dme.record import provenance, read_rows, write_json
+from dme.record import provenance, read_rows, seconds_per_step, write_json
 from dme.sources import open_source
 from dme.splits import leak, split_indices
 from dme.train import train
@@ -276,16 +276,13 @@ def report(
     out, picture = args.out, args.out / ("figure6.png" if args.task == "fluid" else "layers.png")
     pooled = {kind: scores(counts.sum(0)) for kind, counts in validate.counts.items()}
     history = read_rows(out / "metrics.jsonl")
-    phases = [
-        sum(row[f"seconds/{p}"] for p in ("data", "forward", "backward", "optimiser")) for row in history
-    ]
     results = {
         **origin,
         "arch": model.arch,
         "classes": model.classes,
         "settings": {k: v for k, v in vars(args).items() if k not in ("data", "out", "resume")},
         "seed": args.seed,
-        "seconds_per_iteration": float(np.median(phases)),
+        "seconds_per_iteration": seconds_per_step(history),
         "pooled": pooled["study"],
         "pooled_native": pooled["native"],
         "pooled_graded": pooled["graded"],

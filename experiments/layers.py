@@ -8,15 +8,12 @@ Every finished run is a file in --results. An interrupted series continues where
 """
 
 import argparse
-import os
-from pathlib import Path
 
 import numpy as np
 
-from dme.errors import InputError, run
-from dme.files import atomic_path
+from dme import series
+from dme.errors import run
 from dme.layers import BOUNDARIES, over_scans
-from dme.series import finished, run_missing
 
 EYES = 7  # of octlayers
 SPECTRALIS_UM = 3.87  # axial, per px
@@ -34,19 +31,12 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="where the weights come from (all)")
     add("--eyes", type=int, nargs="+", default=list(range(1, EYES + 1)), help="which are left out (all)")
-    add("--data", help="folder with images/ and boundaries/ (default: DME_DATA)")
-    add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
-    add("--print", action="store_true", help="train nothing, show the runs that are finished")
-    add("--out", type=Path, default=Path("runs/layers"), help="run folders and tables (default runs/layers)")
-    add("--results", type=Path, help="folder for the finished runs' files (default: OUT/runs)")
+    series.add_arguments(parser, "runs/layers")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    results = args.results or args.out / "runs"
-    if args.data:
-        os.environ["DME_DATA"] = args.data  # which finetune.py reads too
     recipe = f"--recipe layers --amp {args.amp} --seed 0"
     pretraining = {"phantom": f"{recipe} --data phantom --split random --weights none".split()}
     runs = {}
@@ -54,20 +44,12 @@ def main() -> None:
         for start in args.starts:
             weights = args.out / "phantom" / "model.pt" if start == "phantom" else start
             runs[f"{start}-{eye}"] = f"{recipe} --split subject:{eye}/{EYES} --weights {weights}".split()
-    if args.print:
-        found = finished(runs, results)
-    else:
-        if "phantom" in args.starts:
-            run_missing("finetune.py", pretraining, args.out, args.out / "runs")
-        found = run_missing("finetune.py", runs, args.out, results)
-    if not found:
-        raise InputError(f"no finished runs in {results}; run without --print first")
-    if len({result["data_sha256"] for result in found.values()}) > 1:
-        raise InputError(f"the runs in {results} were made on different data; keep one folder per data set")
+    if "phantom" in args.starts and not args.print:
+        series.run_missing("finetune.py", pretraining, args.out, args.out / "runs")
+    found = series.gather(args, runs)
     table = markdown(args, found)
-    with atomic_path(args.out / "layers.md") as temporary:
-        temporary.write_text(table)
-    print(f"\n{table}\ntable: {args.out / 'layers.md'}\nruns: {results}")
+    series.write_table(args.out / "layers.md", table)
+    print(f"\n{table}\ntable: {args.out / 'layers.md'}\nruns: {series.results_folder(args)}")
 
 
 def markdown(args: argparse.Namespace, found: dict[str, dict]) -> str:

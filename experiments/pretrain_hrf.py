@@ -28,7 +28,7 @@ from dme.metrics import scores
 from dme.model import BACKBONES, Segmenter, build_model, normalise
 from dme.ops.confusion import confusion_matrix
 from dme.recipe import Recipe
-from dme.record import device_name, provenance, read_rows, write_json
+from dme.record import device_name, provenance, read_rows, seconds_per_step, write_json
 from dme.train import TrainingSet, train
 from dme.weights import load_model
 
@@ -283,11 +283,9 @@ def report(
 
 
 def training_minutes(out: Path) -> float:
-    """Steps times the median seconds of one, which pauses and other work on the machine move little."""
+    """Steps times the median seconds of one."""
     history = read_rows(out / "metrics.jsonl")
-    phases = ("data", "forward", "backward", "optimiser")
-    seconds = [sum(row[f"seconds/{phase}"] for phase in phases) for row in history]
-    return history[-1]["step"] * float(np.median(seconds)) / 60
+    return history[-1]["step"] * seconds_per_step(history) / 60
 
 
 if __name__ == "__main__":

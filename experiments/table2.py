@@ -9,15 +9,12 @@ Every finished row is a file in --results. An interrupted series continues where
 """
 
 import argparse
-import os
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from dme import series
 from dme.errors import InputError, run
-from dme.files import atomic_path
-from dme.series import finished, run_missing
 
 
 class Row(NamedTuple):
@@ -73,12 +70,8 @@ def parse_args() -> argparse.Namespace:
     )
     add("--extended", action="store_true", help="also the rows that the paper's table lacks")
     add("--seeds", type=int, nargs="+", default=[0], help="runs of each row (default: 0)")
-    add("--data", help=".mat files or folder of B-scans, or 'phantom' (default: DME_DATA, else phantom)")
     add("--weights", default="hrf-psp", help="start of the PSP rows, a name or file (default hrf-psp)")
-    add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
-    add("--print", action="store_true", help="train nothing, print the rows that are finished")
-    add("--out", type=Path, default=Path("runs/table2"), help="run folders and table (default runs/table2)")
-    add("--results", type=Path, help="folder for the finished rows' files (default: OUT/rows)")
+    series.add_arguments(parser, "runs/table2", "rows")
     return parser.parse_args()
 
 
@@ -88,27 +81,16 @@ def main() -> None:
     numbers = args.rows or [*ROWS, *(EXTENDED if args.extended else [])]
     if unknown := [n for n in numbers if n not in rows]:
         raise InputError(f"no row {unknown[0]}; there are 1 to {len(rows)}")
-    results = args.results or args.out / "rows"
     runs = {}
     for n in numbers:
         for seed in args.seeds:
             start = [] if "--weights" in rows[n].arguments else ["--weights", args.weights]
             shared = ["--split", "paper", *start, "--amp", args.amp, "--seed", str(seed)]
             runs[f"{n:02}-seed{seed}"] = [*rows[n].arguments.split(), *shared]
-    if args.print:
-        found = finished(runs, results)
-    else:
-        if args.data:
-            os.environ["DME_DATA"] = args.data  # which finetune.py reads too
-        found = run_missing("finetune.py", runs, args.out, results)
-    if not found:
-        raise InputError(f"no finished rows in {results}; run without --print first")
-    if len({result["data_sha256"] for result in found.values()}) > 1:
-        raise InputError(f"the rows in {results} were made on different data; keep one folder per data set")
+    found = series.gather(args, runs, "rows")
     table = markdown({n: rows[n] for n in numbers}, found)
-    with atomic_path(args.out / "table2.md") as temporary:
-        temporary.write_text(table)
-    print(f"\n{table}\ntable: {args.out / 'table2.md'}\nrows: {results}")
+    series.write_table(args.out / "table2.md", table)
+    print(f"\n{table}\ntable: {args.out / 'table2.md'}\nrows: {series.results_folder(args, 'rows')}")
 
 
 def markdown(rows: dict[int, Row], found: dict[str, dict]) -> str:

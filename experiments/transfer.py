@@ -9,15 +9,12 @@ its scores after 400 steps are those of the study's row itself. Finished runs ar
 """
 
 import argparse
-import os
-from pathlib import Path
 
 import numpy as np
 
-from dme.errors import InputError, run
+from dme import series
+from dme.errors import run
 from dme.figures import line_plot, save_png
-from dme.files import atomic_path
-from dme.series import finished, run_missing
 
 STUDY_STEPS, LONG = 400, 1600
 SPLITS = ["paper", "subject:1/5", "subject:4/5"]
@@ -33,49 +30,28 @@ def parse_args() -> argparse.Namespace:
     add("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="where the weights come from (all)")
     add("--splits", nargs="+", default=SPLITS, help=f"splits of finetune.py (default {' '.join(SPLITS)})")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="runs of each (default 0 1 2)")
-    add("--data", help=".mat files or folder of B-scans (default: DME_DATA, else phantom)")
-    add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
-    add("--print", action="store_true", help="train nothing, show the runs that are finished")
-    add(
-        "--out",
-        type=Path,
-        default=Path("runs/transfer"),
-        help="run folders and table (default runs/transfer)",
-    )
-    add("--results", type=Path, help="folder for the finished runs' files (default: OUT/runs)")
+    series.add_arguments(parser, "runs/transfer")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    results = args.results or args.out / "runs"
-    if args.data:
-        os.environ["DME_DATA"] = args.data  # which finetune.py reads too
     runs = {}
     for seed in args.seeds:
         for split in args.splits:
             for start in args.starts:
                 how = f"--weights {start} --split {split} --amp {args.amp} --seed {seed}"
                 runs[run_name(start, split, seed)] = [*ROW.split(), *how.split()]
-    if args.print:
-        found = finished(runs, results)
-    else:
-        found = run_missing("finetune.py", runs, args.out, results)
-    if not found:
-        raise InputError(f"no finished runs in {results}; run without --print first")
-    if len({result["data_sha256"] for result in found.values()}) > 1:
-        raise InputError(f"the runs in {results} were made on different data; keep one folder per data set")
+    found = series.gather(args, runs)
     table = markdown(args, found)
-    with atomic_path(args.out / "transfer.md") as temporary:
-        temporary.write_text(table)
+    series.write_table(args.out / "transfer.md", table)
     save_png(args.out / "transfer.png", line_plot(curves(args, found), "step", "fluid Dice"))
-    print(
-        f"\n{table}\ntable: {args.out / 'transfer.md'}\ncurve: {args.out / 'transfer.png'}\nruns: {results}"
-    )
+    print(f"\n{table}\ntable: {args.out / 'transfer.md'}\ncurve: {args.out / 'transfer.png'}")
+    print(f"runs: {series.results_folder(args)}")
 
 
 def run_name(start: str, split: str, seed: int) -> str:
-    return f"{start}-{split.replace(':', '').replace('/', 'of')}-seed{seed}"
+    return f"{start}-{series.in_name(split)}-seed{seed}"
 
 
 def fluid_dice(args: argparse.Namespace, found: dict[str, dict], start: str, split: str) -> np.ndarray:

@@ -97,7 +97,7 @@ def test_every_run_is_asked_for(script, call, monkeypatch, tmp_path):
         asked[name] = runs
         return {}
 
-    monkeypatch.setattr(script, "run_missing", run_missing)
+    monkeypatch.setattr(script.series, "run_missing", run_missing)
     with pytest.raises(InputError, match="no finished runs"):
         call("--amp", "bf16")
     networks = [

@@ -56,7 +56,9 @@ def test_scores_are_pooled_over_the_folds(script, call, tmp_path):
 
 def test_eyes_9_and_10_are_never_asked_for(script, call, monkeypatch):
     asked = {}
-    monkeypatch.setattr(script, "run_missing", lambda name, runs, out, results: asked.update(runs) or {})
+    monkeypatch.setattr(
+        script.series, "run_missing", lambda name, runs, out, results: asked.update(runs) or {}
+    )
     with pytest.raises(InputError, match="no finished runs"):
         call()
     assert len(asked) == 4 * len(script.CANDIDATES)

@@ -61,7 +61,9 @@ def test_errors_over_the_scans_of_all_eyes(call, tmp_path):
 
 def test_every_eye_is_left_out_from_every_start(script, call, monkeypatch):
     series = []
-    monkeypatch.setattr(script, "run_missing", lambda name, runs, out, results: series.append(runs) or {})
+    monkeypatch.setattr(
+        script.series, "run_missing", lambda name, runs, out, results: series.append(runs) or {}
+    )
     with pytest.raises(InputError, match="no finished runs"):
         call("--amp", "bf16")
     phantom, runs = series

@@ -82,7 +82,7 @@ def test_all_27_runs_are_asked_for(script, call, monkeypatch):
         asked.update(runs)
         return {}
 
-    monkeypatch.setattr(script, "run_missing", run_missing)
+    monkeypatch.setattr(script.series, "run_missing", run_missing)
     with pytest.raises(InputError, match="no finished runs"):
         call("--amp", "bf16")
     assert len(asked) == 27
