@@ -15,6 +15,7 @@ usage: ./run.sh COMMAND [arguments; --help lists a command's own]
   development  how our recipe was chosen: candidates compared on eyes 1 to 8
   crossval   subject-disjoint cross-validation over the eyes
   layers     retinal layers of eyes not trained on, leaving one eye out
+  backbones  UNet and MobileNets compared: cost, and fluid Dice with the same budget
   predict    find fluid or layers in new scans: masks, overlays, measurements, report
   export     a network as one file that runs without dme: ONNX or torch.export
   prepare    the preliminary study of a data set: counts, class balance, splits, pictures
@@ -43,7 +44,7 @@ install() {
 command="${1:-}"
 [ $# -gt 0 ] && shift
 case "$command" in
-    baseline | finetune | table2 | transfer | development | crossval | layers | predict | export | prepare | weights | bench)
+    baseline | finetune | table2 | transfer | development | crossval | layers | backbones | predict | export | prepare | weights | bench)
         script="$command.py" ;;
     pretrain) script=pretrain_hrf.py ;;
     test) script= ;;

@@ -9,8 +9,9 @@ draw the same samples.
 import hashlib
 import math
 import struct
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +81,30 @@ class Augment:
             raise InputError(f"augmentation scale is {low}, {high}: expected 0 < smallest <= largest <= 100")
 
 
+@dataclass
+class TrainingSet:
+    """Scans in memory, on the device: images uint8 (H, W) or RGB (3, H, W), masks uint8 (H, W), their names.
+
+    masks: of 0..C-1 and 255. chosen_by: the same on the CPU, where crops are chosen: the host never waits for
+    the device.
+    """
+
+    images: list[Tensor]
+    masks: list[Tensor]
+    names: list[str]
+    chosen_by: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.chosen_by = [mask.cpu() for mask in self.masks]
+
+    def fingerprint(self) -> str:
+        """Tells whether two runs train on the same scans."""
+        crc = zlib.crc32(" ".join(self.names).encode())
+        for pixels in (*self.images, *self.masks):
+            crc = zlib.crc32(pixels.cpu().contiguous().numpy(), crc)
+        return f"{len(self.names)} scans, crc32 {crc:08x}"
+
+
 def batch_indices(num_scans: int, batch: int, step: int, seed: int) -> list[int]:
     """The scans of global batch `step` (from 0): consecutive pieces of endlessly many shuffled epochs."""
     orders: dict[int, list[int]] = {}
@@ -93,8 +118,7 @@ def batch_indices(num_scans: int, batch: int, step: int, seed: int) -> list[int]
 
 
 def sample_batch(
-    images: Sequence[Tensor],
-    masks: Sequence[Tensor],
+    data: TrainingSet,
     indices: Sequence[int],
     augment: Augment,
     seed: int,
@@ -103,7 +127,6 @@ def sample_batch(
 ) -> tuple[Tensor, Tensor]:
     """Augmented samples `indices`: image float32 (B, C, S, S) on the scale 0..255, labels int64 (B, S, S).
 
-    images: uint8 (H, W) or RGB (3, H, W); masks: uint8 (H, W) of 0..C-1 and 255; all on one device.
     S is the crop, or (H, W) of the whole image. offset: position of indices[0] in the global batch.
     Pixels from outside the frame are 0 in the image and 255 (ignored) in the labels. Speckle is drawn on the
     images' device: CPU and GPU draw different noise, everything else agrees.
@@ -115,11 +138,12 @@ def sample_batch(
     parameters, noise_seeds = [], []
     for place, index in enumerate(indices):
         generator = _generator(seed, step, offset + place)
-        image, mask = images[index], masks[index]
-        check_sample(image, mask, masks[indices[0]], augment)
+        image, mask = data.images[index], data.masks[index]
+        check_sample(image, mask, data.masks[indices[0]], augment)
         parameters.append(_draw_photometric(augment, generator))
         noise_seeds.append(int(torch.randint(1 << 62, (), generator=generator)))
-        patches.append(_draw_patch(image if image.ndim == 3 else image[None], mask, augment, generator))
+        image = image if image.ndim == 3 else image[None]
+        patches.append(_draw_patch(image, mask, data.chosen_by[index], augment, generator))
     x, labels, inside = (torch.stack(parts) for parts in zip(*patches, strict=True))
     x = _photometric(x.float(), inside, torch.tensor(parameters), augment)
     if augment.speckle:
@@ -150,7 +174,9 @@ def check_sample(image: Tensor, mask: Tensor, first_mask: Tensor, augment: Augme
 # Geometry. A box is (top, left, height, width) in pixels of the scaled frame; it may reach beyond the frame.
 
 
-def _draw_patch(image: Tensor, mask: Tensor, augment: Augment, generator: torch.Generator) -> Patch:
+def _draw_patch(
+    image: Tensor, mask: Tensor, chosen_by: Tensor, augment: Augment, generator: torch.Generator
+) -> Patch:
     """One random crop of image (C, H, W) and mask (H, W)."""
     frame = mask.shape
     out = (augment.crop, augment.crop) if augment.crop else frame
@@ -161,7 +187,7 @@ def _draw_patch(image: Tensor, mask: Tensor, augment: Augment, generator: torch.
     shift = [round(augment.shift * (2 * v - 1) * size) for v, size in zip(u[2:4], scaled, strict=True)]
     step = (frame[0] / scaled[0], frame[1] / scaled[1])  # source pixels per pixel of the scaled frame
 
-    target = _fluid_pixel(mask, generator) if augment.on_fluid else None
+    target = _fluid_pixel(chosen_by, generator) if augment.on_fluid else None
     if target and torch.rand((), generator=generator).item() >= augment.on_fluid:
         target = None
     if target:
@@ -174,7 +200,7 @@ def _draw_patch(image: Tensor, mask: Tensor, augment: Augment, generator: torch.
             for i in (0, 1)
         )
         box = (top, left, *out)
-        if attempt < redraws and _is_mixed(_box_labels(mask, box, step), augment.max_class_share):
+        if attempt < redraws and _is_mixed(_box_labels(chosen_by, box, step), augment.max_class_share):
             break
 
     if angle == 0 and step == (1, 1):
@@ -291,7 +317,7 @@ def _draw_photometric(augment: Augment, generator: torch.Generator) -> list[floa
 
 def _photometric(x: Tensor, inside: Tensor, parameters: Tensor, augment: Augment) -> Tensor:
     """x float32 (B, C, H, W), inside (B, H, W), parameters (B, 8); every step clamps to 0..255."""
-    columns = parameters.to(x.device).T[..., None, None, None]  # (8, B, 1, 1, 1)
+    columns = parameters.to(x.device, non_blocking=True).T[..., None, None, None]  # (8, B, 1, 1, 1)
     brightness, contrast, gamma, light, contrast_first, contrast_last, saturation, hue = columns
     if augment.brightness:
         x = (x + brightness).clamp_(0, 255)

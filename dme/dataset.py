@@ -9,15 +9,15 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from dme import layers, ranks
+from dme.augment import TrainingSet
 from dme.bscan import IGNORE
 from dme.cache import Cache
 from dme.errors import InputError
 from dme.figures import CYAN, GREEN, overlay, panel, typical
-from dme.infer import PROTOCOLS, STUDY_SIDE, entering, probabilities
+from dme.infer import PROTOCOLS, STUDY_SIDE, entering, folded, probabilities
 from dme.layer_figures import draw_boundaries
 from dme.metrics import ConfusionMeter, scores
 from dme.model import Segmenter
-from dme.train import TrainingSet
 
 TASKS = {  # what a network tells apart, in label order
     "fluid": ["background", "fluid"],
@@ -159,13 +159,14 @@ class Validation:
         "score": Dice at 256 x 256; with layers minus the mean boundary error in px.
         """
         (model,) = models.values()
+        fast = folded(model)
         rank, world, _ = ranks.join()
         meters = {kind: ConfusionMeter(model.arch["num_classes"]) for kind in ("study", "native", "graded")}
         errors = torch.zeros(len(self.indices), 25, dtype=torch.float64, device=self.device)
         mine = range(rank, len(self.indices), world)
         for place in tqdm(mine, desc="validate", unit="scan", leave=False, disable=rank > 0):
             i = self.indices[place]
-            found = self.predict(model, i)
+            found = self.predict(fast, i)
             for kind, truth in self.truths(i).items():
                 meters[kind].update(
                     _at(found, truth.shape), truth[None].to(self.device), [self.small.names[i]]
@@ -194,7 +195,7 @@ class Validation:
 
     def drawn(self, model: Segmenter, colour: tuple[int, int, int]) -> list[np.ndarray]:
         """Pictures of the scans `shown` with what the network finds."""
-        model = model.to(self.device, memory_format=torch.channels_last).eval()
+        model = folded(model).to(self.device)
         pictures = []
         for i in self.shown:
             found, fluid, rows = self.predict(model, i), None, None

@@ -177,8 +177,7 @@ def conv_enlarged(grids: list[Tensor], kernel: Tensor, like: Tensor) -> Tensor:
     n, _, height, width = like.shape
     parts, columns = [], []
     for grid, own in zip(grids, kernel.split([grid.shape[1] for grid in grids], dim=1), strict=True):
-        taps = F.conv2d(grid, own.permute(2, 3, 0, 1).flatten(0, 2)[..., None, None])  # (N, 9 out, k, l)
-        taps = taps.unflatten(1, (3, 3, -1)).permute(0, 1, 4, 2, 5, 3)  # (N, 3, k, 3, l, out)
+        taps = torch.einsum("nckl,ocyx->nykxlo", grid, own)
         rows = _enlarging(grid.shape[-2], height, taps)  # (H, 3k)
         shifted = rows.expand(n, -1, -1).bmm(taps.flatten(3).flatten(1, 2))  # (N, H, 3l out)
         parts.append(shifted.unflatten(2, (-1, own.shape[0])))  # (N, H, 3l, out)

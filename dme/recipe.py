@@ -10,9 +10,11 @@ from dme.errors import InputError
 from dme.losses import get_loss
 
 OPTIMIZERS = {
-    "sgd": lambda parameters, lr, decay: torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=decay),
-    "adam": lambda parameters, lr, decay: torch.optim.Adam(parameters, lr, weight_decay=decay),
-    "adamw": lambda parameters, lr, decay: torch.optim.AdamW(parameters, lr, weight_decay=decay),
+    "sgd": lambda parameters, lr, decay: torch.optim.SGD(
+        parameters, lr, momentum=0.9, weight_decay=decay, fused=True
+    ),
+    "adam": lambda parameters, lr, decay: torch.optim.Adam(parameters, lr, weight_decay=decay, fused=True),
+    "adamw": lambda parameters, lr, decay: torch.optim.AdamW(parameters, lr, weight_decay=decay, fused=True),
 }
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import math
-import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from dme import ranks
-from dme.augment import Augment, batch_indices, check_sample, sample_batch
+from dme.augment import Augment, TrainingSet, batch_indices, check_sample, sample_batch
 from dme.errors import InputError
 from dme.figures import save_png
 from dme.files import atomic_path, load_archive
@@ -29,22 +28,6 @@ from dme.record import Run, Stopwatch, device_name, loss_curve, read_rows
 from dme.weights import save_model
 
 LOG_EVERY = 10  # steps between log lines, and between looks at whether everything is still finite
-
-
-@dataclass
-class TrainingSet:
-    """Scans in memory, on the device: images uint8 (H, W) or (3, H, W), masks uint8 (H, W), their names."""
-
-    images: list[Tensor]
-    masks: list[Tensor]
-    names: list[str]
-
-    def fingerprint(self) -> str:
-        """Tells whether two runs train on the same scans."""
-        crc = zlib.crc32(" ".join(self.names).encode())
-        for pixels in (*self.images, *self.masks):
-            crc = zlib.crc32(pixels.cpu().contiguous().numpy(), crc)
-        return f"{len(self.names)} scans, crc32 {crc:08x}"
 
 
 class Joint(nn.Module):
@@ -141,9 +124,7 @@ def train(
             draw = step * recipe.accumulate + part
             offset = rank * share
             chosen = batch_indices(len(data.images), recipe.batch, draw, recipe.seed)[offset : offset + share]
-            images, target = sample_batch(
-                data.images, data.masks, chosen, augment, recipe.seed, draw, offset
-            )  # (B, C, H, W), (B, H, W)
+            images, target = sample_batch(data, chosen, augment, recipe.seed, draw, offset)  # (B, C, H, W)
             x = pad(normalise(images, first.preprocess)).to(device, memory_format=torch.channels_last)
             target = target.to(device)
             watch.lap("data")

@@ -37,6 +37,7 @@ NETWORKS = {
 }
 STARTS = {"none": "nothing", "hrf": "vessels (HRF)"}
 SPLITS = ["paper", "subject:4/5"]
+STEPS = 300  # of fine-tuning, fewer than recipe best has of itself: there are 48 runs
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,8 +68,8 @@ def main() -> None:
                         )
                         pretraining[f"pretrain-{name}"] = how.split()
                         weights = args.out / f"pretrain-{name}" / f"best-{head}.pt"
-                    how = f"--recipe best --backbone {backbone} --head {head} --weights {weights}"
-                    how += f" --split {split} --amp {args.amp} --seed {seed}"
+                    how = f"--recipe best --iters {STEPS} --backbone {backbone} --head {head}"
+                    how += f" --weights {weights} --split {split} --amp {args.amp} --seed {seed}"
                     runs[run_name(name, start, split, seed)] = how.split()
     pretrained = series.gather(args, pretraining, script="pretrain_hrf.py", may_be_empty=True)
     found = series.gather(args, runs)

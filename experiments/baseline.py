@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dme.cache import Cache, open_cache
 from dme.errors import InputError, run
 from dme.figures import GREEN, overlay, panel, save_png, typical
-from dme.infer import PROTOCOLS, run_protocol
+from dme.infer import PROTOCOLS, folded, run_protocol
 from dme.metrics import ConfusionMeter, table1_measure
 from dme.model import BACKBONES, Segmenter, require_arch
 from dme.record import device_name, provenance, write_json
@@ -123,12 +123,12 @@ def published(model: Segmenter) -> float | None:
 def score(model: Segmenter, cache: Cache, protocol: str) -> tuple[ConfusionMeter, np.ndarray, float]:
     """Confusion matrices (2, 2) per scan, label maps uint8 (N, 256, 256) of 0 and 1 (fluid), seconds."""
     device = next(model.parameters()).device
-    model = model.to(memory_format=torch.channels_last)
+    fast = folded(model)
     meter, labels = ConfusionMeter(2), []
     began = time.perf_counter()
     for i in tqdm(range(len(cache.names)), desc=model.weights_name, unit="scan"):
         image, truth = (torch.from_numpy(of[i])[None].to(device) for of in (cache.images, cache.fluid))
-        logits = run_protocol(model, image, protocol)  # (1, C, 256, 256)
+        logits = run_protocol(fast, image, protocol)  # (1, C, 256, 256)
         fluid = (logits.argmax(1) == fluid_class(model)).to(torch.uint8)
         meter.update(fluid, truth, [cache.names[i]])
         labels.append(fluid[0].cpu().numpy())

@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from turns import DEVICE, Laps, Way, clock, in_turns, report, report_limits, with_limits
 
-from dme.augment import Augment, batch_indices, sample_batch
+from dme.augment import Augment, TrainingSet, batch_indices, sample_batch
 from dme.cache import Cache, open_cache
 from dme.errors import InputError, run
 from dme.infer import entering, folded, pad, probabilities, resize, sliding_window
@@ -28,13 +28,10 @@ from dme.memory import keep_freed_memory
 from dme.model import Segmenter, build_model, normalise
 from dme.ops.confusion import confusion_matrix
 from dme.phantom import phantom_bscan
-from dme.recipe import OPTIMIZERS, Recipe
+from dme.recipe import OPTIMIZERS, Recipe, amp_dtype
 from dme.record import device_name, provenance, write_json
 from dme.sources import Source, open_source
-from dme.train import TrainingSet
 from dme.weights import load_model
-
-AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     add("--width", type=int, default=16, help="train: of the network, a UNet with PSP head")
     add("--crop", type=int, default=320, help="train: side of the crops")
     add("--batch", type=int, default=2, help="train: crops of a step")
-    add("--amp", choices=AMP, default="bf16", help="train: precision of the row beside float32")
+    add("--amp", choices=["bf16", "fp16"], default="bf16", help="train: precision beside float32")
     add("--weights", default="hrf-psp", help="infer: a named checkpoint or a file")
     add("--out", type=Path, default=Path("runs/bench"), help="folder for the results")
     args = parser.parse_args()
@@ -134,10 +131,9 @@ def bench_train(args: argparse.Namespace) -> dict:
     """One optimiser step, as dme.train makes it; the peer has the same batch, loss, counts and optimiser."""
     data = synthetic_set(4)
     model = build_model(width=args.width)
-    dtypes = {"off": [None], args.amp: [None, AMP[args.amp]]}[args.amp]
     recipe, augment = Recipe(steps=1, batch=args.batch), Augment(crop=args.crop)
     ways = {}
-    for dtype in dtypes:
+    for dtype in (None, amp_dtype(args.amp, DEVICE)):
         name = f"dme, {str(dtype or torch.float32).removeprefix('torch.')}"
         ways[name] = Step(model, data, augment, recipe, torch.channels_last, dtype)
     peer = Step(peers.plain(model), data, augment, recipe, torch.contiguous_format, None)
@@ -188,7 +184,7 @@ class Step:
         torch.manual_seed((recipe.seed << 32) + (self.done << 8))  # dropout
         self.optimizer.zero_grad(set_to_none=True)
         chosen = batch_indices(len(data.images), recipe.batch, self.done, recipe.seed)
-        images, target = sample_batch(data.images, data.masks, chosen, self.augment, recipe.seed, self.done)
+        images, target = sample_batch(data, chosen, self.augment, recipe.seed, self.done)
         x = pad(normalise(images, model.preprocess)).to(DEVICE, memory_format=self.layout)
         watch.lap("batch")
         with torch.autocast(DEVICE.type, self.dtype, enabled=self.dtype is not None):

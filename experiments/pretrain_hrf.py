@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dme import ranks
-from dme.augment import Augment
+from dme.augment import Augment, TrainingSet
 from dme.cache import Cache, open_cache
 from dme.errors import InputError, run
 from dme.figures import CYAN, GREEN, overlay, panel, save_png
@@ -29,7 +29,7 @@ from dme.model import BACKBONES, Segmenter, build_model, normalise
 from dme.ops.confusion import confusion_matrix
 from dme.recipe import Recipe
 from dme.record import device_name, provenance, read_rows, seconds_per_step, write_json
-from dme.train import TrainingSet, train
+from dme.train import train
 from dme.weights import load_model
 
 CLASSES = ["background", "vessel"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dme.augment import Augment, _saturate_and_turn, batch_indices, sample_batch
+from dme.augment import Augment, TrainingSet, _saturate_and_turn, batch_indices, sample_batch
 from dme.errors import InputError
 
 EVERYTHING = Augment(
@@ -37,14 +37,18 @@ def _noise(*shape, high=256):
     return torch.randint(0, high, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
 
 
+def _scans(images, masks):
+    return TrainingSet(images, masks, [""] * len(images))
+
+
 def _one(image, mask, augment, step=0, seed=0):
-    images, labels = sample_batch([image], [mask], [0], augment, seed, step)
+    images, labels = sample_batch(_scans([image], [mask]), [0], augment, seed, step)
     return images[0], labels[0]
 
 
 def _many(image, mask, augment, count):
     """`count` samples of one scan in one batch."""
-    return sample_batch([image], [mask], [0] * count, augment, 0, 0)
+    return sample_batch(_scans([image], [mask]), [0] * count, augment, 0, 0)
 
 
 # Geometry
@@ -339,17 +343,18 @@ def test_contrast_of_colour_distortion_comes_before_or_after_saturation():
 
 
 def test_the_same_seed_step_and_position_give_the_same_sample():
-    images, masks = [_noise(3, 60, 80), _noise(3, 70, 60)], [_noise(60, 80, high=2), _noise(70, 60, high=2)]
-    whole = sample_batch(images, masks, [0, 1, 1, 0, 0], EVERYTHING, seed=3, step=5)
-    again = sample_batch(images, masks, [0, 1, 1, 0, 0], EVERYTHING, seed=3, step=5)
-    first = sample_batch(images, masks, [0, 1], EVERYTHING, seed=3, step=5)
-    second = sample_batch(images, masks, [1, 0, 0], EVERYTHING, seed=3, step=5, offset=2)
+    masks = [_noise(60, 80, high=2), _noise(70, 60, high=2)]
+    scans = _scans([_noise(3, 60, 80), _noise(3, 70, 60)], masks)
+    whole = sample_batch(scans, [0, 1, 1, 0, 0], EVERYTHING, seed=3, step=5)
+    again = sample_batch(scans, [0, 1, 1, 0, 0], EVERYTHING, seed=3, step=5)
+    first = sample_batch(scans, [0, 1], EVERYTHING, seed=3, step=5)
+    second = sample_batch(scans, [1, 0, 0], EVERYTHING, seed=3, step=5, offset=2)
     for i in (0, 1):
         assert torch.equal(whole[i], again[i])
         assert torch.equal(whole[i], torch.cat([first[i], second[i]]))
     assert not torch.equal(whole[0][3], whole[0][4])
     for other in ({"seed": 4, "step": 5}, {"seed": 3, "step": 6}, {"seed": 3, "step": 5, "offset": 5}):
-        assert not torch.equal(sample_batch(images, masks, [0], EVERYTHING, **other)[0], whole[0][:1])
+        assert not torch.equal(sample_batch(scans, [0], EVERYTHING, **other)[0], whole[0][:1])
 
 
 def test_sampling_leaves_scans_and_the_global_generator_alone():
@@ -366,6 +371,22 @@ def test_switching_one_option_on_leaves_the_other_draws_alone():
     bright, _ = _many(image, mask, Augment(crop=32, flip=0.5, brightness=0.1), 8)
     added = (bright - plain).flatten(1)
     assert (added - added[:, :1]).abs().max() < 1e-4 and added[:, 0].unique().numel() == 8
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"on_fluid": 0.5, "border": 0.5}, {"rotate_deg": 0, "scale": (1, 1)}]
+)
+def test_nothing_about_the_scans_is_read_back_from_their_device(options):
+    # on the meta device there are no values: reading one, as choosing a crop by its labels does, fails
+    augment = dataclasses.replace(EVERYTHING, speckle=0, colour=False, **options)
+    image, mask = _noise(1, 60, 80), _noise(60, 80, high=2)
+    scans = _scans([image], [mask])
+    scans.images, scans.masks = [image.to("meta")], [mask.to("meta")]
+    x, labels = sample_batch(scans, [0, 0, 0], augment, 0, 0)
+    assert (x.device.type, x.shape, labels.shape) == ("meta", (3, 1, 48, 48), (3, 48, 48))
+    scans.chosen_by = scans.masks
+    with pytest.raises((RuntimeError, NotImplementedError), match="[Mm]eta"):
+        sample_batch(scans, [0, 0, 0], augment, 0, 0)
 
 
 def test_batches_walk_through_shuffled_epochs():
@@ -385,13 +406,14 @@ def test_batches_walk_through_shuffled_epochs():
 
 def test_impossible_batches_are_refused():
     small, large = _noise(20, 30), _noise(40, 50)
+    both = _scans([small, large], [small, large])
     with pytest.raises(InputError, match="crop 21 is larger than a scan of 20 x 30 pixels"):
-        sample_batch([small], [small], [0], Augment(crop=21), 0, 0)
+        sample_batch(_scans([small], [small]), [0], Augment(crop=21), 0, 0)
     with pytest.raises(InputError, match="20 x 30 and 40 x 50 pixels cannot share a batch"):
-        sample_batch([small, large], [small, large], [0, 1], Augment(), 0, 0)
+        sample_batch(both, [0, 1], Augment(), 0, 0)
     with pytest.raises(InputError, match="needs RGB images, found grey"):
-        sample_batch([small], [small], [0], Augment(colour=True), 0, 0)
-    x, _ = sample_batch([small, large], [small, large], [0, 1], Augment(crop=20), 0, 0)
+        sample_batch(_scans([small], [small]), [0], Augment(colour=True), 0, 0)
+    x, _ = sample_batch(both, [0, 1], Augment(crop=20), 0, 0)
     assert x.shape == (2, 1, 20, 20)
 
 

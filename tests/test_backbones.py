@@ -3,22 +3,22 @@
 And every backbone from fundus vessels to an exported file.
 """
 
-import importlib.util
 import json
 import re
 import zipfile
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hrffolder import make_hrf
 from PIL import Image
+from scripts import call_main, exit_code, load_script
 
 import dme.series
 from dme import export
-from dme.errors import InputError, run
+from dme.errors import InputError
 from dme.files import sha256_file
 from dme.infer import entering, whole
 from dme.model import BACKBONES, build_model, normalise
@@ -26,28 +26,18 @@ from dme.phantom import phantom_bscan
 from dme.predict import predict
 from dme.weights import load_model
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 UNET, SMALL = "unet-psp", "mobilenet_v3_small-lraspp"
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{name}_script", EXPERIMENTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def script():
+    return load_script("backbones")
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(EXPERIMENTS)
-    return load("backbones")
-
-
-@pytest.fixture
-def call(script, monkeypatch, tmp_path):
+def call(script, tmp_path):
     def call(*words) -> str:
-        monkeypatch.setattr("sys.argv", ["backbones.py", *words, "--out", str(tmp_path)])
-        script.main()
+        call_main(script, *words, "--out", tmp_path)
         return (tmp_path / "backbones.md").read_text()
 
     return call
@@ -60,9 +50,9 @@ def write(script, tmp_path):
     def write(network, start, split, seed, dice, data="a" * 64):
         backbone, head, _ = script.NETWORKS[network]
         weights = tmp_path / f"pretrain-{network}" / f"best-{head}.pt" if start == "hrf" else "none"
-        how = f"--recipe best --backbone {backbone} --head {head} --weights {weights} --split {split}"
+        how = f"--recipe best --iters 300 --backbone {backbone} --head {head} --weights {weights}"
         content = {
-            "arguments": f"{how} --amp auto --seed {seed}".split(),
+            "arguments": f"{how} --split {split} --amp auto --seed {seed}".split(),
             "data_kind": "mat",
             "data_sha256": data,
             "pooled": {"dice": [0.99, 0.1]},
@@ -110,8 +100,8 @@ def test_every_run_is_asked_for(script, call, monkeypatch, tmp_path):
     assert [re.fullmatch(steps, text).groups() for text in texts] == networks
     assert list(asked) == ["pretrain_hrf.py", "finetune.py"]
     wanted = [
-        f"--recipe best --backbone {backbone} --head {head} --weights {weights} --split {split} --amp bf16 "
-        f"--seed {seed}"
+        f"--recipe best --iters 300 --backbone {backbone} --head {head} --weights {weights} "
+        f"--split {split} --amp bf16 --seed {seed}"
         for seed in (0, 1)
         for split in ("paper", "subject:4/5")
         for backbone, head in networks
@@ -188,11 +178,9 @@ def test_runs_on_other_data_are_refused(call, write, what):
         call("--print")
 
 
-def test_nothing_to_print(script, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("sys.argv", ["backbones.py", "--print", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as stopped:
-        run(script.main)
-    assert stopped.value.code == 2 and "no finished runs" in capsys.readouterr().err
+def test_nothing_to_print(script, tmp_path, capsys):
+    assert exit_code(script, "--print", "--out", tmp_path) == 2
+    assert "no finished runs" in capsys.readouterr().err
 
 
 # ---- sizes ----------------------------------------------------------------------------------------------
@@ -251,8 +239,7 @@ def test_from_vessels_to_an_exported_network(backbone, monkeypatch, tmp_path, ca
             Image.fromarray(scan.image).save(tmp_path / "new" / f"{seed}.png")
 
     def call(name: str, *words) -> str:
-        monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, words), "--backbone", backbone])
-        assert not load(name).main()
+        assert not call_main(load_script(name), *words, "--backbone", backbone)
         return capsys.readouterr().out
 
     made = tmp_path / "pretrained"

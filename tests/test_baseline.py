@@ -10,6 +10,7 @@ import pytest
 import torch
 from matfiles import duke_volume, write_subject_mat
 from PIL import Image
+from scripts import EXPERIMENTS
 
 from dme.infer import run_protocol
 from dme.metrics import scores, table1_measure
@@ -17,14 +18,12 @@ from dme.model import build_model
 from dme.phantom import phantom_set
 from dme.weights import load_model, save_model
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "baseline.py"
-
 
 def baseline(monkeypatch, *arguments) -> int:
     """Exit code of `python experiments/baseline.py --protocol light ARGUMENTS`."""
     monkeypatch.setattr(sys, "argv", ["baseline.py", "--protocol", "light", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        runpy.run_path(str(EXPERIMENTS / "baseline.py"), run_name="__main__")
     return end.value.code or 0
 
 

@@ -1,12 +1,11 @@
 """The benchmarks: ways that do the same work, ratios of what took turns, and what they write."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from scripts import call_main, load_script
 from tiny_training import discs, fit, networks
 from torch import nn
 
@@ -18,31 +17,20 @@ from dme.model import build_model
 from dme.phantom import phantom_bscan
 from dme.recipe import Recipe
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
 
 @pytest.fixture(scope="module")
 def bench():
-    sys.path.insert(0, str(EXPERIMENTS))  # as when bench.py runs as a script
-    try:
-        spec = importlib.util.spec_from_file_location("bench", EXPERIMENTS / "bench.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(EXPERIMENTS))
-        for name in ("peers", "turns"):
-            sys.modules.pop(name, None)
+    return load_script("bench")
 
 
 @pytest.fixture
-def turns(bench):
-    return sys.modules["turns"]
+def turns():
+    return load_script("turns")
 
 
 @pytest.fixture
 def peers(bench):
-    return sys.modules["peers"]
+    return bench.peers
 
 
 @pytest.fixture
@@ -139,9 +127,8 @@ def test_plain_networks_are_the_same_functions(peers, head, training):
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_a_step_is_one_of_training(bench, tmp_path, amp):
     model, data, augment = networks("fcn")["fcn"], discs(), Augment(crop=32, flip=0.5)
-    step = bench.Step(
-        model, data, augment, Recipe(steps=2, weight_decay=0.0), torch.channels_last, bench.AMP[amp]
-    )
+    dtype = bench.amp_dtype(amp, bench.DEVICE)
+    step = bench.Step(model, data, augment, Recipe(steps=2, weight_decay=0.0), torch.channels_last, dtype)
     before = model.head.classifier.weight.clone()
     phases = [step() for _ in range(2)]
     trained = fit(tmp_path, {"fcn": model}, data, augment, steps=2, schedule="constant", amp=amp)["fcn"]
@@ -175,7 +162,7 @@ def test_onnxruntime_gives_the_same_probabilities(peers, tmp_path):
 
 
 def arguments(bench, monkeypatch, *words: str):
-    monkeypatch.setattr(sys, "argv", ["bench.py", *words])
+    monkeypatch.setattr("sys.argv", ["bench.py", *words])
     return bench.parse_args()
 
 
@@ -190,13 +177,12 @@ def test_which_benches(bench, monkeypatch, capsys):
         arguments(bench, monkeypatch, "--repeats", "0")
 
 
-def test_missing_peer_is_said_and_its_rows_left_out(bench, turns, peers, monkeypatch, capsys, tmp_path):
+def test_missing_peer_is_said_and_its_rows_left_out(bench, peers, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(peers, "find_spec", lambda name: None)
-    monkeypatch.setattr(turns.in_turns, "__defaults__", (0.001,))
+    monkeypatch.setattr(bench.in_turns, "__defaults__", (0.001,))
     ways = bench.confusion_ways
     monkeypatch.setattr(bench, "confusion_ways", lambda c, shape, peer: ways(c, (1, 16, 16), peer))
-    monkeypatch.setattr(sys, "argv", ["bench.py", "ops", "--repeats", "2", "--out", str(tmp_path)])
-    bench.main()
+    call_main(bench, "ops", "--repeats", 2, "--out", tmp_path)
     said = capsys.readouterr().out
     assert "without torchmetrics, whose rows are left out; install with: " in said
     written = json.loads((tmp_path / "ops.json").read_text())
@@ -216,14 +202,9 @@ def test_networks_that_differ_are_found_out(bench):
     assert bench.largest_difference(ways) == 0.5
 
 
-def test_cache_bench_reads_the_same_scans(bench, turns, monkeypatch, tmp_path):
-    monkeypatch.setattr(turns.in_turns, "__defaults__", (0.001,))
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["bench.py", "cache", "--repeats", "1", "--data", str(scans(tmp_path)), "--out", str(tmp_path)],
-    )
-    bench.main()
+def test_cache_bench_reads_the_same_scans(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench.in_turns, "__defaults__", (0.001,))
+    call_main(bench, "cache", "--repeats", 1, "--data", scans(tmp_path), "--out", tmp_path)
     written = json.loads((tmp_path / "cache.json").read_text())
     assert written["scans"] == 2 and written["png_files"] == "the source's own"
     assert list(written["rows"]) == ["dme, from the cache", "Pillow, from PNG files"]

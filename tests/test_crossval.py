@@ -1,24 +1,19 @@
 """Cross-validation tables from made-up folds: every number against one computed by hand."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import call_main, exit_code, load_script
 
-from dme.errors import InputError, run
+from dme.errors import InputError
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "crossval.py"
 EYES = ((1, 7), (2, 6), (3, 5), (4, 8), (9, 10))
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("crossval", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("crossval")
 
 
 def counts(hit, missed, false, total=1000):
@@ -55,16 +50,14 @@ def folds(tmp_path):
     return folder
 
 
-def table(script, monkeypatch, tmp_path, *more):
+def table(script, tmp_path, *more):
     out = tmp_path / "out"
-    words = ["crossval.py", "--print", "--out", str(out), "--results", str(tmp_path / "folds"), *more]
-    monkeypatch.setattr("sys.argv", words)
-    script.main()
+    call_main(script, "--print", "--out", out, "--results", tmp_path / "folds", *more)
     return (out / "crossval.md").read_text()
 
 
-def test_all_folds_together(script, folds, monkeypatch, tmp_path):
-    text = table(script, monkeypatch, tmp_path)
+def test_all_folds_together(script, folds, tmp_path):
+    text = table(script, tmp_path)
     # pooled: 250 found, 250 missed, 30 false; graded columns: none false
     assert f"| {2 * 250 / (500 + 280):.4f} (" in text
     assert "| fluid IoU, pooled | 0.4717 | 0.5000 |" in text
@@ -83,17 +76,17 @@ def test_all_folds_together(script, folds, monkeypatch, tmp_path):
     assert (tmp_path / "out" / "bland_altman.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_incomplete_series_has_no_total(script, folds, monkeypatch, tmp_path):
+def test_an_incomplete_series_has_no_total(script, folds, tmp_path):
     (folds / "subject3of5-seed0.json").unlink()
-    text = table(script, monkeypatch, tmp_path)
+    text = table(script, tmp_path)
     assert "All folds together" not in text and "subject:3/5" not in text and "subject:4/5" in text
 
 
-def test_leaky_splits_stand_apart(script, folds, monkeypatch, tmp_path):
+def test_leaky_splits_stand_apart(script, folds, tmp_path):
     for seed, hit in ((0, 60), (1, 80)):
         content = fold((1,), arguments("paper", seed), [counts(hit, 100 - hit, 0)], [counts(90, 10, 0)])
         (folds / f"paper-seed{seed}.json").write_text(json.dumps(content))
-    text = table(script, monkeypatch, tmp_path, "--leaky", "--seeds", "0", "1")
+    text = table(script, tmp_path, "--leaky", "--seeds", "0", "1")
     values = np.array([120 / 160, 160 / 180])
     cell = f"{values.mean():.4f} ± {values.std(ddof=1):.4f}"
     assert f"| paper | 2 | {cell} | {cell} | 0.9474 ± 0.0000 |" in text
@@ -112,16 +105,13 @@ def test_interval_resamples_eyes_not_scans(script):
     assert low == pytest.approx(high)
 
 
-def test_folds_of_different_data_are_refused(script, folds, monkeypatch, tmp_path, capsys):
+def test_folds_of_different_data_are_refused(script, folds, tmp_path, capsys):
     path = folds / "subject1of5-seed0.json"
     path.write_text(path.read_text().replace("a" * 64, "b" * 64))
     with pytest.raises(InputError, match="different data"):
-        table(script, monkeypatch, tmp_path)
+        table(script, tmp_path)
 
 
-def test_nothing_to_print(script, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("sys.argv", ["crossval.py", "--print", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as stopped:
-        run(script.main)
-    assert stopped.value.code == 2
+def test_nothing_to_print(script, tmp_path, capsys):
+    assert exit_code(script, "--print", "--out", tmp_path) == 2
     assert "no finished folds" in capsys.readouterr().err

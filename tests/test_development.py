@@ -1,29 +1,23 @@
 """Choosing the recipe: the runs that are asked for, and the table from made-up ones."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+from scripts import call_main, exit_code, load_script
 
-from dme.errors import InputError, run
-
-SCRIPT = Path(__file__).parents[1] / "experiments" / "development.py"
+from dme.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("development", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("development")
 
 
 @pytest.fixture
-def call(script, monkeypatch, tmp_path):
+def call(script, tmp_path):
     def call(*words) -> str:
-        monkeypatch.setattr("sys.argv", ["development.py", *words, "--out", str(tmp_path)])
-        script.main()
+        call_main(script, *words, "--out", tmp_path)
         return (tmp_path / "development.md").read_text()
 
     return call
@@ -73,8 +67,6 @@ def test_runs_on_other_data_are_refused(script, call, tmp_path):
         call("--print", "--folds", "1", "2")
 
 
-def test_nothing_to_print(script, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("sys.argv", ["development.py", "--print", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as stopped:
-        run(script.main)
-    assert stopped.value.code == 2 and "no finished runs" in capsys.readouterr().err
+def test_nothing_to_print(script, tmp_path, capsys):
+    assert exit_code(script, "--print", "--out", tmp_path) == 2
+    assert "no finished runs" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """Exported files against the network: sizes, batches, meaning, metadata, and what is refused."""
 
 import functools
-import importlib.util
 import json
 import re
 import zipfile
@@ -10,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scripts import exit_code, load_script
 from torch.nn import functional as F
 
 from dme import export
-from dme.errors import run
 from dme.infer import probabilities
 from dme.model import BACKBONES, build_model
 from dme.weights import save_model
@@ -174,21 +173,14 @@ def test_differences_are_those_of_the_worst_pixel():
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    spec = importlib.util.spec_from_file_location(
-        "export_script", Path(__file__).parent.parent / "experiments" / "export.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("export")
     save_model(network(), tmp_path / "ours.pth")
     monkeypatch.chdir(tmp_path)
     graph = traced()[1]  # of the same weights
     monkeypatch.setattr(export, "trace", lambda network, channels: graph)
 
-    def call(*arguments) -> int | None:
-        monkeypatch.setattr("sys.argv", ["export.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            run(module.main)
-        return left.value.code
+    def call(*arguments) -> int:
+        return exit_code(module, *arguments)
 
     call.module = module
     return call
@@ -196,7 +188,7 @@ def script(monkeypatch, tmp_path):
 
 def test_script(script, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(export, "CHECKED", SHAPES[:2])
-    assert script("--weights", "ours.pth", "--backbone", "unet", "--format", "torch") is None
+    assert script("--weights", "ours.pth", "--backbone", "unet", "--format", "torch") == 0
     printed = capsys.readouterr().out
     assert "1 x 1 x 64 x 96" in printed and "2 x 1 x 37 x 50" in printed
     with zipfile.ZipFile("runs/export/ours.pt2") as archive:
@@ -246,7 +238,7 @@ def test_missing_packages(script, monkeypatch, capsys):
 def test_unchecked_is_said(script, monkeypatch, tmp_path, capsys):
     script.module.find_spec = lambda name: None if name == "onnxruntime" else object()
     monkeypatch.setattr(export, "write_onnx", lambda program, about, path: path.write_text("graph"))
-    assert script("--weights", "ours.pth", "--out", "m.onnx") is None
+    assert script("--weights", "ours.pth", "--out", "m.onnx") == 0
     printed = capsys.readouterr()
     assert "not checked" in printed.err and "pip install onnxruntime" in printed.err
     assert "difference" not in printed.out and Path("m.onnx").read_text() == "graph"

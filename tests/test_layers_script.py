@@ -1,32 +1,27 @@
 """Leave one eye out: the runs that are asked for, and the table from made-up ones."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import call_main, exit_code, load_script
 
-from dme.errors import InputError, run
+from dme.errors import InputError
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "layers.py"
 STARTS = ("hrf-fcn", "phantom", "none")
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("layers_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("layers")
 
 
 @pytest.fixture
 def call(script, monkeypatch, tmp_path):
     def call(*words) -> str:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.argv", ["layers.py", *words, "--out", "out"])
-        script.main()
+        call_main(script, *words, "--out", "out")
         return Path("out/layers.md").read_text()
 
     return call
@@ -85,8 +80,6 @@ def test_runs_on_other_data_are_refused(call, tmp_path):
         call("--print")
 
 
-def test_nothing_to_print(script, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("sys.argv", ["layers.py", "--print", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as stopped:
-        run(script.main)
-    assert stopped.value.code == 2 and "no finished runs" in capsys.readouterr().err
+def test_nothing_to_print(script, tmp_path, capsys):
+    assert exit_code(script, "--print", "--out", tmp_path) == 2
+    assert "no finished runs" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """MobileNets and LR-ASPP against MMSegmentation's numbers (tests/golden/README.md) and the papers' tables."""
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 from hrffolder import make_hrf
 from PIL import Image
+from scripts import ROOT, call_main, load_script
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,7 +24,6 @@ from dme.openmmlab import read_arch
 from dme.predict import predict
 from dme.weights import convert_openmmlab, known, load_model, load_openmmlab, save_model
 
-ROOT = Path(__file__).parents[1]
 NUMBERS = ROOT / "tests" / "golden" / "mobilenets.npz"
 MOBILENETS = [name for name in BACKBONES if name != "unet"]
 GOLDEN = {  # name in the file -> backbone, head, width, head_channels, aux_channels
@@ -462,25 +461,17 @@ def scans(tmp_path_factory) -> Path:
     return root
 
 
-def script(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("backbone", MOBILENETS)
 def test_pretrained_fine_tuned_and_predicting(backbone, photographs, scans, tmp_path, monkeypatch, capsys):
-    pretrain, finetune = script("pretrain_hrf"), script("finetune")
+    pretrain, finetune = load_script("pretrain_hrf"), load_script("finetune")
     monkeypatch.setitem(pretrain.RECIPES["small"], "augment", Augment(crop=64, max_class_share=1.0))
     head, options = next(iter(BACKBONES[backbone].HEADS.items()))
     monkeypatch.setitem(
         options, "channels", 16
     )  # a quarter of the backbone goes with less than the usual 512
 
-    def call(module, *arguments):
-        monkeypatch.setattr("sys.argv", [module.__name__, *map(str, arguments)])
-        module.main()
+    def call(script, *arguments):
+        call_main(script, *arguments)
         return capsys.readouterr().out
 
     def results(name):

@@ -1,7 +1,5 @@
 """Prediction: the network's rules, every kind of input, the script's files and numbers, ranks, memory."""
 
-import csv
-import importlib.util
 import json
 import os
 import re
@@ -15,10 +13,11 @@ import pytest
 import torch
 from matfiles import write_subject_mat
 from PIL import Image
+from scripts import EXPERIMENTS, ROOT, exit_code, load_script, table
 from torch import nn
 
 from dme import phantom
-from dme.errors import InputError, run
+from dme.errors import InputError
 from dme.infer import SIZES
 from dme.inputs import list_items
 from dme.model import PREPROCESS, build_model, set_classes
@@ -26,8 +25,6 @@ from dme.predict import predict
 from dme.results import SCAN_COLUMNS
 from dme.stream import Work
 from dme.weights import load_model, save_model
-
-SCRIPT = Path(__file__).parent.parent / "experiments" / "predict.py"
 
 
 class Bright(nn.Module):
@@ -272,24 +269,14 @@ def test_inputs_that_are_none(tmp_path):
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     """script(*arguments) runs it with the network Bright; returns the exit code and --out."""
-    spec = importlib.util.spec_from_file_location("predict_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("predict")
     monkeypatch.setattr(module, "load_model", lambda name, device: Bright())
 
     def call(*arguments, out=tmp_path / "out") -> tuple[int, Path]:
-        monkeypatch.setattr("sys.argv", ["predict.py", "--out", str(out), *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            run(module.main)
-        return left.value.code, out
+        return exit_code(module, "--out", out, *arguments), out
 
     call.module = module
     return call
-
-
-def table(path: Path) -> list[dict]:
-    with open(path, newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
 
 
 def test_single_scans(script, tmp_path, capsys):
@@ -536,13 +523,13 @@ def test_ranks_share_the_scans(script, tmp_path, monkeypatch):
     for name in ("a", "b"):
         save(tmp_path / "in" / f"{name}.png", picture(seed=9))
     (tmp_path / "in" / "bad.png").write_bytes(b"x")
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     inputs = [tmp_path / "v.npy", tmp_path / "in", "--scale", "4,10,120", "--weights", tmp_path / "m.pth"]
     monkeypatch.setattr(script.module, "load_model", load_model)
     assert script(*inputs, out=tmp_path / "one")[0] == 1
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*start, *inputs, "--out", tmp_path / "two"],
+        [*start, EXPERIMENTS / "predict.py", *inputs, "--out", tmp_path / "two"],
         env=environment,
         capture_output=True,
         text=True,

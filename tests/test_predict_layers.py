@@ -1,7 +1,5 @@
 """Predicted layers: rows and numbers of networks that know the truth, the script's files, two visits."""
 
-import csv
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -10,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripts import exit_code, load_script, table
 from torch import nn
 
 import dme
 from dme.enface import COLOURS, map_picture
-from dme.errors import InputError, run
+from dme.errors import InputError
 from dme.layer_figures import FLUID_COLOUR, draw_boundaries
 from dme.layers import BOUNDARIES, CLASSES, scale_rows
 from dme.model import PREPROCESS, build_model
@@ -23,7 +22,6 @@ from dme.results import SCAN_COLUMNS, SECTOR_COLUMNS, VOLUME_COLUMNS
 from dme.thickness import FLUID_COLUMNS, ROW_COLUMNS, THICKNESS_COLUMNS
 from dme.weights import load_model, save_model
 
-SCRIPT = Path(__file__).parent.parent / "experiments" / "predict.py"
 FLAT = 9.5 + np.array([0, 8, 16, 24, 32, 40, 48, 56.0])  # rows between pixels: 8 px layers, 56 px of retina
 
 
@@ -123,24 +121,14 @@ def test_networks_that_cannot():
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     """script(networks, *arguments) runs it with these networks by name; returns the exit code and --out."""
-    spec = importlib.util.spec_from_file_location("predict_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("predict")
 
     def call(networks, *arguments, out=tmp_path / "out") -> tuple[int, Path]:
         if networks:
             monkeypatch.setattr(module, "load_model", lambda name, device: networks[str(name)])
-        monkeypatch.setattr("sys.argv", ["predict.py", "--out", str(out), *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            run(module.main)
-        return left.value.code, out
+        return exit_code(module, "--out", out, *arguments), out
 
     return call
-
-
-def table(path: Path) -> list[dict]:
-    with open(path, newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
 
 
 def save(path: Path, images) -> Path:

@@ -1,31 +1,26 @@
 """The preliminary study: its numbers by hand on a small set, the published ones on the real set."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import call_main, exit_code, load_script
 
 from dme import phantom
 from dme.bscan import BScan
-from dme.errors import InputError, run
-
-SCRIPT = Path(__file__).parent.parent / "experiments" / "prepare.py"
+from dme.errors import InputError
 
 
 @pytest.fixture
-def prepare(monkeypatch, tmp_path):
+def prepare(tmp_path):
     """prepare(*arguments) runs the script and returns its results."""
-    spec = importlib.util.spec_from_file_location("prepare", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("prepare")
 
     def call(*arguments) -> dict:
         out = tmp_path / "out"
-        monkeypatch.setattr("sys.argv", ["prepare.py", "--out", str(out), *map(str, arguments)])
-        script.main()
+        call_main(script, "--out", out, *arguments)
         return json.loads((out / "results.json").read_text())
 
     call.script = script
@@ -117,7 +112,7 @@ def test_phantom_is_called_synthetic(prepare, monkeypatch, capsys):
     assert found["total"]["fluid_px"] == 55 and found["split"]["name"] == "random"
 
 
-def test_bad_input_writes_nothing(prepare, tmp_path, monkeypatch, capsys):
+def test_bad_input_writes_nothing(prepare, tmp_path, capsys):
     data = make_set(tmp_path / "set")
     with pytest.raises(InputError, match="split"):
         prepare("--data", data, "--split", "paper")
@@ -128,12 +123,10 @@ def test_bad_input_writes_nothing(prepare, tmp_path, monkeypatch, capsys):
         prepare("--data", data)
     assert not (tmp_path / "out").exists()
 
-    monkeypatch.setattr("sys.argv", ["prepare.py", "--data", str(tmp_path / "nowhere")])
     capsys.readouterr()
-    with pytest.raises(SystemExit) as left:
-        run(prepare.script.main)
+    assert exit_code(prepare.script, "--data", tmp_path / "nowhere") == 2
     stderr = capsys.readouterr().err
-    assert left.value.code == 2 and stderr.startswith("error: no such file") and stderr.count("\n") == 1
+    assert stderr.startswith("error: no such file") and stderr.count("\n") == 1
 
 
 def test_real_set_gives_the_published_numbers(prepare, real_data):

@@ -1,6 +1,5 @@
 """Pretraining on a made-up set of photographs: scores against a plain loop, the script from end to end."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from hrffolder import make_hrf
+from scripts import EXPERIMENTS, ROOT, exit_code, load_script
 
 from dme.cache import open_cache
-from dme.errors import InputError, run
+from dme.errors import InputError
 from dme.files import sha256_file
 from dme.hrf import open_hrf
 from dme.infer import resize, sliding_window
@@ -22,26 +22,18 @@ from dme.model import build_model, normalise
 from dme.record import read_rows
 from dme.weights import load_model, save_model
 
-SCRIPT = Path(__file__).parent.parent / "experiments" / "pretrain_hrf.py"
-
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("pretrain_hrf", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("pretrain_hrf")
 
 
 @pytest.fixture
-def fails(script, monkeypatch, capsys):
+def fails(script, capsys):
     """fails(*arguments) runs the script, which must stop with exit code 2, and returns its one line."""
 
     def call(*arguments) -> str:
-        monkeypatch.setattr("sys.argv", ["pretrain_hrf.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            run(script.main)
-        assert stopped.value.code == 2
+        assert exit_code(script, *arguments) == 2
         (line,) = capsys.readouterr().err.splitlines()
         return line.removeprefix("error: ")
 
@@ -145,15 +137,10 @@ def test_networks_that_normalise_differently_are_scored_apart(script, tmp_path):
 def test_from_photographs_to_scores(tmp_path):
     """Two steps of the small recipe at half size; then the checkpoints score what the training reported."""
     root = make_hrf(tmp_path / "hrf", 512, 512)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(SCRIPT.parents[1]),
-        "OMP_NUM_THREADS": "1",
-        "HRF_DATA": str(root),
-    }
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HRF_DATA": str(root)}
 
     def call(out: Path, *arguments) -> tuple[dict, str]:
-        command = [sys.executable, SCRIPT, "--out", out, *map(str, arguments)]
+        command = [sys.executable, EXPERIMENTS / "pretrain_hrf.py", "--out", out, *map(str, arguments)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stderr
         return json.loads((out / "results.json").read_text()), done.stdout

@@ -1,20 +1,17 @@
 """Table 2: the study's rows as arguments of finetune.py, and the table from finished rows."""
 
-import importlib.util
 import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from scripts import EXPERIMENTS, exit_code, finetune_settings, load_script
 
 import dme.series
 from dme.augment import Augment
-from dme.errors import run
 from dme.recipe import Recipe
 from dme.weights import known
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 # The study's Table 2 once more: iterations, crop, flip, loss, optimizer, L2, mDice, mIoU, fluid Dice, IoU
 PUBLISHED = {
@@ -32,53 +29,25 @@ PUBLISHED = {
 }
 
 
-def load(name: str):
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def table2():
-    return load("table2")
+    return load_script("table2")
 
 
 @pytest.fixture
-def settings(monkeypatch):
+def settings():
     """settings(arguments): arguments, Augment and Recipe as finetune.py understands them."""
-    finetune = load("finetune")
-    original = finetune.settings
-
-    class Stopped(Exception):
-        pass
-
-    def settings(arguments: str) -> tuple:
-        seen = []
-
-        def spy(args):
-            seen.extend([args, *original(args)])
-            raise Stopped
-
-        monkeypatch.setattr(finetune, "settings", spy)
-        monkeypatch.setattr("sys.argv", ["finetune.py", *arguments.split()])
-        with pytest.raises(Stopped):
-            finetune.main()
-        return tuple(seen)
-
-    return settings
+    finetune = load_script("finetune")
+    return lambda arguments: finetune_settings(finetune, *arguments.split())
 
 
 @pytest.fixture
-def call(table2, monkeypatch, capsys):
+def call(table2, capsys):
     """call(*arguments): exit code, stdout and the last line of stderr of table2.py."""
 
     def call(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["table2.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            run(table2.main)
-        printed = capsys.readouterr()
-        return stopped.value.code or 0, printed.out, printed.err.rstrip("\n")
+        code, printed = exit_code(table2, *arguments), capsys.readouterr()
+        return code, printed.out, printed.err.rstrip("\n")
 
     return call
 

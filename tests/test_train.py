@@ -16,17 +16,18 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_training import FULL, MOVING, discs, fit, networks, score, state
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dme
 import dme.train
 from dme import ranks
-from dme.augment import Augment, batch_indices
+from dme.augment import Augment, TrainingSet, batch_indices
 from dme.errors import InputError, run
 from dme.metrics import scores
 from dme.model import normalise
 from dme.ops.confusion import confusion_matrix
 from dme.recipe import Recipe, learning_rate
-from dme.train import Joint, TrainingSet, share_of_batch
+from dme.train import Joint, share_of_batch
 
 SCRIPT = Path(__file__).with_name("tiny_training.py")
 
@@ -186,6 +187,76 @@ def test_gpu_is_close_to_the_cpu(tmp_path, amp, monkeypatch):
     ours = losses("gpu", amp=amp)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert ours == pytest.approx(losses("cpu", amp="off"), rel=0.02)
+
+
+class Readings(TorchDispatchMode):
+    """Counts what gives the host a value, or a shape, that depends on the data: it waits for a GPU."""
+
+    OPERATORS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        chosen = [t for a in args if isinstance(a, list | tuple) for t in a if isinstance(t, torch.Tensor)]
+        masked = operator.overloadpacket._qualified_op_name.startswith("aten::index") and any(
+            t.dtype in (torch.bool, torch.uint8) for t in chosen
+        )
+        self.count += masked or operator.overloadpacket.__name__ in self.OPERATORS
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "loss"),
+    [("sgd", "ce"), ("adam", "dice"), ("adamw", "ce+dice"), ("sgd", "focal"), ("sgd", "iou")],
+)
+def test_no_step_makes_the_host_wait(tmp_path, monkeypatch, optimizer, loss):
+    # drawing the batch is left to test_augment.py, counting pixels to the GPU's kernel
+    batch = dme.train.sample_batch(discs(), [0, 1], Augment(), 0, 0)
+    monkeypatch.setattr(dme.train, "sample_batch", lambda *_: batch)
+    monkeypatch.setattr(dme.train, "confusion_matrix", lambda *_: torch.ones(2, 2, dtype=torch.int64))
+
+    def readings(steps: int, **recipe) -> int:
+        with Readings() as found:
+            settings = dict(optimizer=optimizer, loss=loss, ema=0.9, clip=1.0, accumulate=2)
+            fit(tmp_path / "run", steps=steps, **settings, **recipe)
+        return found.count
+
+    few = readings(3)
+    assert few > 0  # at the end of the run the host looks at everything
+    assert readings(8) == few
+    get_loss = dme.train.get_loss
+    monkeypatch.setattr(
+        dme.train, "get_loss", lambda name: lambda *a: get_loss(name)(*a) * float(get_loss(name)(*a) > 0)
+    )
+    assert readings(8) - readings(3) == 5 * 2 * 2  # steps, parts of a batch, heads
+
+
+@pytest.mark.gpu
+def test_no_step_makes_the_host_wait_for_a_gpu(tmp_path, monkeypatch):
+    scans = discs()
+    scans.images, scans.masks = ([t.cuda() for t in held] for held in (scans.images, scans.masks))
+    sample, look = dme.train.sample_batch, dme.train.refuse_nonfinite
+    drawn = []
+
+    def from_the_second_step_on(*arguments):  # the first one allocates and compiles
+        drawn.append(arguments)
+        if len(drawn) == 2:
+            torch.cuda.set_sync_debug_mode("error")
+        return sample(*arguments)
+
+    def until_the_end(*arguments):
+        torch.cuda.set_sync_debug_mode("default")
+        look(*arguments)
+
+    monkeypatch.setattr(dme.train, "sample_batch", from_the_second_step_on)
+    monkeypatch.setattr(dme.train, "refuse_nonfinite", until_the_end)
+    try:
+        fit(tmp_path, data=scans, augment=MOVING, steps=5, amp="bf16", ema=0.9, clip=1.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(drawn) == 5
 
 
 def test_fits_two_scans(tmp_path):
@@ -400,9 +471,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, accumula
     forward, sampled = [], []
     sample, get_loss = dme.train.sample_batch, dme.train.get_loss
 
-    def spy(images, masks, chosen, *rest):
+    def spy(data, chosen, *rest):
         sampled.append(chosen)
-        return sample(images, masks, chosen, *rest)
+        return sample(data, chosen, *rest)
 
     def poisoned(logits, target):
         forward.append(1)

@@ -1,31 +1,25 @@
 """Does pretraining help: the runs that are asked for, and the table and curve from made-up ones."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import call_main, exit_code, load_script
 
-from dme.errors import InputError, run
+from dme.errors import InputError
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "transfer.py"
 STARTS, SPLITS = ("hrf-psp", "phantom-psp", "none"), ("paper", "subject:1/5", "subject:4/5")
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("transfer", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("transfer")
 
 
 @pytest.fixture
-def call(script, monkeypatch, tmp_path):
+def call(script, tmp_path):
     def call(*words) -> str:
-        monkeypatch.setattr("sys.argv", ["transfer.py", *words, "--out", str(tmp_path)])
-        script.main()
+        call_main(script, *words, "--out", tmp_path)
         return (tmp_path / "transfer.md").read_text()
 
     return call
@@ -103,8 +97,6 @@ def test_runs_on_other_data_are_refused(call, write):
         call("--print")
 
 
-def test_nothing_to_print(script, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("sys.argv", ["transfer.py", "--print", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as stopped:
-        run(script.main)
-    assert stopped.value.code == 2 and "no finished runs" in capsys.readouterr().err
+def test_nothing_to_print(script, tmp_path, capsys):
+    assert exit_code(script, "--print", "--out", tmp_path) == 2
+    assert "no finished runs" in capsys.readouterr().err

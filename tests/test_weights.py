@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripts import EXPERIMENTS, ROOT
 
 from dme import weights
 from dme.errors import InputError
@@ -22,7 +23,6 @@ from dme.model import PREPROCESS, build_model, normalise
 from dme.record import provenance
 from dme.weights import convert_openmmlab, download, load_model, load_openmmlab, save_model
 
-ROOT = Path(__file__).parents[1]
 CHECKPOINT = next((ROOT / "tests" / "golden").glob("pspnet_unet_s5-d16_w8*.pth"))
 NAMES = [f"hrf-{head}{loss}-openmmlab" for loss in ("", "-ce-dice") for head in ("psp", "fcn", "deeplabv3")]
 
@@ -689,7 +689,7 @@ def test_a_missing_page_and_a_refused_connection_are_one_line(remote, server, zo
 def run_script(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["weights.py", *map(str, arguments)])
     with pytest.raises(SystemExit) as leaving:
-        runpy.run_path(str(ROOT / "experiments" / "weights.py"), run_name="__main__")
+        runpy.run_path(str(EXPERIMENTS / "weights.py"), run_name="__main__")
     printed = capsys.readouterr()
     return leaving.value.code or 0, printed.out, printed.err
 

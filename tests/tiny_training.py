@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 import dme.train
 from dme import ranks
-from dme.augment import Augment
+from dme.augment import Augment, TrainingSet
 from dme.errors import InputError
 from dme.model import Segmenter, build_model
 from dme.recipe import Recipe
-from dme.train import TrainingSet
 
 # several of everything that a resumed run has to continue: draws, dropout, BN, momentum, average, best score
 FULL = dict(steps=12, batch=2, accumulate=2, ema=0.9, eval_every=4, save_every=5, lr=0.05, warmup=3, clip=1.0)

@@ -1,0 +1,63 @@
+"""The scripts of experiments/: loading one, calling it, reading what it leaves."""
+
+import csv
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from dme.errors import run
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
+
+
+def load_script(name: str) -> ModuleType:
+    """Load experiments/NAME.py afresh; its neighbours, which bench.py imports, can be found meanwhile."""
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXPERIMENTS)
+        spec.loader.exec_module(script)
+    for neighbour in sys.modules.keys() & {path.stem for path in EXPERIMENTS.glob("*.py")}:
+        del sys.modules[neighbour]
+    return script
+
+
+def call_main(script: ModuleType, *arguments) -> int | None:
+    """What the script's `main` returns when it is called with these arguments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", [f"{script.__name__}.py", *map(str, arguments)])
+        return script.main()
+
+
+def exit_code(script: ModuleType, *arguments) -> int:
+    """Exit code of the script with these arguments."""
+    with pytest.raises(SystemExit) as left:
+        run(lambda: call_main(script, *arguments))
+    return left.value.code or 0
+
+
+def finetune_settings(finetune: ModuleType, *arguments) -> tuple:
+    """Arguments, Augment and Recipe as finetune.py understands these arguments; it stops before it trains."""
+    seen, original = [], finetune.settings
+
+    class Stopped(Exception):
+        pass
+
+    def spy(args):
+        seen.extend([args, *original(args)])
+        raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(finetune, "settings", spy)
+        call_main(finetune, *arguments)
+    return tuple(seen)
+
+
+def table(path: Path) -> list[dict]:
+    """The rows of a CSV file."""
+    with open(path, newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
