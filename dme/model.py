@@ -169,8 +169,10 @@ def normalise(image: Tensor, preprocess: dict) -> Tensor:
     image: (N, H, W) grey or (N, C, H, W), any real dtype; grey is repeated to the network's channel count.
     Returns float32 (N, C, H, W), (image - mean) / std per channel.
     """
-    mean = torch.tensor(preprocess["mean"], device=image.device).view(1, -1, 1, 1)
-    std = torch.tensor(preprocess["std"], device=image.device).view(1, -1, 1, 1)
+    mean, std = (
+        torch.tensor(preprocess[of]).view(1, -1, 1, 1).to(image.device, non_blocking=True)
+        for of in ("mean", "std")
+    )
     if image.ndim == 3:
         image = image.unsqueeze(1)
     if image.shape[1] not in (1, mean.shape[1]):
