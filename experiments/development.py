@@ -27,6 +27,7 @@ CANDIDATES = {
     "crops": f"{CROPS} --weights hrf-psp",
     "whole": f"{WHOLE} --weights hrf-psp",
     "whole, ungraded as background": f"{WHOLE} --weights hrf-psp --ungraded background",
+    "the same, 1600 steps": f"{WHOLE} --weights hrf-psp --ungraded background --iters 1600 --ema 0.99",
     "whole, from synthetic scans": f"{WHOLE} --weights phantom-psp",
 }
 KINDS = {"study": "at 256 x 256", "native": "all columns", "graded": "graded columns"}
