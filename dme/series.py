@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from dme.errors import InputError
@@ -35,7 +36,7 @@ def gather(
 ) -> dict[str, dict]:
     """Results of `runs`, as the options of `add_arguments` ask: of all, or with --print of the finished ones.
 
-    Raises InputError when there is none, unless that may be, and when they were made on different data.
+    Raises InputError when there is none, unless that may be.
     """
     results = results_folder(args, what)
     if args.data:
@@ -43,8 +44,6 @@ def gather(
     found = finished(runs, results) if args.print else run_missing(script, runs, args.out, results)
     if not found and not may_be_empty:
         raise InputError(f"no finished {what} in {results}; run without --print first")
-    if len({result["data_sha256"] for result in found.values()}) > 1:
-        raise InputError(f"the {what} in {results} were made on different data; keep one folder per data set")
     return found
 
 
@@ -61,7 +60,8 @@ def in_name(split: str) -> str:
 def finished(runs: dict[str, list[str]], results: Path) -> dict[str, dict]:
     """Results of those of `runs` (name -> arguments) that `results` holds, as `run_missing` left them there.
 
-    Raises InputError for a file that was made with other arguments, or is none of ours.
+    Raises InputError for a file that was made with other arguments, or is none of ours, and for files made on
+    different data.
     """
     found = {}
     for name, arguments in runs.items():
@@ -78,7 +78,16 @@ def finished(runs: dict[str, list[str]], results: Path) -> dict[str, dict]:
                 f"{path} was made with {' '.join(made_with)}; expected {' '.join(arguments)}; "
                 "delete it to run it again, or choose another --results"
             )
+    refuse_mixed(found.values(), results)
     return found
+
+
+def refuse_mixed(of_runs: Iterable[dict], results: Path) -> None:
+    """Raise InputError for results of runs on different data."""
+    if len({result.get("data_sha256") for result in of_runs}) > 1:
+        raise InputError(
+            f"the results in {results} were made on different data; keep one folder per data set"
+        )
 
 
 def run_missing(script: str, runs: dict[str, list[str]], out: Path, results: Path) -> dict[str, dict]:
@@ -86,7 +95,8 @@ def run_missing(script: str, runs: dict[str, list[str]], out: Path, results: Pat
 
     script: file in experiments/ that takes --out and --resume and leaves a results.json. A run's folder is
     out/NAME; an interrupted one is continued there. Its results.json and its arguments become
-    results/NAME.json. Raises InputError when a run fails; what was finished before is kept.
+    results/NAME.json. Raises InputError when a run fails or was made on other data than those before it; what
+    was finished before is kept.
     """
     done = finished(runs, results)
     for name in [name for name in runs if name not in done]:
@@ -103,6 +113,7 @@ def run_missing(script: str, runs: dict[str, list[str]], out: Path, results: Pat
                 f"in {results}, the same command goes on from there"
             )
         result = json.loads((out / name / "results.json").read_text())
+        refuse_mixed([*done.values(), result], results)
         write_json(results / f"{name}.json", {"arguments": runs[name], **result})
         done = finished(runs, results)
     return {name: done[name] for name in runs}

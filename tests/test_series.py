@@ -23,7 +23,9 @@ if how == "exit-130":
     sys.exit(130)
 if how == "interrupt":
     raise KeyboardInterrupt
-(out / "results.json").write_text(json.dumps({"score": len(sys.argv), "called": sys.argv[1:]}))
+data = "other" if how == "other-data" else "same"
+result = {"data_sha256": data, "score": len(sys.argv), "called": sys.argv[1:]}
+(out / "results.json").write_text(json.dumps(result))
 """
 
 
@@ -47,6 +49,7 @@ def test_runs_are_kept_and_never_run_again(out, tmp_path, capsys):
     assert started(out) == ["b", "a"] and list(found) == ["b", "a"]
     assert found["a"] == {
         "arguments": ["--lr", "0.2", "--flip"],
+        "data_sha256": "same",
         "score": 6,
         "called": ["--lr", "0.2", "--flip", "--out", str(out / "a")],
     }
@@ -80,6 +83,13 @@ def test_a_run_that_fails_keeps_those_before_it(out, tmp_path):
         run_missing("fake.py", runs, out, tmp_path / "rows")
     assert started(out) == ["a", "b"] and list(finished(runs, tmp_path / "rows")) == ["a"]
     assert [f.name for f in (tmp_path / "rows").iterdir()] == ["a.json"]
+
+
+def test_a_run_on_other_data_is_kept_apart(out, tmp_path):
+    runs = {"a": ["-x"], "b": ["other-data"], "c": ["-x"]}
+    with pytest.raises(InputError, match="rows were made on different data; keep one folder per data set"):
+        run_missing("fake.py", runs, out, tmp_path / "rows")
+    assert started(out) == ["a", "b"] and list(finished(runs, tmp_path / "rows")) == ["a"]
 
 
 @pytest.mark.parametrize("how", ["exit-130", "interrupt"])

@@ -262,7 +262,7 @@ def test_rows_of_different_data_do_not_mix(table2, call, tmp_path):
     write_row(table2, tmp_path / "rows", 10, data_sha256="d2")
     code, _, told = call("--print", "--out", tmp_path)
     assert code == 2 and not (tmp_path / "table2.md").exists()
-    assert told.startswith(f"error: the rows in {tmp_path / 'rows'} were made on different data; keep one")
+    assert told.startswith(f"error: the results in {tmp_path / 'rows'} were made on different data; keep one")
     assert call("--print", "--rows", 10, "--out", tmp_path)[0] == 0
 
 
