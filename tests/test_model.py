@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripts import load_script
 from torch import nn
 from torch.nn import functional as F
 
 from dme.errors import InputError
-from dme.heads import ASPPHead, PSPHead, conv_enlarged
+from dme.heads import conv_enlarged
 from dme.infer import PROTOCOLS, flip_average, probabilities, run_protocol, sliding_window, whole
 from dme.model import build_model, normalise, set_classes
 from dme.unet import UNet
@@ -112,38 +113,9 @@ def test_training_agrees_with_the_full_golden_files(golden):
 
 
 def use_the_order_of_the_reference(monkeypatch) -> None:
-    """Enlarged maps are made and then convolved, which in other words is what the networks compute."""
-
-    def enlarged(x, size):
-        return F.interpolate(x, size, mode="bilinear", align_corners=False)
-
-    def unet(self, x):
-        skips = []
-        for i, stage in enumerate(self.encoder):
-            x = stage(F.max_pool2d(x, 2) if i else x)
-            skips.append(x)
-        features = [skips.pop()]
-        for up, decode in zip(reversed(self.up), reversed(self.decoder), strict=True):
-            x = decode(torch.cat([skips[-1], up(enlarged(x, skips.pop().shape[-2:]))], dim=1))
-            features.append(x)
-        return features
-
-    def psp(self, features):
-        x = features[-1]
-        pooled = [
-            conv(F.adaptive_avg_pool2d(x, k)) for k, conv in zip(self.pool_scales, self.pools, strict=True)
-        ]
-        stacked = torch.cat([x, *(enlarged(grid, x.shape[-2:]) for grid in pooled)], dim=1)
-        return self.classifier(self.dropout(self.bottleneck(stacked)))
-
-    def aspp(self, features):
-        x = features[-1]
-        average = enlarged(self.image_pool(F.adaptive_avg_pool2d(x, 1)), x.shape[-2:])
-        stacked = torch.cat([average, *(branch(x) for branch in self.branches)], dim=1)
-        return self.classifier(self.dropout(self.bottleneck(stacked)))
-
-    for kind, forward in ((UNet, unet), (PSPHead, psp), (ASPPHead, aspp)):
-        monkeypatch.setattr(kind, "forward", forward)
+    """Enlarged maps are made and then convolved; test_bench.py shows that it is the same function."""
+    for kind, plain in load_script("peers").PLAIN.items():
+        monkeypatch.setattr(kind, "forward", plain.forward)
 
 
 def test_training_agrees_closely_with_the_kernels_and_order_of_the_reference(golden):
@@ -165,21 +137,6 @@ def test_training_agrees_closely_with_the_kernels_and_order_of_the_reference(gol
         [sys.executable, "-c", script, str(golden)], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("training", [True, False])
-def test_networks_are_the_same_functions_as_in_the_order_of_the_reference(monkeypatch, head, training):
-    torch.manual_seed(0)
-    model = build_model(head=head, width=4).double().train(training)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout2d):
-            module.p = 0.0
-    x = torch.randn(2, 3, 48, 80, dtype=torch.float64)
-    ours = model.forward_with_aux(x)
-    use_the_order_of_the_reference(monkeypatch)
-    for mine, theirs in zip(ours, model.forward_with_aux(x), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("head", HEADS)
