@@ -92,7 +92,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pth", steps=60)
+    return make_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pth", steps=60, seed=4)
 
 
 @pytest.fixture
@@ -325,7 +325,7 @@ def test_the_network_is_left_ready_for_use(done, tiny):
         not torch.equal(ours, theirs)
         for ours, theirs in zip(model.parameters(), start.parameters(), strict=True)
     ]
-    assert np.mean(moved) > 0.8  # of so narrow a network some units are dead
+    assert np.mean(moved) > 0.9
     expected = {"config.json", "metrics.jsonl", "last.pt", "best-model.pt", "loss.png"}
     expected |= {"model.pt", "results.json", "figure6.png"}
     assert {f.name for f in out.iterdir() if not f.name.startswith("events.")} == expected
