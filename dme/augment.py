@@ -100,7 +100,7 @@ class TrainingSet:
     def fingerprint(self) -> str:
         """Tells whether two runs train on the same scans."""
         crc = zlib.crc32(" ".join(self.names).encode())
-        for pixels in (*self.images, *self.masks):
+        for pixels in (*self.images, *self.chosen_by):
             crc = zlib.crc32(pixels.cpu().contiguous().numpy(), crc)
         return f"{len(self.names)} scans, crc32 {crc:08x}"
 

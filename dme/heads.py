@@ -177,7 +177,7 @@ def conv_enlarged(grids: list[Tensor], kernel: Tensor, like: Tensor) -> Tensor:
     n, _, height, width = like.shape
     parts, columns = [], []
     for grid, own in zip(grids, kernel.split([grid.shape[1] for grid in grids], dim=1), strict=True):
-        taps = torch.einsum("nckl,ocyx->nykxlo", grid, own)
+        taps = torch.einsum("nckl,ocyx->nykxlo", grid, own)  # (N, 3, k, 3, l, out)
         rows = _enlarging(grid.shape[-2], height, taps)  # (H, 3k)
         shifted = rows.expand(n, -1, -1).bmm(taps.flatten(3).flatten(1, 2))  # (N, H, 3l out)
         parts.append(shifted.unflatten(2, (-1, own.shape[0])))  # (N, H, 3l, out)

@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from dme.errors import InputError
 from dme.files import atomic_path
@@ -50,6 +52,18 @@ def gather(
 def write_table(path: Path, table: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(table)
+
+
+def mean_sd(values: Sequence[float]) -> str:
+    """Cell of a table: the mean, of several values with their standard deviation; empty for none."""
+    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread}" if len(values) else ""
+
+
+def fewest_to_most(counts: Collection[int]) -> str:
+    """Cell of a table: how many runs its other cells rest on."""
+    low, high = min(counts), max(counts)
+    return f"{low}-{high}" if low < high else f"{high}"
 
 
 def in_name(split: str) -> str:

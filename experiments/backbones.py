@@ -13,7 +13,6 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from turns import in_turns
@@ -56,18 +55,17 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     pretraining, runs = {}, {}
+    for name in args.networks if "hrf" in args.starts else []:
+        backbone, head, steps = NETWORKS[name]
+        how = f"--backbone {backbone} --heads {head} --steps {steps} --amp {args.amp} --seed 0"
+        pretraining[f"pretrain-{name}"] = how.split()
     for seed in args.seeds:
         for split in args.splits:
             for name in args.networks:
-                backbone, head, steps = NETWORKS[name]
+                backbone, head, _ = NETWORKS[name]
                 for start in args.starts:
-                    weights = start
-                    if start == "hrf":
-                        how = (
-                            f"--backbone {backbone} --heads {head} --steps {steps} --amp {args.amp} --seed 0"
-                        )
-                        pretraining[f"pretrain-{name}"] = how.split()
-                        weights = args.out / f"pretrain-{name}" / f"best-{head}.pt"
+                    pretrained = args.out / f"pretrain-{name}" / f"best-{head}.pt"
+                    weights = pretrained if start == "hrf" else start
                     how = f"--recipe best --iters {STEPS} --backbone {backbone} --head {head}"
                     how += f" --weights {weights} --split {split} --amp {args.amp} --seed {seed}"
                     runs[run_name(name, start, split, seed)] = how.split()
@@ -138,20 +136,19 @@ def markdown(
         "|---" * (6 + len(columns)) + "|",
     ]
     for network in args.networks:
-        cells, seeds = [], set()
+        cells, seeds = [], []
         for split, start in columns:
             names = [run_name(network, start, split, seed) for seed in args.seeds]
             dice = [found[name]["pooled_graded"]["dice"][1] for name in names if name in found]
-            spread = f" ± {np.std(dice, ddof=1):.4f}" if len(dice) > 1 else ""
-            cells.append(f"{np.mean(dice):.4f}{spread}" if dice else "")
-            seeds.add(len(dice))
+            cells.append(series.mean_sd(dice))
+            seeds.append(len(dice))
         if not any(seeds):
             continue
         cost, made = costs[network], pretrained.get(f"pretrain-{network}")
         size = f"{cost['parameters'] / 1e6:.2f} | {cost['multiply_adds'] / 1e9:.2f}"
         minutes = f"{made['training_minutes']:.1f}" if made else ""
-        count = f"{min(seeds)}-{max(seeds)}" if len(seeds) > 1 else f"{max(seeds)}"
-        cells = [network.replace("-", ", "), size, f"{1e3 * cost['seconds']:.0f}", minutes, *cells, count]
+        cells = [network.replace("-", ", "), size, f"{1e3 * cost['seconds']:.0f}", minutes, *cells]
+        cells.append(series.fewest_to_most(seeds))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -81,7 +81,9 @@ def markdown(args: argparse.Namespace, found: dict[str, dict]) -> str:
         if own:
             eyes = ", ".join(str(eye) for eye in sorted(set(own[0]["subjects"])))
             cells = [
-                mean_sd([pooled(one, kind, of) for one in own]) for kind in COLUMNS for of in ("dice", "iou")
+                series.mean_sd([pooled(one, kind, of) for one in own])
+                for kind in COLUMNS
+                for of in ("dice", "iou")
             ]
             lines.append(f"| {split} | {eyes} | {len(own[0]['scans'])} | {' | '.join(cells)} |")
     for seed in args.seeds:
@@ -96,7 +98,9 @@ def markdown(args: argparse.Namespace, found: dict[str, dict]) -> str:
             "|---|---|---|---|---|",
         ]
         for split, own in leaky:
-            cells = [mean_sd([pooled(one, kind, "dice") for one in own]) for kind in ("study", *COLUMNS)]
+            cells = [
+                series.mean_sd([pooled(one, kind, "dice") for one in own]) for kind in ("study", *COLUMNS)
+            ]
             lines.append(f"| {split} | {len(own)} | {' | '.join(cells)} |")
     lines += ["", "Published on this set:", "", "| | protocol | fluid Dice |", "|---|---|---|"]
     lines += [f"| {who} | {how} | {dice} |" for who, how, dice in PUBLISHED]
@@ -109,11 +113,6 @@ def named(found: dict[str, dict], split: str) -> list[str]:
 
 def pooled(result: dict, kind: str, of: str) -> float:
     return float(scores(np.array(result["counts_per_scan"][kind]).sum(0))[of][1])
-
-
-def mean_sd(values: list[float]) -> str:
-    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}"
 
 
 def together(folds: list[dict]) -> list[str]:
@@ -130,9 +129,9 @@ def together(folds: list[dict]) -> list[str]:
         for name, cell in {
             "fluid Dice, pooled (95 % interval by eye)": f"{total['dice'][1]:.4f} ({low:.4f} to {high:.4f})",
             "fluid IoU, pooled": f"{total['iou'][1]:.4f}",
-            "Dice per scan, empty ones left out": mean_sd(drop_nan(strict["dice"])),
-            "IoU per scan, the same": mean_sd(drop_nan(strict["iou"])),
-            "Dice per scan, empty counting 1": mean_sd(kind["dice"]),
+            "Dice per scan, empty ones left out": series.mean_sd(drop_nan(strict["dice"])),
+            "IoU per scan, the same": series.mean_sd(drop_nan(strict["iou"])),
+            "Dice per scan, empty counting 1": series.mean_sd(kind["dice"]),
             "scans with fluid found": sensitivity,
             "scans without fluid left empty": specificity,
             **area_rows(one, folds[0]["scale_um"]),

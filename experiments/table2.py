@@ -114,7 +114,7 @@ def markdown(rows: dict[int, Row], found: dict[str, dict]) -> str:
             for value in (row.mean_dice, row.mean_iou, row.fluid_dice, row.fluid_iou)
         ]
         measured = [
-            _mean_sd([pick(result["pooled"]) for result in own])
+            series.mean_sd([pick(result["pooled"]) for result in own])
             for pick in (
                 lambda pooled: pooled["mean_dice"],
                 lambda pooled: pooled["mean_iou"],
@@ -135,11 +135,6 @@ def markdown(rows: dict[int, Row], found: dict[str, dict]) -> str:
         f"The split is by B-scan, not by eye: {leaking}, so no score here says anything about a new patient.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _mean_sd(values: list[float]) -> str:
-    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}"
 
 
 if __name__ == "__main__":

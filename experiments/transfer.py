@@ -83,15 +83,14 @@ def markdown(args: argparse.Namespace, found: dict[str, dict]) -> str:
     ]
     for steps in (STUDY_STEPS, LONG):
         for start in args.starts:
-            cells, seeds = [], set()
+            cells, seeds = [], []
             for split in args.splits:
                 histories = fluid_dice(args, found, start, split)
                 values = histories[histories[..., 0] == steps][:, 1]
-                seeds.add(len(values))
-                spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
-                cells.append(f"{values.mean():.4f}{spread}" if len(values) else "")
-            count = str(seeds.pop()) if len(seeds) == 1 else f"{min(seeds)}-{max(seeds)}"
-            lines.append(f"| {STARTS[start]} | {steps} | {' | '.join(cells)} | {count} |")
+                seeds.append(len(values))
+                cells.append(series.mean_sd(values))
+            cells.append(series.fewest_to_most(seeds))
+            lines.append(f"| {STARTS[start]} | {steps} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

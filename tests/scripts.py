@@ -33,6 +33,12 @@ def call_main(script: ModuleType, *arguments) -> int | None:
         return script.main()
 
 
+def written_table(script: ModuleType, out: Path, *arguments) -> str:
+    """The table that a script of a series leaves in `out`."""
+    call_main(script, *arguments, "--out", out)
+    return (out / f"{script.__name__}.md").read_text()
+
+
 def exit_code(script: ModuleType, *arguments) -> int:
     """Exit code of the script with these arguments."""
     with pytest.raises(SystemExit) as left:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hrffolder import make_hrf
 from PIL import Image
-from scripts import call_main, exit_code, load_script
+from scripts import call_main, exit_code, load_script, written_table
 
 import dme.series
 from dme import export
@@ -36,11 +36,7 @@ def script():
 
 @pytest.fixture
 def call(script, tmp_path):
-    def call(*words) -> str:
-        call_main(script, *words, "--out", tmp_path)
-        return (tmp_path / "backbones.md").read_text()
-
-    return call
+    return lambda *words: written_table(script, tmp_path, *words)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from scripts import call_main, exit_code, load_script
+from scripts import exit_code, load_script, written_table
 
 from dme.errors import InputError
 
@@ -51,9 +51,7 @@ def folds(tmp_path):
 
 
 def table(script, tmp_path, *more):
-    out = tmp_path / "out"
-    call_main(script, "--print", "--out", out, "--results", tmp_path / "folds", *more)
-    return (out / "crossval.md").read_text()
+    return written_table(script, tmp_path / "out", "--print", "--results", tmp_path / "folds", *more)
 
 
 def test_all_folds_together(script, folds, tmp_path):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from scripts import call_main, exit_code, load_script
+from scripts import exit_code, load_script, written_table
 
 from dme.errors import InputError
 
@@ -16,11 +16,7 @@ def script():
 
 @pytest.fixture
 def call(script, tmp_path):
-    def call(*words) -> str:
-        call_main(script, *words, "--out", tmp_path)
-        return (tmp_path / "development.md").read_text()
-
-    return call
+    return lambda *words: written_table(script, tmp_path, *words)
 
 
 def write(script, folder: Path, candidate: str, fold: int, hit: int, outside: int, data="a" * 64) -> None:

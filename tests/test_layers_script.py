@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripts import call_main, exit_code, load_script
+from scripts import exit_code, load_script, written_table
 
 from dme.errors import InputError
 
@@ -21,8 +21,7 @@ def script():
 def call(script, monkeypatch, tmp_path):
     def call(*words) -> str:
         monkeypatch.chdir(tmp_path)
-        call_main(script, *words, "--out", "out")
-        return Path("out/layers.md").read_text()
+        return written_table(script, Path("out"), *words)
 
     return call
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from scripts import call_main, exit_code, load_script
+from scripts import exit_code, load_script, written_table
 
 from dme.errors import InputError
 
@@ -18,11 +18,7 @@ def script():
 
 @pytest.fixture
 def call(script, tmp_path):
-    def call(*words) -> str:
-        call_main(script, *words, "--out", tmp_path)
-        return (tmp_path / "transfer.md").read_text()
-
-    return call
+    return lambda *words: written_table(script, tmp_path, *words)
 
 
 @pytest.fixture
