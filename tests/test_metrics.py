@@ -1,11 +1,13 @@
+import os
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from dme import ranks
 from dme.errors import InputError
 from dme.metrics import ConfusionMeter, per_scan, scores, table1_measure
 from dme.ops.confusion import INVALID, confusion_matrix
@@ -181,9 +183,10 @@ def test_all_reduce_is_nothing_without_ranks():
     assert np.array_equal(meter.matrices(), before)
 
 
-def run_rank(rank, folder):
+def run_rank(rank, folder, port):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    os.environ |= dict(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    ranks.join()
     logits, target, names = images(5)
     mine = slice(0, 2) if rank == 0 else slice(2, 5)  # unequal shares
     meter = ConfusionMeter(3)
@@ -194,11 +197,15 @@ def run_rank(rank, folder):
         meter.all_reduce()
     with pytest.raises(ValueError, match="new meter"):
         meter.update(logits, target)
-    dist.destroy_process_group()
+    ranks.leave()
+    threads = [thread.read_text() for thread in Path("/proc/self/task").glob("*/comm")]
+    assert not any("gloo" in name for name in threads)  # one alive at exit now and then aborts the process
 
 
 def test_two_ranks_equal_one(tmp_path):
-    mp.spawn(run_rank, args=(str(tmp_path),), nprocs=2)
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    mp.spawn(run_rank, args=(str(tmp_path), port), nprocs=2)
     logits, target, names = images(5)
     meter = ConfusionMeter(3)
     meter.update(logits, target, names)
