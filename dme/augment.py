@@ -14,13 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dme.bscan import IGNORE
 from dme.errors import InputError
-
-Patch = tuple[Tensor, Tensor, Tensor]  # image (C, S, S), labels uint8 (S, S), inside the frame bool (S, S)
+from dme.ops.crops import sample_crops
 
 
 @dataclass(frozen=True)
@@ -134,18 +132,17 @@ def sample_batch(
     Raises InputError when a crop is larger than its image, when sizes differ and there is no crop, and when
     `colour` meets grey images.
     """
-    patches: list[Patch] = []
-    parameters, noise_seeds = [], []
+    crops, parameters, noise_seeds = [], [], []
     for place, index in enumerate(indices):
         generator = _generator(seed, step, offset + place)
-        image, mask = data.images[index], data.masks[index]
-        check_sample(image, mask, data.masks[indices[0]], augment)
+        check_sample(data.images[index], data.masks[index], data.masks[indices[0]], augment)
         parameters.append(_draw_photometric(augment, generator))
         noise_seeds.append(int(torch.randint(1 << 62, (), generator=generator)))
-        image = image if image.ndim == 3 else image[None]
-        patches.append(_draw_patch(image, mask, data.chosen_by[index], augment, generator))
-    x, labels, inside = (torch.stack(parts) for parts in zip(*patches, strict=True))
-    x = _photometric(x.float(), inside, torch.tensor(parameters), augment)
+        crops.append(_draw_crop(data.chosen_by[index], augment, generator))
+    images, masks = ([scans[i] for i in indices] for scans in (data.images, data.masks))
+    size = (augment.crop, augment.crop) if augment.crop else masks[0].shape
+    x, labels, inside = sample_crops(images, masks, torch.tensor(crops, dtype=torch.float64), *size)
+    x = _photometric(x, inside, torch.tensor(parameters), augment)
     if augment.speckle:
         for sample, noise_seed in zip(x, noise_seeds, strict=True):
             noise = torch.Generator(x.device).manual_seed(noise_seed)
@@ -174,11 +171,9 @@ def check_sample(image: Tensor, mask: Tensor, first_mask: Tensor, augment: Augme
 # Geometry. A box is (top, left, height, width) in pixels of the scaled frame; it may reach beyond the frame.
 
 
-def _draw_patch(
-    image: Tensor, mask: Tensor, chosen_by: Tensor, augment: Augment, generator: torch.Generator
-) -> Patch:
-    """One random crop of image (C, H, W) and mask (H, W)."""
-    frame = mask.shape
+def _draw_crop(chosen_by: Tensor, augment: Augment, generator: torch.Generator) -> list[float]:
+    """A random crop of a scan with the labels `chosen_by` (H, W): one row of `sample_crops`' geometry."""
+    frame = chosen_by.shape
     out = (augment.crop, augment.crop) if augment.crop else frame
     u = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
     ratio = augment.scale[0] + u[0] * (augment.scale[1] - augment.scale[0])
@@ -203,11 +198,7 @@ def _draw_patch(
         if attempt < redraws and _is_mixed(_box_labels(chosen_by, box, step), augment.max_class_share):
             break
 
-    if angle == 0 and step == (1, 1):
-        patch = _copy(image, mask, box)
-    else:
-        patch = _warp(image, mask, box, step, angle)
-    return tuple(part.flip(-1) for part in patch) if u[4] < augment.flip else patch
+    return [top, left, *step, angle, u[4] < augment.flip]
 
 
 def _fluid_pixel(mask: Tensor, generator: torch.Generator) -> list[int] | None:
@@ -246,55 +237,6 @@ def _is_mixed(labels: Tensor, max_class_share: float) -> bool:
     counts = torch.bincount(labels.flatten(), minlength=IGNORE + 1)[:IGNORE]
     largest, total = torch.stack([counts.max(), counts.sum()]).tolist()
     return largest < max_class_share * total
-
-
-def _copy(image: Tensor, mask: Tensor, box: tuple[int, int, int, int]) -> Patch:
-    """The box by slicing; nothing is interpolated."""
-    top, left, out_h, out_w = box
-    y0, y1 = (min(max(y, 0), mask.shape[0]) for y in (top, top + out_h))
-    x0, x1 = (min(max(x, 0), mask.shape[1]) for x in (left, left + out_w))
-    patch = image.new_zeros(image.shape[0], out_h, out_w)
-    labels = mask.new_full((out_h, out_w), IGNORE)
-    inside = mask.new_zeros((out_h, out_w), dtype=torch.bool)
-    rows, columns = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
-    patch[:, rows, columns] = image[:, y0:y1, x0:x1]
-    labels[rows, columns] = mask[y0:y1, x0:x1]
-    inside[rows, columns] = True
-    return patch, labels, inside
-
-
-def _warp(
-    image: Tensor, mask: Tensor, box: tuple[int, int, int, int], step: tuple[float, float], angle: float
-) -> Patch:
-    """The box rotated about its centre, by the inverse map crop -> scaled frame -> source.
-
-    Pixel centres as in `F.interpolate(align_corners=False)`. Bilinear between the four nearest source pixels:
-    scaling down aliases a little, as OpenCV's default does.
-    """
-    (height, width), (top, left, out_h, out_w), (step_y, step_x) = mask.shape, box, step
-    cos, sin = math.cos(angle), math.sin(angle)
-    centre_y, centre_x = (top + out_h / 2) * step_y, (left + out_w / 2) * step_x
-    dy = (torch.arange(out_h, device=mask.device) + (0.5 - out_h / 2))[:, None]
-    dx = (torch.arange(out_w, device=mask.device) + (0.5 - out_w / 2))[None, :]
-    y = (cos * step_y) * dy - (sin * step_y) * dx + centre_y  # (S, S), 0..height over the source
-    x = (sin * step_x) * dy + (cos * step_x) * dx + centre_x
-    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    labels = mask[y.long().clamp_(0, height - 1), x.long().clamp_(0, width - 1)].masked_fill_(~inside, IGNORE)
-
-    # Only the source pixels under the crop's bounding box become float.
-    half_y = step_y * (abs(cos) * out_h + abs(sin) * out_w) / 2
-    half_x = step_x * (abs(sin) * out_h + abs(cos) * out_w) / 2
-    y0, y1 = _cover(centre_y - half_y, centre_y + half_y, height)
-    x0, x1 = _cover(centre_x - half_x, centre_x + half_x, width)
-    grid = torch.stack([2 * (x - x0) / (x1 - x0) - 1, 2 * (y - y0) / (y1 - y0) - 1], dim=-1)
-    source = image[None, :, y0:y1, x0:x1].float()
-    return F.grid_sample(source, grid[None], padding_mode="border", align_corners=False)[0], labels, inside
-
-
-def _cover(low: float, high: float, size: int) -> tuple[int, int]:
-    """Integer range over [low, high] with a pixel to spare, within 0..size and never empty."""
-    start = min(max(math.floor(low) - 1, 0), size - 1)
-    return start, max(min(math.ceil(high) + 1, size), start + 1)
 
 
 # Grey values and colours.

@@ -27,6 +27,7 @@ from dme.losses import get_loss
 from dme.memory import keep_freed_memory
 from dme.model import Segmenter, build_model, normalise
 from dme.ops.confusion import confusion_matrix
+from dme.ops.crops import crops_by_pytorch, sample_crops
 from dme.phantom import phantom_bscan
 from dme.recipe import OPTIMIZERS, Recipe, amp_dtype
 from dme.record import device_name, provenance, write_json
@@ -97,7 +98,7 @@ def write_png_files(cache: Cache, folder: Path) -> list[Path]:
 
 
 def bench_ops(args: argparse.Namespace) -> dict:
-    """Confusion matrices of logits, one label in twenty being ignored."""
+    """Confusion matrices of logits, one label in twenty being ignored; on a GPU crops for training, too."""
     results = {}
     torchmetrics = peers.installed("torchmetrics")
     for classes in (2, 9):
@@ -107,7 +108,20 @@ def bench_ops(args: argparse.Namespace) -> dict:
             raise RuntimeError(f"the confusion matrices of {', '.join(ways)} differ")
         results[f"{classes} classes"] = rows = in_turns(ways, args.repeats)
         report(f"ops: confusion matrix of float32 logits (8, {classes}, 512, 512)", rows)
+    if DEVICE.type == "cuda":  # the CPU has one implementation
+        results["crops"] = rows = in_turns(crop_ways(16, 320), args.repeats)
+        report("ops: 16 crops of 320 x 320, turned and scaled", rows)
     return results
+
+
+def crop_ways(batch: int, side: int) -> dict[str, Way]:
+    data = synthetic_set(batch)
+    geometry = torch.tensor([[40.0, 60.0, 1.1, 0.9, 0.1, 1.0]] * batch, dtype=torch.float64)
+    arguments = ([image[None] for image in data.images], data.masks, geometry, side, side)
+    return {
+        "dme.sample_crops": lambda: sample_crops(*arguments),
+        "PyTorch operations": lambda: crops_by_pytorch(*arguments),
+    }
 
 
 def confusion_ways(classes: int, shape: tuple[int, int, int], torchmetrics: bool) -> dict[str, Way]:

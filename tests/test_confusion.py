@@ -1,5 +1,4 @@
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kernels import interpreted, machine_code
 
 from dme.errors import InputError
 from dme.metrics import scores
@@ -203,17 +203,23 @@ def check_kernel_on_cpu():
     start = torch.full((1, 5), 2**40, dtype=torch.int64)
     counts, _ = kernel(torch.zeros(1, 2, 3, 5), torch.ones(1, 3, 5, dtype=torch.uint8), 2, start)
     assert counts[0].tolist() == [[2**40, 2**40], [2**40 + 15, 2**40]]
-    print("kernel equals reference")
 
 
 def test_triton_kernel_in_the_interpreter():
-    """In a process of its own, since Triton decides at import whether it interprets."""
     pytest.importorskip("triton")
-    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
-    env = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    code = "from test_confusion import check_kernel_on_cpu; check_kernel_on_cpu()"
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert "kernel equals reference" in done.stdout, done.stderr
+    interpreted("from test_confusion import check_kernel_on_cpu; check_kernel_on_cpu()")
+
+
+@pytest.mark.parametrize("compute_capability", [75, 80, 90])
+@pytest.mark.parametrize(("pred", "target"), [("*fp32", "*u8"), ("*bf16", "*i64"), ("*i64", "*i32")])
+def test_triton_kernel_becomes_machine_code(pred, target, compute_capability, tmp_path, monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from dme.ops.confusion_triton import _count_kernel
+
+    types = f"{pred} {target} *i64 i32 i32 i32 i32 i64 i32 i32 i32 i32 i32"
+    constants = dict(C=9, IGNORE=255, LOGITS=pred != "*i64", BLOCK=1024, BINS=128)
+    assert machine_code(_count_kernel, types, compute_capability, **constants)
 
 
 def test_triton_is_not_imported_without_a_gpu():

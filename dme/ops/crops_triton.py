@@ -1,0 +1,87 @@
+"""Triton kernel of `dme::sample_crops`. Imported on CUDA only, so that `import dme` needs no Triton."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dme.bscan import IGNORE
+from dme.ops.crops import inverse_map
+
+
+@triton.jit
+def _crops_kernel(
+    sources, maps, image, labels, inside,
+    channels, out_h, out_w,
+    IGNORE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Each program makes BLOCK pixels of one crop. sources, maps: see `sample`."""
+    sample = tl.program_id(1).to(tl.int64)
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    size = out_h * out_w
+    within = pixel < size
+
+    source = sources + 9 * sample
+    image_in = tl.load(source).to(tl.pointer_type(tl.uint8))
+    mask_in = tl.load(source + 1).to(tl.pointer_type(tl.uint8))
+    height, width = tl.load(source + 2), tl.load(source + 3)
+    image_c, image_h, image_w = tl.load(source + 4), tl.load(source + 5), tl.load(source + 6)
+    mask_h, mask_w = tl.load(source + 7), tl.load(source + 8)
+
+    of = maps + 7 * sample
+    row, column = pixel // out_w, pixel % out_w
+    column = tl.where(tl.load(of + 6) > 0, out_w - 1 - column, column)
+    dy = row.to(tl.float32) + (0.5 - out_h * 0.5)
+    dx = column.to(tl.float32) + (0.5 - out_w * 0.5)
+    y = tl.load(of) * dy + tl.load(of + 1) * dx + tl.load(of + 2)
+    x = tl.load(of + 3) * dy + tl.load(of + 4) * dx + tl.load(of + 5)
+    framed = within & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    nearest = y.to(tl.int64) * mask_h + x.to(tl.int64) * mask_w
+    label = tl.load(mask_in + nearest, mask=framed, other=IGNORE)
+    tl.store(labels + sample * size + pixel, label, mask=within)
+    tl.store(inside + sample * size + pixel, framed.to(tl.uint8), mask=within)
+
+    # The four pixels whose centres surround the point, moved onto the frame's border where it is beyond them.
+    y, x = tl.maximum(y - 0.5, 0.0), tl.maximum(x - 0.5, 0.0)
+    y, x = tl.minimum(y, (height - 1).to(tl.float32)), tl.minimum(x, (width - 1).to(tl.float32))
+    top, left = y.to(tl.int64), x.to(tl.int64)
+    fy, fx = y - top.to(tl.float32), x - left.to(tl.float32)
+    upper, lower = top * image_h, tl.minimum(top + 1, height - 1) * image_h
+    near, far = left * image_w, tl.minimum(left + 1, width - 1) * image_w
+    for channel in range(channels):
+        plane = image_in + channel * image_c
+        a = tl.load(plane + upper + near, mask=within, other=0).to(tl.float32)
+        b = tl.load(plane + upper + far, mask=within, other=0).to(tl.float32)
+        c = tl.load(plane + lower + near, mask=within, other=0).to(tl.float32)
+        d = tl.load(plane + lower + far, mask=within, other=0).to(tl.float32)
+        above, below = a + fx * (b - a), c + fx * (d - c)
+        out = image + (sample * channels + channel) * size + pixel
+        tl.store(out, above + fy * (below - above), mask=within)
+
+
+def sample(
+    images: list[Tensor],
+    masks: list[Tensor],
+    geometry: Tensor,
+    x: Tensor,
+    labels: Tensor,
+    inside: Tensor,
+    block: int = 1024,
+) -> None:
+    """Fill x, labels, inside (contiguous) as `dme.ops.crops.sample_crops` returns them, in one launch.
+
+    images: uint8 (C, H, W), any strides. block: pixels of a program, a power of two.
+    """
+    batch, channels, height, width = x.shape
+    sources, maps = [], []  # per scan: addresses, size and strides; the inverse map and whether to mirror
+    for image, mask, (*box, mirrored) in zip(images, masks, geometry.tolist(), strict=True):
+        addresses = image.data_ptr(), mask.data_ptr()
+        sources.append([*addresses, *mask.shape, *image.stride(), *mask.stride()])
+        maps.append([*inverse_map(*box, height, width), mirrored])
+    _crops_kernel[(triton.cdiv(height * width, block), batch)](
+        torch.tensor(sources).to(x.device, non_blocking=True),
+        torch.tensor(maps, dtype=torch.float32).to(x.device, non_blocking=True),
+        x, labels, inside.view(torch.uint8),
+        channels, height, width,
+        IGNORE=IGNORE, BLOCK=block, num_warps=4,
+    )  # fmt: skip
