@@ -37,6 +37,7 @@ from dme.weights import load_model
 
 DEFAULT_WEIGHTS = {"fluid": "dme-fluid", "layers": "octlayers"}
 ON_SHEET = 64  # scans on the contact sheet
+LOW = 248  # px; half the height of the scans that the networks learnt from
 
 
 def parse_args() -> argparse.Namespace:
@@ -167,6 +168,10 @@ def finish(args: argparse.Namespace, origin: dict, work: Work, notes: list[str])
     unknown = sum(row["axial_um"] is None for row in rows)
     if unknown:
         notes.append(f"scale unknown for {unknown} of {len(rows)} scans: pixels only; give it with --scale")
+        print(f"note: {notes[-1]}")
+    if low := [row["scan"] for row in rows if row["height_px"] < LOW]:
+        few = f"{len(low)} of {len(rows)} scans less than {LOW} px high ({low[0]})"
+        notes.append(f"{few}: the networks learnt from larger ones and may miss much in them")
         print(f"note: {notes[-1]}")
     if incomplete := [v for v in volumes if v["missing_bscans"]]:
         count = sum(v["missing_bscans"] for v in incomplete)

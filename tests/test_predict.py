@@ -301,6 +301,14 @@ def test_single_scans(script, tmp_path, capsys):
     assert not (out / "volumes.csv").exists()
 
 
+def test_low_scans_are_named(script, tmp_path, capsys):
+    low, high = save(tmp_path / "low.npy", picture(247)), save(tmp_path / "high.npy", picture(248))
+    _, out = script(low, high)
+    note = "1 of 2 scans less than 248 px high (low): the networks learnt from larger ones"
+    assert note in capsys.readouterr().out
+    assert any(note in kept for kept in json.loads((out / "measurements.json").read_text())["notes"])
+
+
 def test_without_scale_it_says_so(script, tmp_path, capsys):
     _, out = script(save(tmp_path / "in.npy", np.stack([picture()] * 2)))
     assert "scale unknown for 2 of 2 scans: pixels only" in capsys.readouterr().out
