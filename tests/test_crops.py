@@ -7,6 +7,7 @@ from kernels import interpreted, machine_code
 from scipy.ndimage import map_coordinates
 
 from dme.errors import InputError
+from dme.ops import needing_triton
 from dme.ops.crops import crops_by_pytorch, sample_crops
 
 GEOMETRY = torch.tensor(
@@ -128,3 +129,9 @@ def test_cuda_equals_cpu():
         there = [[part.cuda() for part in parts] for parts in (images, masks)]
         for sample in (sample_crops, crops_by_pytorch):
             equal_crops(sample(*there, GEOMETRY, 333, 217), expected)
+
+
+def test_without_triton_cuda_tensors_are_refused():
+    with pytest.raises(InputError, match="no Triton .*; CUDA tensors need it; install triton or use the CPU"):
+        with needing_triton():
+            raise ImportError("No module named 'triton'")

@@ -1,14 +1,15 @@
 """Custom operators: one schema each, a CPU implementation and a Triton kernel, imported on CUDA only."""
 
-import importlib
-from types import ModuleType
+import contextlib
+from collections.abc import Iterator
 
 from dme.errors import InputError
 
 
-def triton_module(operator: str) -> ModuleType:
-    """The module with an operator's Triton kernel. Raises InputError where Triton is not installed."""
+@contextlib.contextmanager
+def needing_triton() -> Iterator[None]:
+    """Raises InputError where the import of a Triton kernel fails."""
     try:
-        return importlib.import_module(f"dme.ops.{operator}_triton")
+        yield
     except ImportError as e:
         raise InputError(f"no Triton ({e}); CUDA tensors need it; install triton or use the CPU") from e

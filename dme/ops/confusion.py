@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dme.errors import InputError
-from dme.ops import triton_module
+from dme.ops import needing_triton
 
 MAX_CLASSES = 32
 LABEL_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
@@ -118,10 +118,12 @@ def _reject(values: Tensor, name: str, num_classes: int, ignore_index: int) -> N
 
 @_count.register_kernel("cuda")
 def _count_cuda(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    with needing_triton():
+        from dme.ops.confusion_triton import count
     # (N, C * C + 1): the last cell counts pixels out of range.
     counts = torch.zeros(len(target), num_classes**2 + 1, dtype=torch.int64, device=pred.device)
     with torch.cuda.device(pred.device):
-        triton_module("confusion").count(pred, target, num_classes, ignore_index, counts)
+        count(pred, target, num_classes, ignore_index, counts)
     return counts[:, :-1].masked_fill(counts[:, -1:] > 0, INVALID).view(-1, num_classes, num_classes)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dme.bscan import IGNORE
 from dme.errors import InputError
-from dme.ops import triton_module
+from dme.ops import needing_triton
 
 Crop = tuple[Tensor, Tensor, Tensor]  # image (C, H, W), labels uint8 (H, W), inside the frame bool (H, W)
 
@@ -136,9 +136,11 @@ def _empty(images: list[Tensor], masks: list[Tensor], height: int, width: int) -
 def _sample_cuda(
     images: list[Tensor], masks: list[Tensor], geometry: Tensor, height: int, width: int
 ) -> Crop:
+    with needing_triton():
+        from dme.ops.crops_triton import sample
     crops = _empty(images, masks, height, width)
     with torch.cuda.device(masks[0].device):
-        triton_module("crops").sample(images, masks, geometry, *crops)
+        sample(images, masks, geometry, *crops)
     return crops
 
 
