@@ -220,6 +220,9 @@ def test_triton_kernel_becomes_machine_code(pred, target, compute_capability, tm
     types = f"{pred} {target} *i64 i32 i32 i32 i32 i64 i32 i32 i32 i32 i32"
     constants = dict(C=9, IGNORE=255, LOGITS=pred != "*i64", BLOCK=1024, BINS=128)
     assert machine_code(_count_kernel, types, compute_capability, **constants)
+    constants |= dict(pred_w=1, target_w=1)  # Triton makes every 1 a constant
+    types = f"{pred} {target} *i64 i32 i32 i32 i32 i64 i32 i32 i32"
+    assert machine_code(_count_kernel, types, compute_capability, **constants)
 
 
 def test_triton_is_not_imported_without_a_gpu():

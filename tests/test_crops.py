@@ -115,8 +115,10 @@ def test_triton_kernel_becomes_machine_code(compute_capability, tmp_path, monkey
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from dme.ops.crops_triton import _crops_kernel
 
-    types = "*i64 *fp32 *fp32 *u8 *u8 i32 i32 i32"
-    assert machine_code(_crops_kernel, types, compute_capability, IGNORE=255, BLOCK=1024)
+    pointers = "*i64 *fp32 *fp32 *u8 *u8"
+    assert machine_code(_crops_kernel, f"{pointers} i32 i32 i32", compute_capability, IGNORE=255, BLOCK=1024)
+    grey = dict(channels=1, IGNORE=255, BLOCK=1024)  # Triton makes every 1 a constant
+    assert machine_code(_crops_kernel, f"{pointers} i32 i32", compute_capability, **grey)
 
 
 @pytest.mark.gpu
