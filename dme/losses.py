@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dme.bscan import IGNORE
 from dme.errors import InputError
+from dme.ops.region_sums import region_sums
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,11 +37,8 @@ def dice(logits: Tensor, target: Tensor, ignore_index: int = IGNORE, eps: float 
     so they do get a gradient; an image of nothing but ignored pixels costs 1 and gives no gradient. Use
     `ce_dice` where masks hold ignored pixels.
     """
-    p = logits.float().softmax(1)
-    t = _one_hot(target, p.shape[1])  # (N, C, H, W), all 0 where ignored
-    t = t * (target != ignore_index).unsqueeze(1)
-    overlap = (p * t).sum((1, 2, 3))
-    return (1 - 2 * overlap / (p.square().sum((1, 2, 3)) + t.square().sum((1, 2, 3)) + 2 * eps)).mean()
+    overlap, _, true, squared = region_sums(logits, target, ignore_index)[1].sum(1).unbind(1)  # each (N,)
+    return (1 - 2 * overlap / (squared + true + 2 * eps)).mean()
 
 
 def focal(
@@ -73,7 +71,7 @@ def iou_balanced(logits: Tensor, target: Tensor, ignore_index: int = IGNORE) -> 
     the batch are left out (the "present" rule of Berman et al. 2018); their false positives still cost the
     classes that are there. 0 when every pixel is ignored.
     """
-    overlap, predicted, true = _class_sums(logits, target, ignore_index)
+    overlap, predicted, true, _ = region_sums(logits, target, ignore_index)[1].sum(0).unbind(1)  # each (C,)
     return _mean_of_present(1 - overlap / (predicted + true - overlap).clamp_min(1), true)
 
 
@@ -90,9 +88,9 @@ def ce_dice(
     too, over the valid pixels of the whole batch, averaged over the classes present in the batch: an empty
     mask neither divides by zero nor asks for anything but background. 0 when every pixel is ignored.
     """
-    valid = (target != ignore_index).sum().clamp_min(1)
-    entropy = F.cross_entropy(logits.float(), target, ignore_index=ignore_index, reduction="sum") / valid
-    overlap, predicted, true = _class_sums(logits, target, ignore_index)
+    entropy, sums = region_sums(logits, target, ignore_index)
+    overlap, predicted, true, _ = sums.sum(0).unbind(1)  # each (C,)
+    entropy = entropy.sum() / true.sum().clamp_min(1)
     overlap_loss = _mean_of_present(1 - 2 * overlap / (predicted + true).clamp_min(1), true)
     return ce_weight * entropy + dice_weight * overlap_loss
 
@@ -122,14 +120,6 @@ def get_loss(spec: str) -> Loss:
 def _one_hot(target: Tensor, classes: int) -> Tensor:
     """(N, H, W) -> float32 (N, C, H, W), all zeros where the label is not 0..C-1."""
     return (target.unsqueeze(1) == torch.arange(classes, device=target.device).view(1, -1, 1, 1)).float()
-
-
-def _class_sums(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Per class, over the valid pixels of the batch: sum(p t), sum(p), sum(t), each float32 (C,)."""
-    valid = (target != ignore_index).unsqueeze(1)  # (N, 1, H, W)
-    p = logits.float().softmax(1) * valid
-    t = _one_hot(target, p.shape[1]) * valid
-    return (p * t).sum((0, 2, 3)), p.sum((0, 2, 3)), t.sum((0, 2, 3))
 
 
 def _mean_of_present(loss: Tensor, true: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from dme.augment import Augment, TrainingSet, batch_indices, sample_batch
 from dme.cache import Cache, open_cache
 from dme.errors import InputError, run
 from dme.infer import entering, folded, pad, probabilities, resize, sliding_window
-from dme.losses import get_loss
+from dme.losses import Loss, get_loss
 from dme.memory import keep_freed_memory
 from dme.model import Segmenter, build_model, normalise
 from dme.ops.confusion import confusion_matrix
@@ -98,9 +98,9 @@ def write_png_files(cache: Cache, folder: Path) -> list[Path]:
 
 
 def bench_ops(args: argparse.Namespace) -> dict:
-    """Confusion matrices of logits, one label in twenty being ignored; on a GPU crops for training, too."""
+    """Confusion matrices of logits, one label in twenty being ignored; loss and gradient; on a GPU crops."""
     results = {}
-    torchmetrics = peers.installed("torchmetrics")
+    torchmetrics, monai = (peers.installed(name) for name in ("torchmetrics", "monai"))
     for classes in (2, 9):
         ways = confusion_ways(classes, (8, 512, 512), torchmetrics)
         first, *others = (way() for way in ways.values())
@@ -108,10 +108,32 @@ def bench_ops(args: argparse.Namespace) -> dict:
             raise RuntimeError(f"the confusion matrices of {', '.join(ways)} differ")
         results[f"{classes} classes"] = rows = in_turns(ways, args.repeats)
         report(f"ops: confusion matrix of float32 logits (8, {classes}, 512, 512)", rows)
+    for shape in ((2, 2, 320, 320), (6, 9, 240, 240)):
+        ways = loss_ways(shape, monai)
+        apart = largest_difference(ways) * shape[0] * shape[2] * shape[3]  # a pixel's share is its CE's mean
+        results[f"loss, {shape[1]} classes"] = rows = in_turns(ways, args.repeats)
+        report(
+            f"ops: CE + Dice and gradient, float32 logits {shape}; pixels' gradients within {apart:.0e}", rows
+        )
     if DEVICE.type == "cuda":  # the CPU has one implementation
         results["crops"] = rows = in_turns(crop_ways(16, 320), args.repeats)
         report("ops: 16 crops of 320 x 320, turned and scaled", rows)
     return results
+
+
+def loss_ways(shape: tuple[int, int, int, int], monai: bool) -> dict[str, Way]:
+    """Each returns the gradient. No label is ignored, which MONAI's loss could not do."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(shape, generator=generator).to(DEVICE).requires_grad_()
+    target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator).to(DEVICE)
+
+    def way(loss: Loss) -> Way:
+        return lambda: torch.autograd.grad(loss(logits, target), logits)[0]
+
+    ways = {"dme.losses.ce_dice": way(get_loss("ce+dice")), "PyTorch operations": way(peers.plain_ce_dice)}
+    if monai:
+        ways["MONAI DiceCELoss"] = way(peers.monai_ce_dice())
+    return ways
 
 
 def crop_ways(batch: int, side: int) -> dict[str, Way]:

@@ -99,6 +99,21 @@ def torchmetrics_counter(num_classes: int, device: torch.device) -> Callable[[Te
     return count
 
 
+def plain_ce_dice(logits: Tensor, target: Tensor) -> Tensor:
+    """dme.losses.ce_dice as it is usually written; every label is a class."""
+    p, t = logits.softmax(1), F.one_hot(target, logits.shape[1]).movedim(-1, 1)
+    overlap, both = (p * t).sum((0, 2, 3)), (p + t).sum((0, 2, 3))
+    return F.cross_entropy(logits, target) + (1 - 2 * overlap / both).mean()
+
+
+def monai_ce_dice() -> Callable[[Tensor, Tensor], Tensor]:
+    """(logits, target) -> dme.losses.ce_dice by MONAI."""
+    from monai.losses import DiceCELoss
+
+    loss = DiceCELoss(softmax=True, to_onehot_y=True, batch=True, smooth_nr=0.0, smooth_dr=1e-9)
+    return lambda logits, target: loss(logits, target[:, None])
+
+
 def monai_window(model: nn.Module, x: Tensor) -> Tensor:
     """dme.infer.sliding_window by MONAI: the same windows in the same batches, averaged alike."""
     from monai.inferers import sliding_window_inference

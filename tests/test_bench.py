@@ -1,6 +1,7 @@
 """The benchmarks: ways that do the same work, ratios of what took turns, and what they write."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -182,11 +183,15 @@ def test_missing_peer_is_said_and_its_rows_left_out(bench, peers, monkeypatch, c
     monkeypatch.setattr(bench.in_turns, "__defaults__", (0.001,))
     ways = bench.confusion_ways
     monkeypatch.setattr(bench, "confusion_ways", lambda c, shape, peer: ways(c, (1, 16, 16), peer))
+    losses = bench.loss_ways
+    monkeypatch.setattr(bench, "loss_ways", lambda shape, peer: losses((2, shape[1], 16, 16), peer))
     call_main(bench, "ops", "--repeats", 2, "--out", tmp_path)
     said = capsys.readouterr().out
     assert "without torchmetrics, whose rows are left out; install with: " in said
     written = json.loads((tmp_path / "ops.json").read_text())
     assert list(written["2 classes"]) == ["dme.confusion_matrix", "argmax and bincount"]
+    assert list(written["loss, 9 classes"]) == ["dme.losses.ce_dice", "PyTorch operations"]
+    assert float(re.search(r"logits \(6, 9.* within (.+)", said)[1]) < 1e-4
     row = written["9 classes"]["argmax and bincount"]
     assert row["ratio_min"] <= row["ratio"] <= row["ratio_max"] and row["calls_per_turn"] >= 1
     assert {"command", "commit", "versions", "device", "cpu_count", "clock"} <= written.keys()

@@ -210,8 +210,10 @@ def test_triton_kernel_in_the_interpreter():
     interpreted("from test_confusion import check_kernel_on_cpu; check_kernel_on_cpu()")
 
 
-@pytest.mark.parametrize("compute_capability", [75, 80, 90])
-@pytest.mark.parametrize(("pred", "target"), [("*fp32", "*u8"), ("*bf16", "*i64"), ("*i64", "*i32")])
+@pytest.mark.parametrize(
+    ("pred", "target", "compute_capability"),
+    [("*fp32", "*u8", 75), ("*bf16", "*i64", 80), ("*i64", "*i32", 90)],
+)
 def test_triton_kernel_becomes_machine_code(pred, target, compute_capability, tmp_path, monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
