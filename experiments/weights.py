@@ -8,7 +8,6 @@ import torch
 from dme import weights
 from dme.errors import InputError, run
 
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="run.sh weights", description=f"{__doc__} Without arguments: list the known names."
@@ -49,8 +48,8 @@ def show_known() -> None:
         print(f"{name} ({where})")
         print(f"  network   {describe(entry['arch'])}")
         print(f"  trained   {entry['trained_on']}")
-        percent = next(v for k, v in entry["reported"].items() if k.endswith("_percent"))
-        print(f"  reported  {percent} %: {entry['reported']['what']}")
+        score, value = next(iter(entry["reported"].items()))
+        print(f"  reported  {value} {'px' if score.endswith('_px') else '%'}: {entry['reported']['what']}")
         print(f"  licence   {entry['licence']}")
         print(f"  source    {entry.get('url') or entry['file']}")
     print("download with ./run.sh weights NAME; nothing is downloaded unless asked for")
