@@ -18,6 +18,7 @@ from dme.infer import PROTOCOLS, STUDY_SIDE, entering, folded, probabilities
 from dme.layer_figures import draw_boundaries
 from dme.metrics import ConfusionMeter, scores
 from dme.model import Segmenter
+from dme.pixels import without_wedge
 
 TASKS = {  # what a network tells apart, in label order
     "fluid": ["background", "fluid"],
@@ -65,8 +66,9 @@ def training_set(
     """
     images, masks = [], []
     for i in indices:
-        scan = torch.tensor((small if size == "512" else native).images[i])
-        images.append(entering(scan, size).to(device))
+        scan = (small if size == "512" else native).images[i]
+        scan = without_wedge(scan) if "layers" in task else scan  # as dme.infer.probabilities does
+        images.append(entering(torch.tensor(scan), size).to(device))
         mask = labels(small, native, i, task, size)
         if ungraded == "ignore":
             graded = torch.from_numpy(native.graded(i))[None, None, None].float()

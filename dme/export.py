@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as tracing
 
 from dme.infer import SIZES, SLIDE_STRIDE, WINDOW, whole
+from dme.layers import CLASSES
 from dme.model import Segmenter, normalise
 from dme.phantom import phantom_bscan
 
@@ -54,6 +55,7 @@ def describe(model: Segmenter) -> dict:
         "input": "image: float32 (batch, channels, height, width), grey values 0..255; normalised inside",
         "output": "probabilities: float32 (batch, classes, height, width); the whole image in one pass",
         "as_in_dme": f"A scan enters as: {SIZES.get(size, 'pixels of the scale it was trained with')}."
+        + " Saturated wedges at its top and bottom are dark then." * (CLASSES[0] in model.classes)
         + slides * (size == "512")
         + " log(probabilities) are resized to the scan (bilinear, half-pixel centres); then comes softmax.",
         "preprocess": model.preprocess,

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
 
 from dme.blocks import ConvBN
+from dme.layers import CLASSES
 from dme.model import Segmenter, normalise
+from dme.pixels import without_wedge
 from dme.unet import STRIDE
 
 # side to which a 256 x 256 scan is enlarged before the sliding window
@@ -150,9 +152,11 @@ def probabilities(model: Segmenter, image: Tensor, flip: bool = False) -> Tensor
 
     The scan enters at the size the network was trained with, `model.preprocess["size"]` (see SIZES): of "512"
     a window of 256 slides over it with stride 170, as in the study, else it enters as a whole. flip: average
-    with the mirrored scan.
+    with the mirrored scan. Networks that find layers see saturated wedges dark: their edges pass for layers.
     """
     size = model.preprocess["size"]
+    if CLASSES[0] in model.classes:
+        image = torch.from_numpy(without_wedge(image.cpu().numpy())).to(image.device)
     x = normalise(entering(image, size)[None], model.preprocess)
     logits = sliding_window if size == "512" else whole
 

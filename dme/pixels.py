@@ -126,3 +126,11 @@ def saturated_wedge(image: np.ndarray) -> np.ndarray:
     regions, _ = ndimage.label(image == 255)
     border = np.unique(regions[[0, -1]])
     return np.isin(regions, border[border > 0])
+
+
+def without_wedge(image: np.ndarray) -> np.ndarray:
+    """The image, uint8 (H, W), its saturated wedge as dark as the lower quartile of the rest."""
+    wedge = saturated_wedge(image)
+    if wedge.all() or not wedge.any():
+        return image
+    return np.where(wedge, np.percentile(image[~wedge], 25), image).astype(np.uint8)

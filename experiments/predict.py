@@ -33,10 +33,12 @@ from dme.record import provenance, write_json
 from dme.report import STRIP, contact_sheet
 from dme.results import FILES, FINDS, caption, scales_text, write_csv, write_page, write_tables
 from dme.stream import FOLDERS, Work
+from dme.thickness import FLUID_COLUMNS
 from dme.weights import load_model
 
 DEFAULT_WEIGHTS = {"fluid": "dme-fluid", "layers": "octlayers"}
 ON_SHEET = 64  # scans on the contact sheet
+OUTSIDE = FLUID_COLUMNS["px"][0], FLUID_COLUMNS["px"][-1]
 LOW = 248  # px; half the height of the scans that the networks learnt from
 
 
@@ -173,6 +175,14 @@ def finish(args: argparse.Namespace, origin: dict, work: Work, notes: list[str])
         few = f"{len(low)} of {len(rows)} scans less than {LOW} px high ({low[0]})"
         notes.append(f"{few}: the networks learnt from larger ones and may miss much in them")
         print(f"note: {notes[-1]}")
+    if args.task == "both":
+        outside = {row["scan"]: row[OUTSIDE[0]] + row[OUTSIDE[1]] for row in rows}
+        if px := sum(outside.values()):
+            share = (
+                f"{px} of {sum(row['fluid_px'] for row in rows)} px of fluid lie above or below the retina"
+            )
+            notes.append(f"{share}, most in {max(outside, key=outside.get)}: there the boundaries are wrong")
+            print(f"note: {notes[-1]}")
     if incomplete := [v for v in volumes if v["missing_bscans"]]:
         count = sum(v["missing_bscans"] for v in incomplete)
         notes.append(f"{count} B-scans missing within volumes: interpolated between their neighbours")

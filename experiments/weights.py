@@ -8,6 +8,7 @@ import torch
 from dme import weights
 from dme.errors import InputError, run
 
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="run.sh weights", description=f"{__doc__} Without arguments: list the known names."

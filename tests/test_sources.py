@@ -14,7 +14,14 @@ from PIL import Image
 
 from dme import phantom
 from dme.errors import InputError
-from dme.pixels import mask_lookup, read_grey, repair_boundaries, saturated_wedge, to_grey_uint8
+from dme.pixels import (
+    mask_lookup,
+    read_grey,
+    repair_boundaries,
+    saturated_wedge,
+    to_grey_uint8,
+    without_wedge,
+)
 from dme.sources import DUKE_ANNOTATED, DUKE_SCALE_UM, open_source
 
 RNG = np.random.default_rng(0)
@@ -642,3 +649,13 @@ def test_real_layers_are_repaired(real_data):
         np.testing.assert_array_equal(scan.layers[:, sound], stored[:, sound])
         assert np.abs(scan.layers - stored).max() <= 3
     assert any("16 of 70 files" in note for note in source.notes)
+
+
+def test_without_wedge_it_is_as_dark_as_the_lower_quartile():
+    image = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    assert without_wedge(image) is image
+    image[0] = 255
+    filled = without_wedge(image)
+    assert filled.dtype == np.uint8 and (filled[0] == 8).all() and (filled[1:] == image[1:]).all()
+    white = np.full((3, 3), 255, np.uint8)
+    assert (without_wedge(white) == white).all()  # there is nothing else
