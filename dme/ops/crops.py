@@ -42,7 +42,7 @@ def _check(images: list[Tensor], masks: list[Tensor], geometry: Tensor) -> None:
     for image, mask in zip(images, masks, strict=True):
         if image.dtype != torch.uint8 or mask.dtype != torch.uint8:
             raise InputError(f"found an image of {image.dtype} and a mask of {mask.dtype}; wanted uint8")
-        if mask.ndim != 2 or image.shape[-2:] != mask.shape or len(image.shape) not in (2, 3):
+        if mask.ndim != 2 or image.shape[-2:] != mask.shape or image.ndim not in (2, 3):
             found = f"found an image {tuple(image.shape)} and its mask {tuple(mask.shape)}"
             raise InputError(f"{found}; wanted (H, W) or (C, H, W), and (H, W)")
 

@@ -33,7 +33,7 @@ def region_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> tupl
 
 def sums_by_pytorch(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """The definition, which autograd can follow."""
-    logits = logits.to(_dtype(logits))
+    logits = logits.to(sums_dtype(logits))
     classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
     valid = (target != ignore_index)[:, None]
     p, t = logits.softmax(1), ((target[:, None] == classes) & valid).to(logits.dtype)
@@ -68,8 +68,8 @@ def _known_and_place(target: Tensor, ignore_index: int, sums: Tensor) -> tuple[T
 
 def _sums_of_two(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Of two classes the difference of the logits says everything: half the work."""
-    dtype = _dtype(logits)
-    valid, t = _valid(target, ignore_index, dtype)[:, 0], _second(target, ignore_index, dtype)
+    dtype = sums_dtype(logits)
+    valid, t = _valid_and_second(target, ignore_index, dtype)
     p = logits[:, 1].to(dtype) - logits[:, 0].to(dtype)
     entropy = (F.softplus(p).mul_(valid) - p * t).sum((1, 2))
     p.sigmoid_()  # probability of the second class
@@ -80,23 +80,18 @@ def _sums_of_two(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Ten
     return entropy, torch.stack([first, torch.stack([overlap, predicted, true, squared], -1)], 1)
 
 
-def _valid(target: Tensor, ignore_index: int, dtype: torch.dtype) -> Tensor:
-    """(N, 1, H, W) of 0 and 1."""
-    return (target != ignore_index)[:, None].to(dtype)
+def _valid_and_second(target: Tensor, ignore_index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(N, H, W): 0 where the label is ignored, else 1; t of the second class."""
+    return (target != ignore_index).to(dtype), (target == 1).to(dtype).mul_(ignore_index != 1)
 
 
-def _second(target: Tensor, ignore_index: int, dtype: torch.dtype) -> Tensor:
-    """(N, H, W): t of the second class."""
-    return (target == 1).to(dtype).mul_(ignore_index != 1)
-
-
-def _dtype(logits: Tensor) -> torch.dtype:
+def sums_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def _empty(logits: Tensor) -> tuple[Tensor, Tensor]:
     n, classes, *_ = logits.shape
-    dtype = _dtype(logits)
+    dtype = sums_dtype(logits)
     return logits.new_empty(n, dtype=dtype), logits.new_empty(n, classes, 4, dtype=dtype)
 
 
@@ -128,7 +123,7 @@ def _gradient_of_two(
     logits: Tensor, target: Tensor, ignore_index: int, of_entropy: Tensor, of_sums: Tensor
 ) -> Tensor:
     dtype = of_sums.dtype
-    valid, t = _valid(target, ignore_index, dtype)[:, 0], _second(target, ignore_index, dtype)
+    valid, t = _valid_and_second(target, ignore_index, dtype)
     overlap, predicted, _, squared = of_sums[..., None, None, :].unbind(-1)  # (N, 2, 1, 1)
     p = (logits[:, 1].to(dtype) - logits[:, 0].to(dtype)).sigmoid_()
     # along p, the probability of the second class; that of the first is 1 - p

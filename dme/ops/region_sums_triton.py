@@ -5,10 +5,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dme.ops.region_sums import sums_dtype
+
+FLOATS = {torch.float32: tl.float32, torch.float64: tl.float64}
+
 
 @triton.jit
-def _softmax_of(z, n, row, column, inside, z_n, z_c, z_h, z_w, C: tl.constexpr, FLOAT: tl.constexpr):
-    """Address of the first class, and of each pixel the largest logit and the sum of exponentials."""
+def _read(
+    z, target, n, pixel, inside, width,
+    z_n, z_c, z_h, z_w, t_n, t_h, t_w,
+    C: tl.constexpr, IGNORE: tl.constexpr, FLOAT: tl.constexpr,
+):  # fmt: skip
+    """Of pixels: address of the first logit, largest logit, sum of exponentials, label, whether it counts."""
+    row, column = pixel // width, pixel % width
     first = z + n * z_n + row * z_h + column * z_w
     channel = first
     largest = tl.load(channel, mask=inside, other=0).to(FLOAT)
@@ -20,7 +29,8 @@ def _softmax_of(z, n, row, column, inside, z_n, z_c, z_h, z_w, C: tl.constexpr, 
     for _ in tl.static_range(C):
         total += tl.exp(tl.load(channel, mask=inside, other=0).to(FLOAT) - largest)
         channel += z_c
-    return first, largest, total
+    label = tl.load(target + n * t_n + row * t_h + column * t_w, mask=inside, other=IGNORE).to(tl.int64)
+    return first, largest, total, label, inside & (label != IGNORE)
 
 
 @triton.jit
@@ -34,10 +44,9 @@ def _sums_kernel(
     tile, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     pixel = tile * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
-    row, column = pixel // width, pixel % width
-    channel, largest, total = _softmax_of(z, n, row, column, inside, z_n, z_c, z_h, z_w, C, FLOAT)
-    label = tl.load(target + n * t_n + row * t_h + column * t_w, mask=inside, other=IGNORE).to(tl.int64)
-    valid = inside & (label != IGNORE)
+    channel, largest, total, label, valid = _read(
+        z, target, n, pixel, inside, width, z_n, z_c, z_h, z_w, t_n, t_h, t_w, C, IGNORE, FLOAT
+    )
 
     lost = tl.zeros_like(largest)
     out = sums + (n * tiles + tile) * (C * 4)
@@ -55,6 +64,13 @@ def _sums_kernel(
 
 
 @triton.jit
+def _along_p(p, given, hit, valid):
+    """Gradient along the probability p of a class. given: address of those in its four sums."""
+    of_p = tl.where(hit, tl.load(given), 0.0) + tl.where(valid, tl.load(given + 1), 0.0)
+    return of_p + 2 * tl.load(given + 3) * p
+
+
+@triton.jit
 def _gradient_kernel(
     z, target, of_entropy, of_sums, gradient,
     width, pixels,
@@ -65,10 +81,9 @@ def _gradient_kernel(
     tile, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     pixel = tile * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
-    row, column = pixel // width, pixel % width
-    first, largest, total = _softmax_of(z, n, row, column, inside, z_n, z_c, z_h, z_w, C, FLOAT)
-    label = tl.load(target + n * t_n + row * t_h + column * t_w, mask=inside, other=IGNORE).to(tl.int64)
-    valid = inside & (label != IGNORE)
+    first, largest, total, label, valid = _read(
+        z, target, n, pixel, inside, width, z_n, z_c, z_h, z_w, t_n, t_h, t_w, C, IGNORE, FLOAT
+    )
 
     given = of_sums + n * (C * 4)
     mean = tl.zeros_like(largest)  # of the gradient along p, weighted with p
@@ -76,19 +91,16 @@ def _gradient_kernel(
     for c in tl.static_range(C):
         p = tl.exp(tl.load(channel, mask=inside, other=0).to(FLOAT) - largest) / total
         channel += z_c
-        of_p = tl.where(valid & (label == c), tl.load(given + 4 * c), 0.0)
-        of_p += tl.where(valid, tl.load(given + 4 * c + 1), 0.0) + 2 * tl.load(given + 4 * c + 3) * p
-        mean += of_p * p
+        mean += _along_p(p, given + 4 * c, valid & (label == c), valid) * p
 
     of_loss = tl.load(of_entropy + n)
     channel = first
-    out = gradient + n * g_n + row * g_h + column * g_w
+    out = gradient + n * g_n + (pixel // width) * g_h + (pixel % width) * g_w
     for c in tl.static_range(C):
         p = tl.exp(tl.load(channel, mask=inside, other=0).to(FLOAT) - largest) / total
         channel += z_c
         hit = valid & (label == c)
-        of_p = tl.where(hit, tl.load(given + 4 * c), 0.0)
-        of_p += tl.where(valid, tl.load(given + 4 * c + 1), 0.0) + 2 * tl.load(given + 4 * c + 3) * p
+        of_p = _along_p(p, given + 4 * c, hit, valid)
         of_z = p * (of_p - mean) + of_loss * (tl.where(valid, p, 0.0) - tl.where(hit, 1.0, 0.0))
         tl.store(out, of_z, mask=inside)
         out += g_c
@@ -100,7 +112,7 @@ def add_up(logits: Tensor, target: Tensor, ignore_index: int, block: int = 1024)
     Every program leaves its own sums, which are then added in a fixed order: the same result every time.
     """
     n, classes, height, width = logits.shape
-    kind, tiles = _kind(logits), triton.cdiv(height * width, block)
+    kind, tiles = sums_dtype(logits), triton.cdiv(height * width, block)
     entropy = logits.new_empty(n, tiles, dtype=kind)
     sums = logits.new_empty(n, tiles, classes, 4, dtype=kind)
     if logits.numel():
@@ -124,13 +136,6 @@ def differentiate(
             logits, target, of_entropy.contiguous(), of_sums.contiguous(), gradient,
             width, height * width,
             *logits.stride(), *target.stride(), *gradient.stride(),
-            C=classes, IGNORE=ignore_index, FLOAT=FLOATS[_kind(logits)], BLOCK=block, num_warps=4,
+            C=classes, IGNORE=ignore_index, FLOAT=FLOATS[sums_dtype(logits)], BLOCK=block, num_warps=4,
         )  # fmt: skip
     return gradient
-
-
-FLOATS = {torch.float32: tl.float32, torch.float64: tl.float64}
-
-
-def _kind(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
