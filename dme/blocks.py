@@ -2,8 +2,11 @@
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from dme.ops.depthwise import convolve, depthwise_conv
 
 
 class ConvBN(nn.Sequential):
@@ -34,6 +37,17 @@ class ConvBN(nn.Sequential):
         super().__init__(layers)
 
 
+class DepthwiseConv2d(nn.Conv2d):
+    """Every channel by itself; at stride 1 on a CPU faster than PyTorch's, see `dme.ops.depthwise`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cpu or self.stride != (1, 1):
+            return super().forward(x)
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            return depthwise_conv(x, self.weight, self.dilation[0])
+        return convolve(x, self.weight, self.dilation[0], self.bias)
+
+
 class SqueezeExcitation(nn.Module):
     """Every channel times a factor 0..1 computed from the averages of all (Hu et al. 2018)."""
 
@@ -53,7 +67,7 @@ class InvertedResidual(nn.Sequential):
 
     No expansion where the input has `between` channels already. attention: squeeze-and-excitation after the
     depthwise convolution. The input is added where its shape is the output's. Sandler et al. 2018, Howard et
-    al. 2019. options: of its ConvBN, `convolution` applying to the depthwise one alone.
+    al. 2019. convolution: the depthwise one. options: of all its ConvBN.
     """
 
     def __init__(
@@ -66,7 +80,7 @@ class InvertedResidual(nn.Sequential):
         stride: int = 1,
         dilation: int = 1,
         attention: bool = False,
-        convolution: type[nn.Conv2d] = nn.Conv2d,
+        convolution: type[nn.Conv2d] = DepthwiseConv2d,
         **options,
     ):
         layers = OrderedDict()

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dme.blocks import ConvBN, InvertedResidual, divisible
+from dme.blocks import ConvBN, DepthwiseConv2d, InvertedResidual, divisible
 
 EPS = 1e-3  # of batch norm, here and in the head
 STEM = 16  # channels of the first convolution
@@ -92,7 +92,7 @@ class MobileNetV3(nn.Module):
                     attention=attention,
                     activation=activation,
                     eps=EPS,
-                    convolution=SameConv2d if stride == 2 else nn.Conv2d,
+                    convolution=SameConv2d if stride == 2 else DepthwiseConv2d,
                 )
             )
             before = divisible(after * width)

@@ -28,11 +28,11 @@ from dme.record import provenance, write_json
 # backbone, head, and steps of pretraining: a quarter of an hour on one CPU thread with --amp bf16
 NETWORKS = {
     "unet-psp": ("unet", "psp", 1200),
-    "mobilenet_v2-fcn": ("mobilenet_v2", "fcn", 590),
-    "mobilenet_v2-psp": ("mobilenet_v2", "psp", 740),
-    "mobilenet_v2-deeplabv3": ("mobilenet_v2", "deeplabv3", 460),
-    "mobilenet_v3_large-lraspp": ("mobilenet_v3_large", "lraspp", 520),
-    "mobilenet_v3_small-lraspp": ("mobilenet_v3_small", "lraspp", 990),
+    "mobilenet_v2-fcn": ("mobilenet_v2", "fcn", 560),
+    "mobilenet_v2-psp": ("mobilenet_v2", "psp", 780),
+    "mobilenet_v2-deeplabv3": ("mobilenet_v2", "deeplabv3", 350),
+    "mobilenet_v3_large-lraspp": ("mobilenet_v3_large", "lraspp", 970),
+    "mobilenet_v3_small-lraspp": ("mobilenet_v3_small", "lraspp", 1530),
 }
 STARTS = {"none": "nothing", "hrf": "vessels (HRF)"}
 SPLITS = ["paper", "subject:4/5"]

@@ -10,12 +10,14 @@ import copy
 import os
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import peers
 import torch
 from PIL import Image
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from turns import DEVICE, Laps, Way, clock, in_turns, report, report_limits, with_limits
 
@@ -28,6 +30,7 @@ from dme.memory import keep_freed_memory
 from dme.model import Segmenter, build_model, normalise
 from dme.ops.confusion import confusion_matrix
 from dme.ops.crops import crops_by_pytorch, sample_crops
+from dme.ops.depthwise import depthwise_conv
 from dme.phantom import phantom_bscan
 from dme.recipe import OPTIMIZERS, Recipe, amp_dtype
 from dme.record import device_name, provenance, write_json
@@ -115,6 +118,11 @@ def bench_ops(args: argparse.Namespace) -> dict:
         report(
             f"ops: CE + Dice and gradient, float32 logits {shape}; pixels' gradients within {apart:.0e}", rows
         )
+    if DEVICE.type == "cpu":  # cuDNN needs no help
+        for kernel, dilation in ((3, 2), (5, 4)):
+            what = f"depthwise {kernel} x {kernel} convolution, dilation {dilation}"
+            results[what] = rows = in_turns(depthwise_ways(kernel, dilation, (4, 672, 32, 48)), args.repeats)
+            report(f"ops: {what}, of (4, 672, 32, 48), and its gradients", rows)
     if DEVICE.type == "cuda":  # the CPU has one implementation
         results["crops"] = rows = in_turns(crop_ways(16, 320), args.repeats)
         report("ops: 16 crops of 320 x 320, turned and scaled", rows)
@@ -134,6 +142,29 @@ def loss_ways(shape: tuple[int, int, int, int], monai: bool) -> dict[str, Way]:
     if monai:
         ways["MONAI DiceCELoss"] = way(peers.monai_ce_dice())
     return ways
+
+
+def depthwise_ways(kernel: int, dilation: int, shape: tuple[int, int, int, int]) -> dict[str, Way]:
+    """Forward and back, channels last as in training; those of PyTorch in bfloat16 can be wrong."""
+    generator = torch.Generator().manual_seed(0)
+    ways: dict[str, Way] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(shape, generator=generator).to(dtype, memory_format=torch.channels_last)
+        weight = torch.randn(shape[1], 1, kernel, kernel, generator=generator).to(dtype)
+        leaves = x.requires_grad_(), weight.requires_grad_()
+        reach, name = dilation * (kernel // 2), str(dtype).removeprefix("torch.")
+        peer = partial(F.conv2d, padding=reach, dilation=dilation, groups=shape[1])
+        for who, convolution in (
+            ("dme.depthwise_conv", partial(depthwise_conv, dilation=dilation)),
+            ("F.conv2d", peer),
+        ):
+            ways[f"{who}, {name}"] = partial(_there_and_back, convolution, *leaves)
+    return ways
+
+
+def _there_and_back(convolution: Way, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    y = convolution(x, weight)
+    return torch.autograd.grad(y, (x, weight), y.detach())[1]
 
 
 def crop_ways(batch: int, side: int) -> dict[str, Way]:
