@@ -9,12 +9,12 @@ import functools
 import math
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dme.bscan import IGNORE
 from dme.errors import InputError
+from dme.ops.focal import focal_sums
 from dme.ops.region_sums import region_sums
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -49,14 +49,7 @@ def focal(
     As OpenMMLab computes it: ignored pixels add nothing but count in the denominator. 0 when every pixel is
     ignored.
     """
-    z = logits.float()
-    t = _one_hot(target, z.shape[1])
-    signed = z * (
-        1 - 2 * t
-    )  # the logit of being wrong: 1 - p_t = sigmoid(signed), -log p_t = softplus(signed)
-    weight = alpha * t + (1 - alpha) * (1 - t)
-    loss = weight * signed.sigmoid().pow(gamma) * F.softplus(signed)  # (N, C, H, W)
-    return (loss * (target != ignore_index).unsqueeze(1)).mean()
+    return focal_sums(logits, target, ignore_index, gamma, alpha).sum() / logits.numel()
 
 
 def iou_balanced(logits: Tensor, target: Tensor, ignore_index: int = IGNORE) -> Tensor:
@@ -115,11 +108,6 @@ def get_loss(spec: str) -> Loss:
     if not (ce_weight >= 0 and dice_weight >= 0 and 0 < total < math.inf):
         raise InputError(f"loss {spec!r}: expected two finite weights >= 0 that are not both 0")
     return functools.partial(ce_dice, ce_weight=ce_weight, dice_weight=dice_weight)
-
-
-def _one_hot(target: Tensor, classes: int) -> Tensor:
-    """(N, H, W) -> float32 (N, C, H, W), all zeros where the label is not 0..C-1."""
-    return (target.unsqueeze(1) == torch.arange(classes, device=target.device).view(1, -1, 1, 1)).float()
 
 
 def _mean_of_present(loss: Tensor, true: Tensor) -> Tensor:

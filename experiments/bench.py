@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from turns import DEVICE, Laps, Way, clock, in_turns, report, report_limits, with_limits
+from turns import DEVICE, Laps, Way, add_peaks, clock, in_turns, report, report_limits, with_limits
 
 from dme.augment import Augment, TrainingSet, batch_indices, sample_batch
 from dme.cache import Cache, open_cache
@@ -101,36 +101,40 @@ def write_png_files(cache: Cache, folder: Path) -> list[Path]:
 
 
 def bench_ops(args: argparse.Namespace) -> dict:
-    """Confusion matrices of logits, one label in twenty being ignored; loss and gradient; on a GPU crops."""
+    """Confusion matrices, one label in twenty ignored; losses; convolutions on a CPU, crops on a GPU."""
     results = {}
+
+    def compare(name: str, ways: dict[str, Way], told: str) -> None:
+        results[name] = rows = in_turns(ways, args.repeats)
+        add_peaks(ways, rows)
+        report(f"ops: {told}", rows)
+
     torchmetrics, monai = (peers.installed(name) for name in ("torchmetrics", "monai"))
     for classes in (2, 9):
         ways = confusion_ways(classes, (8, 512, 512), torchmetrics)
         first, *others = (way() for way in ways.values())
         if any((first != other).any() for other in others):
             raise RuntimeError(f"the confusion matrices of {', '.join(ways)} differ")
-        results[f"{classes} classes"] = rows = in_turns(ways, args.repeats)
-        report(f"ops: confusion matrix of float32 logits (8, {classes}, 512, 512)", rows)
+        shape = f"(8, {classes}, 512, 512)"
+        compare(f"{classes} classes", ways, f"confusion matrix of float32 logits {shape}")
     for shape in ((2, 2, 320, 320), (6, 9, 240, 240)):
-        ways = loss_ways(shape, monai)
-        apart = largest_difference(ways) * shape[0] * shape[2] * shape[3]  # a pixel's share is its CE's mean
-        results[f"loss, {shape[1]} classes"] = rows = in_turns(ways, args.repeats)
-        report(
-            f"ops: CE + Dice and gradient, float32 logits {shape}; pixels' gradients within {apart:.0e}", rows
-        )
-    if DEVICE.type == "cpu":  # cuDNN needs no help
+        for loss, ways in loss_ways(shape, monai).items():
+            apart = largest_difference(ways) * shape[0] * shape[2] * shape[3]  # of a pixel's mean loss
+            told = f"{loss} and gradient, float32 logits {shape}; pixels' gradients within {apart:.0e}"
+            compare(f"{loss}, {shape[1]} classes", ways, told)
+    if DEVICE.type == "cpu":  # on a GPU cuDNN needs no help
+        shape = (4, 672, 32, 48)
         for kernel, dilation in ((3, 2), (5, 4)):
-            what = f"depthwise {kernel} x {kernel} convolution, dilation {dilation}"
-            results[what] = rows = in_turns(depthwise_ways(kernel, dilation, (4, 672, 32, 48)), args.repeats)
-            report(f"ops: {what}, of (4, 672, 32, 48), and its gradients", rows)
-    if DEVICE.type == "cuda":  # the CPU has one implementation
-        results["crops"] = rows = in_turns(crop_ways(16, 320), args.repeats)
-        report("ops: 16 crops of 320 x 320, turned and scaled", rows)
+            name = f"depthwise {kernel} x {kernel}, dilation {dilation}"
+            ways = depthwise_ways(kernel, dilation, shape)
+            compare(name, ways, f"convolution of {shape} and its gradients, {name}")
+    else:  # a CPU has one implementation
+        compare("crops", crop_ways(16, 320), "16 crops of 320 x 320, turned and scaled")
     return results
 
 
-def loss_ways(shape: tuple[int, int, int, int], monai: bool) -> dict[str, Way]:
-    """Each returns the gradient. No label is ignored, which MONAI's loss could not do."""
+def loss_ways(shape: tuple[int, int, int, int], monai: bool) -> dict[str, dict[str, Way]]:
+    """By loss. Each way returns the gradient. No label is ignored, which MONAI's loss could not do."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(shape, generator=generator).to(DEVICE).requires_grad_()
     target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator).to(DEVICE)
@@ -138,10 +142,12 @@ def loss_ways(shape: tuple[int, int, int, int], monai: bool) -> dict[str, Way]:
     def way(loss: Loss) -> Way:
         return lambda: torch.autograd.grad(loss(logits, target), logits)[0]
 
-    ways = {"dme.losses.ce_dice": way(get_loss("ce+dice")), "PyTorch operations": way(peers.plain_ce_dice)}
+    ce_dice = {"dme.losses.ce_dice": get_loss("ce+dice"), "PyTorch operations": peers.plain_ce_dice}
     if monai:
-        ways["MONAI DiceCELoss"] = way(peers.monai_ce_dice())
-    return ways
+        ce_dice["MONAI DiceCELoss"] = peers.monai_ce_dice()
+    focal = {"dme.losses.focal": get_loss("focal"), "PyTorch operations": peers.plain_focal}
+    losses = {"CE + Dice": ce_dice, "focal loss": focal}
+    return {loss: {name: way(of) for name, of in ways.items()} for loss, ways in losses.items()}
 
 
 def depthwise_ways(kernel: int, dilation: int, shape: tuple[int, int, int, int]) -> dict[str, Way]:
@@ -208,11 +214,7 @@ def bench_train(args: argparse.Namespace) -> dict:
     with FlopCounterMode(display=False) as counter:
         peer()
     rows, limits = with_limits(ways, args.repeats)
-    if DEVICE.type == "cuda":
-        for name, step in ways.items():
-            torch.cuda.reset_peak_memory_stats()
-            step()
-            rows[name]["peak_bytes"] = torch.cuda.max_memory_allocated()
+    add_peaks(ways, rows)
     what = f"UNet of width {args.width} with PSP head, batch {args.batch}, crop {args.crop}"
     report(f"train: one step of a {what}", rows)
     print("ms of a step by phase, and the share of what is not the network")

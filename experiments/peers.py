@@ -106,6 +106,14 @@ def plain_ce_dice(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits, target) + (1 - 2 * overlap / both).mean()
 
 
+def plain_focal(logits: Tensor, target: Tensor) -> Tensor:
+    """dme.losses.focal as it is usually written; every label is a class."""
+    t = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(logits)
+    p = logits.sigmoid()
+    missed = (1 - p) * t + p * (1 - t)
+    return (0.5 * missed**2 * F.binary_cross_entropy_with_logits(logits, t, reduction="none")).mean()
+
+
 def monai_ce_dice() -> Callable[[Tensor, Tensor], Tensor]:
     """(logits, target) -> dme.losses.ce_dice by MONAI."""
     from monai.losses import DiceCELoss

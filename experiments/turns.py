@@ -1,12 +1,15 @@
 """Ways to do the same work, timed in turns, and the limits of the machine they run on."""
 
+import itertools
 import math
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 Way = Callable[[], object]
@@ -93,6 +96,35 @@ def _turn(way: Way, calls: int) -> tuple[float, list]:
     return spent / calls, results
 
 
+def add_peaks(ways: dict[str, Way], rows: dict[str, dict]) -> None:
+    """Add to each row what one call holds at most beyond what was held before: peak_bytes.
+
+    Of the GPU's memory; on a CPU of what PyTorch and NumPy allocate.
+    """
+    for name, way in ways.items():
+        rows[name]["peak_bytes"] = _peak_of_gpu(way) if DEVICE.type == "cuda" else _peak_of_cpu(way)
+
+
+def _peak_of_gpu(way: Way) -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    way()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _peak_of_cpu(way: Way) -> int:
+    tracemalloc.start()  # NumPy tells it, PyTorch its own profiler
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        way()
+    by_numpy = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    return by_numpy + max(held, default=0)
+
+
 def with_limits(ways: dict[str, Way], repeats: int) -> tuple[dict[str, dict], dict[str, float]]:
     """in_turns, and what PyTorch reaches on this machine in the same rounds, per second.
 
@@ -123,12 +155,14 @@ def with_limits(ways: dict[str, Way], repeats: int) -> tuple[dict[str, dict], di
 
 
 def report(title: str, rows: dict[str, dict]) -> None:
-    """Print one row per way, the ratio first."""
-    print(f"\n{title}\n   ratio  (min .. max)   median ms  (min .. max)")
+    """Print one row per way, the ratio first; memory where `add_peaks` measured it."""
+    peaks = all("peak_bytes" in row for row in rows.values())
+    print(f"\n{title}\n   ratio  (min .. max)   median ms  (min .. max)    {'peak MiB' * peaks}")
     for name, row in rows.items():
         ratios = f"{row['ratio']:8.2f}  {row['ratio_min']:.2f} .. {row['ratio_max']:.2f}"
         spread = f"{1e3 * row['min_s']:.1f} .. {1e3 * row['max_s']:.1f}"
-        print(f"{ratios:24} {1e3 * row['median_s']:8.1f}  {spread:17} {name}")
+        memory = f"{row['peak_bytes'] / 2**20:8.1f}  " if peaks else ""
+        print(f"{ratios:24} {1e3 * row['median_s']:8.1f}  {spread:17} {memory}{name}")
 
 
 def report_limits(flop: int, rows: dict[str, dict], limits: dict[str, float]) -> None:

@@ -1,10 +1,34 @@
-"""Triton kernels on a machine without a GPU: run by the interpreter, and compiled down to machine code."""
+"""What tests of operators share: logits and labels, and Triton kernels on a machine without a GPU."""
 
 import os
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+
+import numpy as np
+import torch
+
+LAYOUTS = ("contiguous", "sliced", "channels_last")
+
+
+def example(classes, shape=(3, 13, 17), dtype=torch.float64, layout="contiguous", seed=0):
+    """Logits over a memory layout and labels of which a fifth is 255."""
+    rng = np.random.default_rng(seed)
+    n, h, w = shape
+    logits = torch.from_numpy(rng.normal(0, 3, (n, classes, h, 2 * w))).to(dtype)
+    target = rng.integers(0, classes, (n, h, 2 * w))
+    target[rng.random(target.shape) < 0.2] = 255
+    logits, target = logits[..., ::2], torch.from_numpy(target)[..., ::2]
+    if layout == "channels_last":
+        logits = logits.contiguous(memory_format=torch.channels_last)
+    return (logits, target) if layout == "sliced" else (logits.clone(), target.contiguous())
+
+
+def agree(found, expected, dtype, what):
+    scale = expected.abs().max().clamp_min(1e-6)
+    tolerance = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, 0.01)
+    assert (found.cpu().double() - expected.double()).abs().max() <= tolerance * scale, (dtype, what)
 
 
 def interpreted(code: str) -> None:

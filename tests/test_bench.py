@@ -190,7 +190,8 @@ def test_missing_peer_is_said_and_its_rows_left_out(bench, peers, monkeypatch, c
     assert "without torchmetrics, whose rows are left out; install with: " in said
     written = json.loads((tmp_path / "ops.json").read_text())
     assert list(written["2 classes"]) == ["dme.confusion_matrix", "argmax and bincount"]
-    assert list(written["loss, 9 classes"]) == ["dme.losses.ce_dice", "PyTorch operations"]
+    assert list(written["CE + Dice, 9 classes"]) == ["dme.losses.ce_dice", "PyTorch operations"]
+    assert list(written["focal loss, 2 classes"]) == ["dme.losses.focal", "PyTorch operations"]
     assert float(re.search(r"logits \(6, 9.* within (.+)", said)[1]) < 1e-4
     row = written["9 classes"]["argmax and bincount"]
     assert row["ratio_min"] <= row["ratio"] <= row["ratio_max"] and row["calls_per_turn"] >= 1

@@ -1,39 +1,17 @@
 import importlib.util
 
-import numpy as np
 import pytest
 import torch
-from kernels import interpreted, machine_code
+from kernels import LAYOUTS, agree, example, interpreted, machine_code
 
 from dme.errors import InputError
 from dme.ops.region_sums import region_sums, sums_by_pytorch
-
-LAYOUTS = ("contiguous", "sliced", "channels_last")
-
-
-def example(classes, shape=(3, 13, 17), dtype=torch.float64, layout="contiguous", seed=0):
-    """Logits over a memory layout and labels of which a fifth is 255."""
-    rng = np.random.default_rng(seed)
-    n, h, w = shape
-    logits = torch.from_numpy(rng.normal(0, 3, (n, classes, h, 2 * w))).to(dtype)
-    target = rng.integers(0, classes, (n, h, 2 * w))
-    target[rng.random(target.shape) < 0.2] = 255
-    logits, target = logits[..., ::2], torch.from_numpy(target)[..., ::2]
-    if layout == "channels_last":
-        logits = logits.contiguous(memory_format=torch.channels_last)
-    return (logits, target) if layout == "sliced" else (logits.clone(), target.contiguous())
 
 
 def weighed(results, seed=1):
     """A number that weighs every sum differently."""
     generator = torch.Generator().manual_seed(seed)
     return sum((part * torch.rand(part.shape, generator=generator).to(part)).sum() for part in results)
-
-
-def agree(found, expected, dtype, what):
-    scale = expected.abs().max().clamp_min(1e-6)
-    tolerance = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, 0.01)
-    assert (found.cpu().double() - expected.double()).abs().max() <= tolerance * scale, (dtype, what)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

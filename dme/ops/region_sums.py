@@ -22,13 +22,18 @@ def region_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> tupl
     p again, so that nothing of the logits' size is kept. Raises InputError for shapes and types that do not
     fit.
     """
+    check(logits, target)
+    return torch.ops.dme.region_sums(logits, target, ignore_index)
+
+
+def check(logits: Tensor, target: Tensor) -> None:
+    """Raises InputError for shapes and types that do not fit."""
     if not logits.is_floating_point() or logits.ndim != 4 or not 2 <= logits.shape[1] <= MAX_CLASSES:
         found = f"logits {logits.dtype} {tuple(logits.shape)}"
         raise InputError(f"{found}; wanted floating (N, C, H, W) of 2 to {MAX_CLASSES} classes")
     if target.is_floating_point() or target.shape != logits[:, 0].shape:
         found = f"target {target.dtype} {tuple(target.shape)} for logits {tuple(logits.shape)}"
         raise InputError(f"{found}; wanted integers (N, H, W)")
-    return torch.ops.dme.region_sums(logits, target, ignore_index)
 
 
 def sums_by_pytorch(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:

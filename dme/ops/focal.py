@@ -1,0 +1,119 @@
+"""`dme::focal_sums`: the sigmoid focal loss of every image, in one pass each way."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dme.ops import needing_triton
+from dme.ops.region_sums import check, sums_dtype
+
+
+def focal_sums(
+    logits: Tensor, target: Tensor, ignore_index: int = 255, gamma: float = 2.0, alpha: float = 0.5
+) -> Tensor:
+    """Sums over each image's classes and pixels of -a (1 - q)^gamma log q (Lin et al. 2017).
+
+    q is the probability, by a sigmoid, of what is true of a pixel and a class: that it belongs to it, where a
+    is alpha, or that it does not, where a is 1 - alpha.
+
+    logits: (N, C, H, W), float32 / bfloat16 / float16 (computed in float32) or float64; any strides.
+    target: integer (N, H, W), of 0..C-1 and ignore_index, whose pixels are left out. Other labels are not
+        looked for: what they do is undefined.
+
+    Returns (N,). Differentiable once, in the logits: the way back computes q again, so that nothing of the
+    logits' size is kept. Raises InputError for shapes and types that do not fit.
+    """
+    check(logits, target)
+    return torch.ops.dme.focal_sums(logits, target, ignore_index, gamma, alpha)
+
+
+def focal_by_pytorch(logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float) -> Tensor:
+    """The definition, which autograd can follow."""
+    logits = logits.to(sums_dtype(logits))
+    classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
+    t = (target[:, None] == classes).to(logits.dtype)
+    wrong = logits * (1 - 2 * t)  # 1 - q = sigmoid(wrong), -log q = softplus(wrong)
+    loss = (alpha * t + (1 - alpha) * (1 - t)) * wrong.sigmoid().pow(gamma) * F.softplus(wrong)
+    return (loss * (target != ignore_index)[:, None]).sum((1, 2, 3))
+
+
+@torch.library.custom_op("dme::focal_sums", mutates_args=(), device_types="cpu")
+def _sums(logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float) -> Tensor:
+    sums = logits.new_empty(len(logits), dtype=sums_dtype(logits))
+    for n in range(len(logits)):  # an image at a time stays in the cache
+        sign, valid = _sign_and_valid(logits[n], target[n], ignore_index, sums.dtype)
+        wrong = logits[n] * sign
+        loss = F.softplus(wrong).mul_(wrong.sigmoid_().pow_(gamma)).mul_(valid)
+        sums[n] = loss.mul_(sign.mul_(0.5 - alpha).add_(0.5)).sum() if alpha != 0.5 else 0.5 * loss.sum()
+    return sums
+
+
+@torch.library.custom_op("dme::focal_sums_backward", mutates_args=(), device_types="cpu")
+def _gradient(
+    logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float, of_sums: Tensor
+) -> Tensor:
+    """Gradient in the logits, from that in the sums."""
+    gradient = torch.empty_like(logits)
+    for n in range(len(logits)):
+        sign, valid = _sign_and_valid(logits[n], target[n], ignore_index, of_sums.dtype)
+        wrong = logits[n] * sign
+        along = F.softplus(wrong)
+        p = wrong.sigmoid_()  # 1 - q
+        along.mul_(gamma).mul_(1 - p).add_(p).mul_(p.pow_(gamma))
+        if alpha != 0.5:
+            sign.add_(1 - 2 * alpha)
+        gradient[n] = along.mul_(sign).mul_(valid * (0.5 * of_sums[n]))
+    return gradient
+
+
+def _sign_and_valid(
+    logits: Tensor, target: Tensor, ignore_index: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Of one image: (C, H, W), -1 for the class of a pixel and 1 for the others; (H, W), 0 where ignored."""
+    classes, height, width = logits.shape
+    sign = torch.ones(classes + 1, height, width, dtype=dtype)  # one more for ignored pixels
+    sign.scatter_(0, target[None].long().clamp(0, classes), -1)
+    return sign[:classes], (target != ignore_index).to(dtype)
+
+
+def _save(ctx, inputs, output) -> None:
+    logits, target, *ctx.settings = inputs
+    ctx.save_for_backward(logits, target)
+
+
+def _backward(ctx, of_sums: Tensor) -> tuple[Tensor, None, None, None, None]:
+    found = torch.ops.dme.focal_sums_backward(*ctx.saved_tensors, *ctx.settings, of_sums)
+    return found, None, None, None, None
+
+
+_sums.register_autograd(_backward, setup_context=_save)
+
+
+@_sums.register_kernel("cuda")
+def _sums_cuda(logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float) -> Tensor:
+    with needing_triton():
+        from dme.ops.focal_triton import add_up
+    with torch.cuda.device(logits.device):
+        return add_up(logits, target, ignore_index, gamma, alpha)
+
+
+@_gradient.register_kernel("cuda")
+def _gradient_cuda(
+    logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float, of_sums: Tensor
+) -> Tensor:
+    with needing_triton():
+        from dme.ops.focal_triton import differentiate
+    with torch.cuda.device(logits.device):
+        return differentiate(logits, target, ignore_index, gamma, alpha, of_sums)
+
+
+@_sums.register_fake
+def _sums_fake(logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float) -> Tensor:
+    return logits.new_empty(len(logits), dtype=sums_dtype(logits))
+
+
+@_gradient.register_fake
+def _gradient_fake(
+    logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float, of_sums: Tensor
+) -> Tensor:
+    return torch.empty_like(logits)
