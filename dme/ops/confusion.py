@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 
 from dme.errors import InputError
-from dme.ops import needing_triton
+from dme.ops import MAX_CLASSES, needing_triton
 
-MAX_CLASSES = 32
 LABEL_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 LOGIT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Every cell of an image whose labels a CUDA kernel found out of range. It stays negative when matrices are

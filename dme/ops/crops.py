@@ -91,6 +91,11 @@ def inverse_map(
     return cos * step_y, -sin * step_y, centre_y, sin * step_x, cos * step_x, centre_x
 
 
+def inverse_maps(geometry: Tensor, height: int, width: int) -> list[list[float]]:
+    """Of each crop its `inverse_map`, and 1 where it is mirrored."""
+    return [[*inverse_map(*box, height, width), mirrored] for *box, mirrored in geometry.tolist()]
+
+
 def _warp(
     image: Tensor,
     mask: Tensor,
@@ -139,8 +144,9 @@ def _sample_cuda(
     with needing_triton():
         from dme.ops.crops_triton import sample
     crops = _empty(images, masks, height, width)
+    maps = inverse_maps(geometry, height, width)
     with torch.cuda.device(masks[0].device):
-        sample(images, masks, geometry, *crops)
+        sample(images, masks, maps, *crops)
     return crops
 
 

@@ -6,7 +6,6 @@ import triton.language as tl
 from torch import Tensor
 
 from dme.bscan import IGNORE
-from dme.ops.crops import inverse_map
 
 
 @triton.jit
@@ -62,7 +61,7 @@ def _crops_kernel(
 def sample(
     images: list[Tensor],
     masks: list[Tensor],
-    geometry: Tensor,
+    maps: list[list[float]],
     x: Tensor,
     labels: Tensor,
     inside: Tensor,
@@ -70,14 +69,14 @@ def sample(
 ) -> None:
     """Fill x, labels, inside (contiguous) as `dme.ops.crops.sample_crops` returns them, in one launch.
 
-    images: uint8 (C, H, W), any strides. block: pixels of a program, a power of two.
+    images: uint8 (C, H, W), any strides. maps: of each crop the six numbers of `dme.ops.crops.inverse_map`
+    and whether to mirror. block: pixels of a program, a power of two.
     """
     batch, channels, height, width = x.shape
-    sources, maps = [], []  # per scan: addresses, size and strides; the inverse map and whether to mirror
-    for image, mask, (*box, mirrored) in zip(images, masks, geometry.tolist(), strict=True):
-        addresses = image.data_ptr(), mask.data_ptr()
-        sources.append([*addresses, *mask.shape, *image.stride(), *mask.stride()])
-        maps.append([*inverse_map(*box, height, width), mirrored])
+    sources = [  # addresses, size and strides
+        [image.data_ptr(), mask.data_ptr(), *mask.shape, *image.stride(), *mask.stride()]
+        for image, mask in zip(images, masks, strict=True)
+    ]
     _crops_kernel[(triton.cdiv(height * width, block), batch)](
         torch.tensor(sources).to(x.device, non_blocking=True),
         torch.tensor(maps, dtype=torch.float32).to(x.device, non_blocking=True),

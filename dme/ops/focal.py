@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dme.ops import needing_triton
-from dme.ops.region_sums import check, sums_dtype
+from dme.ops import check_logits, needing_triton, sums_dtype
 
 
 def focal_sums(
@@ -23,7 +22,7 @@ def focal_sums(
     Returns (N,). Differentiable once, in the logits: the way back computes q again, so that nothing of the
     logits' size is kept. Raises InputError for shapes and types that do not fit.
     """
-    check(logits, target)
+    check_logits(logits, target)
     return torch.ops.dme.focal_sums(logits, target, ignore_index, gamma, alpha)
 
 

@@ -4,10 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dme.errors import InputError
-from dme.ops import needing_triton
-
-MAX_CLASSES = 32
+from dme.ops import check_logits, needing_triton, sums_dtype
 
 
 def region_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> tuple[Tensor, Tensor]:
@@ -22,18 +19,8 @@ def region_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> tupl
     p again, so that nothing of the logits' size is kept. Raises InputError for shapes and types that do not
     fit.
     """
-    check(logits, target)
+    check_logits(logits, target)
     return torch.ops.dme.region_sums(logits, target, ignore_index)
-
-
-def check(logits: Tensor, target: Tensor) -> None:
-    """Raises InputError for shapes and types that do not fit."""
-    if not logits.is_floating_point() or logits.ndim != 4 or not 2 <= logits.shape[1] <= MAX_CLASSES:
-        found = f"logits {logits.dtype} {tuple(logits.shape)}"
-        raise InputError(f"{found}; wanted floating (N, C, H, W) of 2 to {MAX_CLASSES} classes")
-    if target.is_floating_point() or target.shape != logits[:, 0].shape:
-        found = f"target {target.dtype} {tuple(target.shape)} for logits {tuple(logits.shape)}"
-        raise InputError(f"{found}; wanted integers (N, H, W)")
 
 
 def sums_by_pytorch(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -88,10 +75,6 @@ def _sums_of_two(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Ten
 def _valid_and_second(target: Tensor, ignore_index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(N, H, W): 0 where the label is ignored, else 1; t of the second class."""
     return (target != ignore_index).to(dtype), (target == 1).to(dtype).mul_(ignore_index != 1)
-
-
-def sums_dtype(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def _empty(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dme.ops.region_sums import sums_dtype
+from dme.ops import sums_dtype
 
 FLOATS = {torch.float32: tl.float32, torch.float64: tl.float64}
 
