@@ -127,6 +127,7 @@ class Validation:
     counts: dict[str, np.ndarray] = field(default_factory=dict, init=False)  # (N, C, C) of the last call
     errors_px: np.ndarray | None = field(default=None, init=False)  # (N, 9), see boundary_errors_px
     thickness_px: np.ndarray | None = field(default=None, init=False)  # (N, 2, 8), see thickness_errors_um
+    after: list[np.ndarray] = field(default_factory=list, init=False)  # pictures of the last call
 
     @property
     def names(self) -> list[str]:
@@ -193,11 +194,11 @@ class Validation:
             self.thickness_px = thickness.reshape(-1, 2, 8)
             measured["boundary-error-px"] = float(np.nanmean(self.errors_px[:, -1]))
             score = -measured["boundary-error-px"]
-        return {"score": score, **measured}, self.picture(self.drawn(model, CYAN))
+        self.after = self.drawn(fast, CYAN)
+        return {"score": score, **measured}, self.picture()
 
     def drawn(self, model: Segmenter, colour: tuple[int, int, int]) -> list[np.ndarray]:
-        """Pictures of the scans `shown` with what the network finds."""
-        model = folded(model).to(self.device)
+        """Pictures of the scans `shown` with what the network, in eval mode, finds."""
         pictures = []
         for i in self.shown:
             found, fluid, rows = self.predict(model, i), None, None
@@ -216,8 +217,8 @@ class Validation:
         image = image if fluid is None else overlay(image, fluid, colour)
         return image if rows is None else draw_boundaries(image, rows)
 
-    def picture(self, after: list[np.ndarray], before: list[np.ndarray] | None = None) -> np.ndarray:
-        """The study's Figure 6: B-scan, before and after fine-tuning, truth."""
+    def picture(self, before: list[np.ndarray] | None = None) -> np.ndarray:
+        """The study's Figure 6: B-scan, before and after fine-tuning (of the last call), truth."""
         held = self.small if self.task == "fluid" else self.native
         rows = []
         for row, i in enumerate(self.shown):
@@ -228,7 +229,7 @@ class Validation:
                 GREEN,
             )
             earlier = [before[row]] if before else []
-            rows.append([held.images[i], *earlier, after[row], truth])
+            rows.append([held.images[i], *earlier, self.after[row], truth])
         titles = ["B-scan", *["before"] * (before is not None), "after fine-tuning", f"truth ({self.task})"]
         cell_width = 256 if self.task == "fluid" else 640
         return panel(rows, titles, [self.small.names[i] for i in self.shown], cell_width)

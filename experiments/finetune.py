@@ -20,8 +20,8 @@ from dme.augment import Augment
 from dme.cache import Cache, open_cache
 from dme.dataset import TASKS, Validation, agreement, check_annotated, training_set
 from dme.errors import InputError, run
-from dme.figures import CYAN, RED, save_png
-from dme.infer import SIZES, STUDY_SIDE
+from dme.figures import RED, save_png
+from dme.infer import SIZES, STUDY_SIDE, folded
 from dme.layers import BOUNDARIES, LAYERS, THICKNESSES, over_scans
 from dme.metrics import per_scan, scores
 from dme.model import BACKBONES, HEADS, Segmenter, build_model, require_arch, set_classes
@@ -170,7 +170,7 @@ def main() -> None:
 
     validate = Validation(small, native, validation, device, args.task, args.tta)
     data = training_set(small, native, training, args.task, args.size, args.ungraded, device)
-    before = validate.drawn(model, RED) if args.task == "fluid" else None
+    before = validate.drawn(folded(model).to(device), RED) if args.task == "fluid" else None
     trained = train({"model": model}, data, augment, recipe, args.out, validate, args.resume)["model"]
     if not validate.counts:  # a resumed run that was complete
         validate({"model": trained})
@@ -303,7 +303,7 @@ def report(
     if "layers" in args.task:
         results |= layers_table(validate, pooled["native"]["dice"])
     save_model(model, out / "model.pt", extra=origin)
-    save_png(picture, validate.picture(validate.drawn(model, CYAN), before))
+    save_png(picture, validate.picture(before))
     write_json(out / "results.json", results)
     print(f"\nnetwork: {out / 'model.pt'} (after the last step)\nresults: {out / 'results.json'}")
     print(f"pictures: {picture}, {out / 'loss.png'}")
