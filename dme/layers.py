@@ -106,6 +106,14 @@ def boundaries_from_probabilities(probabilities: Tensor | np.ndarray) -> np.ndar
     return repair_boundaries(rows.clip(-0.5, p.shape[1] - 0.5))[0]
 
 
+def with_fluid(probabilities: Tensor, fluid: Tensor) -> Tensor:
+    """Probabilities (9, H, W) of layers by one network and (H, W) of fluid by another, as of ten classes.
+
+    A network that learnt from healthy eyes takes a cyst for what lies above or below the retina.
+    """
+    return torch.cat([probabilities * (1 - fluid), fluid[None]])
+
+
 def ordered_rows(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Expected boundary rows of each column, in order, and their precision in 1/px^2, float64 (8, W) each.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from dme.errors import InputError
 from dme.infer import SIZES, probabilities
 from dme.inputs import to_scan
-from dme.layers import CLASSES, boundaries_from_probabilities
+from dme.layers import CLASSES, boundaries_from_probabilities, with_fluid
 from dme.model import Segmenter
 
 FLUID = "fluid"
@@ -63,14 +63,25 @@ def predict(
     return fluid_mask(model, class_probabilities(model, image, tta), threshold)
 
 
-def predict_layers(model: Segmenter, image: np.ndarray, tta: bool = False) -> np.ndarray:
+def predict_layers(
+    model: Segmenter, image: np.ndarray, tta: bool = False, fluid: np.ndarray | None = None
+) -> np.ndarray:
     """Boundary rows of one B-scan of any size, float32 (8, W), ordered, in pixels of the scan.
 
-    image, tta: as of `predict`. Rows are those of `dme.layers.BOUNDARIES`, counted from 0 at the centre of
-    the first pixel. Raises InputError for an image it cannot read and a network without layers.
+    image, tta: as of `predict`. fluid: the probability (H, W) of fluid that `predict` gives, of use to a
+    network that finds layers alone: fluid lies within the retina. Rows are those of `dme.layers.BOUNDARIES`,
+    counted from 0 at the centre of the first pixel. Raises InputError for an image it cannot read and a
+    network without layers.
     """
     network_for("layers", [model])
-    return boundaries_from_probabilities(class_probabilities(model, image, tta))
+    return layer_rows(model, class_probabilities(model, image, tta), fluid)
+
+
+def layer_rows(model: Segmenter, found: Tensor, fluid: np.ndarray | None) -> np.ndarray:
+    """Rows, as of `predict_layers`, from the probabilities of all classes."""
+    if fluid is not None and FLUID not in model.classes:
+        found = with_fluid(found, torch.from_numpy(fluid).to(found.device))
+    return boundaries_from_probabilities(found)
 
 
 def class_probabilities(model: Segmenter, image: np.ndarray, tta: bool = False) -> Tensor:

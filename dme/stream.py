@@ -13,10 +13,9 @@ from dme import ranks
 from dme.errors import InputError
 from dme.inputs import Item, Scan
 from dme.layer_figures import draw_boundaries, thickness_profile
-from dme.layers import boundaries_from_probabilities
 from dme.measure import SCALE, measure_scan
 from dme.model import Segmenter
-from dme.predict import class_probabilities, fluid_mask
+from dme.predict import class_probabilities, fluid_mask, layer_rows
 from dme.report import save_picture, scan_overlay
 from dme.thickness import measure_fluid_in_layers, measure_layers, retina_px, write_rows
 
@@ -76,11 +75,11 @@ class Work:
         image = scan.read()
         models = dict.fromkeys(self.networks.values())  # one network may find both
         seen = {model: class_probabilities(model, image, self.tta) for model in models}
-        mask = boundaries = None
+        mask = probability = boundaries = None
         if model := self.networks.get("fluid"):
             mask, probability = fluid_mask(model, seen[model], self.threshold)
         if model := self.networks.get("layers"):
-            boundaries = boundaries_from_probabilities(seen[model])
+            boundaries = layer_rows(model, seen[model], probability)
         scale_um = self.scale_um or scan.scale_um
         row = {
             "order": order,

@@ -25,6 +25,7 @@ from dme.layers import (
     smooth_rows,
     thickness_errors_um,
     thickness_um,
+    with_fluid,
 )
 from dme.metrics import scores
 from dme.phantom import phantom_bscan
@@ -176,6 +177,21 @@ def test_fluid_takes_the_layer_around_it():
     found = boundaries_from_probabilities(one_hot(layer_labels(rows, 160, cysts), 10))
     assert np.abs(found - rows)[[0, 1, 2, 4, 5, 6, 7]].max() <= 0.7
     assert np.abs(found - rows)[3].max() < 2.5  # led by the columns beside the cyst
+
+
+def test_fluid_of_another_network_lies_within_the_retina():
+    rows = slopes()
+    labels = layer_labels(rows, 160)
+    y, columns = np.arange(160)[:, None], slice(80, 120)
+    fluid = np.zeros(labels.shape, np.float32)
+    fluid[:, columns] = ((y > rows[1]) & (y < rows[4]))[:, columns]
+    labels[:, columns][(y < rows[4])[:, columns]] = 0  # the cyst and the tissue above it, taken for vitreous
+    seen = torch.from_numpy(one_hot(labels))
+    alone = boundaries_from_probabilities(seen)
+    found = boundaries_from_probabilities(with_fluid(seen, torch.from_numpy(fluid)))
+    assert np.abs(alone - rows)[0].max() > 40  # the surface falls to the floor of the cyst, 48 px below
+    assert (found[0] < rows[1] + 1).all()  # nor does it reach below the upper edge of the fluid
+    assert np.abs(found - rows)[5:].max() < 1 and np.abs(found - rows)[:, :70].max() < 1
 
 
 @pytest.mark.parametrize(("classes", "height", "width"), [(9, 33, 47), (10, 7, 5), (9, 1, 1), (10, 64, 2)])

@@ -105,6 +105,18 @@ def test_fluid_as_the_tenth_class():
     assert np.abs(dme.predict_layers(network, scan(cyst=cyst)) - flat()).max() < 0.1
 
 
+def test_fluid_that_another_network_found_lies_within_the_retina():
+    cyst = np.zeros((80, 60), np.float32)
+    cyst[12:36, 20:40] = 1
+    shallow = flat()
+    shallow[:4, 20:40] = 36  # the surface and three layers fall to the floor of the cyst
+    alone = dme.predict_layers(Knows([shallow]), scan())
+    found = dme.predict_layers(Knows([shallow]), scan(), fluid=cyst)
+    assert alone[0, 25:35].min() > 30 and found[0].max() < 13
+    own = dme.predict_layers(Knows([flat()], fluid=True), scan(), fluid=1 - cyst)
+    assert np.abs(own - flat()).max() < 0.1  # a network of ten classes knows fluid by itself
+
+
 def test_mirrored_scans_average():
     torch.manual_seed(0)
     model = build_model(head="fcn", num_classes=9, width=2, aux=False).eval()
