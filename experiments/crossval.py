@@ -1,6 +1,7 @@
 """Subject-disjoint cross-validation: how well a recipe of finetune.py finds fluid in eyes it has not seen.
 
 python experiments/crossval.py                                  # five folds over the eyes, then the tables
+python experiments/crossval.py --weights hrf-mobilenet_v3_small  # another network
 python experiments/crossval.py --leaky                          # also the splits by B-scan, to see the leak
 python experiments/crossval.py --results experiments/results/crossval --print
 
@@ -35,6 +36,7 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--recipe", default="best", help="recipe of finetune.py (default best)")
+    add("--weights", help="name or file to start from, which says the backbone (default: finetune.py's)")
     add("--seeds", type=int, nargs="+", default=[0], help="runs of each fold (default 0)")
     add("--leaky", action="store_true", help="also the splits by B-scan (paper and random)")
     add("--compile", action="store_true", help="torch.compile the training steps")
@@ -48,7 +50,8 @@ def main() -> None:
     for seed in args.seeds:
         for split in FOLDS + LEAKY * args.leaky:
             how = f"--recipe {args.recipe} --split {split} --amp {args.amp} --seed {seed}".split()
-            runs[run_name(split, seed)] = how + ["--compile"] * args.compile
+            how += ["--weights", args.weights] * bool(args.weights) + ["--compile"] * args.compile
+            runs[run_name(split, seed)] = how
     found = series.gather(args, runs, "folds")
     table = markdown(args, found)
     series.write_table(args.out / "crossval.md", table)

@@ -30,7 +30,7 @@ from dme.record import provenance, read_rows, seconds_per_step, write_json
 from dme.sources import open_source
 from dme.splits import leak, split_indices
 from dme.train import train
-from dme.weights import load_model, save_model
+from dme.weights import known, load_model, save_model
 
 PUBLISHED = {"mean_dice": 0.8430, "mean_iou": 0.7600}  # best row of the study's Table 2
 
@@ -79,7 +79,10 @@ def parse_args() -> argparse.Namespace:
         "--split",
         help="paper, random, subject:K/N, dev:K/4, all (default: paper if the set has its scans, or random)",
     )
-    add("--weights", help="name or file to start from, or 'none' for fresh ones (default hrf-HEAD)")
+    add(
+        "--weights",
+        help="name or file to start from, or 'none' for fresh ones (default hrf-BACKBONE, else hrf-HEAD)",
+    )
     add("--head", choices=HEADS, help="decode head (default: the checkpoint's, else psp or lraspp)")
     add("--backbone", choices=BACKBONES, help="backbone (default: the checkpoint's, else unet)")
     add(
@@ -234,7 +237,8 @@ def starting_network(args: argparse.Namespace) -> tuple[Segmenter, str]:
     if args.weights == "none":
         model = build_model(**asked)
         return model, f"fresh weights (seed {args.seed}), {_described(model)}"
-    name = args.weights or f"hrf-{args.head or 'psp'}"
+    shipped = [f"hrf-{kind}" for kind in (args.backbone, args.head) if f"hrf-{kind}" in known()]
+    name = args.weights or (shipped or ["hrf-psp"])[0]
     model = load_model(name)
     require_arch(model, **asked)
     return model, f"{model.weights_name} (sha256 {model.weights_sha256[:12]}), {_described(model)}"

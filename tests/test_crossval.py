@@ -80,6 +80,18 @@ def test_an_incomplete_series_has_no_total(script, folds, tmp_path):
     assert "All folds together" not in text and "subject:3/5" not in text and "subject:4/5" in text
 
 
+def test_another_start_belongs_to_the_arguments(script, folds, tmp_path):
+    with pytest.raises(
+        InputError, match=r"subject1of5-seed0.json was made with .* expected .* --weights none"
+    ):
+        table(script, tmp_path, "--weights", "none")
+    for path in folds.glob("*.json"):
+        content = json.loads(path.read_text())
+        content["arguments"] += ["--weights", "none"]
+        path.write_text(json.dumps(content))
+    assert "| subject:2/5 | 2, 6 | 2 | 0.6250 |" in table(script, tmp_path, "--weights", "none")
+
+
 def test_leaky_splits_stand_apart(script, folds, tmp_path):
     for seed, hit in ((0, 60), (1, 80)):
         content = fold((1,), arguments("paper", seed), [counts(hit, 100 - hit, 0)], [counts(90, 10, 0)])

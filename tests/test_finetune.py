@@ -752,6 +752,20 @@ def test_two_ranks_report_every_scan_once(folder, tiny, tmp_path):
     assert finished.stdout.count("validation scans, split random") == 1
 
 
+@pytest.mark.parametrize(
+    ("asked", "start"),
+    [
+        ((), "hrf-psp"),
+        (("--head", "fcn"), "hrf-fcn"),
+        (("--backbone", "mobilenet_v3_small"), "hrf-mobilenet_v3_small"),
+        (("--backbone", "unet", "--head", "deeplabv3"), "hrf-deeplabv3"),
+    ],
+)
+def test_the_start_follows_the_network_asked_for(script, monkeypatch, asked, start):
+    monkeypatch.setattr("sys.argv", ["finetune.py", *asked])
+    assert script.starting_network(script.parse_args())[0].weights_name == start
+
+
 @pytest.mark.slow
 def test_real_scans(call, real_data, tmp_path, capsys):
     data = real_data / "chiu2015"
