@@ -159,8 +159,11 @@ class LRASPPHead(nn.Module):
         x = self.gated(x) * F.interpolate(average, x.shape[-2:], mode="bilinear", align_corners=False)
         x = self.mix(x)
         for feature, skip, join in reversed(list(zip(earlier, self.skips, self.joins, strict=True))):
+            # of x, enlarged, beside the skip: a 1x1 convolution may as well come before enlarging
+            of_x, of_skip = join.conv.weight.split([x.shape[1], skip.out_channels], dim=1)
+            x = F.conv2d(x, of_x, join.conv.bias)  # no bias unless batch norm is folded into it
             x = F.interpolate(x, feature.shape[-2:], mode="bilinear", align_corners=False)
-            x = join(torch.cat([x, skip(feature)], dim=1))
+            x = join.activation(join.bn(x + F.conv2d(skip(feature), of_skip)))
         return self.classifier(self.dropout(x))
 
 

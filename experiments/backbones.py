@@ -13,7 +13,6 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 from turns import in_turns
 
@@ -23,9 +22,9 @@ from dme.infer import folded
 from dme.model import Segmenter, build_model, set_classes
 from dme.phantom import phantom_bscan
 from dme.predict import predict
-from dme.record import provenance, write_json
+from dme.record import device_name, provenance, write_json
 
-# backbone, head, and steps of pretraining: a quarter of an hour on one CPU thread with --amp bf16
+# backbone, head, and steps of pretraining: about a quarter of an hour on one CPU thread with --amp bf16
 NETWORKS = {
     "unet-psp": ("unet", "psp", 1200),
     "mobilenet_v2-fcn": ("mobilenet_v2", "fcn", 560),
@@ -101,11 +100,10 @@ def fluid_network(backbone: str, head: str) -> Segmenter:
 
 
 def measure(models: dict[str, Segmenter]) -> dict[str, dict]:
-    """Parameters, and multiply-adds and seconds to predict a 496 x 768 scan on one thread, median of 5.
+    """Parameters, and multiply-adds and seconds to predict a 496 x 768 scan, median of 5.
 
     Predicted as by predict.py, batch norm folded. The networks take turns, so that a busy machine hits all.
     """
-    torch.set_num_threads(1)
     image = phantom_bscan(0).image
     ways = {name: partial(predict, folded(model), image) for name, model in models.items()}
     times, rows = in_turns(ways, repeats=5), {}
@@ -116,6 +114,7 @@ def measure(models: dict[str, Segmenter]) -> dict[str, dict]:
             "parameters": sum(p.numel() for p in model.parameters()),
             "multiply_adds": counter.get_total_flops() // 2,
             "seconds": times[name]["median_s"],
+            "device": device_name(),
         }
     return rows
 
@@ -129,8 +128,9 @@ def markdown(
     titles = [f"{split}, from {STARTS[start]}" for split, start in columns]
     lines = [
         f"Fluid Dice pooled over the graded columns of the validation scans ({kind} scans), mean ± sd of "
-        "the seeds. GMAC (10^9 multiply-adds) and ms: to predict a 496 x 768 scan at half size on one CPU "
-        "thread. Parameters include the auxiliary head, which only training needs.",
+        "the seeds. GMAC (10^9 multiply-adds) and ms: to predict a 496 x 768 scan at half size on "
+        f"{costs[args.networks[0]]['device']}. Parameters include the auxiliary head, which only training "
+        "needs.",
         "",
         f"| network | million parameters | GMAC | ms | min on HRF | {' | '.join(titles)} | seeds |",
         "|---" * (6 + len(columns)) + "|",

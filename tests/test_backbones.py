@@ -55,7 +55,7 @@ def write(script, tmp_path):
             "pooled_graded": {"dice": [0.98, dice]},
         }
         put(script.run_name(network, start, split, seed), content)
-        row = {"parameters": 1_843_668, "multiply_adds": 4_684_387_328, "seconds": 0.0963}
+        row = {"parameters": 1_843_668, "multiply_adds": 4_684_387_328, "device": "cpu (2 threads)"}
         rows = {name: row | {"seconds": 0.0963 + i} for i, name in enumerate(script.NETWORKS)}
         put("costs", {"arguments": list(script.NETWORKS), "rows": rows})
 
@@ -124,7 +124,8 @@ def test_what_is_finished_is_not_run_again(script, call, monkeypatch, tmp_path):
 
     def measure(models) -> dict:
         measured.append(list(models))
-        return {name: {"parameters": 1e6, "multiply_adds": 1e9, "seconds": 0.1} for name in models}
+        row = {"parameters": 1e6, "multiply_adds": 1e9, "seconds": 0.1, "device": "cpu"}
+        return dict.fromkeys(models, row)
 
     monkeypatch.setattr(dme.series, "subprocess", SimpleNamespace(run=start))
     monkeypatch.setattr(script, "measure", measure)
@@ -152,7 +153,8 @@ def test_table(call, write):
     write(UNET, "hrf", "subject:4/5", 1, 0.4)
     write(SMALL, "none", "subject:4/5", 0, 0.3)
     write.pretraining(UNET, 14.96)
-    *_, titles, _, unet, small = call("--print").splitlines()
+    *_, note, _, titles, _, unet, small = call("--print").splitlines()
+    assert "at half size on cpu (2 threads)." in note
     assert titles == (
         "| network | million parameters | GMAC | ms | min on HRF | paper, from nothing | "
         "paper, from vessels (HRF) | subject:4/5, from nothing | subject:4/5, from vessels (HRF) | seeds |"
@@ -211,9 +213,11 @@ def test_sizes_against_counting_by_hand(script, monkeypatch):
             module.register_forward_hook(lambda m, _, y: counted.append(y.numel() * m.weight[0].numel()))
     with torch.inference_mode():
         models[SMALL](torch.zeros(1, 3, 256, 384))
-    # first, 11 blocks of which one does not expand, 9 attentions, last; the head has eight
-    assert len(counted) == 1 + (3 * 11 - 1) + 2 * 9 + 1 + 8
-    assert sum(counted) == rows[SMALL]["multiply_adds"]
+    # first, 11 blocks of which one does not expand, 9 attentions, last; the head has eight, of which two
+    # see what comes from below before it is enlarged, beside the skips of 64 and 32 channels
+    assert len(counted) == 1 + (3 * 11 - 1) + 2 * 9 + 1 + 8 - 2
+    joins = 128 * (128 * 32 * 48 + 64 * 64 * 96) + 128 * (128 * 64 * 96 + 32 * 128 * 192)
+    assert sum(counted) + joins == rows[SMALL]["multiply_adds"]
 
 
 # ---- from vessels to a file that runs without dme -------------------------------------------------------
