@@ -44,7 +44,8 @@ class DepthwiseConv2d(nn.Conv2d):
         if not x.is_cpu or self.stride != (1, 1):
             return super().forward(x)
         if torch.is_grad_enabled() and self.weight.requires_grad:
-            return depthwise_conv(x, self.weight, self.dilation[0])
+            y = depthwise_conv(x, self.weight, self.dilation[0])
+            return y if self.bias is None else y + self.bias.view(-1, 1, 1)
         return convolve(x, self.weight, self.dilation[0], self.bias)
 
 

@@ -86,6 +86,11 @@ def test_a_bias_is_added_once():
     bias = torch.arange(4.0, dtype=torch.float64)
     expected = convolve(x, weight, 2) + bias.view(1, -1, 1, 1)
     torch.testing.assert_close(convolve(x, weight, 2, bias), expected)
+    layer = DepthwiseConv2d(4, 4, 5, padding=4, dilation=2, groups=4, dtype=torch.float64)
+    layer.weight.data, layer.bias.data = weight, bias
+    torch.testing.assert_close(layer(x), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
 
 
 @pytest.mark.parametrize(("kernel", "dilation"), [(3, 2), (5, 4)])

@@ -6,19 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dme.ops import sums_dtype
-from dme.ops.region_sums_triton import FLOATS
-
-
-@triton.jit
-def _read(
-    z, target, n, pixel, inside, width,
-    z_n, z_h, z_w, t_n, t_h, t_w,
-    IGNORE: tl.constexpr,
-):  # fmt: skip
-    """Of pixels: address of the first logit, label, whether it counts."""
-    row, column = pixel // width, pixel % width
-    label = tl.load(target + n * t_n + row * t_h + column * t_w, mask=inside, other=IGNORE).to(tl.int64)
-    return z + n * z_n + row * z_h + column * z_w, label, inside & (label != IGNORE)
+from dme.ops.region_sums_triton import FLOATS, locate
 
 
 @triton.jit
@@ -44,7 +32,7 @@ def _sums_kernel(
     tile, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     pixel = tile * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
-    channel, label, valid = _read(z, target, n, pixel, inside, width, z_n, z_h, z_w, t_n, t_h, t_w, IGNORE)
+    channel, label, valid = locate(z, target, n, pixel, inside, width, z_n, z_h, z_w, t_n, t_h, t_w, IGNORE)
     total = tl.zeros([BLOCK], FLOAT)
     for c in tl.static_range(C):
         lost, _, weight = _of_class(channel, inside, label == c, GAMMA, FLOAT)
@@ -65,7 +53,7 @@ def _gradient_kernel(
     tile, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     pixel = tile * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
-    channel, label, valid = _read(z, target, n, pixel, inside, width, z_n, z_h, z_w, t_n, t_h, t_w, IGNORE)
+    channel, label, valid = locate(z, target, n, pixel, inside, width, z_n, z_h, z_w, t_n, t_h, t_w, IGNORE)
     given = tl.load(of_sums + n)
     out = gradient + n * g_n + (pixel // width) * g_h + (pixel % width) * g_w
     for c in tl.static_range(C):

@@ -11,14 +11,25 @@ FLOATS = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 @triton.jit
+def locate(
+    z, target, n, pixel, inside, width,
+    z_n, z_h, z_w, t_n, t_h, t_w,
+    IGNORE: tl.constexpr,
+):  # fmt: skip
+    """Of pixels of image n: address of the first logit, label, whether it counts."""
+    row, column = pixel // width, pixel % width
+    label = tl.load(target + n * t_n + row * t_h + column * t_w, mask=inside, other=IGNORE).to(tl.int64)
+    return z + n * z_n + row * z_h + column * z_w, label, inside & (label != IGNORE)
+
+
+@triton.jit
 def _read(
     z, target, n, pixel, inside, width,
     z_n, z_c, z_h, z_w, t_n, t_h, t_w,
     C: tl.constexpr, IGNORE: tl.constexpr, FLOAT: tl.constexpr,
 ):  # fmt: skip
     """Of pixels: address of the first logit, largest logit, sum of exponentials, label, whether it counts."""
-    row, column = pixel // width, pixel % width
-    first = z + n * z_n + row * z_h + column * z_w
+    first, label, valid = locate(z, target, n, pixel, inside, width, z_n, z_h, z_w, t_n, t_h, t_w, IGNORE)
     channel = first
     largest = tl.load(channel, mask=inside, other=0).to(FLOAT)
     for _ in tl.static_range(1, C):
@@ -29,8 +40,7 @@ def _read(
     for _ in tl.static_range(C):
         total += tl.exp(tl.load(channel, mask=inside, other=0).to(FLOAT) - largest)
         channel += z_c
-    label = tl.load(target + n * t_n + row * t_h + column * t_w, mask=inside, other=IGNORE).to(tl.int64)
-    return first, largest, total, label, inside & (label != IGNORE)
+    return first, largest, total, label, valid
 
 
 @triton.jit
