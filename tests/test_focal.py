@@ -51,6 +51,18 @@ def test_a_class_can_be_ignored(classes, ignored):
     torch.testing.assert_close(mine.grad, gradient)
 
 
+@pytest.mark.parametrize("block", [1, 150, 600])  # of an image's 663 logits: a row each, three rows, seven
+def test_work_in_pieces_adds_up(block, monkeypatch):
+    logits, target = example(3)
+    sums, gradient = expected_of(logits, target, 2.0, 0.25)
+    monkeypatch.setattr("dme.ops.BLOCK", block)
+    mine = logits.requires_grad_()
+    found = focal_sums(mine, target, alpha=0.25)
+    torch.testing.assert_close(found.detach(), sums)
+    (found * WEIGHTS).sum().backward()
+    torch.testing.assert_close(mine.grad, gradient)
+
+
 def test_certain_logits_are_finite():
     logits = torch.tensor([300.0, -300.0, 0.0]).expand(1, 2, 2, 3).clone().requires_grad_()
     found = focal_sums(logits, torch.tensor([[[0, 1, 0], [1, 0, 255]]]))

@@ -1,11 +1,13 @@
 """Losses against the study's library (golden values), hand-computed values and the edge cases of training."""
 
+import itertools
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from dme import losses
 from dme.errors import InputError
@@ -148,6 +150,18 @@ def test_gradients_are_those_of_the_value(loss):
         shift = shift.view_as(logits)
         slope = (loss(logits + shift, target) - loss(logits - shift, target)) / (2 * step)
         assert float(gradient.flatten()[i]) == pytest.approx(float(slope), abs=2e-4)
+
+
+@pytest.mark.parametrize("loss", [loss for loss in ALL if loss != losses.ce])  # PyTorch's: three times
+def test_hold_little_beside_the_gradient(loss):
+    logits = torch.randn(16, 2, 256, 256, requires_grad=True)
+    target = torch.randint(2, (16, 256, 256))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        _value_and_gradient(loss, logits, target)
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    beside = max(held) - logits.nbytes  # a copy that _value_and_gradient makes
+    assert logits.nbytes <= beside < 1.5 * logits.nbytes
 
 
 @pytest.mark.parametrize("name", ["ce", "dice", "focal", "iou", "ce+dice"])

@@ -33,6 +33,19 @@ def test_sums_and_gradient_equal_the_definition(classes, dtype, layout):
     agree(mine.grad, exact.grad, dtype, "gradient")
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("block", [1, 150, 600])  # of an image's 663 logits: a row each, three rows, seven
+def test_work_in_pieces_adds_up(block, layout, monkeypatch):
+    logits, target = example(3, layout=layout)
+    logits.requires_grad_()
+    whole = region_sums(logits, target)
+    (gradient,) = torch.autograd.grad(weighed(whole), logits)
+    monkeypatch.setattr("dme.ops.BLOCK", block)
+    pieces = region_sums(logits, target)
+    torch.testing.assert_close(pieces, whole)
+    torch.testing.assert_close(torch.autograd.grad(weighed(pieces), logits)[0], gradient)
+
+
 @pytest.mark.parametrize("ignored", [0, 1, 2])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_class_can_be_ignored(classes, ignored):

@@ -4,6 +4,8 @@ Here is what they share. `depthwise` is for CPUs alone.
 """
 
 import contextlib
+import itertools
+import math
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from dme.errors import InputError
 
 MAX_CLASSES = 32
+BLOCK = 2**19  # logits a loss works on at a time: 2 MiB, yet enough to keep a few threads busy
 
 
 @contextlib.contextmanager
@@ -36,3 +39,23 @@ def check_logits(logits: Tensor, target: Tensor) -> None:
 def sums_dtype(logits: Tensor) -> torch.dtype:
     """In which sums over the pixels of logits are made."""
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def blocks(logits: Tensor, target: Tensor, ignore_index: int) -> Iterator[tuple]:
+    """On a CPU, the work of a loss in pieces of rows, of about BLOCK logits at most.
+
+    Yields of each piece the image, its rows, the logits (C, pixels), and the one-hot truth (C, pixels), which
+    is 0 for all classes where the label is ignored; both in `sums_dtype`.
+    """
+    n, classes, height, width = logits.shape
+    dtype = sums_dtype(logits)
+    every = torch.arange(classes, dtype=dtype)[:, None]
+    every[every == ignore_index] = math.nan  # equals no label
+    pieces = max(1, math.ceil(classes * height * width / BLOCK))
+    rows = max(1, math.ceil(height / pieces))  # all pieces alike
+    for i, top in itertools.product(range(n), range(0, height, rows)):
+        piece = slice(top, top + rows)
+        label = target[i, piece].flatten().to(dtype)
+        truth = label.new_empty(classes, len(label))
+        torch.eq(label, every, out=truth)  # into numbers: through booleans takes ten times as long
+        yield i, piece, logits[i, :, piece].flatten(1).to(dtype), truth

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dme.ops import check_logits, needing_triton, sums_dtype
+from dme.ops import blocks, check_logits, needing_triton, sums_dtype
 
 
 def focal_sums(
@@ -38,12 +38,13 @@ def focal_by_pytorch(logits: Tensor, target: Tensor, ignore_index: int, gamma: f
 
 @torch.library.custom_op("dme::focal_sums", mutates_args=(), device_types="cpu")
 def _sums(logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float) -> Tensor:
-    sums = logits.new_empty(len(logits), dtype=sums_dtype(logits))
-    for n in range(len(logits)):  # an image at a time stays in the cache
-        sign, valid = _sign_and_valid(logits[n], target[n], ignore_index, sums.dtype)
-        wrong = logits[n] * sign
-        loss = F.softplus(wrong).mul_(wrong.sigmoid_().pow_(gamma)).mul_(valid)
-        sums[n] = loss.mul_(sign.mul_(0.5 - alpha).add_(0.5)).sum() if alpha != 0.5 else 0.5 * loss.sum()
+    sums = logits.new_zeros(len(logits), dtype=sums_dtype(logits))
+    for n, _, z, t in blocks(logits, target, ignore_index):
+        wrong = torch.addcmul(z, z, t, value=-2)
+        loss = F.softplus(wrong).mul_(wrong.sigmoid_().pow_(gamma))
+        valid = t.sum(0)
+        loss.mul_(t.mul_(2 * alpha - 1).add_(1 - alpha))
+        sums[n] += (loss @ valid).sum()
     return sums
 
 
@@ -53,26 +54,15 @@ def _gradient(
 ) -> Tensor:
     """Gradient in the logits, from that in the sums."""
     gradient = torch.empty_like(logits)
-    for n in range(len(logits)):
-        sign, valid = _sign_and_valid(logits[n], target[n], ignore_index, of_sums.dtype)
-        wrong = logits[n] * sign
-        along = F.softplus(wrong)
+    for n, rows, z, t in blocks(logits, target, ignore_index):
+        wrong = torch.addcmul(z, z, t, value=-2)
+        loss = F.softplus(wrong)
         p = wrong.sigmoid_()  # 1 - q
-        along.mul_(gamma).mul_(1 - p).add_(p).mul_(p.pow_(gamma))
-        if alpha != 0.5:
-            sign.add_(1 - 2 * alpha)
-        gradient[n] = along.mul_(sign).mul_(valid * (0.5 * of_sums[n]))
+        of_wrong = torch.addcmul(p, loss, 1 - p, value=gamma).mul_(p.pow_(gamma))
+        valid = t.sum(0)
+        of_z = of_wrong.mul_(t.neg_().add_(1 - alpha)).mul_(valid * of_sums[n])
+        gradient[n, :, rows] = of_z.view_as(gradient[n, :, rows])
     return gradient
-
-
-def _sign_and_valid(
-    logits: Tensor, target: Tensor, ignore_index: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Of one image: (C, H, W), -1 for the class of a pixel and 1 for the others; (H, W), 0 where ignored."""
-    classes, height, width = logits.shape
-    sign = torch.ones(classes + 1, height, width, dtype=dtype)  # one more for ignored pixels
-    sign.scatter_(0, target[None].long().clamp(0, classes), -1)
-    return sign[:classes], (target != ignore_index).to(dtype)
 
 
 def _save(ctx, inputs, output) -> None:

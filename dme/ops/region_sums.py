@@ -1,10 +1,9 @@
 """`dme::region_sums`: what cross-entropy and the overlap losses need of logits, in one pass each way."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dme.ops import check_logits, needing_triton, sums_dtype
+from dme.ops import blocks, check_logits, needing_triton, sums_dtype
 
 
 def region_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> tuple[Tensor, Tensor]:
@@ -36,45 +35,15 @@ def sums_by_pytorch(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[
 
 @torch.library.custom_op("dme::region_sums", mutates_args=(), device_types="cpu")
 def _sums(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    if logits.shape[1] == 2:
-        return _sums_of_two(logits, target, ignore_index)
-    entropy, sums = _empty(logits)
-    for n in range(len(logits)):  # an image at a time stays in the cache
-        known, at = _known_and_place(target[n : n + 1], ignore_index, sums)
-        log_p = logits[n : n + 1].to(sums.dtype).log_softmax(1)
-        entropy[n] = -(log_p.gather(1, at) * known).sum()
+    entropy, sums = (empty.zero_() for empty in _empty(logits))
+    for n, _, z, t in blocks(logits, target, ignore_index):
+        log_p = z.log_softmax(0)
+        entropy[n] -= torch.dot(log_p.flatten(), t.flatten())
         p = log_p.exp_()
-        counted = p.gather(1, at) * known, known  # in float64, for bincount adds them one by one
-        overlap, true = (torch.bincount(at.flatten(), of.flatten().double(), sums.shape[1]) for of in counted)
-        predicted = torch.einsum("nchw,nhw->c", p, known[:, 0])
-        squared = torch.linalg.vector_norm(p, dim=(0, 2, 3)).square()
-        sums[n] = torch.stack([overlap.to(p.dtype), predicted, true.to(p.dtype), squared], -1)
+        squared = torch.linalg.vector_norm(p, dim=1).square()
+        parts = torch.linalg.vecdot(p, t), p @ t.sum(0), t.sum(1), squared
+        sums[n] += torch.stack(parts, -1)
     return entropy, sums
-
-
-def _known_and_place(target: Tensor, ignore_index: int, sums: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, 1, H, W): 0 where the label is ignored, else 1, in the type of `sums`; the class, int64."""
-    place = target[:, None].long().clamp(0, sums.shape[-2] - 1)  # any where the label is ignored
-    return (target != ignore_index)[:, None].to(sums.dtype), place
-
-
-def _sums_of_two(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Of two classes the difference of the logits says everything: half the work."""
-    dtype = sums_dtype(logits)
-    valid, t = _valid_and_second(target, ignore_index, dtype)
-    p = logits[:, 1].to(dtype) - logits[:, 0].to(dtype)
-    entropy = (F.softplus(p).mul_(valid) - p * t).sum((1, 2))
-    p.sigmoid_()  # probability of the second class
-    overlap, predicted, true, known, total = (x.sum((1, 2)) for x in (p * t, p * valid, t, valid, p))
-    squared = p.square_().sum((1, 2))
-    first = known - true - predicted + overlap, known - predicted, known - true
-    first = torch.stack([*first, p[0].numel() - 2 * total + squared], -1)
-    return entropy, torch.stack([first, torch.stack([overlap, predicted, true, squared], -1)], 1)
-
-
-def _valid_and_second(target: Tensor, ignore_index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(N, H, W): 0 where the label is ignored, else 1; t of the second class."""
-    return (target != ignore_index).to(dtype), (target == 1).to(dtype).mul_(ignore_index != 1)
 
 
 def _empty(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,41 +57,17 @@ def _gradient(
     logits: Tensor, target: Tensor, ignore_index: int, of_entropy: Tensor, of_sums: Tensor
 ) -> Tensor:
     """Gradient in the logits, from those in the two results."""
-    if logits.shape[1] == 2:
-        return _gradient_of_two(logits, target, ignore_index, of_entropy, of_sums)
     gradient = torch.empty_like(logits)
-    for n in range(len(logits)):
-        known, at = _known_and_place(target[n : n + 1], ignore_index, of_sums)
-        overlap, predicted, _, squared = of_sums[n].unbind(-1)  # (C,)
-        p = logits[n : n + 1].to(of_sums.dtype).softmax(1)
-        at_truth = overlap[at] * p.gather(1, at) * known  # of the gradient along p, weighted with p
-        mean = torch.einsum("nchw,c->nhw", p, predicted)[:, None] * known + at_truth
-        if squared.count_nonzero():
-            mean += torch.einsum("nchw,c->nhw", p.square(), 2 * squared)[:, None]
-        everywhere = torch.addcmul(-mean, (predicted + of_entropy[n]).view(1, -1, 1, 1), known)
-        if squared.count_nonzero():
-            everywhere.addcmul_(p, squared.view(1, -1, 1, 1), value=2)
-        everywhere.mul_(p).scatter_add_(1, at, at_truth - of_entropy[n] * known)
-        gradient[n] = everywhere[0]
-    return gradient
-
-
-def _gradient_of_two(
-    logits: Tensor, target: Tensor, ignore_index: int, of_entropy: Tensor, of_sums: Tensor
-) -> Tensor:
-    dtype = of_sums.dtype
-    valid, t = _valid_and_second(target, ignore_index, dtype)
-    overlap, predicted, _, squared = of_sums[..., None, None, :].unbind(-1)  # (N, 2, 1, 1)
-    p = (logits[:, 1].to(dtype) - logits[:, 0].to(dtype)).sigmoid_()
-    # along p, the probability of the second class; that of the first is 1 - p
-    of_p = torch.addcmul((predicted[:, 1] - predicted[:, 0] - overlap[:, 0]) * valid, overlap.sum(1), t)
-    if squared.count_nonzero():
-        of_p += 2 * (squared.sum(1) * p - squared[:, 0])
-    of_p.mul_(torch.addcmul(p, p, p, value=-1))
-    of_p.addcmul_(of_entropy.view(-1, 1, 1), torch.addcmul(-t, p, valid))
-    gradient = torch.empty_like(logits)
-    gradient[:, 1] = of_p
-    gradient[:, 0] = of_p.neg_()
+    overlap, predicted, _, squared = of_sums[:, :, None].unbind(-1)  # (N, C, 1)
+    entropies, squares = of_entropy.tolist(), squared.count_nonzero((1, 2)).tolist()
+    for n, rows, z, t in blocks(logits, target, ignore_index):
+        p = z.softmax(0)
+        of_p = (predicted[n] * t.sum(0)).addcmul_(overlap[n], t)
+        if squares[n]:
+            of_p.addcmul_(squared[n], p, value=2)
+        of_log_p = of_p.mul_(p).sub_(t, alpha=entropies[n])
+        of_z = of_log_p.addcmul_(p, of_log_p.sum(0), value=-1)
+        gradient[n, :, rows] = of_z.view_as(gradient[n, :, rows])
     return gradient
 
 
