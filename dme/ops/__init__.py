@@ -41,11 +41,12 @@ def sums_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def blocks(logits: Tensor, target: Tensor, ignore_index: int) -> Iterator[tuple]:
+def blocks(logits: Tensor, target: Tensor, ignore_index: int, spare: int) -> Iterator[tuple]:
     """On a CPU, the work of a loss in pieces of rows, of about BLOCK logits at most.
 
-    Yields of each piece the image, its rows, the logits (C, pixels), and the one-hot truth (C, pixels), which
-    is 0 for all classes where the label is ignored; both in `sums_dtype`.
+    Yields of each piece the image, its rows, the logits (C, pixels), the one-hot truth (C, pixels), which is
+    0 for all classes where the label is ignored, and `spare` more tensors like it to work in; in
+    `sums_dtype`. All pieces use the same memory, for it stays in the cache.
     """
     n, classes, height, width = logits.shape
     dtype = sums_dtype(logits)
@@ -53,9 +54,10 @@ def blocks(logits: Tensor, target: Tensor, ignore_index: int) -> Iterator[tuple]
     every[every == ignore_index] = math.nan  # equals no label
     pieces = max(1, math.ceil(classes * height * width / BLOCK))
     rows = max(1, math.ceil(height / pieces))  # all pieces alike
+    memory = torch.empty(1 + spare, classes * rows * width, dtype=dtype)
     for i, top in itertools.product(range(n), range(0, height, rows)):
         piece = slice(top, top + rows)
         label = target[i, piece].flatten().to(dtype)
-        truth = label.new_empty(classes, len(label))
+        truth, *others = (part[: classes * len(label)].view(classes, len(label)) for part in memory)
         torch.eq(label, every, out=truth)  # into numbers: through booleans takes ten times as long
-        yield i, piece, logits[i, :, piece].flatten(1).to(dtype), truth
+        yield i, piece, logits[i, :, piece].flatten(1).to(dtype), truth, *others

@@ -39,9 +39,9 @@ def focal_by_pytorch(logits: Tensor, target: Tensor, ignore_index: int, gamma: f
 @torch.library.custom_op("dme::focal_sums", mutates_args=(), device_types="cpu")
 def _sums(logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float) -> Tensor:
     sums = logits.new_zeros(len(logits), dtype=sums_dtype(logits))
-    for n, _, z, t in blocks(logits, target, ignore_index):
-        wrong = torch.addcmul(z, z, t, value=-2)
-        loss = F.softplus(wrong).mul_(wrong.sigmoid_().pow_(gamma))
+    for n, _, z, t, wrong, loss in blocks(logits, target, ignore_index, spare=2):
+        torch.addcmul(z, z, t, value=-2, out=wrong)
+        F.softplus(wrong, out=loss).mul_(wrong.sigmoid_().pow_(gamma))
         valid = t.sum(0)
         loss.mul_(t.mul_(2 * alpha - 1).add_(1 - alpha))
         sums[n] += (loss @ valid).sum()
@@ -54,11 +54,12 @@ def _gradient(
 ) -> Tensor:
     """Gradient in the logits, from that in the sums."""
     gradient = torch.empty_like(logits)
-    for n, rows, z, t in blocks(logits, target, ignore_index):
-        wrong = torch.addcmul(z, z, t, value=-2)
-        loss = F.softplus(wrong)
-        p = wrong.sigmoid_()  # 1 - q
-        of_wrong = torch.addcmul(p, loss, 1 - p, value=gamma).mul_(p.pow_(gamma))
+    for n, rows, z, t, wrong, loss, q in blocks(logits, target, ignore_index, spare=3):
+        torch.addcmul(z, z, t, value=-2, out=wrong)
+        F.softplus(wrong, out=loss)
+        p = wrong.sigmoid_()
+        torch.sub(1, p, out=q)
+        of_wrong = torch.addcmul(p, loss, q, value=gamma, out=loss).mul_(p.pow_(gamma))
         valid = t.sum(0)
         of_z = of_wrong.mul_(t.neg_().add_(1 - alpha)).mul_(valid * of_sums[n])
         gradient[n, :, rows] = of_z.view_as(gradient[n, :, rows])

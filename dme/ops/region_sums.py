@@ -36,13 +36,13 @@ def sums_by_pytorch(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[
 @torch.library.custom_op("dme::region_sums", mutates_args=(), device_types="cpu")
 def _sums(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     entropy, sums = (empty.zero_() for empty in _empty(logits))
-    for n, _, z, t in blocks(logits, target, ignore_index):
-        log_p = z.log_softmax(0)
+    for n, _, z, t, p in blocks(logits, target, ignore_index, spare=1):
+        log_p = torch.log_softmax(z, 0, out=p)
         entropy[n] -= torch.dot(log_p.flatten(), t.flatten())
         p = log_p.exp_()
-        squared = torch.linalg.vector_norm(p, dim=1).square()
-        parts = torch.linalg.vecdot(p, t), p @ t.sum(0), t.sum(1), squared
-        sums[n] += torch.stack(parts, -1)
+        squared, predicted = torch.linalg.vector_norm(p, dim=1).square(), p @ t.sum(0)
+        overlap = p.mul_(t).sum(1)
+        sums[n] += torch.stack([overlap, predicted, t.sum(1), squared], -1)
     return entropy, sums
 
 
@@ -60,9 +60,9 @@ def _gradient(
     gradient = torch.empty_like(logits)
     overlap, predicted, _, squared = of_sums[:, :, None].unbind(-1)  # (N, C, 1)
     entropies, squares = of_entropy.tolist(), squared.count_nonzero((1, 2)).tolist()
-    for n, rows, z, t in blocks(logits, target, ignore_index):
-        p = z.softmax(0)
-        of_p = (predicted[n] * t.sum(0)).addcmul_(overlap[n], t)
+    for n, rows, z, t, p, of_p in blocks(logits, target, ignore_index, spare=2):
+        torch.softmax(z, 0, out=p)
+        torch.mul(predicted[n], t.sum(0), out=of_p).addcmul_(overlap[n], t)
         if squares[n]:
             of_p.addcmul_(squared[n], p, value=2)
         of_log_p = of_p.mul_(p).sub_(t, alpha=entropies[n])
