@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 from dme.memory import keep_freed_memory
@@ -19,6 +20,7 @@ def run(main: Callable[[], int | None]) -> None:
     stderr, no traceback), 130 after Ctrl-C. Any other exception is a bug of ours and keeps its traceback.
     """
     keep_freed_memory()
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged files, which get one line of ours
     try:
         sys.exit(main())
     except BrokenPipeError:  # the reader of our output, `head` say, had enough
