@@ -83,13 +83,14 @@ class Augment:
 class TrainingSet:
     """Scans in memory, on the device: images uint8 (H, W) or RGB (3, H, W), masks uint8 (H, W), their names.
 
-    masks: of 0..C-1 and 255. chosen_by: the same on the CPU, where crops are chosen: the host never waits for
-    the device.
+    masks: of 0..C-1 and 255. fluid: the label that `Augment.on_fluid` looks for, None without fluid.
+    chosen_by: the masks on the CPU, where crops are chosen: the host never waits for the device.
     """
 
     images: list[Tensor]
     masks: list[Tensor]
     names: list[str]
+    fluid: int | None = 1
     chosen_by: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -138,7 +139,7 @@ def sample_batch(
         check_sample(data.images[index], data.masks[index], data.masks[indices[0]], augment)
         parameters.append(_draw_photometric(augment, generator))
         noise_seeds.append(int(torch.randint(1 << 62, (), generator=generator)))
-        crops.append(_draw_crop(data.chosen_by[index], augment, generator))
+        crops.append(_draw_crop(data.chosen_by[index], data.fluid, augment, generator))
     images, masks = ([scans[i] for i in indices] for scans in (data.images, data.masks))
     size = (augment.crop, augment.crop) if augment.crop else masks[0].shape
     x, labels, inside = sample_crops(images, masks, torch.tensor(crops, dtype=torch.float64), *size)
@@ -171,7 +172,9 @@ def check_sample(image: Tensor, mask: Tensor, first_mask: Tensor, augment: Augme
 # Geometry. A box is (top, left, height, width) in pixels of the scaled frame; it may reach beyond the frame.
 
 
-def _draw_crop(chosen_by: Tensor, augment: Augment, generator: torch.Generator) -> list[float]:
+def _draw_crop(
+    chosen_by: Tensor, fluid: int | None, augment: Augment, generator: torch.Generator
+) -> list[float]:
     """A random crop of a scan with the labels `chosen_by` (H, W): one row of `sample_crops`' geometry."""
     frame = chosen_by.shape
     out = (augment.crop, augment.crop) if augment.crop else frame
@@ -182,7 +185,7 @@ def _draw_crop(chosen_by: Tensor, augment: Augment, generator: torch.Generator) 
     shift = [round(augment.shift * (2 * v - 1) * size) for v, size in zip(u[2:4], scaled, strict=True)]
     step = (frame[0] / scaled[0], frame[1] / scaled[1])  # source pixels per pixel of the scaled frame
 
-    target = _fluid_pixel(chosen_by, generator) if augment.on_fluid else None
+    target = _pixel_of(fluid, chosen_by, generator) if augment.on_fluid else None
     if target and torch.rand((), generator=generator).item() >= augment.on_fluid:
         target = None
     if target:
@@ -201,9 +204,9 @@ def _draw_crop(chosen_by: Tensor, augment: Augment, generator: torch.Generator) 
     return [top, left, *step, angle, u[4] < augment.flip]
 
 
-def _fluid_pixel(mask: Tensor, generator: torch.Generator) -> list[int] | None:
-    """(row, column) of a random pixel of class 1, if there is one."""
-    found = (mask.flatten() == 1).nonzero()
+def _pixel_of(label: int | None, mask: Tensor, generator: torch.Generator) -> list[int] | None:
+    """(row, column) of a random pixel of that class, if there is one."""
+    found = (mask.flatten() == label).nonzero()
     if not len(found):
         return None
     return list(divmod(int(found[int(torch.randint(len(found), (), generator=generator))]), mask.shape[1]))

@@ -70,12 +70,12 @@ class Cache:
     def graded(self, index: int) -> np.ndarray:
         """Columns of a native scan that somebody annotated, bool (W,); elsewhere no fluid only means unknown.
 
-        Those with layer boundaries, where the set has them; GRADED_COLUMNS for the scans of Duke's set
-        without them; else all.
+        Those with layer boundaries, where the scan has any; else GRADED_COLUMNS of a scan of Duke's set; else
+        all.
         """
         if self.size is not None:
             raise ValueError(f"the columns of scans resized to {self.size} pixels; ask the native cache")
-        if self.layers is not None:
+        if self.layers is not None and np.isfinite(self.layers[index]).any():
             return np.isfinite(self.layers[index]).any(0)
         columns = np.ones(self.images[index].shape[1], bool)
         if set(zip(self.subjects.tolist(), self.positions.tolist(), strict=True)) == DUKE_ANNOTATED:
@@ -99,12 +99,12 @@ def open_cache(source: Source, size: int | None = None, folder: Path | None = No
         )
     folder = Path(folder or os.environ.get("DME_CACHE") or "~/.cache/dme").expanduser()
     path = folder / f"{source.kind}-{source.sha256[:12]}-{size or 'native'}.h5"
-    cache, _ = _read(path, source.sha256, size)
+    cache, _ = _read(path, source, size)
     if cache is not None:
         return cache
     native = None if size is None else open_cache(source, None, folder)
     with _locked(path):
-        cache, problem = _read(path, source.sha256, size)  # another process may have built it while we waited
+        cache, problem = _read(path, source, size)  # another process may have built it while we waited
         if cache is not None:
             return cache
         if problem:
@@ -112,13 +112,13 @@ def open_cache(source: Source, size: int | None = None, folder: Path | None = No
         for leftover in folder.glob(f".{path.name}.*.part"):  # of a killed build: a live one holds the lock
             leftover.unlink()
         _write(path, _collect(source) if native is None else _resized(native, size))
-        cache, problem = _read(path, source.sha256, size)
+        cache, problem = _read(path, source, size)
     if cache is None:
         raise InputError(f"cache {path} reads back wrong just after writing ({problem}): check the disk")
     return cache
 
 
-def _read(path: Path, source_sha256: str, size: int | None) -> tuple[Cache | None, str | None]:
+def _read(path: Path, source: Source, size: int | None) -> tuple[Cache | None, str | None]:
     """(cache, None), (None, what is wrong with the file), or (None, None) when there is no file."""
     if not path.is_file():
         return None, None
@@ -126,7 +126,7 @@ def _read(path: Path, source_sha256: str, size: int | None) -> tuple[Cache | Non
         # files are only ever replaced whole: HDF5's own locks, which some network disks lack, are not needed
         with h5py.File(path, "r", locking=False) as file:
             about, arrays = dict(file.attrs), {}
-            wanted = {"format": FORMAT, "source_sha256": source_sha256.encode(), "size": size or 0}
+            wanted = {"format": FORMAT, "source_sha256": source.sha256.encode(), "size": size or 0}
             for key, want in wanted.items():
                 if about.get(key) != want:
                     return None, f"{key} is {about.get(key)}, expected {want}"
@@ -138,8 +138,8 @@ def _read(path: Path, source_sha256: str, size: int | None) -> tuple[Cache | Non
         layer_shapes = np.column_stack((np.full(len(shapes), 8), shapes[:, 1]))
         cache = Cache(
             kind=about["kind"].decode(),
-            description=about["description"].decode(),
-            source_sha256=source_sha256,
+            description=source.description,  # whoever built the file may have had the same scans elsewhere
+            source_sha256=source.sha256,
             size=size,
             scale_um=tuple(about["scale_um"].tolist()) if "scale_um" in about else None,
             names=[name.decode() for name in arrays["names"]],

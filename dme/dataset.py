@@ -74,7 +74,8 @@ def training_set(
             graded = torch.from_numpy(native.graded(i))[None, None, None].float()
             mask[:, F.interpolate(graded, (1, mask.shape[1]))[0, 0, 0] == 0] = IGNORE
         masks.append(mask.to(device))
-    return TrainingSet(images, masks, [small.names[i] for i in indices])
+    fluid = TASKS[task].index("fluid") if "fluid" in task else None
+    return TrainingSet(images, masks, [small.names[i] for i in indices], fluid)
 
 
 def labels(small: Cache, native: Cache, index: int, task: str, size: str) -> Tensor:

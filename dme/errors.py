@@ -29,14 +29,14 @@ def run(main: Callable[[], int | None]) -> None:
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
     except OSError as e:
-        no_place = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
-        if not isinstance(e, no_place) and e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        where, no_place = e.filename or "a file", (FileExistsError, NotADirectoryError, IsADirectoryError)
+        if isinstance(e, PermissionError):
+            told = f"no permission for {where} ({e.strerror}); change it or choose another path"
+        elif isinstance(e, no_place) or e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            told = f"cannot write {where}: {e.strerror}; free the disk or choose another --out"
+        else:
             raise
-        where = e.filename or "a file"
-        print(
-            f"error: cannot write {where}: {e.strerror}; free the disk or choose another --out",
-            file=sys.stderr,
-        )
+        print(f"error: {told}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was left behind", file=sys.stderr)
         sys.exit(130)

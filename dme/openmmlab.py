@@ -70,7 +70,7 @@ def read_arch(state: dict[str, Tensor]) -> dict | None:
                 "in_channels": first[1],
                 "head_channels": classifier[1],
                 "aux": any(name.startswith("aux_head.") for name in state),
-                "aux_channels": 0 if aux is None else aux.shape[1],
+                "aux_channels": aux.shape[1] if getattr(aux, "ndim", None) == 4 else 0,
             }
     return None
 

@@ -62,8 +62,12 @@ def to_grey_uint8(pixels: np.ndarray, peak: int | None = None) -> tuple[np.ndarr
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Mask values as stored, uint8 (H, W)."""
+    """Mask values as stored, uint8 (H, W); of black and white in a palette 0 and 1, whichever comes first."""
     mask = read_pixels(path, palette_colours=False)
+    if mask.ndim == 2 and mask.max(initial=0) <= 1:
+        colours = read_pixels(path)
+        if colours.ndim == 3 and np.isin(colours, (0, 255)).all() and not np.ptp(colours, axis=2).any():
+            mask = colours[:, :, 0] // 255
     if mask.ndim == 3:
         if mask.shape[2] > 2 and np.ptp(mask[:, :, :3], axis=2).any():
             raise InputError(f"{path}: a coloured mask; save it as grey, palette or 1-bit PNG")
@@ -108,6 +112,8 @@ def read_boundaries(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.
         rows = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
         raise InputError(f"{path}: not a readable .npy array ({e})") from e
+    if not isinstance(rows, np.ndarray):
+        raise InputError(f"{path}: an archive of arrays (.npz), expected one array; save it by numpy.save")
     if rows.shape != (8, shape[1]) or rows.dtype.kind not in "uif":
         raise InputError(f"{path}: {rows.dtype} {rows.shape}, expected numbers (8, width {shape[1]})")
     if (rows < 0).any() or (rows > shape[0]).any():

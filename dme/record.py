@@ -55,6 +55,8 @@ def _commit() -> str:
         return done.stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:  # installed inside another project
+            return "unknown"
         return git("rev-parse", "--short=12", "HEAD") + (
             "+changes" if git("status", "--porcelain", "-uno") else ""
         )
@@ -88,8 +90,9 @@ def plain(value):
 class Run:
     """The folder of a training run: config.json, metrics.jsonl and TensorBoard events.
 
-    start: steps that are done already; what an interrupted run left of later ones is dropped. With 0, so is
-    last.pt: a kill before this run's first checkpoint must not make an older run's the one to resume.
+    start: steps that are done already; what an interrupted run left of later ones is dropped. With 0, so
+    are the networks and results of an older run: a kill before this run's first checkpoint must not make the
+    older one's the one to resume.
     """
 
     def __init__(self, out: Path, config: dict, start: int = 0):
@@ -98,7 +101,9 @@ class Run:
         for leftover in out.glob(".*.part"):  # of a killed run
             leftover.unlink()
         if start == 0:
-            (out / "last.pt").unlink(missing_ok=True)
+            networks = out.glob("best-*.pt")
+            for older in (*networks, *(out / name for name in ("last.pt", "model.pt", "results.json"))):
+                older.unlink(missing_ok=True)
         write_json(out / "config.json", {"config": config, **provenance()})
         kept = [row for row in read_rows(out / "metrics.jsonl") if row["step"] <= start]
         with atomic_path(out / "metrics.jsonl") as temporary:

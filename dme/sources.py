@@ -6,6 +6,7 @@ file in memory at a time, and every detection or cleaning step leaves a line in 
 
 import csv
 import hashlib
+import math
 import os
 import re
 from collections import Counter
@@ -193,15 +194,17 @@ def _read_mat(source: Source, path: Path, subject: int, grader: int, labelled_on
             scan.fluid = np.ascontiguousarray(ids > 0, np.uint8)
             nan_px += int(np.isnan(fluid[:, :, i]).sum())
         if layers is not None:
-            scan.layers, crossing = repair_boundaries(layers[:, :, i])
+            rows = np.where(np.isinf(layers[:, :, i]), -1.0, layers[:, :, i])  # outside the image
+            scan.layers, crossing = repair_boundaries(rows)
             wrong = (crossing > MAX_CROSSING_PX).any(axis=0)
+            wrong |= ((scan.layers < 0) | (scan.layers > len(image))).any(axis=0)
             scan.layers[:, wrong] = np.nan  # not worth refusing a volume whose fluid is sound
             repaired, blanked = repaired + int((crossing[:, ~wrong] > 0).sum()), blanked + int(wrong.sum())
         yield scan
     if nan_px:
         source.note(f"{path.name}: {nan_px} px are NaN within annotated B-scans, taken as not fluid")
     if repaired or blanked:
-        larger = f"{blanked} columns with larger ones set to NaN"
+        larger = f"{blanked} columns with larger ones or rows outside the image set to NaN"
         source.note(f"{path.name}: {repaired} boundary crossings up to 3 px repaired, {larger}")
 
 
@@ -262,7 +265,7 @@ def _open_folder(root: Path) -> Source:
 
 def read_index(path: Path, images: dict[str, Path]) -> list[_Row]:
     """Rows of index.csv: name (extension or not), subject from 1, bscan from 0, optional scale in um."""
-    rows, line = [], 1
+    rows, line, listed = [], 1, set()
     try:
         with open(path, newline="", encoding="utf-8-sig") as f:
             table = csv.DictReader(f)
@@ -273,9 +276,17 @@ def read_index(path: Path, images: dict[str, Path]) -> list[_Row]:
                 name = row["name"] if row["name"] in images else Path(row["name"]).stem
                 if name not in images:
                     raise InputError(f"{path} line {line}: there is no image {row['name']}")
+                if name in listed:
+                    raise InputError(f"{path} line {line}: {name} is listed twice; keep one line")
+                listed.add(name)
                 subject, position = int(row["subject"]), int(row["bscan"])
                 scale_um = tuple(float(row[key]) for key in SCALE_COLUMNS if row.get(key))
-                if subject < 1 or position < 0 or len(scale_um) % 3 or min(scale_um, default=1) <= 0:
+                if (
+                    subject < 1
+                    or position < 0
+                    or len(scale_um) % 3
+                    or not all(0 < um < math.inf for um in scale_um)
+                ):
                     raise ValueError
                 rows.append(_Row(subject, position, name, scale_um or None))
     except (ValueError, TypeError, csv.Error) as e:  # UnicodeDecodeError is a ValueError

@@ -235,13 +235,19 @@ class State:
             raise InputError(
                 f"{path} was made with other settings ({told}); resume with the same or choose another --out"
             )
-        self.joint.load_state_dict(saved["model"])
-        if self.average:
-            self.average.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
-        self.best = saved["best"]
-        return saved["step"]
+        try:
+            self.joint.load_state_dict(saved["model"])
+            if self.average:
+                self.average.load_state_dict(saved["average"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.scaler.load_state_dict(saved["scaler"])
+            self.best = saved["best"]
+            return saved["step"]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+            raise InputError(
+                f"{path} holds another network or was written by another version of dme "
+                f"({' '.join(str(e).split())[:200]}); start again without --resume"
+            ) from e
 
 
 def share_of_batch(
@@ -257,6 +263,8 @@ def share_of_batch(
             f"batch {batch} gives a rank one image, which the {pooling[0]} head pools to one value without "
             "variance for batch norm; choose at least 2 images per rank, the fcn head, or frozen batch norm"
         )
+    if augment.on_fluid and data.fluid is None:
+        raise InputError("crops can be placed on fluid only where fluid is a class; leave on_fluid at 0")
     for image, mask in zip(data.images, data.masks, strict=True):
         check_sample(image, mask, data.masks[0], augment)
     return share

@@ -234,7 +234,10 @@ def _convert(content: dict, path: str | Path, digest: str) -> Segmenter:
         )
     model = build_model(**arch)
     _load_strict(model, state, path)
-    classes, preprocess = openmmlab.read_meta(content.get("meta"), path)
+    try:
+        classes, preprocess = openmmlab.read_meta(content.get("meta"), path)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"{path}: its meta data cannot be read ({e}); remove 'meta' from it") from e
     model.classes = classes or model.classes
     model.preprocess |= preprocess
     model.weights_extra = {"source": Path(path).name, "source_sha256": digest}
@@ -255,7 +258,8 @@ def _check_description(model: Segmenter, path: str | Path) -> None:
     channels, classes = model.arch["in_channels"], model.arch["num_classes"]
     try:
         sample = normalise(torch.ones(1, channels, 1, 1), model.preprocess)
-        fits = sample.shape[1] == channels and bool(sample.isfinite().all()) and len(model.classes) == classes
+        fits = sample.shape[1] == channels and bool(sample.isfinite().all())
+        fits &= isinstance(model.classes, list) and len(model.classes) == classes
     except (KeyError, TypeError, ValueError, RuntimeError):
         fits = False
     if not fits:
@@ -267,8 +271,7 @@ def _check_description(model: Segmenter, path: str | Path) -> None:
 
 def _load_strict(model: Segmenter, state: dict[str, Tensor], path: str | Path) -> None:
     """Copy tensors under our names into the network; any difference in names or shapes is one InputError."""
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: its state_dict does not map names to tensors")
+    _require_tensors(state, path)
     own, found = model.state_dict(), _without_counters(state)
     wanted_shapes = {name: tuple(value.shape) for name, value in _without_counters(own).items()}
     shapes = {name: tuple(value.shape) for name, value in found.items()}
@@ -285,6 +288,13 @@ def _load_strict(model: Segmenter, state: dict[str, Tensor], path: str | Path) -
         raise InputError(f"{path} does not fit the network: {'; '.join([*reasons, *faults])}")
     _refuse_non_finite(found, str(path))
     model.load_state_dict(own | found)
+
+
+def _require_tensors(state: object, path: str | Path) -> None:
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise InputError(f"{path}: its state_dict does not map names to tensors")
 
 
 def _without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -118,6 +118,14 @@ def test_flip_probability():
     assert 0.26 < flipped.float().mean() < 0.34
 
 
+def test_crops_go_onto_the_label_that_is_fluid():
+    mask = torch.ones(60, 90, dtype=torch.uint8)
+    mask[50, 80] = 9
+    data = TrainingSet([_coordinates(60, 90)], [mask], [""], fluid=9)
+    _, onto = sample_batch(data, [0] * 50, Augment(crop=16, max_class_share=1, on_fluid=1), 0, 0)
+    assert ((onto == 9).sum((1, 2)) == 1).all()
+
+
 def test_crops_onto_fluid_hold_one_of_its_pixels_and_all_alike():
     mask = torch.zeros(60, 90, dtype=torch.uint8)
     mask[3, 5] = mask[50, 80] = 1

@@ -88,6 +88,8 @@ def test_round_trip(tmp_path):
         assert cache.kind == "fake" and cache.description == "made by hand"
         assert cache.notes == ["read to the end, 3 µm"]
     assert only_file(tmp_path).name == f"fake-{SHA[:12]}-native.h5"
+    moved = dataclasses.replace(source, description="the same scans elsewhere")
+    assert open_cache(moved, folder=tmp_path).description == moved.description and source.read == 1
 
 
 def test_scans_of_different_sizes(tmp_path):
@@ -221,7 +223,7 @@ def test_any_flipped_byte_is_harmless_or_found(tmp_path):
         damaged = bytearray(content)
         damaged[at] ^= 0x41
         path.write_bytes(damaged)
-        cache, problem = _read(path, SHA, None)
+        cache, problem = _read(path, FakeSource([]), None)
         found += problem is not None
         if problem is None:
             assert_holds(cache, scans)

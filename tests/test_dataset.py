@@ -100,6 +100,10 @@ def test_graded_columns():
     duke = make_cache(4, 768, count=110, pairs=sorted(DUKE_ANNOTATED))
     assert duke.graded(5).nonzero()[0][[0, -1]].tolist() == list(GRADED_COLUMNS) == [99, 624]
     assert make_cache(4, 768, count=110).graded(5).all()  # of other eyes nothing is known
+    some = np.full((3, 8, 130), np.nan, np.float32)
+    some[0, :, 26:104] = 50.0
+    cache = make_cache(layers=some)  # boundaries of one scan say nothing about the fluid of the others
+    assert [int(cache.graded(i).sum()) for i in range(3)] == [78, 130, 130]
     with pytest.raises(ValueError, match="native"):
         make_cache(size=256).graded(0)
 

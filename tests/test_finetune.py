@@ -727,6 +727,22 @@ def test_a_missing_second_grader_is_said(call, tiny, tmp_path, capsys):
     assert "other_grader" not in json.loads((tmp_path / "out" / "results.json").read_text())
 
 
+def test_a_second_grader_who_left_scans_out_is_said(call, tiny, tmp_path, capsys):
+    scans = [phantom_bscan(seed, 124, 192, fluid=True) for seed in (1, 2, 3, 4, 5)]
+    images, fluid = (np.stack([getattr(s, key) for s in scans], 2) for key in ("image", "fluid"))
+    other = np.where(np.arange(5) == 0, fluid, np.nan)  # the first scan alone
+    write_subject_mat(tmp_path / "Subject_01.mat", images, fluid, fluid2=other)
+    arguments = ("--data", tmp_path / "Subject_01.mat", "--weights", tiny, "--split", "random", "--iters", 2)
+    settings = ("--size", "half", "--max-class-share", 1, "--crop", 48)
+    assert call(*arguments, *settings, "--out", tmp_path / "out") == 0
+    assert "no comparison with grader 2, who left out subject01_bscan" in capsys.readouterr().out
+
+
+def test_crops_cannot_go_onto_fluid_that_is_no_class(fails, two_graders):
+    arguments = ("--data", two_graders, "--task", "layers", "--split", "subject:1/2", "--on-fluid", 0.5)
+    assert fails(*arguments).startswith("crops can be placed on fluid only where fluid is a class")
+
+
 def test_a_set_without_boundaries_teaches_no_layers(fails):
     told = fails("--task", "layers")
     assert "have no layer boundaries; --task layers needs them" in told

@@ -71,6 +71,9 @@ def test_commit(monkeypatch, tmp_path):
     assert len(clean) == 12 and int(clean, 16)
     (tmp_path / "record.py").write_text("2")
     assert provenance()["commit"] == clean + "+changes"
+    (tmp_path / "site-packages").mkdir()
+    monkeypatch.setattr(dme.record, "ROOT", tmp_path / "site-packages")
+    assert provenance()["commit"] == "unknown"  # the checkout is somebody else's
 
 
 def test_a_run_is_continued(tmp_path):
@@ -98,9 +101,12 @@ def test_a_run_is_continued(tmp_path):
     assert [(e.step, e.value) for e in events] == [(10, 2.0), (20, 1.0), (30, 0.25)]
     assert not (tmp_path / ".last.pt.123.part").exists() and (tmp_path / "last.pt").exists()
 
+    old = ("last.pt", "best-fcn.pt", "model.pt", "results.json")
+    for name in old:
+        (tmp_path / name).touch()
     third = Run(tmp_path, {"lr": 0.2})  # a new run where an old one was
     third.close()
-    assert read_rows(tmp_path / "metrics.jsonl") == [] and not (tmp_path / "last.pt").exists()
+    assert read_rows(tmp_path / "metrics.jsonl") == [] and not any((tmp_path / name).exists() for name in old)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["config"] == {"lr": 0.2} and "commit" in config
 

@@ -191,20 +191,20 @@ def test_mat_v73_has_reversed_axes(tmp_path):
 
 
 def test_mat_boundaries_never_cost_the_fluid(tmp_path):
-    images, fluid = small_volume()
+    images, fluid = (np.repeat(part, 25, axis=0) for part in small_volume())  # 100 px high
     layers = np.full((8, 6, 5), np.nan)
     layers[:, :, 1] = 20 + np.arange(8)[:, None] * 10
     layers[4, 0, 1] = 48  # 2 px above boundary 3 at 50
     layers[4, 5, 1] = 40  # 10 px above it
+    layers[7, 4, 1], layers[0, 3, 1], layers[7, 2, 1] = 101, -0.5, np.inf  # outside the image
     write_subject_mat(tmp_path / "Subject_01.mat", images, fluid, layers)
     source = open_source(tmp_path)
     scan = list(source.scans())[0]
     np.testing.assert_array_equal(scan.layers[:, 0], [20, 30, 40, 49, 49, 70, 80, 90])
-    assert np.isnan(scan.layers[:, 5]).all()
-    np.testing.assert_array_equal(scan.layers[:, 1:5], layers[:, 1:5, 1])
-    assert any(
-        "1 boundary crossings" in note and "1 columns with larger ones" in note for note in source.notes
-    )
+    assert np.isnan(scan.layers[:, 2:]).all()
+    np.testing.assert_array_equal(scan.layers[:, 1], layers[:, 1, 1])
+    told = "1 boundary crossings up to 3 px repaired, 4 columns with larger ones or rows outside the image"
+    assert any(told in note for note in source.notes)
 
 
 def test_mat_refusals(tmp_path):
@@ -323,6 +323,9 @@ def test_folder_with_index(tmp_path):
         ("name,subject,bscan\na\n", ["line 2", "subject >= 1"]),
         ("name,subject,bscan,axial_um\na,1,1,3.9\n", ["line 2", "axial_um, lateral_um, spacing_um"]),
         ("name,subject,bscan,axial_um,lateral_um,spacing_um\na,1,1,0,1,1\n", ["line 2", "axial_um"]),
+        ("name,subject,bscan,axial_um,lateral_um,spacing_um\na,1,1,nan,1,1\n", ["line 2", "axial_um"]),
+        ("name,subject,bscan,axial_um,lateral_um,spacing_um\na,1,1,1,inf,1\n", ["line 2", "axial_um"]),
+        ("name,subject,bscan\na,1,0\na.png,2,0\n", ["line 3", "a is listed twice"]),
     ],
 )
 def test_index_refusals(tmp_path, index, words):
@@ -413,7 +416,10 @@ def test_mask_files_of_all_kinds(tmp_path):
     mask[1:3, 2:5] = 1
     palette = Image.fromarray(mask).convert("P")
     palette.putpalette([200, 200, 200, 0, 0, 0])  # 1 is the darker colour: colours would turn the mask around
+    reverse = Image.fromarray(1 - mask).convert("P")
+    reverse.putpalette([255, 255, 255, 0, 0, 0])  # white comes first, as Pillow's quantize has it
     files = {
+        "reverse": reverse,
         "bit": Image.fromarray(mask.astype(bool)),
         "grey": Image.fromarray(mask),
         "palette": palette,

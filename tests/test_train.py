@@ -463,6 +463,18 @@ def test_resume_refuses_a_damaged_checkpoint(tmp_path):
         assert "\n" not in str(refused.value)
 
 
+def test_resume_refuses_what_another_version_wrote(tmp_path):
+    fit(tmp_path)
+    for change in ({"model": None}, {"model": {}}, {"optimizer": {}}, {"best": "gone"}):
+        saved = torch.load(tmp_path / "last.pt", weights_only=True) | change
+        if change == {"best": "gone"}:
+            del saved["best"]
+        torch.save(saved, tmp_path / "last.pt")
+        with pytest.raises(InputError, match=r"last\.pt holds another network or was written by another ver"):
+            fit(tmp_path, resume=True)
+        fit(tmp_path)
+
+
 # Bad luck and bad input
 
 

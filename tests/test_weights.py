@@ -121,6 +121,9 @@ def test_convert_refuses_bgr_and_meta_that_does_not_fit(tmp_path):
         convert_openmmlab(openmmlab(tmp_path, meta={"config": "img_norm_cfg = dict(to_rgb=False)"}))
     with pytest.raises(InputError, match=r"classes \['a', 'b', 'c'\].*do not fit a network with 2 classes"):
         convert_openmmlab(openmmlab(tmp_path, meta={"CLASSES": ("a", "b", "c")}))
+    for meta in ({"CLASSES": 3}, {"config": "mean=[1e]"}):
+        with pytest.raises(InputError, match="its meta data cannot be read"):
+            convert_openmmlab(openmmlab(tmp_path, meta=meta))
 
 
 @pytest.mark.parametrize(
@@ -385,6 +388,8 @@ SMALL = {
             "do not fit a network with 2 classes and 3 input channels",
         ),
         ({"preprocess": {"mean": [0.0] * 3, "std": [1.0, 0.0, 1.0]}}, "do not fit a network"),
+        ({"classes": "ab"}, "classes ab .*do not fit a network with 2 classes"),
+        ({"state_dict": {1: torch.zeros(1)}}, "its state_dict does not map names to tensors"),
         ({"classes": ["only one"]}, r"classes \['only one'\].* do not fit a network with 2 classes"),
         ({"state_dict": [1, 2]}, "its state_dict does not map names to tensors"),
         ({"state_dict": {"a": 1}}, "its state_dict does not map names to tensors"),
