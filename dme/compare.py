@@ -7,7 +7,11 @@ from dme.errors import InputError
 from dme.measure import SECTORS
 
 # what must agree for a difference to be the eye's: of the run, its network first, and of a volume
-SAME_RUN = {"fluid": ("weights_sha256", "threshold", "tta"), "retina": ("layers_weights_sha256", "tta")}
+# (that for fluid tells that for layers where fluid is)
+SAME_RUN = {
+    "fluid": ("weights_sha256", "threshold", "tta"),
+    "retina": ("layers_weights_sha256", "weights_sha256", "tta"),
+}
 SAME_VOLUME = (
     "height_px",
     "width_px",
@@ -53,9 +57,10 @@ def compare(folder_a: str | Path, folder_b: str | Path) -> list[dict]:
             f"one of {folder_a} and {folder_b} holds fluid, the other layers; predict both with one --task"
         )
     for key in dict.fromkeys(key for of in common for key in SAME_RUN[of]):
-        if a["settings"][key] != b["settings"][key]:
-            found = f"{key} is {a['settings'][key]} in {folder_a} and {b['settings'][key]} in {folder_b}"
-            raise InputError(f"{found}; predict both visits alike")
+        of_a, of_b = (visit["settings"].get(key) for visit in (a, b))
+        if of_a != of_b:
+            found = f"{key} is {of_a} in {folder_a} and {of_b} in {folder_b}"
+            raise InputError(f"{found}; predict both visits alike, with one --task")
     rows = []
     for pair in _pairs(a, b, folder_a, folder_b):
         _check_alike(*pair, SECTORS[common[0]])
@@ -121,6 +126,12 @@ def _check_alike(a: dict, b: dict, sectors: str) -> None:
                 f"{key} is {a[key]} in volume {a['volume']} and {b[key]} in {b['volume']}; "
                 "only volumes of one size and scale can be compared"
             )
+    ends = [(v["first_measured"], v["last_measured"]) for v in (a, b)]
+    if ends[0] != ends[1]:
+        found = " and ".join(f"{first} to {last}" for first, last in ends)
+        raise InputError(
+            f"of volume {a['volume']} B-scans {found} could be predicted; leave out what one visit lacks"
+        )
     if not a[sectors] or not b[sectors]:
         why = "its scale is unknown (predict both visits with --scale axial,lateral,spacing)"
         raise InputError(f"volume {a['volume']} has no ETDRS sectors: {why}, or its fovea lies outside")

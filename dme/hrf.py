@@ -62,7 +62,7 @@ def _read(image_file: Path, mask_file: Path, scale: float) -> tuple[np.ndarray, 
     for file, mode in ((image_file, "RGB"), (mask_file, "L")):
         try:
             pictures.append(Image.open(file).convert(mode))
-        except (OSError, SyntaxError) as e:  # SyntaxError: Pillow on some damaged files
+        except Exception as e:  # Pillow raises OSError, SyntaxError, ValueError, ... on broken files
             raise InputError(f"cannot read {file}: {e}; unpack the HRF set again") from e
     image, mask = pictures
     if image.size != mask.size:

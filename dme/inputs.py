@@ -126,6 +126,9 @@ def _folder_items(root: Path, volume: bool) -> list[Item]:
         raise InputError(f"{root}: no scans, it holds {found}; expected files {' '.join(SUFFIXES)}")
     images = [f for f in usable if f.suffix.lower() in IMAGE_SUFFIXES]
     index = root / "index.csv"
+    if volume and (index.is_file() or len(images) < len(usable)):
+        other = index if index.is_file() else next(f for f in usable if f not in images)
+        raise InputError(f"{root}: --volume is for a folder of nothing but images, found {other.name}")
     items = [_image_item(root, images, index if index.is_file() else None, volume)] if images else []
     items += [_file_item(f) for f in usable if f.suffix.lower() not in IMAGE_SUFFIXES]
     if others := [f.name for f in inside if f.suffix.lower() not in SUFFIXES and f != index]:
@@ -232,12 +235,12 @@ def _survey(files: list[Path]) -> tuple[int, set[tuple[int, int]]]:
 def _open_array(path: Path, notes: list[str]) -> list[Scan]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
+    except Exception as e:  # NumPy raises OSError, ValueError, TokenError, BadZipFile, ... on broken files
         raise InputError(f"{path}: not a readable .npy array ({e}); save it again") from e
     if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or array.dtype.kind not in "buif":
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive of arrays"
         raise InputError(f"{path}: holds {found}, expected numbers (H, W), (H, W, 3) or (N, H, W)")
-    if array.ndim == 2 or array.shape[2] in (3, 4):
+    if array.ndim == 2 or array.shape[2] in (1, 3, 4):
         return [Scan(path.stem, str(path), partial(_read_array, path, array, None))]
     if not array.size:
         raise InputError(f"{path}: shape {array.shape} holds no pixels")

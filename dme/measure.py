@@ -73,8 +73,9 @@ def measure_volume(
 
     rows: of its predicted B-scans: volume, height_px, width_px, SCALE, fluid_px. columns_px: of "fluid",
     "retina" or both the thickness in every column (W,) of these B-scans by their position; the maps have the
-    same keys. span: first and last position to expect. fovea: (column, position), by default the centre. The
-    sectors (see SECTORS and `sector_table`) are empty when the scale is unknown or the fovea lies outside.
+    same keys. span: first and last position to expect; what lies beyond the first and last measured stays
+    unknown. fovea: (column, position), by default the centre. The sectors (see SECTORS and `sector_table`)
+    are empty when the scale is unknown or the fovea lies outside.
     Raises InputError when the B-scans differ in size or scale.
     """
     name = rows[0]["volume"]
@@ -83,6 +84,7 @@ def measure_volume(
         raise InputError(f"{name}: its B-scans differ in size or scale: not measured as a volume")
     height, width, axial_um, lateral_um, spacing_um = kinds.pop()
     first, last = span
+    measured_at = next(iter(columns_px.values()))
     maps = {of: enface_map(lines, first, last) * (axial_um or 1) for of, lines in columns_px.items()}
     x, y = fovea or ((width - 1) / 2, (first + last) / 2)
     sectors = {SECTORS[of]: [] for of in maps}
@@ -106,6 +108,8 @@ def measure_volume(
         "missing_bscans": last - first + 1 - len(rows),
         "first_bscan": first,
         "last_bscan": last,
+        "first_measured": min(measured_at),
+        "last_measured": max(measured_at),
         "height_px": height,
         "width_px": width,
         **dict(zip(SCALE, (axial_um, lateral_um, spacing_um), strict=True)),

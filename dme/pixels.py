@@ -110,7 +110,7 @@ def repair_boundaries(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def read_boundaries(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     try:
         rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
+    except Exception as e:  # NumPy raises OSError, ValueError, TokenError, BadZipFile, ... on broken files
         raise InputError(f"{path}: not a readable .npy array ({e})") from e
     if not isinstance(rows, np.ndarray):
         raise InputError(f"{path}: an archive of arrays (.npz), expected one array; save it by numpy.save")

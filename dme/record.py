@@ -90,9 +90,9 @@ def plain(value):
 class Run:
     """The folder of a training run: config.json, metrics.jsonl and TensorBoard events.
 
-    start: steps that are done already; what an interrupted run left of later ones is dropped. With 0, so
-    are the networks and results of an older run: a kill before this run's first checkpoint must not make the
-    older one's the one to resume.
+    start: steps that are done already; what an interrupted run left of later ones is dropped. With 0, so is
+    what an older run left: a kill before this run's first checkpoint must not make the older one's the one to
+    resume, nor its network pass for this run's.
     """
 
     def __init__(self, out: Path, config: dict, start: int = 0):
@@ -101,9 +101,10 @@ class Run:
         for leftover in out.glob(".*.part"):  # of a killed run
             leftover.unlink()
         if start == 0:
-            networks = out.glob("best-*.pt")
-            for older in (*networks, *(out / name for name in ("last.pt", "model.pt", "results.json"))):
-                older.unlink(missing_ok=True)
+            pictures = ("loss.png", "figure6.png", "layers.png")
+            for name in ("last.pt", "best-*.pt", "model.pt", "results.json", *pictures):
+                for older in out.glob(name):
+                    older.unlink()
         write_json(out / "config.json", {"config": config, **provenance()})
         kept = [row for row in read_rows(out / "metrics.jsonl") if row["step"] <= start]
         with atomic_path(out / "metrics.jsonl") as temporary:

@@ -27,7 +27,10 @@ SCAN_COLUMNS = {
         *("mask", "boundaries", "profile", "overlay"),
     ),
 }
-_VOLUME = ("volume", "bscans", "missing_bscans", "first_bscan", "last_bscan", "height_px", "width_px", *SCALE)
+_VOLUME = (
+    *("volume", "bscans", "missing_bscans", "first_bscan", "last_bscan", "first_measured", "last_measured"),
+    *("height_px", "width_px", *SCALE),
+)
 _RETINA = ("retina_thickness_px", "retina_thickness_um", "central_subfield_thickness_um")
 _PLACE = ("eye", "fovea_column", "fovea_bscan")
 VOLUME_COLUMNS = {

@@ -90,7 +90,7 @@ def finished(runs: dict[str, list[str]], results: Path) -> dict[str, dict]:
         if made_with != arguments:
             raise InputError(
                 f"{path} was made with {' '.join(made_with)}; expected {' '.join(arguments)}; "
-                "delete it and the folder of its run in --out to run it again, or choose another --results"
+                "give the same options, choose another --results, or delete it and its run's folder in --out"
             )
     refuse_mixed(found.values(), results)
     return found

@@ -30,7 +30,7 @@ class Work:
     networks: dict[str, Segmenter]  # what to find, "fluid", "layers" or both -> the network that finds it
     threshold: float
     tta: bool
-    scale_um: tuple[float, ...] | None  # in place of the source's
+    scale_um: tuple[float, ...] | None  # in place of the source's, as far as it goes
     rows: list[dict] = field(default_factory=list)
     skipped: list[dict] = field(default_factory=list)  # source, reason
     # thickness in px of each column (W,): (volume, "fluid" or "retina") -> B-scan -> line; and of each volume
@@ -80,7 +80,8 @@ class Work:
             mask, probability = fluid_mask(model, seen[model], self.threshold)
         if model := self.networks.get("layers"):
             boundaries = layer_rows(model, seen[model], probability)
-        scale_um = self.scale_um or scan.scale_um
+        own, given = scan.scale_um or (), self.scale_um or ()
+        scale_um = (*given, *own[len(given) :]) or None
         row = {
             "order": order,
             "scan": scan.name,

@@ -2,7 +2,7 @@
 
 HRF_DATA=FOLDER python experiments/backbones.py            # all runs that have no result yet, then the table
 python experiments/backbones.py --networks unet-psp mobilenet_v3_small-lraspp --starts none
-python experiments/backbones.py --results experiments/results/backbones --print
+python experiments/backbones.py --results experiments/results/backbones --amp bf16 --print
 
 Every network is pretrained on vessels for as many minutes and fine-tuned for as many steps as the others.
 Finished runs are files in --results, the pretrained networks stay in --out. An interrupted series continues
@@ -66,8 +66,9 @@ def main() -> None:
                     pretrained = args.out / f"pretrain-{name}" / f"best-{head}.pt"
                     weights = pretrained if start == "hrf" else start
                     how = f"--recipe best --iters {STEPS} --backbone {backbone} --head {head}"
-                    how += f" --weights {weights} --split {split} --amp {args.amp} --seed {seed}"
-                    runs[run_name(name, start, split, seed)] = how.split()
+                    rest = f"--split {split} --amp {args.amp} --seed {seed}"
+                    how = [*how.split(), "--weights", str(weights), *rest.split()]
+                    runs[run_name(name, start, split, seed)] = how
     pretrained = series.gather(args, pretraining, script="pretrain_hrf.py", may_be_empty=True)
     found = series.gather(args, runs)
     results = series.results_folder(args)

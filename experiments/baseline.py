@@ -5,7 +5,7 @@ scan with an empty union counting 0; it is not the mIoU of Table 2. Beside it st
 pooled over the set. Of a network with more classes the one called fluid is scored, or, where none is, class 1
 as in the study (of Cityscapes that is sidewalk); every other class counts as background.
 
-python experiments/baseline.py --weights hrf-psp cityscapes-mobilenet_v2-psp-openmmlab
+python experiments/baseline.py --weights hrf-psp cityscapes-psp-mobilenet_v2-openmmlab
 """
 
 import argparse
@@ -24,7 +24,7 @@ from dme.metrics import ConfusionMeter, table1_measure
 from dme.model import BACKBONES, Segmenter, require_arch
 from dme.record import device_name, provenance, write_json
 from dme.sources import open_source
-from dme.weights import known, load_model
+from dme.weights import known, load_model, path_of
 
 SIZE = 256  # the study scores 256 x 256 versions of the scans
 FLUID = "fluid"
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     add("--data", help=".mat files or folder of B-scans (default: DME_DATA, else synthetic scans)")
     add("--grader", type=int, default=1, help="whose annotation of .mat files is the truth: 1 or 2")
     add("--backbone", choices=BACKBONES, help="of the weights (default: any)")
-    add("--weights", nargs="+", help="names or files (default: the three shipped ones, or all of --backbone)")
+    add("--weights", nargs="+", help="names or files (default: the shipped unets, or all of --backbone here)")
     add("--protocol", choices=PROTOCOLS, help="paper: enlarge to 2336 (default on a GPU); light: to 512")
     add("--out", type=Path, default=Path("runs/baseline"), help="folder for results and picture")
     return parser.parse_args()
@@ -106,7 +106,11 @@ def main() -> None:
 def default_weights(backbone: str | None) -> list[str]:
     if backbone in (None, "unet"):
         return SHIPPED
-    return [name for name, entry in known().items() if entry["arch"]["backbone"] == backbone]
+    names = [name for name, entry in known().items() if entry["arch"]["backbone"] == backbone]
+    here = [name for name in names if path_of(name).is_file()]
+    if not here:
+        raise InputError(f"no weights of a {backbone} are here; ./run.sh weights fetches {', '.join(names)}")
+    return here
 
 
 def fluid_class(model: Segmenter) -> int:

@@ -3,7 +3,7 @@
 python experiments/crossval.py                                  # five folds over the eyes, then the tables
 python experiments/crossval.py --weights hrf-mobilenet_v3_small  # another network
 python experiments/crossval.py --leaky                          # also the splits by B-scan, to see the leak
-python experiments/crossval.py --results experiments/results/crossval --print
+python experiments/crossval.py --results experiments/results/crossval --amp bf16 --print
 
 Every finished fold is a file in --results. An interrupted series continues where it was.
 """

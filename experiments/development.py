@@ -2,7 +2,7 @@
 
 python experiments/development.py                           # all candidates that have no result yet
 python experiments/development.py --candidates crops whole
-python experiments/development.py --results experiments/results/development --print
+python experiments/development.py --results experiments/results/development --amp bf16 --print
 
 The four folds dev:K/4 leave out eyes 9 and 10 and the validation scans of `paper`. Every finished fold of a
 candidate is a file in --results. An interrupted series continues where it was.

@@ -135,8 +135,11 @@ def parse_args() -> argparse.Namespace:
     add("--eval-every", type=int, default=0, help="steps between validations (default: one at the end)")
     add("--resume", action="store_true", help="continue the run in --out")
     add("--out", type=Path, default=Path("runs/finetune"), help="run folder (default runs/finetune)")
-    recipe = parser.parse_known_args()[0].recipe
-    parser.set_defaults(**RECIPES[recipe])
+    first = parser.parse_known_args()[0]
+    defaults = RECIPES[first.recipe]
+    if first.backbone and defaults.get("head") not in BACKBONES[first.backbone].HEADS:
+        defaults = defaults | {"head": None}
+    parser.set_defaults(**defaults)
     args = parser.parse_args()
     if args.aux_weight is None:
         args.aux_weight = 1.0 if args.loss in ("dice", "focal") else 0.4
@@ -238,6 +241,11 @@ def starting_network(args: argparse.Namespace) -> tuple[Segmenter, str]:
         model = build_model(**asked)
         return model, f"fresh weights (seed {args.seed}), {_described(model)}"
     shipped = [f"hrf-{kind}" for kind in (args.backbone, args.head) if f"hrf-{kind}" in known()]
+    if not args.weights and not shipped and args.backbone not in (None, "unet"):
+        raise InputError(
+            f"no weights for a {args.backbone} ship with dme; give --weights FILE, from ./run.sh pretrain, "
+            "or --weights none"
+        )
     name = args.weights or (shipped or ["hrf-psp"])[0]
     model = load_model(name)
     require_arch(model, **asked)

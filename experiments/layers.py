@@ -2,7 +2,7 @@
 
 python experiments/layers.py --data octlayers               # all missing runs, then the tables
 python experiments/layers.py --data octlayers --starts none
-python experiments/layers.py --results experiments/results/layers --print
+python experiments/layers.py --results experiments/results/layers --amp bf16 --print
 
 Every finished run is a file in --results. An interrupted series continues where it was.
 """
@@ -43,7 +43,8 @@ def main() -> None:
     for eye in args.eyes:
         for start in args.starts:
             weights = args.out / "phantom" / "model.pt" if start == "phantom" else start
-            runs[f"{start}-{eye}"] = f"{recipe} --split subject:{eye}/{EYES} --weights {weights}".split()
+            how = f"{recipe} --split subject:{eye}/{EYES} --weights".split()
+            runs[f"{start}-{eye}"] = [*how, str(weights)]
     if "phantom" in args.starts and not args.print:
         series.run_missing("finetune.py", pretraining, args.out, args.out / "runs")
     found = series.gather(args, runs)

@@ -62,7 +62,7 @@ def parse_args() -> argparse.Namespace:
     add("--scale", help="axial,lateral[,spacing] in um per pixel and B-scan (default: what the source says)")
     add("--volume", action="store_true", help="the images of a folder are the B-scans of one volume")
     add("--eye", choices=EYES, help="right (OD) or left (OS): sectors become nasal and temporal")
-    add("--fovea", help="column,B-scan of the fovea, counted from 0 (default: the volume's centre)")
+    add("--fovea", help="its column, from 0, and B-scan, as numbered in measurements.csv (default: centre)")
     add("--compare", nargs=2, metavar=("A", "B"), help="results folders of two visits: what changed")
     args = parser.parse_args()
     if bool(args.inputs) == bool(args.compare):
@@ -78,7 +78,7 @@ def main() -> int:
     scale_um = numbers("--scale", args.scale, "axial,lateral or axial,lateral,spacing", (2, 3), 1e-6)
     fovea = numbers("--fovea", args.fovea, "column,B-scan", (2,), 0)
     if not 0 <= args.threshold < 1:
-        raise InputError(f"--threshold {args.threshold} is no probability: give 0 to 1")
+        raise InputError(f"--threshold {args.threshold} is out of range: give 0 or more, below 1")
     origin = provenance()
     rank, _, device = ranks.join()
     networks = choose_networks(args.task, args.weights, args.backbone, device)
@@ -183,9 +183,12 @@ def finish(args: argparse.Namespace, origin: dict, work: Work, notes: list[str])
             )
             notes.append(f"{share}, most in {max(outside, key=outside.get)}: there the boundaries are wrong")
             print(f"note: {notes[-1]}")
-    if incomplete := [v for v in volumes if v["missing_bscans"]]:
-        count = sum(v["missing_bscans"] for v in incomplete)
-        notes.append(f"{count} B-scans missing within volumes: interpolated between their neighbours")
+    within = sum(v["last_measured"] - v["first_measured"] + 1 - v["bscans"] for v in volumes)
+    if within:
+        notes.append(f"{within} B-scans missing within volumes: interpolated between their neighbours")
+        print(f"note: {notes[-1]}")
+    if beyond := sum(v["missing_bscans"] for v in volumes) - within:
+        notes.append(f"{beyond} B-scans missing at the end of volumes: their part of the volume is unknown")
         print(f"note: {notes[-1]}")
     write_tables(out, args.task, rows, volumes)
     most = "retina_thickness_px" if args.task == "layers" else "fluid_px"

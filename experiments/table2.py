@@ -3,7 +3,7 @@
 python experiments/table2.py                        # all rows that have no result yet, then the table
 python experiments/table2.py --rows 6 10 --seeds 0 1 2
 python experiments/table2.py --extended             # what the study's documents ask for beside them
-python experiments/table2.py --results experiments/results/table2 --print    # a table from finished rows
+python experiments/table2.py --results experiments/results/table2 --amp bf16 --print    # finished rows
 
 Every finished row is a file in --results. An interrupted series continues where it was.
 """

@@ -2,7 +2,7 @@
 
 python experiments/transfer.py                          # all runs that have no result yet, then the table
 python experiments/transfer.py --splits paper --seeds 0
-python experiments/transfer.py --results experiments/results/transfer --print
+python experiments/transfer.py --results experiments/results/transfer --amp bf16 --print
 
 Every run goes on to four times the study's steps. Its learning rate does not depend on its length, so that
 its scores after 400 steps are those of the study's row itself. Finished runs are files in --results.

@@ -24,7 +24,8 @@ def main() -> None:
     parser.add_argument("--half", action="store_true", help="with --convert: kernels in float16")
     args = parser.parse_args()
 
-    if (args.convert is None) != (args.out is None) or (args.convert and args.names):
+    alone = args.convert is None
+    if alone != (args.out is None) or (args.convert and args.names) or (alone and args.half):
         raise InputError("give names, or --convert FILE --out PATH, or nothing")
     if args.convert:
         model = weights.load_model(args.convert)

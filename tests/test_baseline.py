@@ -132,7 +132,7 @@ def test_of_many_classes_the_one_called_fluid_or_else_class_1_is_scored(
 def test_backbone_chooses_the_weights_and_is_checked(monkeypatch, folder, street, tmp_path, capsys):
     base = ("--data", folder, "--out", tmp_path / "out")
     for arguments, told in (
-        (("--backbone", "mobilenet_v2"), "cityscapes-fcn-mobilenet_v2-openmmlab is not downloaded"),
+        (("--backbone", "mobilenet_v2"), "no weights of a mobilenet_v2 are here; ./run.sh weights fetches "),
         (
             ("--backbone", "unet", "--weights", street),
             "--backbone unet does not fit the weights street.pth, whose backbone is mobilenet_v2; leave",

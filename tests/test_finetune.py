@@ -738,6 +738,20 @@ def test_a_second_grader_who_left_scans_out_is_said(call, tiny, tmp_path, capsys
     assert "no comparison with grader 2, who left out subject01_bscan" in capsys.readouterr().out
 
 
+def test_a_backbone_without_shipped_weights_is_said(call, folder, tmp_path, capsys):
+    out = ("--data", folder, "--out", tmp_path / "out")
+    assert call(*out, "--recipe", "best", "--backbone", "mobilenet_v2") == 2
+    told = "no weights for a mobilenet_v2 ship with dme; give --weights FILE, from ./run.sh pretrain, or"
+    assert told in capsys.readouterr().err
+
+
+def test_a_recipe_leaves_the_head_to_a_backbone_that_does_not_take_its_own(script, monkeypatch):
+    words = ["finetune.py", "--recipe", "layers", "--backbone"]
+    for backbone, head in (("mobilenet_v3_small", None), ("mobilenet_v2", "fcn"), ("unet", "fcn")):
+        monkeypatch.setattr(sys, "argv", [*words, backbone])
+        assert script.parse_args().head == head
+
+
 def test_crops_cannot_go_onto_fluid_that_is_no_class(fails, two_graders):
     arguments = ("--data", two_graders, "--task", "layers", "--split", "subject:1/2", "--on-fluid", 0.5)
     assert fails(*arguments).startswith("crops can be placed on fluid only where fluid is a class")

@@ -53,6 +53,16 @@ def test_errors_over_the_scans_of_all_eyes(call, tmp_path):
     assert "1.30 ± 0.48 px" in text
 
 
+def test_a_folder_with_a_space_in_its_name(script, monkeypatch):
+    asked = []
+    monkeypatch.setattr(script.series, "run_missing", lambda *_: {})
+    monkeypatch.setattr(script.series, "gather", lambda args, runs: asked.append(runs) or {})
+    monkeypatch.setattr(script, "markdown", lambda *_: "")
+    monkeypatch.setattr(script.series, "write_table", lambda *_: None)
+    exit_code(script, "--out", "my runs", "--starts", "phantom", "--eyes", 1)
+    assert asked[0]["phantom-1"][-2:] == ["--weights", str(Path("my runs", "phantom", "model.pt"))]
+
+
 def test_every_eye_is_left_out_from_every_start(script, call, monkeypatch):
     series = []
     monkeypatch.setattr(

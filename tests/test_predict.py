@@ -17,6 +17,7 @@ from scripts import EXPERIMENTS, ROOT, exit_code, load_script, table
 from torch import nn
 
 from dme import phantom
+from dme.compare import compare
 from dme.errors import InputError
 from dme.infer import SIZES
 from dme.inputs import list_items
@@ -201,13 +202,15 @@ def test_index_gives_volumes_and_scale(tmp_path):
 def test_arrays(tmp_path):
     stack = np.stack([picture(seed=i) for i in range(3)])
     grey, colour = picture(seed=5), np.repeat(picture(seed=6)[..., None], 3, 2)
-    files = [save(tmp_path / f"{name}.npy", a) for name, a in [("v", stack), ("g", grey), ("c", colour)]]
+    arrays = {"v": stack, "g": grey, "c": colour, "one": grey[..., None]}
+    files = [save(tmp_path / f"{name}.npy", array) for name, array in arrays.items()]
     scans, _ = opened(*files)
     assert places(scans) == [("v_bscan000", "v", 0), ("v_bscan001", "v", 1), ("v_bscan002", "v", 2)] + [
         ("g", None, None),
         ("c", None, None),
+        ("one", None, None),
     ]
-    for scan, pixels in zip(scans, [*stack, grey, colour[..., 0]], strict=True):
+    for scan, pixels in zip(scans, [*stack, grey, colour[..., 0], grey], strict=True):
         np.testing.assert_array_equal(scan.read(), pixels)
 
 
@@ -339,12 +342,59 @@ def test_a_volume_with_a_broken_scan(script, tmp_path, capsys):
     assert "not a readable image" in (out / "report.html").read_text()
 
 
+def test_an_outer_scan_that_is_missing_is_not_made_up(script, tmp_path, capsys):
+    for visit in ("a", "b"):
+        for i in range(4):
+            save(tmp_path / visit / "eye" / f"bscan_{i}.png", picture(width=600))
+    (tmp_path / "b" / "eye" / "bscan_3.png").write_bytes(b"broken")
+    outs = [script(tmp_path / v / "eye", "--scale", "4,10,120", out=tmp_path / f"{v}o")[1] for v in "ab"]
+    told = capsys.readouterr().out
+    assert "1 B-scans missing at the end of volumes: their part of the volume is unknown" in told
+    assert "interpolated" not in told
+    (volume,) = table(outs[1] / "volumes.csv")
+    assert [volume[key] for key in ("last_bscan", "first_measured", "last_measured")] == ["3", "0", "2"]
+    assert script("--compare", *outs, out=tmp_path / "c")[0] == 2
+    assert "of volume eye B-scans 0 to 3 and 0 to 2 could be predicted" in capsys.readouterr().err
+
+
 def test_a_scan_of_another_size_leaves_the_volume_unmeasured(script, tmp_path, capsys):
     for i in range(3):
         save(tmp_path / "eye" / f"bscan_{i}.png", picture(width=60 + (i == 2)))
     code, out = script(tmp_path / "eye", "--scale", "4,10,120")
     assert code == 1 and "eye: its B-scans differ in size" in capsys.readouterr().err
     assert len(table(out / "measurements.csv")) == 3 and not (out / "volumes.csv").exists()
+
+
+def test_a_scale_without_spacing_leaves_that_of_the_source(script, tmp_path):
+    for i in range(2):
+        save(tmp_path / "eye" / f"s{i}.png", picture())
+    lines = "".join(f"s{i},1,{i},3,11,120\n" for i in range(2))
+    (tmp_path / "eye" / "index.csv").write_text("name,subject,bscan,axial_um,lateral_um,spacing_um\n" + lines)
+    _, out = script(tmp_path / "eye", "--scale", "4,10")
+    (volume,) = table(out / "volumes.csv")
+    assert [float(volume[key]) for key in ("axial_um", "lateral_um", "spacing_um")] == [4, 10, 120]
+    assert float(volume["fluid_volume_mm3"]) == pytest.approx(2 * 40 * 4 * 10 * 120 / 1e9)
+
+
+@pytest.mark.parametrize("other", ["index.csv", "c.npy"])
+def test_volume_is_for_folders_of_images_alone(script, tmp_path, capsys, other):
+    save(tmp_path / "in" / "a.png", picture())
+    save(tmp_path / "in" / "c.npy", picture()) if other == "c.npy" else (tmp_path / "in" / other).touch()
+    assert script(tmp_path / "in", "--volume")[0] == 2
+    assert f"--volume is for a folder of nothing but images, found {other}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"PK\x03\x04garbage", b"\x93NUMPY\x01\x00\x16\x00{'shape': \xa9(20, 30), }\n"],
+    ids=["archive", "header"],
+)
+def test_a_damaged_array_is_skipped(script, tmp_path, capsys, content):
+    save(tmp_path / "in" / "a.png", picture())
+    (tmp_path / "in" / "z.npy").write_bytes(content)
+    code, out = script(tmp_path / "in")
+    assert code == 1 and len(table(out / "measurements.csv")) == 1
+    assert "z.npy: not a readable .npy array" in capsys.readouterr().err
 
 
 def test_fovea_outside(script, tmp_path, capsys):
@@ -487,6 +537,18 @@ def test_comparisons_that_would_mislead(script, visits, tmp_path, capsys):
     assert script("--compare", a, b, out=tmp_path / "c")[0] == 2
     assert "holds no results" in capsys.readouterr().err
     assert not (tmp_path / "c" / "comparison.csv").exists()
+
+
+def test_thickness_that_one_visit_was_helped_to_is_not_compared(tmp_path):
+    told = {"layers_weights_sha256": "b" * 64, "tta": False}
+    for visit, settings in (("a", told | {"weights_sha256": "a" * 64, "threshold": 0.5}), ("b", told)):
+        (tmp_path / visit).mkdir()
+        content = {"finished": True, "settings": settings, "volumes": [], "scans": []}
+        (tmp_path / visit / "measurements.json").write_text(json.dumps(content))
+    with pytest.raises(
+        InputError, match="weights_sha256 is aaa.* and None in .*b; predict both"
+    ):
+        compare(tmp_path / "a", tmp_path / "b")
 
 
 # ---- many scans, many processes -------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_a_result_made_with_other_arguments_is_refused(out, tmp_path):
     run_missing("fake.py", {"a": ["--lr", "0.1"], "b": ["-x"]}, out, tmp_path / "rows")
     before = (tmp_path / "rows" / "a.json").read_bytes()
     other = {"a": ["--lr", "0.2"], "c": ["-x"]}
-    told = r"a\.json was made with --lr 0\.1; expected --lr 0\.2; delete it and the folder of its run "
+    told = r"a\.json was made with --lr 0\.1; expected --lr 0\.2; give the same options, choose "
     with pytest.raises(InputError, match=told):
         run_missing("fake.py", other, out, tmp_path / "rows")
     with pytest.raises(InputError, match=told):

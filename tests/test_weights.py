@@ -724,6 +724,7 @@ def test_script_errors_are_one_line_and_exit_2(monkeypatch, capsys, remote, serv
         (["remote"], "the server answered 404"),
         (["remote", "nope"], "unknown weights 'nope'"),
         (["--convert", CHECKPOINT], "--convert FILE --out PATH"),
+        (["remote", "--half"], "--convert FILE --out PATH"),
         (["--convert", "absent.pth", "--out", "x.pth"], "absent.pth is not there"),
     ):
         code, out, err = run_script(monkeypatch, capsys, *arguments)
