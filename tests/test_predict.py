@@ -545,9 +545,7 @@ def test_thickness_that_one_visit_was_helped_to_is_not_compared(tmp_path):
         (tmp_path / visit).mkdir()
         content = {"finished": True, "settings": settings, "volumes": [], "scans": []}
         (tmp_path / visit / "measurements.json").write_text(json.dumps(content))
-    with pytest.raises(
-        InputError, match="weights_sha256 is aaa.* and None in .*b; predict both"
-    ):
+    with pytest.raises(InputError, match="weights_sha256 is aaa.* and None in .*b; predict both"):
         compare(tmp_path / "a", tmp_path / "b")
 
 
