@@ -67,6 +67,11 @@ class Cache:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def is_duke(self) -> bool:
+        """Whether these are the 110 scans that Duke's graders annotated, by subjects and positions."""
+        return set(zip(self.subjects.tolist(), self.positions.tolist(), strict=True)) == DUKE_ANNOTATED
+
     def graded(self, index: int) -> np.ndarray:
         """Columns of a native scan that somebody annotated, bool (W,); elsewhere no fluid only means unknown.
 
@@ -75,10 +80,10 @@ class Cache:
         """
         if self.size is not None:
             raise ValueError(f"the columns of scans resized to {self.size} pixels; ask the native cache")
-        if self.layers is not None and np.isfinite(self.layers[index]).any():
-            return np.isfinite(self.layers[index]).any(0)
+        if self.layers is not None and (known := np.isfinite(self.layers[index]).any(0)).any():
+            return known
         columns = np.ones(self.images[index].shape[1], bool)
-        if set(zip(self.subjects.tolist(), self.positions.tolist(), strict=True)) == DUKE_ANNOTATED:
+        if self.is_duke:
             columns[: GRADED_COLUMNS[0]] = columns[GRADED_COLUMNS[1] + 1 :] = False
         return columns
 

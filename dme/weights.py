@@ -271,7 +271,10 @@ def _check_description(model: Segmenter, path: str | Path) -> None:
 
 def _load_strict(model: Segmenter, state: dict[str, Tensor], path: str | Path) -> None:
     """Copy tensors under our names into the network; any difference in names or shapes is one InputError."""
-    _require_tensors(state, path)
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise InputError(f"{path}: its state_dict does not map names to tensors")
     own, found = model.state_dict(), _without_counters(state)
     wanted_shapes = {name: tuple(value.shape) for name, value in _without_counters(own).items()}
     shapes = {name: tuple(value.shape) for name, value in found.items()}
@@ -288,13 +291,6 @@ def _load_strict(model: Segmenter, state: dict[str, Tensor], path: str | Path) -
         raise InputError(f"{path} does not fit the network: {'; '.join([*reasons, *faults])}")
     _refuse_non_finite(found, str(path))
     model.load_state_dict(own | found)
-
-
-def _require_tensors(state: object, path: str | Path) -> None:
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise InputError(f"{path}: its state_dict does not map names to tensors")
 
 
 def _without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:

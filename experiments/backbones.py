@@ -65,9 +65,9 @@ def main() -> None:
                 for start in args.starts:
                     pretrained = args.out / f"pretrain-{name}" / f"best-{head}.pt"
                     weights = pretrained if start == "hrf" else start
-                    how = f"--recipe best --iters {STEPS} --backbone {backbone} --head {head}"
-                    rest = f"--split {split} --amp {args.amp} --seed {seed}"
-                    how = [*how.split(), "--weights", str(weights), *rest.split()]
+                    network = f"--recipe best --iters {STEPS} --backbone {backbone} --head {head}".split()
+                    rest = f"--split {split} --amp {args.amp} --seed {seed}".split()
+                    how = [*network, "--weights", str(weights), *rest]
                     runs[run_name(name, start, split, seed)] = how
     pretrained = series.gather(args, pretraining, script="pretrain_hrf.py", may_be_empty=True)
     found = series.gather(args, runs)

@@ -27,7 +27,7 @@ from dme.metrics import per_scan, scores
 from dme.model import BACKBONES, HEADS, Segmenter, build_model, require_arch, set_classes
 from dme.recipe import Recipe
 from dme.record import provenance, read_rows, seconds_per_step, write_json
-from dme.sources import DUKE_ANNOTATED, open_source
+from dme.sources import open_source
 from dme.splits import leak, split_indices
 from dme.train import train
 from dme.weights import known, load_model, save_model
@@ -262,8 +262,7 @@ def choose_split(
 ) -> tuple[str, tuple[np.ndarray, np.ndarray]]:
     """Name and (training, validation) indices. Raises InputError unless both hold fluid, if that is asked."""
     if name is None:
-        pairs = zip(cache.subjects.tolist(), cache.positions.tolist(), strict=True)
-        name = "paper" if set(pairs) == DUKE_ANNOTATED else "random"
+        name = "paper" if cache.is_duke else "random"
     sides = split_indices(cache, name, seed)
     for what, indices in zip(("training", "validation"), sides, strict=True):
         if "fluid" in task and not any((cache.fluid[i] == 1).any() for i in indices):
