@@ -148,6 +148,21 @@ def set_classes(model: Segmenter, names: list[str]) -> list[str]:
     return replaced
 
 
+def start_at_shares(model: Segmenter, shares: Tensor) -> None:
+    """Let fresh classifiers start at the classes' shares of the pixels, where OpenMMLab starts at equal ones.
+
+    shares: (num_classes,), above 0; their logarithms become the biases (as the prior of Lin et al. 2017).
+    From equal shares a fresh UNet first makes features that say background. Where a rare class is, all of
+    them are 0: the bias alone decides, for background, and the class is never found.
+    """
+    if shares.shape != (model.arch["num_classes"],) or not (shares > 0).all():
+        raise ValueError(f"shares {shares.tolist()}: expected {model.arch['num_classes']} numbers above 0")
+    for head in (model.head, model.aux_head):
+        if head is not None:
+            with torch.no_grad():
+                head.classifier.bias.copy_(shares.log())
+
+
 def _initialise(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):

@@ -24,7 +24,7 @@ from dme.figures import RED, save_png
 from dme.infer import SIZES, STUDY_SIDE, folded
 from dme.layers import BOUNDARIES, LAYERS, THICKNESSES, over_scans
 from dme.metrics import per_scan, scores
-from dme.model import BACKBONES, HEADS, Segmenter, build_model, require_arch, set_classes
+from dme.model import BACKBONES, HEADS, Segmenter, build_model, require_arch, set_classes, start_at_shares
 from dme.recipe import Recipe
 from dme.record import provenance, read_rows, seconds_per_step, write_json
 from dme.sources import open_source
@@ -176,6 +176,8 @@ def main() -> None:
 
     validate = Validation(small, native, validation, device, args.task, args.tta)
     data = training_set(small, native, training, args.task, args.size, args.ungraded, device)
+    if replaced or args.weights == "none":
+        start_at_shares(model, data.shares(len(model.classes)))
     before = validate.drawn(folded(model).to(device), RED) if args.task == "fluid" else None
     trained = train({"model": model}, data, augment, recipe, args.out, validate, args.resume)["model"]
     if not validate.counts:  # a resumed run that was complete

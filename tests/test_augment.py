@@ -350,6 +350,11 @@ def test_contrast_of_colour_distortion_comes_before_or_after_saturation():
 # Seeds
 
 
+def test_shares_are_of_the_annotated_pixels_and_never_zero():
+    masks = [torch.tensor([[0, 0, 255], [2, 0, 0]], dtype=torch.uint8), torch.full((1, 3), 255).byte()]
+    assert torch.allclose(_scans(masks, masks).shares(3), torch.tensor([5.0, 1.0, 2.0]) / 8)
+
+
 def test_the_same_seed_step_and_position_give_the_same_sample():
     masks = [_noise(60, 80, high=2), _noise(70, 60, high=2)]
     scans = _scans([_noise(3, 60, 80), _noise(3, 70, 60)], masks)

@@ -498,6 +498,19 @@ def test_fresh_weights_come_from_the_seed(prepared):
     assert torch.equal(one, fresh(1)) and not torch.equal(one, fresh(2))
 
 
+@pytest.mark.parametrize("start", ["fresh", "replaced", "kept"])
+def test_new_classifiers_start_at_the_shares_of_the_training_pixels(prepared, tmp_path, tiny, start):
+    weights = {"fresh": "none", "replaced": make_checkpoint(tmp_path / "three.pth", num_classes=3)}
+    caught = prepared("--weights", weights.get(start, tiny), "--size", "512")
+    (model,) = caught["models"].values()
+    labels = np.concatenate([mask.numpy().ravel() for mask in caught["data"].masks])
+    assert (labels == 255).any()
+    shares = np.array([(labels == k).sum() / (labels < 2).sum() for k in (0, 1)])
+    for head in (model.head, model.aux_head):
+        at_zero = head.classifier.bias.detach().softmax(0).numpy()
+        assert np.allclose(at_zero, shares, rtol=1e-3) == (start != "kept"), at_zero
+
+
 def test_the_head_names_the_weights(script):
     """Without --weights, the shipped network with that head."""
     for head in ("psp", "fcn", "deeplabv3"):

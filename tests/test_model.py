@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from dme.errors import InputError
 from dme.heads import conv_enlarged
 from dme.infer import PROTOCOLS, flip_average, probabilities, run_protocol, sliding_window, whole
-from dme.model import build_model, normalise, set_classes
+from dme.model import build_model, normalise, set_classes, start_at_shares
 from dme.unet import UNet
 from dme.weights import convert_openmmlab
 
@@ -239,6 +239,26 @@ def test_other_classes_replace_the_classifiers_and_nothing_else(aux):
             assert value.shape == (4,) and not value.any()
     decode, auxiliary = model.eval().forward_with_aux(torch.zeros(1, 3, 16, 16))
     assert decode.shape[1] == 4 and (auxiliary is None or auxiliary.shape[1] == 4)
+
+
+@pytest.mark.parametrize("aux", [True, False])
+def test_classifiers_start_at_shares(aux):
+    model = build_model(num_classes=3, width=2, aux=aux).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    start_at_shares(model, torch.tensor([0.9, 0.07, 0.03]))
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert changed == ["head.classifier.bias", "aux_head.classifier.bias"][: 1 + aux]
+    for logits in model.forward_with_aux(torch.randn(1, 3, 32, 32)):
+        if logits is not None:
+            assert torch.allclose(
+                logits.softmax(1).mean((0, 2, 3)), torch.tensor([0.9, 0.07, 0.03]), rtol=0.1
+            )
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.5], [1.0, 0.0, 0.0], [float("nan")] * 3])
+def test_impossible_shares_are_refused(shares):
+    with pytest.raises(ValueError, match="expected 3 numbers above 0"):
+        start_at_shares(build_model(num_classes=3, width=2), torch.tensor(shares))
 
 
 def test_as_many_classes_keep_every_weight():
