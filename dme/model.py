@@ -153,7 +153,7 @@ def start_at_shares(model: Segmenter, shares: Tensor) -> None:
 
     shares: (num_classes,), above 0; their logarithms become the biases (as the prior of Lin et al. 2017).
     From equal shares a fresh UNet first makes features that say background. Where a rare class is, all of
-    them are 0: the bias alone decides, for background, and the class is never found.
+    them are 0 and the bias alone decides, for background: in real B-scans no such run found fluid.
     """
     if shares.shape != (model.arch["num_classes"],) or not (shares > 0).all():
         raise ValueError(f"shares {shares.tolist()}: expected {model.arch['num_classes']} numbers above 0")
