@@ -185,11 +185,7 @@ def crop_ways(batch: int, side: int) -> dict[str, Way]:
 
 def confusion_ways(classes: int, shape: tuple[int, int, int], torchmetrics: bool) -> dict[str, Way]:
     """shape: (N, H, W) of the labels, int64."""
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn((shape[0], classes, *shape[1:]), generator=generator).to(DEVICE)
-    target = torch.randint(classes, shape, generator=generator)
-    target[torch.rand(shape, generator=generator) < 0.05] = 255
-    target = target.to(DEVICE)
+    logits, target = confusion_inputs(classes, shape)
     ways = {
         "dme.confusion_matrix": lambda: confusion_matrix(logits, target, classes),
         "argmax and bincount": lambda: peers.argmax_bincount(logits, target, classes),
@@ -198,6 +194,15 @@ def confusion_ways(classes: int, shape: tuple[int, int, int], torchmetrics: bool
         count = peers.torchmetrics_counter(classes, DEVICE)
         ways["torchmetrics"] = lambda: count(logits, target)
     return ways
+
+
+def confusion_inputs(classes: int, shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits float32 (N, C, H, W) and labels int64 (N, H, W), one in twenty of them ignored."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((shape[0], classes, *shape[1:]), generator=generator).to(DEVICE)
+    target = torch.randint(classes, shape, generator=generator)
+    target[torch.rand(shape, generator=generator) < 0.05] = 255
+    return logits, target.to(DEVICE)
 
 
 def bench_train(args: argparse.Namespace) -> dict:
@@ -229,7 +234,7 @@ def bench_train(args: argparse.Namespace) -> dict:
 
 
 class Step:
-    """One optimiser step at every call, which returns its seconds by phase. Works on a copy of the model."""
+    """One optimiser step at every call, which returns its Laps. Works on a copy of the model."""
 
     def __init__(
         self,
@@ -239,15 +244,18 @@ class Step:
         recipe: Recipe,
         layout: torch.memory_format,
         dtype: torch.dtype | None,
+        compiled: bool = False,
     ):
         self.model = copy.deepcopy(model).to(DEVICE, memory_format=layout).train()
+        forward = self.model.forward_with_aux
+        self.forward = torch.compile(forward) if compiled else forward
         self.data, self.augment, self.recipe, self.layout, self.dtype = data, augment, recipe, layout, dtype
         make = OPTIMIZERS[recipe.optimizer]
         self.optimizer = make(list(self.model.parameters()), recipe.lr, recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype is torch.float16)
         self.done = 0
 
-    def __call__(self) -> dict[str, float]:
+    def __call__(self) -> Laps:
         data, recipe, model = self.data, self.recipe, self.model
         watch = Laps()
         torch.manual_seed((recipe.seed << 32) + (self.done << 8))  # dropout
@@ -257,7 +265,7 @@ class Step:
         x = pad(normalise(images, model.preprocess)).to(DEVICE, memory_format=self.layout)
         watch.lap("batch")
         with torch.autocast(DEVICE.type, self.dtype, enabled=self.dtype is not None):
-            made = model.forward_with_aux(x)
+            made = self.forward(x)
         watch.lap("forward")
         # the loss on leaves, so that its own backward pass is timed apart from the network's
         leaves = [one.detach().requires_grad_() for one in made]
@@ -275,7 +283,7 @@ class Step:
         self.scaler.update()
         watch.lap("optimiser")
         self.done += 1
-        return watch.seconds
+        return watch
 
 
 def synthetic_set(count: int) -> TrainingSet:

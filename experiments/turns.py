@@ -35,17 +35,28 @@ def _wall_after_device() -> float:
 
 
 class Laps:
-    """Seconds of the phases of one piece of work."""
+    """Seconds of the phases of one piece of work; on a GPU by events, for which nothing waits."""
 
     def __init__(self):
-        self.now = clock()[0]
-        self.seconds: dict[str, float] = {}
-        self.last = self.now()
+        self.marks: list[tuple[str, object]] = []
+        self.lap("")
 
     def lap(self, phase: str) -> None:
         """The time since the last lap belongs to `phase`."""
-        now = self.now()
-        self.seconds[phase], self.last = now - self.last, now
+        if DEVICE.type == "cuda":
+            mark = torch.cuda.Event(enable_timing=True)
+            mark.record()
+        else:
+            mark = clock()[0]()
+        self.marks.append((phase, mark))
+
+    def seconds(self) -> dict[str, float]:
+        """By phase; on a GPU once it is done."""
+        spent = {}
+        for (_, before), (phase, after) in itertools.pairwise(self.marks):
+            gpu = DEVICE.type == "cuda"
+            spent[phase] = before.elapsed_time(after) / 1000 if gpu else after - before
+        return spent
 
 
 def in_turns(ways: dict[str, Way], repeats: int, turn_s: float = TURN_S) -> dict[str, dict]:
@@ -53,7 +64,7 @@ def in_turns(ways: dict[str, Way], repeats: int, turn_s: float = TURN_S) -> dict
 
     A turn is as many calls as last `turn_s`, and counts as their mean. ratio: the median over rounds of this
     way's seconds by those of the first way in the same round, so that a busy machine hits both. A way may
-    return its seconds by phase, of which the medians over the calls are kept.
+    return its Laps, of which the medians over the calls are kept.
     """
     for way in ways.values():
         way()  # the first call prepares
@@ -63,7 +74,7 @@ def in_turns(ways: dict[str, Way], repeats: int, turn_s: float = TURN_S) -> dict
         for name, way in ways.items():
             took, results = _turn(way, calls[name])
             seconds[name].append(took)
-            phases[name] += [result for result in results if isinstance(result, dict)]
+            phases[name] += [laps.seconds() for laps in results]
     first = next(iter(seconds.values()))
     rows = {}
     for name, taken in seconds.items():
@@ -84,16 +95,24 @@ def in_turns(ways: dict[str, Way], repeats: int, turn_s: float = TURN_S) -> dict
     return rows
 
 
-def _turn(way: Way, calls: int) -> tuple[float, list]:
-    """Mean seconds of `calls` calls, and what they returned, if that is small."""
-    results, spent, now = [], 0.0, clock()[0]
+def _turn(way: Way, calls: int) -> tuple[float, list[Laps]]:
+    """Mean seconds of `calls` calls, and the Laps they returned.
+
+    A GPU is waited for once, at the end: it may lag behind the host as in real work.
+    """
+    laps, spent, now = [], 0.0, clock()[0]
+    if DEVICE.type == "cuda":
+        began = now()
+        laps = [result for _ in range(calls) if isinstance(result := way(), Laps)]
+        return (now() - began) / calls, laps
     for _ in range(calls):
         began = now()
         result = way()
         spent += now() - began
-        results.append(result if isinstance(result, dict) else None)
+        if isinstance(result, Laps):
+            laps.append(result)
         del result  # freeing it belongs to nobody
-    return spent / calls, results
+    return spent / calls, laps
 
 
 def add_peaks(ways: dict[str, Way], rows: dict[str, dict]) -> None:
