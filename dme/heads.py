@@ -6,6 +6,7 @@ first). The concatenation orders are OpenMMLab's; another order has the same sha
 results. `LEAST_BATCH` is the smallest batch a head can be trained with.
 """
 
+import math
 from collections import OrderedDict
 
 import torch
@@ -74,10 +75,8 @@ class PSPHead(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         x = features[-1]
         _refuse_single_value(x, self.pools[0].bn, "PSP's 1 x 1 pool")
-        grids = [
-            conv(F.adaptive_avg_pool2d(x, bins))
-            for bins, conv in zip(self.pool_scales, self.pools, strict=True)
-        ]
+        averages = pooled(x, self.pool_scales)
+        grids = [conv(average) for average, conv in zip(averages, self.pools, strict=True)]
         kernel = self.bottleneck.conv.weight  # of x, then of the grids enlarged to its size
         c, bias = x.shape[1], self.bottleneck.conv.bias  # no bias unless batch norm is folded into it
         x = F.conv2d(x, kernel[:, :c], bias, padding=1) + conv_enlarged(grids, kernel[:, c:], x)
@@ -111,7 +110,7 @@ class ASPPHead(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         x = features[-1]
         _refuse_single_value(x, self.image_pool.bn, "DeepLabV3's image pool")
-        average = self.image_pool(F.adaptive_avg_pool2d(x, 1))
+        average = self.image_pool(pooled(x, (1,))[0])
         branches = torch.cat([branch(x) for branch in self.branches], dim=1)
         kernel = self.bottleneck.conv.weight  # of the average at every pixel, then of the branches
         c, bias = average.shape[1], self.bottleneck.conv.bias  # no bias unless batch norm is folded into it
@@ -165,6 +164,49 @@ class LRASPPHead(nn.Module):
             x = F.interpolate(x, feature.shape[-2:], mode="bilinear", align_corners=False)
             x = join.activation(join.bn(x + F.conv2d(skip(feature), of_skip)))
         return self.classifier(self.dropout(x))
+
+
+def pooled(x: Tensor, scales: tuple[int, ...]) -> list[Tensor]:
+    """Averages of x (N, C, H, W) over bins x bins windows, for each bins in `scales`: (N, C, bins, bins).
+
+    The windows are those of `F.adaptive_avg_pool2d`. On a GPU that leaves the work to a few threads when x is
+    channels last, and takes longer than the network before it.
+    """
+    if x.is_cuda:
+        return pooled_by_products(x, scales)
+    return [F.adaptive_avg_pool2d(x, bins) for bins in scales]
+
+
+def pooled_by_products(x: Tensor, scales: tuple[int, ...]) -> list[Tensor]:
+    """`pooled` by two products with windows as matrices: x is read once, whatever the scales."""
+    n, c, height, width = x.shape
+    rows, columns = (_windows(scales, side, x.device) for side in (height, width))  # (sum of bins, side)
+    # powers of two, exact in every type, keep the sums within float16
+    small_rows, small_columns = (
+        (windows * 2.0 ** -math.ceil(math.log2(windows.shape[1]))).to(x.dtype) for windows in (rows, columns)
+    )
+    lines = x.permute(0, 2, 3, 1).flatten(0, 1)  # (N H, W, C)
+    lines = small_columns.expand(n * height, -1, -1).bmm(lines)  # (N H, sum of bins, C)
+    sums = small_rows.expand(n, -1, -1).bmm(lines.unflatten(0, (n, height)).flatten(2))
+    sums = sums.unflatten(2, (-1, c)).permute(0, 3, 1, 2)  # (N, C, sum of bins, sum of bins)
+    covered = small_rows.float().sum(1)[:, None] * small_columns.float().sum(1)
+    averages, start = [], 0
+    for bins in scales:
+        own = slice(start, start + bins)
+        averages.append((sums[..., own, own] / covered[own, own]).to(sums.dtype))
+        start += bins
+    return averages
+
+
+def _windows(scales: tuple[int, ...], side: int, device: torch.device) -> Tensor:
+    """Which of `side` pixels each of bins windows covers, for all scales: float32 (sum of bins, side), 0 or 1."""
+    pixel = torch.arange(side, device=device)
+    windows = []
+    for bins in scales:
+        window = torch.arange(bins, device=device)[:, None]
+        first, end = window * side // bins, -(-(window + 1) * side // bins)
+        windows.append((pixel >= first) & (pixel < end))
+    return torch.cat(windows).float()
 
 
 def conv_enlarged(grids: list[Tensor], kernel: Tensor, like: Tensor) -> Tensor:

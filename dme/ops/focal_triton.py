@@ -11,13 +11,14 @@ from dme.ops.region_sums_triton import FLOATS, locate
 
 @triton.jit
 def _of_class(channel, inside, hit, GAMMA: tl.constexpr, FLOAT: tl.constexpr):
-    """-log q, 1 - q and (1 - q)^gamma of a class, from the address of its logits."""
+    """-log q, 1 - q, q and (1 - q)^gamma of a class, from the address of its logits."""
     logit = tl.load(channel, mask=inside, other=0).to(FLOAT)
     wrong = tl.where(hit, -logit, logit)
     small = tl.exp(-tl.abs(wrong))
     lost = tl.maximum(wrong, 0.0) + tl.log(1.0 + small)
     p = tl.where(wrong >= 0, 1.0, small) / (1.0 + small)
-    return lost, p, tl.exp(GAMMA * (wrong - lost))
+    q = tl.where(wrong >= 0, small, 1.0) / (1.0 + small)  # 1 - p would lose what p rounds off
+    return lost, p, q, tl.exp(GAMMA * (wrong - lost))
 
 
 @triton.jit
@@ -35,7 +36,7 @@ def _sums_kernel(
     channel, label, valid = locate(z, target, n, pixel, inside, width, z_n, z_h, z_w, t_n, t_h, t_w, IGNORE)
     total = tl.zeros([BLOCK], FLOAT)
     for c in tl.static_range(C):
-        lost, _, weight = _of_class(channel, inside, label == c, GAMMA, FLOAT)
+        lost, _, _, weight = _of_class(channel, inside, label == c, GAMMA, FLOAT)
         channel += z_c  # by steps: c * z_c could leave int32
         total += tl.where(label == c, ALPHA, 1 - ALPHA) * weight * lost
     tl.store(sums + n * tiles + tile, tl.sum(tl.where(valid, total, 0.0), 0))
@@ -57,9 +58,9 @@ def _gradient_kernel(
     given = tl.load(of_sums + n)
     out = gradient + n * g_n + (pixel // width) * g_h + (pixel % width) * g_w
     for c in tl.static_range(C):
-        lost, p, weight = _of_class(channel, inside, label == c, GAMMA, FLOAT)
+        lost, p, q, weight = _of_class(channel, inside, label == c, GAMMA, FLOAT)
         channel += z_c
-        along = given * weight * (GAMMA * (1.0 - p) * lost + p)
+        along = given * weight * (GAMMA * q * lost + p)
         along *= tl.where(label == c, -ALPHA, 1 - ALPHA)
         tl.store(out, tl.where(valid, along, 0.0), mask=inside)
         out += g_c
