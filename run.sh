@@ -8,6 +8,7 @@ usage() {
     cat <<TEXT
 usage: ./run.sh COMMAND [arguments; --help lists a command's own]
 
+  reproduce  the whole study in one command, on a GPU in minutes
   baseline   Table 1: HRF-pretrained networks on B-scans, without fine-tuning
   finetune   fine-tune a network on B-scans to segment fluid or layers, and score it
   table2     Table 2: the study's eleven ways to fine-tune, and ours beside them
@@ -44,7 +45,7 @@ install() {
 command="${1:-}"
 [ $# -gt 0 ] && shift
 case "$command" in
-    baseline | finetune | table2 | transfer | development | crossval | layers | backbones | predict | export | prepare | weights | bench)
+    reproduce | baseline | finetune | table2 | transfer | development | crossval | layers | backbones | predict | export | prepare | weights | bench)
         script="$command.py" ;;
     pretrain) script=pretrain_hrf.py ;;
     test) script= ;;

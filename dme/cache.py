@@ -34,8 +34,8 @@ from dme.errors import InputError
 from dme.files import atomic_path
 from dme.sources import DUKE_ANNOTATED, Source
 
-# First and last column with fluid in Duke's set: where its graders worked, when no layer rows tell
-GRADED_COLUMNS = (99, 624)
+# First and last column with fluid in Duke's set, of 768: where its graders worked, when no layer rows tell
+GRADED_COLUMNS, DUKE_WIDTH = (99, 624), 768
 FORMAT = 1  # raise it when this layout changes, or how a source is read or pixels are resized
 
 
@@ -84,7 +84,10 @@ class Cache:
             return known
         columns = np.ones(self.images[index].shape[1], bool)
         if self.is_duke:
-            columns[: GRADED_COLUMNS[0]] = columns[GRADED_COLUMNS[1] + 1 :] = False
+            first, end = (
+                side * len(columns) // DUKE_WIDTH for side in (GRADED_COLUMNS[0], GRADED_COLUMNS[1] + 1)
+            )
+            columns[:first] = columns[end:] = False
         return columns
 
 

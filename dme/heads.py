@@ -199,7 +199,7 @@ def pooled_by_products(x: Tensor, scales: tuple[int, ...]) -> list[Tensor]:
 
 
 def _windows(scales: tuple[int, ...], side: int, device: torch.device) -> Tensor:
-    """Which of `side` pixels each of bins windows covers, for all scales: float32 (sum of bins, side), 0 or 1."""
+    """Which of `side` pixels each window covers, for all scales: float32 (sum of bins, side), 0 or 1."""
     pixel = torch.arange(side, device=device)
     windows = []
     for bins in scales:

@@ -17,6 +17,7 @@ from dme.files import sha256_file
 from dme.sources import Source
 
 GROUPS = ("dr", "g", "h")  # diabetic retinopathy, glaucoma, healthy
+SIZE = (3504, 2336)  # width and height of the photographs
 TRAIN_NUMBERS = range(1, 6)  # OpenMMLab trains on 01-05 of each group and validates on 06-15
 
 
@@ -24,7 +25,8 @@ def open_hrf(path: str | Path | None = None, scale: float = 1.0) -> Source:
     """Open a folder with `images/NN_GROUP.*` and masks of the same names in `vessels/` or `manual1/`.
 
     path: the folder, else the environment variable HRF_DATA. scale: the pictures are reduced to this share of
-    their size, by box averaging; a mask pixel is vessel when at least half of what it covers is.
+    their size, by box averaging; a mask pixel is vessel when at least half of what it covers is. A copy of
+    the set that holds them at that size already (see experiments/pack_data.py) is taken as it is.
     Raises InputError when the folder is missing or incomplete, or a picture has another size than its mask.
     """
     path = path or os.environ.get("HRF_DATA")
@@ -68,7 +70,7 @@ def _read(image_file: Path, mask_file: Path, scale: float) -> tuple[np.ndarray, 
     if image.size != mask.size:
         raise InputError(f"{image_file} is {_size(image)} pixels, its mask {_size(mask)}; they must agree")
     mask = mask.point(lambda value: 255 * (value > 0))
-    if scale != 1:
+    if scale != 1 and image.size != tuple(round(side * scale) for side in SIZE):
         size = [max(1, round(side * scale)) for side in image.size]
         image, mask = (picture.resize(size, Image.Resampling.BOX) for picture in (image, mask))
     return np.asarray(image), (np.asarray(mask) >= 128).astype(np.uint8)

@@ -8,7 +8,11 @@ torchrun --nproc-per-node 4 experiments/pretrain_hrf.py --recipe openmmlab
 """
 
 import argparse
+import copy
+import json
+import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -83,6 +87,7 @@ def parse_args() -> argparse.Namespace:
         help="channels of a unet's first stage (16), a MobileNet's factor of them (1.0)",
     )
     add("--steps", type=int, help="optimiser steps (default: the recipe's)")
+    add("--minutes", type=float, help="instead of --steps: as many as fit, timed on a short trial run")
     add("--batch", type=int, help="crops per step (default: the recipe's)")
     add(
         "--eval-every", type=int, default=0, help="steps between scores of 6 photographs (default: one score)"
@@ -107,6 +112,8 @@ def main() -> None:
     scale = recipe["scale"] if args.scale is None else args.scale
     given = {k: v for k in ("steps", "batch") if (v := getattr(args, k)) is not None}
     settings = Recipe(**recipe["train"] | given, seed=args.seed, amp=args.amp, eval_every=args.eval_every)
+    if args.minutes is not None and (args.steps is not None or args.minutes <= 0):
+        raise InputError("--minutes: expected a number above 0, and not beside --steps")
     torch.manual_seed(args.seed)
     if args.eval_only:
         models = load_pretrained(args.weights)
@@ -126,11 +133,41 @@ def main() -> None:
             [cache.names[i] for i in training],
         )
         evaluate = partial(evaluate_some, cache, validation[::5])  # 6 of 30, two of each group
+        if args.minutes is not None:
+            steps = steps_within(args.minutes, models, data, recipe["augment"], settings, args)
+            settings = replace(settings, steps=steps)
+            if rank == 0:
+                print(f"steps: {steps}, which take about {args.minutes:g} minutes")
+        settings = replace(
+            settings,
+            horizon=settings.steps,  # poly ends with the run, as OpenMMLab's
+            save_every=1000 if device.type == "cuda" else 100,  # a minute's work or less
+        )
         trained = train(models, data, recipe["augment"], settings, args.out, evaluate, args.resume)
         models = load_best(trained, args.out)
     full = open_cache(open_hrf(args.data)) if scale != 1 else cache
     report(args, origin, models, cache, full, validation, scale)
     ranks.leave()
+
+
+def steps_within(
+    minutes: float,
+    models: dict[str, Segmenter],
+    data: TrainingSet,
+    augment: Augment,
+    settings: Recipe,
+    args: argparse.Namespace,
+) -> int:
+    """How many steps fit into `minutes`; of a run that is resumed, what it was made with."""
+    config = args.out / "config.json"
+    if args.resume and config.is_file():
+        return json.loads(config.read_text())["config"]["steps"]
+    with tempfile.TemporaryDirectory() as folder:
+        trial = replace(settings, steps=30, save_every=30)
+        score = {"score": 0.0}
+        train(copy.deepcopy(models), data, augment, trial, Path(folder), lambda _: (score, None))
+        seconds = seconds_per_step(read_rows(Path(folder) / "metrics.jsonl"))
+    return max(1, round(60 * minutes / seconds))
 
 
 def load_pretrained(names: list[str]) -> dict[str, Segmenter]:

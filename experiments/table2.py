@@ -84,13 +84,19 @@ def main() -> None:
     runs = {}
     for n in numbers:
         for seed in args.seeds:
-            start = [] if "--weights" in rows[n].arguments else ["--weights", args.weights]
-            shared = ["--split", "paper", *start, "--amp", args.amp, "--seed", str(seed)]
-            runs[f"{n:02}-seed{seed}"] = [*rows[n].arguments.split(), *shared]
+            runs |= run_of(n, seed, args.weights, args.amp)
     found = series.gather(args, runs, "rows")
     table = markdown({n: rows[n] for n in numbers}, found)
     series.write_table(args.out / "table2.md", table)
     print(f"\n{table}\ntable: {args.out / 'table2.md'}\nrows: {series.results_folder(args, 'rows')}")
+
+
+def run_of(number: int, seed: int, weights: str, amp: str) -> dict[str, list[str]]:
+    """A row's run: its name, and the arguments of finetune.py."""
+    row = (ROWS | EXTENDED)[number]
+    start = [] if "--weights" in row.arguments else ["--weights", weights]
+    shared = ["--split", "paper", *start, "--amp", amp, "--seed", str(seed)]
+    return {f"{number:02}-seed{seed}": [*row.arguments.split(), *shared]}
 
 
 def markdown(rows: dict[int, Row], found: dict[str, dict]) -> str:
