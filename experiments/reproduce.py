@@ -59,6 +59,7 @@ def parse_args() -> argparse.Namespace:
     add("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help="parts to do")
     add("--minutes", type=float, default=0, help="stop then, whatever is finished (default: no limit)")
     add("--pretrain-minutes", type=float, default=3, help="of pretraining, scoring aside (default 3)")
+    add("--pretrain-steps", type=int, help="instead: as many steps")
     add("--jobs", type=int, default=1, help="runs of Tables 1 and 2 at a time (default 1)")
     add("--weights", help="start Table 2 from this network, a name or file; nothing is pretrained")
     add("--width", type=int, help="of the pretrained network (default 64, on a CPU 16)")
@@ -124,7 +125,8 @@ def all_tasks(args: argparse.Namespace, gpu: bool) -> list[Task]:
     weights = args.weights
     if not weights:
         folder, shipped = out / f"pretrain-{width}", out / f"hrf-psp-{width}.pth"
-        length = ["--steps", "1"] if args.rehearse else ["--minutes", f"{args.pretrain_minutes:g}"]
+        steps = 1 if args.rehearse else args.pretrain_steps
+        length = ["--steps", str(steps)] if steps else ["--minutes", f"{args.pretrain_minutes:g}"]
         photographs = ["--data", args.hrf] if args.hrf else []
         recipe = ["--recipe", "openmmlab", "--scale", "0.5", "--heads", "psp", "--width", str(width)]
         pretrain = [str(scripts / "pretrain_hrf.py"), *recipe, *length, "--amp", args.amp, *photographs]
