@@ -29,7 +29,7 @@ from dme.figures import CYAN, GREEN, overlay, panel, save_png
 from dme.hrf import open_hrf, split_hrf
 from dme.infer import resize, sliding_window
 from dme.metrics import scores
-from dme.model import BACKBONES, Segmenter, build_model, normalise
+from dme.model import BACKBONES, Segmenter, build_model, normalise, require_arch
 from dme.ops.confusion import confusion_matrix
 from dme.recipe import Recipe
 from dme.record import device_name, provenance, read_rows, seconds_per_step, write_json
@@ -97,6 +97,8 @@ def parse_args() -> argparse.Namespace:
     add("--resume", action="store_true", help="continue the run in --out")
     add("--eval-only", action="store_true", help="score --weights on the validation photographs, no training")
     add("--weights", nargs="+", help="with --eval-only: checkpoint names or files")
+    add("--start", help="go on training this network, a name or file, instead of a fresh one")
+    add("--lr", type=float, help="learning rate at the start (default: the recipe's)")
     add("--scale", type=float, help="share of the photographs' size to work at (default: the recipe's)")
     add("--out", type=Path, help="run folder (default runs/pretrain_hrf, with --eval-only runs/eval_hrf)")
     return parser.parse_args()
@@ -110,7 +112,7 @@ def main() -> None:
     args.out = args.out or Path("runs/eval_hrf" if args.eval_only else "runs/pretrain_hrf")
     recipe = RECIPES[args.recipe]
     scale = recipe["scale"] if args.scale is None else args.scale
-    given = {k: v for k in ("steps", "batch") if (v := getattr(args, k)) is not None}
+    given = {k: v for k in ("steps", "batch", "lr") if (v := getattr(args, k)) is not None}
     settings = Recipe(**recipe["train"] | given, seed=args.seed, amp=args.amp, eval_every=args.eval_every)
     if args.minutes is not None and (args.steps is not None or args.minutes <= 0):
         raise InputError("--minutes: expected a number above 0, and not beside --steps")
@@ -118,8 +120,7 @@ def main() -> None:
     if args.eval_only:
         models = load_pretrained(args.weights)
     else:
-        heads = args.heads or list(BACKBONES[args.backbone].HEADS)
-        models = joint_models(heads, args.width, args.backbone)
+        models = starting_networks(args)
     rank, _, device = ranks.join()
     source = open_hrf(args.data, scale)
     if rank == 0:
@@ -179,6 +180,19 @@ def load_pretrained(names: list[str]) -> dict[str, Segmenter]:
         if model.preprocess != first.preprocess:
             raise InputError(f"{name} and {names[0]} normalise images differently; score one at a time")
     return models
+
+
+def starting_networks(args: argparse.Namespace) -> dict[str, Segmenter]:
+    """Fresh ones that share a backbone, or the one to go on with; by the name of their head."""
+    if not args.start:
+        heads = args.heads or list(BACKBONES[args.backbone].HEADS)
+        return joint_models(heads, args.width, args.backbone)
+    model = load_pretrained([args.start])[args.start]
+    require_arch(model, width=args.width)
+    if args.heads not in (None, [model.arch["head"]]):
+        raise InputError(f"--heads {' '.join(args.heads)}: {args.start} has the head {model.arch['head']}")
+    print(f"start: {model.weights_name} (sha256 {model.weights_sha256[:12]})")
+    return {model.arch["head"]: model}
 
 
 def joint_models(heads: list[str], width: float | None, backbone: str = "unet") -> dict[str, Segmenter]:
