@@ -45,9 +45,10 @@ install() {
 command="${1:-}"
 [ $# -gt 0 ] && shift
 case "$command" in
-    reproduce | baseline | finetune | table2 | transfer | development | crossval | layers | backbones | predict | export | prepare | weights | bench)
-        script="$command.py" ;;
+    reproduce | baseline | finetune | table2 | predict | export | prepare | weights) script="$command.py" ;;
     pretrain) script=pretrain_hrf.py ;;
+    transfer | development | crossval | layers | backbones) script="studies/$command.py" ;;
+    bench) script=benchmarks/bench.py ;;
     test) script= ;;
     "" | help | -h | --help) usage; exit 0 ;;
     *) echo "error: unknown command '$command'; ./run.sh lists what there is" >&2; exit 2 ;;

@@ -1,19 +1,33 @@
 """dme: retinal OCT segmentation from pretrained networks with very few labelled scans."""
 
-from dme.infer import sliding_window
-from dme.metrics import scores
-from dme.model import build_model
-from dme.ops.confusion import confusion_matrix
-from dme.predict import predict, predict_layers
-from dme.weights import load_model, load_openmmlab
+from importlib import import_module
 
-__all__ = [
-    "build_model",
-    "confusion_matrix",
-    "load_model",
-    "load_openmmlab",
-    "predict",
-    "predict_layers",
-    "scores",
-    "sliding_window",
-]
+__version__ = "0.1.0"
+
+# public name -> its module, imported when the name is first asked for: `import dme` alone needs no torch
+_HOMES = {
+    "InputError": "dme.common.errors",
+    "build_model": "dme.nets.segmenter",
+    "confusion_matrix": "dme.ops.confusion",
+    "load_model": "dme.nets.loading",
+    "load_openmmlab": "dme.nets.loading",
+    "predict": "dme.inference.scan",
+    "predict_layers": "dme.inference.scan",
+    "scores": "dme.metrics",
+    "sliding_window": "dme.inference.windows",
+}
+__all__ = ["__version__", "losses", *_HOMES]
+
+
+def __getattr__(name: str):
+    if name == "losses":
+        return import_module("dme.losses")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dme' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value  # asked for once only
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

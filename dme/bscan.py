@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-IGNORE = 255  # label of pixels whose truth is unknown
-
 
 @dataclass
 class BScan:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-from dme.bscan import IGNORE
-from dme.errors import InputError
+from dme.common.errors import InputError
+from dme.common.labels import IGNORE
 from dme.ops.focal import focal_sums
 from dme.ops.region_sums import region_sums
 

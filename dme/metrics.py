@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dme.errors import InputError
+from dme.common.errors import InputError
 from dme.ops.confusion import confusion_matrix
 
 

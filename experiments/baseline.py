@@ -16,15 +16,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dme.cache import Cache, open_cache
-from dme.errors import InputError, run
-from dme.figures import GREEN, overlay, panel, save_png, typical
-from dme.infer import PROTOCOLS, folded, run_protocol
+from dme.common.errors import InputError, run
+from dme.common.files import write_json
+from dme.common.provenance import device_name, provenance
+from dme.data.cache import Cache, open_cache
+from dme.data.opening import open_source
+from dme.drawing.canvas import save_png
+from dme.drawing.overlays import GREEN, overlay
+from dme.drawing.panels import panel, typical
+from dme.inference.protocols import PROTOCOLS, run_protocol
 from dme.metrics import ConfusionMeter, table1_measure
-from dme.model import BACKBONES, Segmenter, require_arch
-from dme.record import device_name, provenance, write_json
-from dme.sources import open_source
-from dme.weights import known, load_model, path_of
+from dme.nets.folding import folded
+from dme.nets.loading import load_model
+from dme.nets.segmenter import BACKBONES, Segmenter, require_arch
+from dme.nets.zoo import known, path_of
 
 SIZE = 256  # the study scores 256 x 256 versions of the scans
 FLUID = "fluid"

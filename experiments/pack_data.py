@@ -18,12 +18,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dme.cache import open_cache
-from dme.errors import InputError, run
-from dme.files import atomic_path
-from dme.hrf import open_hrf
-from dme.infer import STUDY_SIDE
-from dme.sources import open_source
+from dme.common.errors import InputError, run
+from dme.common.files import atomic_path
+from dme.data.cache import open_cache
+from dme.data.hrf import open_hrf
+from dme.data.opening import open_source
+from dme.inference.sizes import STUDY_SIDE
 
 PHOTOGRAPHS_SCALE = 0.5
 QUALITY = 95

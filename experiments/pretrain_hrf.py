@@ -21,20 +21,24 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dme import ranks
-from dme.augment import Augment, TrainingSet
-from dme.cache import Cache, open_cache
-from dme.errors import InputError, run
-from dme.figures import CYAN, GREEN, overlay, panel, save_png
-from dme.hrf import open_hrf, split_hrf
-from dme.infer import resize, sliding_window
+from dme.common import ranks
+from dme.common.errors import InputError, run
+from dme.common.files import write_json
+from dme.common.provenance import device_name, provenance
+from dme.data.cache import Cache, open_cache
+from dme.data.hrf import open_hrf, split_hrf
+from dme.drawing.canvas import save_png
+from dme.drawing.overlays import CYAN, GREEN, overlay
+from dme.drawing.panels import panel
+from dme.inference.windows import resize, sliding_window
 from dme.metrics import scores
-from dme.model import BACKBONES, Segmenter, build_model, normalise, require_arch
+from dme.nets.loading import load_model
+from dme.nets.segmenter import BACKBONES, Segmenter, build_model, normalise, require_arch
 from dme.ops.confusion import confusion_matrix
-from dme.recipe import Recipe
-from dme.record import device_name, provenance, read_rows, seconds_per_step, write_json
-from dme.train import train
-from dme.weights import load_model
+from dme.training.augment import Augment, TrainingSet
+from dme.training.loop import train
+from dme.training.recipe import Recipe
+from dme.training.run_folder import read_rows, seconds_per_step
 
 CLASSES = ["background", "vessel"]
 OPENMMLAB_DICE = {"fcn": 0.7945, "psp": 0.8007, "deeplabv3": 0.8021}  # their unets: width 64, full size

@@ -27,11 +27,12 @@ from pathlib import Path
 import table2
 import torch
 
-from dme.errors import InputError, run
-from dme.hrf import open_hrf
-from dme.record import ROOT, device_name, provenance, write_json
-from dme.series import write_table
-from dme.sources import open_source
+from dme.common.errors import InputError, run
+from dme.common.files import write_json
+from dme.common.provenance import ROOT, device_name, provenance
+from dme.data.hrf import open_hrf
+from dme.data.opening import open_source
+from dme.training.series import write_table
 
 CORE = [(10, 0), (6, 0), (10, 1), (10, 2), (2, 0), (5, 0), (9, 0)]  # row, seed
 OTHERS = [(row, 0) for row in (7, 8, 11, 1, 3, 4, 12, 13, 18, 19, 20)]
@@ -120,7 +121,7 @@ def all_tasks(args: argparse.Namespace, gpu: bool) -> list[Task]:
         )
     ]
     if gpu:
-        bench = [str(scripts / "bench_gpu.py"), "--repeats", "3", "--width", str(width)]
+        bench = [str(scripts / "benchmarks" / "gpu.py"), "--repeats", "3", "--width", str(width)]
         tasks.append(Task("bench", "benchmarks", [*bench, "--out", str(out)], out / "gpu.json", 90))
     weights = args.weights
     if not weights:

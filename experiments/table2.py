@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dme import series
-from dme.errors import InputError, run
+from dme.common.errors import InputError, run
+from dme.training import series
 
 
 class Row(NamedTuple):

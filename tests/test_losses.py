@@ -10,7 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from dme import losses
-from dme.errors import InputError
+from dme.common.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden" / "losses_metrics_s0.npz"
 ALL = [losses.ce, losses.dice, losses.focal, losses.iou_balanced, losses.ce_dice]

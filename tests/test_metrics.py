@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from dme import ranks
-from dme.errors import InputError
+from dme.common import ranks
+from dme.common.errors import InputError
 from dme.metrics import ConfusionMeter, per_scan, scores, table1_measure
 from dme.ops.confusion import INVALID, confusion_matrix
 

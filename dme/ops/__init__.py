@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dme.errors import InputError
+from dme.common.errors import InputError
 
 MAX_CLASSES = 32
 BLOCK = 2**19  # logits a loss works on at a time: 2 MiB, yet enough to keep a few threads busy

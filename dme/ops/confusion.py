@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dme.errors import InputError
+from dme.common.errors import InputError
 from dme.ops import MAX_CLASSES, needing_triton
 
 LABEL_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dme.bscan import IGNORE
-from dme.errors import InputError
+from dme.common.errors import InputError
+from dme.common.labels import IGNORE
 from dme.ops import needing_triton
 
 Crop = tuple[Tensor, Tensor, Tensor]  # image (C, H, W), labels uint8 (H, W), inside the frame bool (H, W)

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dme.bscan import IGNORE
+from dme.common.labels import IGNORE
 
 
 @triton.jit

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dme.ops import sums_dtype
-from dme.ops.region_sums_triton import FLOATS, locate
+from dme.ops.triton_pixels import FLOATS, locate
 
 
 @triton.jit

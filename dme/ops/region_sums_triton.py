@@ -6,20 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dme.ops import sums_dtype
-
-FLOATS = {torch.float32: tl.float32, torch.float64: tl.float64}
-
-
-@triton.jit
-def locate(
-    z, target, n, pixel, inside, width,
-    z_n, z_h, z_w, t_n, t_h, t_w,
-    IGNORE: tl.constexpr,
-):  # fmt: skip
-    """Of pixels of image n: address of the first logit, label, whether it counts."""
-    row, column = pixel // width, pixel % width
-    label = tl.load(target + n * t_n + row * t_h + column * t_w, mask=inside, other=IGNORE).to(tl.int64)
-    return z + n * z_n + row * z_h + column * z_w, label, inside & (label != IGNORE)
+from dme.ops.triton_pixels import FLOATS, locate
 
 
 @triton.jit

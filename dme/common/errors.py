@@ -1,0 +1,43 @@
+"""One clear line for whatever a user can get wrong."""
+
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+from dme.common.memory import keep_freed_memory
+
+
+class InputError(Exception):
+    """Bad input: the message says what was found, what was expected and what to do about it."""
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a script's `main` and leave the process.
+
+    Exit code 0 (or what `main` returns) on success, 2 after an `InputError` or a failing disk (one line on
+    stderr, no traceback), 130 after Ctrl-C. Any other exception is a bug of ours and keeps its traceback.
+    """
+    keep_freed_memory()
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged files, which get one line of ours
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # the reader of our output, `head` say, had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+    except OSError as e:
+        where, no_place = e.filename or "a file", (FileExistsError, NotADirectoryError, IsADirectoryError)
+        if isinstance(e, PermissionError):
+            told = f"no permission for {where} ({e.strerror}); change it or choose another path"
+        elif isinstance(e, no_place) or e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            told = f"cannot write {where}: {e.strerror}; free the disk or choose another --out"
+        else:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written was left behind", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(2)

@@ -1,0 +1,77 @@
+"""Files are either whole or absent."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` on success, delete it on any failure.
+
+    The rename is atomic, so readers see the old file or the whole new one, also after a kill or a full disk.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except RuntimeError as e:  # torch.save hides a failed write behind the closing of its archive
+        if isinstance(e.__context__, OSError):
+            raise e.__context__ from None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_archive(path: str | Path, device: str | torch.device = "cpu"):
+    """The content of a torch file, without running anything in it. Whatever is wrong with it raises."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch itself does not look at the checksums
+                raise ValueError(f"checksum of {damaged} differs")
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def write_json(path: str | Path, content: dict) -> None:
+    """Write JSON atomically; arrays become lists, NaN null; a list of numbers takes one line."""
+    text = json.dumps(plain(content), indent=1, allow_nan=False)
+    text = re.sub(r"\[\n[^\[\]{}]*\]", lambda found: re.sub(r"\n\s*", " ", found[0]), text)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def plain(value):
+    """The same content in JSON's own types."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, (np.ndarray, Tensor)):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value

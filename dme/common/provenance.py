@@ -1,0 +1,57 @@
+"""Where a result comes from: command, commit, versions, device, time."""
+
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]  # of the checkout
+
+
+def provenance() -> dict:
+    """Where a result comes from: command, commit, versions, device, time (UTC)."""
+    script = Path(sys.argv[0]).resolve()
+    script = str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else sys.argv[0]
+    return {
+        "command": shlex.join(["python", script, *sys.argv[1:]]),
+        "commit": _commit(),
+        "time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+        "device": device_name(),
+    }
+
+
+def device_name() -> str:
+    """The GPU's name, or the number of CPU threads in use."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _commit() -> str:
+    """Commit of the project's own checkout, '+changes' when files differ from it, 'unknown' without one."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:  # installed inside another project
+            return "unknown"
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "-uno") else ""
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,1 @@
+"""From files to scans: readers, cache, splits, and synthetic scans."""

@@ -1,0 +1,86 @@
+"""The High-Resolution Fundus set (Budai et al. 2013, CC BY 4.0): 45 photographs with hand-drawn vessels.
+
+Records are BScans whose `image` is RGB uint8 (H, W, 3) and whose `fluid` is the vessel mask, of 0 and 1.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dme.bscan import BScan
+from dme.common.errors import InputError
+from dme.common.files import sha256_file
+from dme.data.source import Source
+
+GROUPS = ("dr", "g", "h")  # diabetic retinopathy, glaucoma, healthy
+SIZE = (3504, 2336)  # width and height of the photographs
+TRAIN_NUMBERS = range(1, 6)  # OpenMMLab trains on 01-05 of each group and validates on 06-15
+
+
+def open_hrf(path: str | Path | None = None, scale: float = 1.0) -> Source:
+    """Open a folder with `images/NN_GROUP.*` and masks of the same names in `vessels/` or `manual1/`.
+
+    path: the folder, else the environment variable HRF_DATA. scale: the pictures are reduced to this share of
+    their size, by box averaging; a mask pixel is vessel when at least half of what it covers is. A copy of
+    the set that holds them at that size already (see experiments/pack_data.py) is taken as it is.
+    Raises InputError when the folder is missing or incomplete, or a picture has another size than its mask.
+    """
+    path = path or os.environ.get("HRF_DATA")
+    if not path:
+        raise InputError("no fundus photographs: give --data or HRF_DATA the folder of the unpacked HRF set")
+    if not 0 < scale <= 1:
+        raise InputError(f"scale is {scale}; it must be above 0 and at most 1, the photographs' own size")
+    root = Path(path)
+    folders = [root / name for name in ("images", "vessels", "manual1") if (root / name).is_dir()]
+    if len(folders) < 2 or folders[0].name != "images":
+        raise InputError(f"{root} has no images/ beside vessels/ or manual1/; give the unpacked HRF set")
+    images, masks = ({f.stem.lower(): f for f in sorted(folder.iterdir())} for folder in folders[:2])
+    names = [f"{number:02d}_{group}" for number in range(1, 16) for group in GROUPS]
+    missing = [name for name in names if name not in images or name not in masks]
+    if missing:
+        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise InputError(f"{root} lacks image or mask of {len(missing)} of the 45 photographs: {some}")
+    digest = hashlib.sha256(f"hrf {scale}".encode())
+    for name in names:
+        digest.update(f"{sha256_file(images[name])} {sha256_file(masks[name])}\n".encode())
+
+    def read(source: Source, labelled_only: bool) -> Iterator[BScan]:
+        for i, name in enumerate(names):
+            image, vessels = _read(images[name], masks[name], scale)
+            number, group = divmod(i, len(GROUPS))
+            yield BScan(name, image, vessels, subject=number + 1, position=group)
+
+    description = f"45 fundus photographs of the HRF set in {root}, at {scale:g} of their size"
+    return Source("hrf", str(root), digest.hexdigest(), description, read)
+
+
+def _read(image_file: Path, mask_file: Path, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Photograph uint8 (H, W, 3) and vessel mask uint8 (H, W) of 0 and 1."""
+    pictures = []
+    for file, mode in ((image_file, "RGB"), (mask_file, "L")):
+        try:
+            pictures.append(Image.open(file).convert(mode))
+        except Exception as e:  # Pillow raises OSError, SyntaxError, ValueError, ... on broken files
+            raise InputError(f"cannot read {file}: {e}; unpack the HRF set again") from e
+    image, mask = pictures
+    if image.size != mask.size:
+        raise InputError(f"{image_file} is {_size(image)} pixels, its mask {_size(mask)}; they must agree")
+    mask = mask.point(lambda value: 255 * (value > 0))
+    if scale != 1 and image.size != tuple(round(side * scale) for side in SIZE):
+        size = [max(1, round(side * scale)) for side in image.size]
+        image, mask = (picture.resize(size, Image.Resampling.BOX) for picture in (image, mask))
+    return np.asarray(image), (np.asarray(mask) >= 128).astype(np.uint8)
+
+
+def _size(picture: Image.Image) -> str:
+    return f"{picture.height} x {picture.width}"
+
+
+def split_hrf(names: list[str]) -> tuple[list[int], list[int]]:
+    """OpenMMLab's split: indices of the 15 training and 30 validation photographs."""
+    train = [i for i, name in enumerate(names) if int(name[:2]) in TRAIN_NUMBERS]
+    return train, [i for i in range(len(names)) if i not in train]

@@ -1,0 +1,45 @@
+"""Everything the project can read -> a source: Duke `.mat` files, a folder of images, the phantom.
+
+`open_source` looks at names, index and fingerprint; pixels are read later.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from dme.common.errors import InputError
+from dme.data import phantom
+from dme.data.folder import open_folder
+from dme.data.matlab import open_mat
+from dme.data.source import Source, files_in
+
+
+def open_source(path: str | Path | None = None, grader: int = 1) -> Source:
+    """Open `path`, else what the environment variable DME_DATA names, else the synthetic phantom.
+
+    The word `phantom` asks for the latter.
+    `.mat`: one `Subject_NN.mat` of the Duke / Kaggle set or a folder of them, annotations of grader 1 or 2.
+    Folder: `images/`, or images directly in it; beside them, optional and same-named, `fluid/` or `masks/`
+    and `boundaries/*.npy` (float (8, W)); and `index.csv`: name, subject, bscan and, if the scale is known,
+    axial_um, lateral_um, spacing_um.
+    """
+    path = path or os.environ.get("DME_DATA")
+    if grader not in (1, 2):
+        raise InputError(f"grader {grader} does not exist: expected 1 or 2")
+    if not path or path == "phantom":
+        digest = hashlib.sha256(f"phantom_set() version {phantom.VERSION}\n".encode()).hexdigest()
+        why = "as asked" if path else "no DME_DATA given"
+        text = f"SYNTHETIC phantom B-scans, {why} (results say nothing about real scans)"
+        return Source("phantom", "", digest, text, lambda source, labelled_only: phantom.phantom_set())
+    root = Path(path)
+    if not root.exists():
+        raise InputError(f"no such file or folder: {root}; give a .mat file or a folder (--data or DME_DATA)")
+    if root.is_file() and root.suffix.lower() != ".mat":
+        raise InputError(
+            f"{root} is neither a .mat file nor a folder: unpack archives, put images in a folder"
+        )
+    if root.is_file() or files_in(root, (".mat",)):
+        return open_mat(root, grader)
+    if grader != 1:
+        raise InputError(f"no grader {grader} in {root}: only .mat files have two; a folder has grader 1")
+    return open_folder(root)

@@ -1,0 +1,151 @@
+"""A network as one file that runs without dme: ONNX, or PyTorch's own torch.export.
+
+Batch, height and width stay free in both. onnx, onnxscript and onnxruntime are optional packages.
+"""
+
+import copy
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as tracing
+
+from dme.data.phantom import phantom_bscan
+from dme.inference.sizes import SIZES
+from dme.inference.windows import SLIDE_STRIDE, WINDOW, whole
+from dme.nets.segmenter import Segmenter, normalise
+from dme.retina.rows import CLASSES
+
+SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}  # of the file, by format
+AXES = {0: "batch", 2: "height", 3: "width"}
+CHECKED = ((1, 496, 768), (2, 256, 256), (1, 161, 243), (2, 37, 50), (1, 16, 7))  # batch, height, width
+
+
+class Exportable(nn.Module):
+    """image (N, 1 or in_channels, H, W), grey values 0..255 -> probabilities (N, classes, H, W).
+
+    Of the whole image in one pass. Holds a copy of the network, in eval mode, without its auxiliary head.
+    """
+
+    def __init__(self, model: Segmenter):
+        super().__init__()
+        self.network = copy.deepcopy(model).eval().requires_grad_(False)
+        self.network.aux_head = None  # only training needs it
+
+    def forward(self, image: Tensor) -> Tensor:
+        return whole(self.network, normalise(image, self.network.preprocess)).softmax(1)
+
+
+def describe(model: Segmenter) -> dict:
+    """What whoever runs the file must know; stands in it as metadata."""
+    size = model.preprocess.get("size")
+    slides = (
+        f" A window of {WINDOW} x {WINDOW} px slides over it with stride {SLIDE_STRIDE}, the last of a row "
+        "or column moved back inside, and log(probabilities) are averaged where windows overlap."
+    )
+    return {
+        "title": "dme: retinal OCT segmentation. Not a medical device.",
+        "classes": model.classes,
+        "input": "image: float32 (batch, channels, height, width), grey values 0..255; normalised inside",
+        "output": "probabilities: float32 (batch, classes, height, width); the whole image in one pass",
+        "as_in_dme": f"A scan enters as: {SIZES.get(size, 'pixels of the scale it was trained with')}."
+        + " Saturated wedges at its top and bottom are dark then." * (CLASSES[0] in model.classes)
+        + slides * (size == "512")
+        + " log(probabilities) are resized to the scan (bilinear, half-pixel centres); then comes softmax.",
+        "preprocess": model.preprocess,
+        "arch": model.arch,
+    }
+
+
+def trace(network: Exportable, channels: int) -> ExportedProgram:
+    """The network as a graph. channels: of its input, 1 (grey, repeated as needed) or the network's own."""
+    example = torch.zeros(2, channels, 100, 75)
+    free = {axis: Dim.DYNAMIC for axis in AXES}
+    # without it, the graph refuses sizes that need no padding or are at some depth one pixel wide
+    with tracing.patch(backed_size_oblivious=True):
+        program = torch.export.export(network, (example,), dynamic_shapes=(free,))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    return program
+
+
+def write_torch(program: ExportedProgram, about: dict, path: Path) -> None:
+    """Write a file for torch.export.load; `about` is its metadata.json."""
+    content = io.BytesIO()  # writing to a full disk, torch would abort the process
+    torch.export.save(program, content, extra_files={"metadata.json": json.dumps(about, indent=1)})
+    path.write_bytes(content.getbuffer())
+
+
+def write_onnx(program: ExportedProgram, about: dict, path: Path) -> None:
+    """Write an ONNX file, weights inside; `about` is its metadata, as JSON what is not text."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, about its own code
+        program = program.run_decompositions(
+            {torch.ops.aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d}
+        )
+        exported = torch.onnx.export(
+            program,
+            input_names=["image"],
+            output_names=["probabilities"],
+            dynamic_shapes=(AXES,),  # their names; the program says which they are
+            dynamo=True,
+            verbose=False,
+        )
+    for node in exported.model.graph.all_nodes():
+        node.metadata_props.clear()  # how each was traced, paths of this machine included
+    for key, value in about.items():
+        exported.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
+    exported.save(path, external_data=False)
+
+
+def adaptive_avg_pool2d(x: Tensor, size: list[int]) -> Tensor:
+    """What PyTorch's function of this name does, in operators that ONNX has.
+
+    PyTorch's exporters fix the bins' borders at the size they trace with, or refuse sizes the bins do not
+    divide. Here a row of an averaging matrix is one bin: (bins, H) @ (N, C, H, W) @ (W, bins).
+    """
+    if tuple(size) == (1, 1):
+        return x.mean((2, 3), keepdim=True)
+    return _averaging(size[0], x.shape[2]) @ x @ _averaging(size[1], x.shape[3]).T
+
+
+def _averaging(bins: int, length: int) -> Tensor:
+    """(bins, length): row i averages over floor(i length / bins) to ceil((i + 1) length / bins)."""
+    i, pixel = torch.arange(bins).unsqueeze(1), torch.arange(length)
+    inside = (pixel >= i * length // bins) & (pixel < ((i + 1) * length + bins - 1) // bins)
+    return inside / inside.sum(1, keepdim=True)
+
+
+def open_torch(path: Path) -> Callable[[Tensor], np.ndarray]:
+    """image -> probabilities, by a file of `write_torch`."""
+    with open(path, "rb") as f:
+        program = torch.export.load(f).module()
+    return lambda image: program(image).numpy()
+
+
+def open_onnx(path: Path) -> Callable[[Tensor], np.ndarray]:
+    """image -> probabilities, by a file of `write_onnx` in onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda image: session.run(["probabilities"], {"image": image.numpy()})[0]
+
+
+def differences(
+    exported: Callable[[Tensor], np.ndarray], network: Exportable, channels: int
+) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Image shape and largest difference of a probability, on synthetic scans of the sizes CHECKED."""
+    scans = np.stack([phantom_bscan(seed).image for seed in range(2 * channels)])
+    scans = torch.from_numpy(scans).float().unflatten(0, (2, channels))  # (2, channels, H, W)
+    for batch, height, width in CHECKED:
+        top, left = (scans.shape[2] - height) // 2, (scans.shape[3] - width) // 2
+        image = scans[:batch, :, top : top + height, left : left + width].contiguous()
+        yield tuple(image.shape), float(np.abs(exported(image) - network(image).numpy()).max())

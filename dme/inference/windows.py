@@ -1,0 +1,86 @@
+"""From images to logits: whole image, sliding window, flips."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dme.nets.unet import STRIDE
+
+WINDOW, SLIDE_STRIDE = 256, 170
+
+
+def whole(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits of a whole image of any size.
+
+    x: normalised (N, C, H, W), padded as the network needs; the logits are cropped back, (N, classes, H, W).
+    """
+    height, width = x.shape[-2:]
+    padded = pad(x)
+    return resize(model(padded), padded.shape[-2:])[..., :height, :width]
+
+
+def pad(x: Tensor) -> Tensor:
+    """(N, C, H, W) with right and bottom padded to multiples of 16 by repeating the last pixel."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+
+
+def sliding_window(
+    model: nn.Module, x: Tensor, window: int = WINDOW, stride: int = SLIDE_STRIDE, batch: int | None = None
+) -> Tensor:
+    """Logits averaged over overlapping windows, as OpenMMLab's `slide_inference`.
+
+    x: normalised (N, C, H, W) -> (N, classes, H, W). The last window of a row or column is moved back inside
+    the image; an image smaller than the window is one window. batch: windows per forward pass (default 1 on a
+    CPU, where more only overflow its caches, 32 on a GPU).
+    """
+    if not 0 < stride <= window:
+        raise ValueError(
+            f"stride {stride} must be between 1 and the window's {window} pixels, else pixels are skipped"
+        )
+    count, _, height, width = x.shape
+    tall, wide = min(window, height), min(window, width)
+    corners = [
+        (i, top, left)
+        for i in range(count)
+        for top in _starts(height, window, stride)
+        for left in _starts(width, window, stride)
+    ]
+    batch = batch or (32 if x.is_cuda else 1)
+    total = coverage = None
+    for chunk in (corners[i : i + batch] for i in range(0, len(corners), batch)):
+        logits = whole(
+            model, torch.stack([x[i, :, top : top + tall, left : left + wide] for i, top, left in chunk])
+        )
+        if total is None:
+            total = logits.new_zeros(count, logits.shape[1], height, width)
+            coverage = logits.new_zeros(count, 1, height, width)
+        for (i, top, left), piece in zip(chunk, logits, strict=True):
+            total[i, :, top : top + tall, left : left + wide] += piece
+            coverage[i, :, top : top + tall, left : left + wide] += 1
+    return total / coverage
+
+
+def _starts(side: int, window: int, stride: int) -> list[int]:
+    steps = max(side - window + stride - 1, 0) // stride + 1
+    return [max(min(i * stride + window, side) - window, 0) for i in range(steps)]
+
+
+def flip_average(predict: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Mean of the softmax probabilities over an image and its mirror image, (N, classes, H, W).
+
+    predict: normalised (N, C, H, W) -> logits (N, classes, H, W).
+    """
+    straight = predict(x).softmax(1)
+    mirrored = predict(x.flip(-1)).softmax(1).flip(-1)
+    return (straight + mirrored) / 2
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, half-pixel centres, no antialiasing: what OpenMMLab does to logits. x: (N, C, H, W)."""
+    if x.shape[-2:] == tuple(size):
+        return x
+    # of two channels, channels last takes three times as long
+    return F.interpolate(x.contiguous(), size, mode="bilinear", align_corners=False)

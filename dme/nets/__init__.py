@@ -1,0 +1,1 @@
+"""Networks, their checkpoints, and where checkpoints come from."""

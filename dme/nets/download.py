@@ -1,0 +1,75 @@
+"""Fetches named checkpoints."""
+
+import http.client
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dme.common.errors import InputError
+from dme.common.files import sha256_file
+from dme.nets.checkpoint import save_model
+from dme.nets.loading import convert_openmmlab
+from dme.nets.zoo import known, path_of
+
+
+def download(name: str, folder: str | Path | None = None) -> Path:
+    """Fetch a named checkpoint, verify it, convert it to our format; returns the file for `load_model`.
+
+    folder: None for where `path_of` says. A broken download stays as `.part` and is resumed by the next
+    call; it is verified when whole, and deleted if its sha256 is wrong. A file already there is left as it
+    is. Raises InputError when the network, the server or the file fails.
+    """
+    target, entry = path_of(name), known()[name]
+    if "file" in entry:
+        return target
+    target = Path(folder or target.parent) / target.name
+    if target.is_file():
+        return target
+    url, expected = entry["url"], entry["sha256"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(url.rsplit("/", 1)[-1] + ".part")
+    if failure := _fetch(url, part, name):
+        resumes = f" (it resumes {part})" if part.exists() else ""
+        raise InputError(
+            f"cannot download {url}: {failure}; run it again{resumes}, "
+            f"or fetch it yourself and run ./run.sh weights --convert FILE --out {target}"
+        )
+    digest = sha256_file(part)
+    if not digest.startswith(expected):
+        part.unlink()
+        raise InputError(f"{url} gave sha256 {digest[:8]}, expected {expected}; deleted, run it again")
+    model = convert_openmmlab(part)
+    source = {key: entry[key] for key in ("url", "licence", "trained_on", "reported")}
+    save_model(model, target, extra=source | {"source_sha256": digest})
+    part.unlink()
+    return target
+
+
+def _fetch(url: str, part: Path, label: str) -> str | None:
+    """Append to `part` what it lacks of `url`; returns what went wrong."""
+    offset = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "dme"} | ({"Range": f"bytes={offset}-"} if offset else {})
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+            if answer.status != 206:  # the whole file, whether asked for the rest or not
+                offset = 0
+            total = int(answer.headers["Content-Length"] or 0) + offset
+            with (
+                open(part, "ab" if offset else "wb") as f,
+                tqdm(total=total or None, initial=offset, unit="B", unit_scale=True, desc=label) as bar,
+            ):
+                while block := answer.read(1 << 16):
+                    f.write(block)
+                    bar.update(len(block))
+        have = part.stat().st_size
+        return f"the connection broke off at {have} of {total} bytes" if have < total else None
+    except urllib.error.HTTPError as e:
+        nothing_left = e.code == 416 and offset
+        return None if nothing_left else f"the server answered {e.code} {e.reason}"
+    except urllib.error.URLError as e:
+        return str(e.reason)
+    except (ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException) as e:
+        return str(e) or type(e).__name__

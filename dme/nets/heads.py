@@ -1,0 +1,249 @@
+"""Decode heads: FCN, PSP, DeepLabV3-ASPP and LR-ASPP.
+
+Each is built with the channels of a backbone's features and takes their list, features (N, C, H, W) in the
+order the backbone computes them, to logits (N, classes, H, W) at the size of the last one (LR-ASPP: of the
+first). The concatenation orders are OpenMMLab's; another order has the same shapes and silently different
+results. `LEAST_BATCH` is the smallest batch a head can be trained with.
+"""
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dme.nets.blocks import ConvBN
+
+
+class FCNHead(nn.Module):
+    """3x3 convolution of one feature (Long et al. 2015).
+
+    deep: a second one, and a third that sees the feature beside what the second made of it. feature: which
+    one of the list; the auxiliary head reads the last but one.
+    """
+
+    LEAST_BATCH = 1
+
+    def __init__(
+        self,
+        in_channels: list[int],
+        num_classes: int,
+        channels: int,
+        dropout: float = 0.1,
+        deep: bool = False,
+        feature: int = -1,
+    ):
+        super().__init__()
+        self.deep, self.feature = deep, feature
+        self.conv = ConvBN(in_channels[feature], channels)
+        if deep:
+            self.second = ConvBN(channels, channels)
+            self.joined = ConvBN(in_channels[feature] + channels, channels)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        x = features[self.feature]
+        y = self.conv(x)
+        if self.deep:
+            y = self.joined(torch.cat([x, self.second(y)], dim=1))
+        return self.classifier(self.dropout(y))
+
+
+class PSPHead(nn.Module):
+    """Pyramid pooling (Zhao et al. 2017): the last feature beside averages over 1, 2, 3, 6 bins a side."""
+
+    LEAST_BATCH = 2
+
+    def __init__(
+        self,
+        in_channels: list[int],
+        num_classes: int,
+        channels: int,
+        dropout: float = 0.1,
+        pool_scales: tuple[int, ...] = (1, 2, 3, 6),
+    ):
+        super().__init__()
+        self.pool_scales = pool_scales
+        last = in_channels[-1]
+        self.pools = nn.ModuleList(ConvBN(last, channels, kernel=1) for _ in pool_scales)
+        self.bottleneck = ConvBN(last + len(pool_scales) * channels, channels)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        x = features[-1]
+        _refuse_single_value(x, self.pools[0].bn, "PSP's 1 x 1 pool")
+        averages = pooled(x, self.pool_scales)
+        grids = [conv(average) for average, conv in zip(averages, self.pools, strict=True)]
+        kernel = self.bottleneck.conv.weight  # of x, then of the grids enlarged to its size
+        c, bias = x.shape[1], self.bottleneck.conv.bias  # no bias unless batch norm is folded into it
+        x = F.conv2d(x, kernel[:, :c], bias, padding=1) + conv_enlarged(grids, kernel[:, c:], x)
+        x = self.bottleneck.activation(self.bottleneck.bn(x))
+        return self.classifier(self.dropout(x))
+
+
+class ASPPHead(nn.Module):
+    """Atrous spatial pyramid pooling (DeepLabV3, Chen et al. 2017): image average, 1x1 and dilated 3x3."""
+
+    LEAST_BATCH = 2
+
+    def __init__(
+        self,
+        in_channels: list[int],
+        num_classes: int,
+        channels: int,
+        dropout: float = 0.1,
+        dilations: tuple[int, ...] = (1, 12, 24, 36),
+    ):
+        super().__init__()
+        last = in_channels[-1]
+        self.image_pool = ConvBN(last, channels, kernel=1)
+        self.branches = nn.ModuleList(
+            ConvBN(last, channels, kernel=1 if d == 1 else 3, dilation=d) for d in dilations
+        )
+        self.bottleneck = ConvBN((1 + len(dilations)) * channels, channels)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        x = features[-1]
+        _refuse_single_value(x, self.image_pool.bn, "DeepLabV3's image pool")
+        average = self.image_pool(pooled(x, (1,))[0])
+        branches = torch.cat([branch(x) for branch in self.branches], dim=1)
+        kernel = self.bottleneck.conv.weight  # of the average at every pixel, then of the branches
+        c, bias = average.shape[1], self.bottleneck.conv.bias  # no bias unless batch norm is folded into it
+        # the other way round, exporters fix the batch size
+        x = F.conv2d(branches, kernel[:, c:], bias, padding=1) + conv_enlarged([average], kernel[:, :c], x)
+        x = self.bottleneck.activation(self.bottleneck.bn(x))
+        return self.classifier(self.dropout(x))
+
+
+class LRASPPHead(nn.Module):
+    """Lite R-ASPP (Howard et al. 2019): the last feature, gated by its averages, joined by the earlier two.
+
+    The averages are over windows of 49 x 49, 16 rows and 20 columns apart; a feature smaller than that is
+    one window, where OpenMMLab's code fails. eps: of batch norm.
+    """
+
+    LEAST_BATCH = 1
+    WINDOW, STRIDE = 49, (16, 20)
+
+    def __init__(
+        self, in_channels: list[int], num_classes: int, channels: int, dropout: float = 0.1, eps: float = 1e-5
+    ):
+        super().__init__()
+        *earlier, last = in_channels
+        self.image_pool = nn.Sequential(
+            OrderedDict(conv=nn.Conv2d(last, channels, 1, bias=False), gate=nn.Sigmoid())
+        )
+        self.gated = ConvBN(last, channels, kernel=1, eps=eps)
+        self.mix = nn.Conv2d(channels, channels, 1)
+        skips = [32 * 2**i for i in range(len(earlier))]
+        self.skips = nn.ModuleList(
+            nn.Conv2d(before, skip, 1, bias=False) for before, skip in zip(earlier, skips, strict=True)
+        )
+        self.joins = nn.ModuleList(ConvBN(channels + skip, channels, kernel=1, eps=eps) for skip in skips)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        *earlier, x = features
+        # zeros make a small feature one window, and are taken out of its average: one graph for any size
+        height, width = (min(self.WINDOW, side) for side in x.shape[-2:])
+        filled = F.pad(x, (0, self.WINDOW - width, 0, self.WINDOW - height))
+        average = F.avg_pool2d(filled, self.WINDOW, self.STRIDE) * (self.WINDOW**2 / (height * width))
+        average = self.image_pool(average)
+        x = self.gated(x) * F.interpolate(average, x.shape[-2:], mode="bilinear", align_corners=False)
+        x = self.mix(x)
+        for feature, skip, join in reversed(list(zip(earlier, self.skips, self.joins, strict=True))):
+            # of x, enlarged, beside the skip: a 1x1 convolution may as well come before enlarging
+            of_x, of_skip = join.conv.weight.split([x.shape[1], skip.out_channels], dim=1)
+            x = F.conv2d(x, of_x, join.conv.bias)  # no bias unless batch norm is folded into it
+            x = F.interpolate(x, feature.shape[-2:], mode="bilinear", align_corners=False)
+            x = join.activation(join.bn(x + F.conv2d(skip(feature), of_skip)))
+        return self.classifier(self.dropout(x))
+
+
+def pooled(x: Tensor, scales: tuple[int, ...]) -> list[Tensor]:
+    """Averages of x (N, C, H, W) over bins x bins windows, for each bins in `scales`: (N, C, bins, bins).
+
+    The windows are those of `F.adaptive_avg_pool2d`. On a GPU that leaves the work to a few threads when x is
+    channels last, and takes longer than the network before it.
+    """
+    if x.is_cuda:
+        return pooled_by_products(x, scales)
+    return [F.adaptive_avg_pool2d(x, bins) for bins in scales]
+
+
+def pooled_by_products(x: Tensor, scales: tuple[int, ...]) -> list[Tensor]:
+    """`pooled` by two products with windows as matrices: x is read once, whatever the scales."""
+    n, c, height, width = x.shape
+    rows, columns = (_windows(scales, side, x.device) for side in (height, width))  # (sum of bins, side)
+    # powers of two, exact in every type, keep the sums within float16
+    small_rows, small_columns = (
+        (windows * 2.0 ** -math.ceil(math.log2(windows.shape[1]))).to(x.dtype) for windows in (rows, columns)
+    )
+    lines = x.permute(0, 2, 3, 1).flatten(0, 1)  # (N H, W, C)
+    lines = small_columns.expand(n * height, -1, -1).bmm(lines)  # (N H, sum of bins, C)
+    sums = small_rows.expand(n, -1, -1).bmm(lines.unflatten(0, (n, height)).flatten(2))
+    sums = sums.unflatten(2, (-1, c)).permute(0, 3, 1, 2)  # (N, C, sum of bins, sum of bins)
+    covered = small_rows.float().sum(1)[:, None] * small_columns.float().sum(1)
+    averages, start = [], 0
+    for bins in scales:
+        own = slice(start, start + bins)
+        averages.append((sums[..., own, own] / covered[own, own]).to(sums.dtype))
+        start += bins
+    return averages
+
+
+def _windows(scales: tuple[int, ...], side: int, device: torch.device) -> Tensor:
+    """Which of `side` pixels each window covers, for all scales: float32 (sum of bins, side), 0 or 1."""
+    pixel = torch.arange(side, device=device)
+    windows = []
+    for bins in scales:
+        window = torch.arange(bins, device=device)[:, None]
+        first, end = window * side // bins, -(-(window + 1) * side // bins)
+        windows.append((pixel >= first) & (pixel < end))
+    return torch.cat(windows).float()
+
+
+def conv_enlarged(grids: list[Tensor], kernel: Tensor, like: Tensor) -> Tensor:
+    """3x3 convolution, padding 1, of small grids enlarged to the size of `like`, which are never made.
+
+    grids: each (N, c, k, l), to be enlarged bilinearly (half-pixel centres) and concatenated. kernel: (out,
+    sum of c, 3, 3). Returns (N, out, H, W), channels last.
+
+    Enlarging is linear in rows and columns, and a tap of the kernel shifts both: the sum over taps (y, x) of
+    R_y (kernel_yx grid) C_x^T, where R_y (H, k) enlarges and shifts rows, C_x (W, l) columns. The products
+    with the kernel are made at the grids' size. For PSP that is a fifth of the head's multiplications.
+    """
+    n, _, height, width = like.shape
+    parts, columns = [], []
+    for grid, own in zip(grids, kernel.split([grid.shape[1] for grid in grids], dim=1), strict=True):
+        taps = torch.einsum("nckl,ocyx->nykxlo", grid, own)  # (N, 3, k, 3, l, out)
+        rows = _enlarging(grid.shape[-2], height, taps)  # (H, 3k)
+        shifted = rows.expand(n, -1, -1).bmm(taps.flatten(3).flatten(1, 2))  # (N, H, 3l out)
+        parts.append(shifted.unflatten(2, (-1, own.shape[0])))  # (N, H, 3l, out)
+        columns.append(_enlarging(grid.shape[-1], width, taps))  # (W, 3l)
+    lines = torch.cat(parts, dim=2).flatten(0, 1)  # (N H, sum of 3l, out)
+    made = torch.cat(columns, dim=1).expand(lines.shape[0], -1, -1).bmm(lines)  # (N H, W, out)
+    return made.unflatten(0, (n, height)).permute(0, 3, 1, 2)
+
+
+def _enlarging(bins: int, length: int, like: Tensor) -> Tensor:
+    """(length, 3 bins): bilinear from `bins` values to `length`, shifted by each of a kernel's three taps."""
+    position = (torch.arange(length, device=like.device) + 0.5) * (bins / length) - 0.5
+    grid = torch.arange(bins, device=like.device)
+    weights = (1 - (position.clamp(0, bins - 1).unsqueeze(1) - grid).abs()).clamp(min=0).to(like.dtype)
+    padded = F.pad(weights, (0, 0, 1, 1))
+    return torch.cat([padded[tap : tap + length] for tap in range(3)], dim=1)
+
+
+def _refuse_single_value(x: Tensor, bn: nn.BatchNorm2d, what: str) -> None:
+    if bn.training and x.shape[0] == 1:
+        raise ValueError(
+            f"training with batch 1: {what} leaves one value per channel, of which batch normalisation has "
+            "no variance; use a batch of at least 2, or the FCN head, or put its BN in eval mode"
+        )

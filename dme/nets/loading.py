@@ -1,0 +1,87 @@
+"""Networks from names, our files and OpenMMLab's files."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dme.common.errors import InputError
+from dme.nets import openmmlab
+from dme.nets.checkpoint import check_description, first_ten, load_strict, read_checkpoint, rebuild
+from dme.nets.segmenter import BACKBONES, HEADS, Segmenter, build_model
+from dme.nets.zoo import known, path_of
+
+
+def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> Segmenter:
+    """A network in eval mode from a name (see `known`), a file of ours or an OpenMMLab file.
+
+    For result files it carries `weights_name` (the name, or the file's), `weights_sha256` (of the file
+    read) and `weights_extra` (what `save_model` was given; of an OpenMMLab file its name and sha256).
+    Raises InputError for an unknown name, a name not downloaded yet, and a file that is absent, damaged,
+    altered or does not fit.
+    """
+    name = str(name_or_path)
+    path = Path(name).expanduser()
+    entry = known().get(name, {})
+    if entry or (path.name == name and not path.suffix and not path.exists()):  # surely meant as a name
+        path = path_of(name)
+    if "url" in entry and not path.is_file():
+        raise InputError(f"{name} is not downloaded (no {path}); run ./run.sh weights {name}")
+    content, digest = read_checkpoint(path, entry["sha256"] if "file" in entry else None)
+    model = rebuild(content, path) if "format" in content else _convert(content, path, digest)
+    model.weights_name, model.weights_sha256 = name if entry else path.name, digest
+    return model.to(device).eval()
+
+
+def load_openmmlab(model: Segmenter, path: str | Path) -> None:
+    """Load an OpenMMLab checkpoint (or its plain state_dict) into a network, strictly.
+
+    BN and SyncBN have the same names. Raises InputError for a file that is absent, damaged, holds code,
+    does not have the sha256 its name ends in (`-<8 hex>.pth`), or differs from the network in any name or
+    shape.
+    """
+    content, digest = read_checkpoint(path)
+    load_strict(model, _openmmlab_state(content, path, digest), path)
+
+
+def convert_openmmlab(path: str | Path) -> Segmenter:
+    """The network of an OpenMMLab checkpoint with a backbone of ours; raises as `load_openmmlab`.
+
+    The architecture is read off the tensors; class names, mean and std off the meta data where it has them.
+    Input is in RGB order; a checkpoint whose configuration says BGR is refused.
+    """
+    content, digest = read_checkpoint(path)
+    return _convert(content, path, digest)
+
+
+def _convert(content: dict, path: str | Path, digest: str) -> Segmenter:
+    """The network of an OpenMMLab checkpoint."""
+    state = _openmmlab_state(content, path, digest)
+    arch = openmmlab.read_arch(state)
+    if arch is None:
+        raise InputError(
+            f"{path} is neither a dme checkpoint (no 'format') nor one of OpenMMLab's with a backbone "
+            f"({', '.join(BACKBONES)}) and a head ({', '.join(HEADS)}) of dme; "
+            f"it has {first_ten(list(state))}"
+        )
+    model = build_model(**arch)
+    load_strict(model, state, path)
+    try:
+        classes, preprocess = openmmlab.read_meta(content.get("meta"), path)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"{path}: its meta data cannot be read ({e}); remove 'meta' from it") from e
+    model.classes = classes or model.classes
+    model.preprocess |= preprocess
+    model.weights_extra = {"source": Path(path).name, "source_sha256": digest}
+    check_description(model, path)
+    return model
+
+
+def _openmmlab_state(content: dict, path: str | Path, digest: str) -> dict[str, Tensor]:
+    """The tensors of an OpenMMLab checkpoint under our names."""
+    named = re.search(r"-([0-9a-f]{8})\.pth$", Path(path).name)
+    if named and not digest.startswith(named[1]):
+        raise InputError(f"{path} has sha256 {digest[:8]}, its name says {named[1]}; damaged: fetch it again")
+    state = content.get("state_dict", content)
+    return openmmlab.rename(state) if isinstance(state, dict) else {}

@@ -1,0 +1,93 @@
+"""OpenMMLab's checkpoints in our terms: names of tensors, architecture, class names and preprocessing."""
+
+import re
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from dme.common.errors import InputError
+from dme.nets.segmenter import BACKBONES
+
+# patterns of their names, and ours; those of a backbone are in its own file
+HEADS = (
+    (r"^decode_head\.convs\.0\.", r"head.conv."),
+    (r"^decode_head\.convs\.1\.", r"head.second."),
+    (r"^decode_head\.conv_cat\.", r"head.joined."),
+    (r"^decode_head\.psp_modules\.(\d)\.1\.", r"head.pools.\1."),
+    (r"^decode_head\.image_pool\.1\.", r"head.image_pool."),
+    (r"^decode_head\.aspp_modules\.", r"head.branches."),
+    (r"^decode_head\.bottleneck\.", r"head.bottleneck."),
+    (r"^decode_head\.aspp_conv\.", r"head.gated."),
+    (r"^decode_head\.conv_up_input\.", r"head.mix."),
+    (r"^decode_head\.convs\.conv(\d)\.", r"head.skips.\1."),
+    (r"^decode_head\.conv_ups\.conv_up(\d)\.", r"head.joins.\1."),
+    (r"^decode_head\.conv_seg\.", r"head.classifier."),
+    (r"^auxiliary_head\.convs\.0\.", r"aux_head.conv."),
+    (r"^auxiliary_head\.conv_seg\.", r"aux_head.classifier."),
+)
+TELLTALES = {
+    "psp": "head.pools.0.",
+    "deeplabv3": "head.branches.0.",
+    "lraspp": "head.skips.0.",
+    "fcn": "head.conv.",
+}
+
+
+def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under our names; a name that OpenMMLab gives to no part of ours stays as it is."""
+    state = _substitute(state, HEADS)
+    for kind in BACKBONES.values():
+        pairs = [(rf"^backbone\.{theirs}", f"backbone.{ours}") for theirs, ours in kind.OPENMMLAB]
+        renamed = _substitute(state, pairs)
+        if f"backbone.{kind.FIRST}" in renamed:
+            return renamed
+    return state
+
+
+def _substitute(state: dict[str, Tensor], pairs: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, value in state.items():
+        for pattern, ours in pairs:
+            name = re.sub(pattern, ours, str(name))
+        renamed[name] = value
+    return renamed
+
+
+def read_arch(state: dict[str, Tensor]) -> dict | None:
+    """build_model's arguments read off tensors under our names; None if they are not such a network's."""
+    heads = [head for head, start in TELLTALES.items() if any(name.startswith(start) for name in state)]
+    for backbone, kind in BACKBONES.items():
+        widest, width_1 = kind.WIDEST
+        names = (f"backbone.{kind.FIRST}", f"backbone.{widest}", "head.classifier.weight")
+        if heads and all(getattr(state.get(name), "ndim", None) == 4 for name in names):
+            first, widest, classifier = (state[name].shape for name in names)
+            aux = state.get("aux_head.classifier.weight")
+            return {
+                "backbone": backbone,
+                "head": heads[0],
+                "num_classes": classifier[0],
+                "width": type(kind.WIDTH)(widest[0] / width_1),
+                "in_channels": first[1],
+                "head_channels": classifier[1],
+                "aux": any(name.startswith("aux_head.") for name in state),
+                "aux_channels": aux.shape[1] if getattr(aux, "ndim", None) == 4 else 0,
+            }
+    return None
+
+
+def read_meta(meta: object, path: object) -> tuple[list[str], dict[str, list[float]]]:
+    """Class names, and mean and std where the configuration has them, of a checkpoint's meta data.
+
+    Raises InputError for a configuration of BGR images; `path` is for the message.
+    """
+    meta = meta if isinstance(meta, dict) else {}
+    data = meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), dict) else meta  # mmengine; mmcv
+    classes = [str(name) for name in data.get("CLASSES") or data.get("classes") or ()]
+    config = str(meta.get("config") or meta.get("cfg"))
+    if re.search(r"to_rgb\s*=\s*False", config):
+        raise InputError(f"{path} was trained on BGR images, dme's networks take RGB")
+    preprocess = {}
+    for key in ("mean", "std"):
+        if values := re.search(rf"\b{key}\s*=\s*\[([-+.\d\s,e]+)\]", config):
+            preprocess[key] = [float(value) for value in values[1].split(",") if value.strip()]
+    return classes, preprocess

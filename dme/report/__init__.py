@@ -1,0 +1,1 @@
+"""What `predict` does with many scans: inputs, measurements, tables, a page."""

@@ -1,0 +1,1 @@
+"""Anatomy as numbers: NumPy arrays in, NumPy arrays out."""

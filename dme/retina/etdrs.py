@@ -1,0 +1,95 @@
+"""The ETDRS grid on an en-face map: nine sectors within circles of 1, 3 and 6 mm diameter.
+
+Early Treatment Diabetic Retinopathy Study report 10 (Ophthalmology 1991; 98:786). Rings are cut along the
+diagonals. Rows of a map are B-scans from inferior to superior, which is how Spectralis volumes are exported
+(B-scan 0 is the lowest); columns run as in a fundus picture, so that nasal is right in a right eye (OD).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from dme.common.errors import InputError
+
+DIAMETERS_MM = (1.0, 3.0, 6.0)
+EYES = ("OD", "OS")
+SAMPLE_UM, MAX_SAMPLES = 12.0, 32  # a map's cells are long: sampled this finely, at most so many times a side
+
+
+def side_names(eye: str | None) -> tuple[str, str]:
+    """What lies to the left and to the right of a scan; without an eye just that."""
+    if eye not in (None, *EYES):
+        raise InputError(f"eye {eye!r} is unknown; give {' or '.join(EYES)}")
+    return {"OD": ("temporal", "nasal"), "OS": ("nasal", "temporal"), None: ("left", "right")}[eye]
+
+
+def sector_names(eye: str | None = None) -> list[str]:
+    """Names of the nine sectors, in the order of `sector_shares`."""
+    left, right = side_names(eye)
+    return [
+        "center",
+        *(f"{ring}_{s}" for ring in ("inner", "outer") for s in ("superior", right, "inferior", left)),
+    ]
+
+
+def sector_shares(
+    shape: tuple[int, int], lateral_um: float, spacing_um: float, centre: Sequence[float]
+) -> np.ndarray:
+    """Share of every cell of a map that lies in every sector, float32 (9, B-scans, columns), 0 to 1.
+
+    shape: (B-scans, columns). centre: (column, B-scan) of the fovea in cells, fractions allowed; an integer
+    is the middle of its cell.
+    """
+    down, across = (min(MAX_SAMPLES, math.ceil(step_um / SAMPLE_UM)) for step_um in (spacing_um, lateral_um))
+    shares = np.zeros((9, *shape), np.float32)
+    for i in range(down):
+        y_um = (np.arange(shape[0]) + (i + 0.5) / down - 0.5 - centre[1])[:, None] * spacing_um
+        for j in range(across):
+            x_um = (np.arange(shape[1]) + (j + 0.5) / across - 0.5 - centre[0]) * lateral_um
+            radius_um = np.hypot(x_um, y_um)
+            ring = np.searchsorted(np.array(DIAMETERS_MM) * 500, radius_um)  # 0 centre, 1, 2, 3 outside
+            quadrant = np.where(
+                np.abs(y_um) > np.abs(x_um), np.where(y_um > 0, 0, 2), np.where(x_um > 0, 1, 3)
+            )
+            sector = np.where(ring == 0, 0, 4 * ring - 3 + quadrant)
+            for k in range(9):
+                shares[k] += sector == k
+    return shares / (down * across)
+
+
+def sector_table(
+    thickness_um: np.ndarray,
+    lateral_um: float,
+    spacing_um: float,
+    centre: Sequence[float],
+    eye: str | None = None,
+) -> list[dict]:
+    """Volume and mean thickness in each sector of a thickness map (B-scans, columns), NaN where unknown.
+
+    Returns nine rows: sector, covered_percent (of the sector's area by known cells), mean_um over those (None
+    without any) and volume_mm3 over those.
+    """
+    shares = sector_shares(thickness_um.shape, lateral_um, spacing_um, centre)
+    known = np.isfinite(thickness_um)
+    values_um = np.where(known, thickness_um, 0.0)
+    cell_mm2 = lateral_um * spacing_um / 1e6
+    rows = []
+    for name, share, whole_mm2 in zip(sector_names(eye), shares, sector_areas_mm2(), strict=True):
+        covered_mm2 = float(share[known].sum(dtype=np.float64)) * cell_mm2
+        volume_mm3 = float((share * values_um).sum(dtype=np.float64)) * cell_mm2 / 1e3
+        rows.append(
+            {
+                "sector": name,
+                "covered_percent": min(100.0, 100 * covered_mm2 / whole_mm2),
+                "mean_um": 1e3 * volume_mm3 / covered_mm2 if covered_mm2 else None,
+                "volume_mm3": volume_mm3,
+            }
+        )
+    return rows
+
+
+def sector_areas_mm2() -> list[float]:
+    """Areas of the nine sectors in mm^2."""
+    disc = [math.pi * d**2 / 4 for d in DIAMETERS_MM]
+    return [disc[0], *[(disc[1] - disc[0]) / 4] * 4, *[(disc[2] - disc[1]) / 4] * 4]

@@ -1,0 +1,58 @@
+"""Fluid of one scan in numbers: its area, its regions, and how much of it lies in which layer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from dme.common.labels import IGNORE
+from dme.retina.rows import CLASSES, check_rows, in_tables, layer_labels
+
+CONNECTIVITY = 8  # fluid pixels that touch at a side or a corner are one region
+# fluid above the retina and below it is a mistake of one of the networks: shown, not hidden
+FLUID_COLUMNS = {unit: tuple(f"fluid_{in_tables(name)}_{unit}" for name in CLASSES) for unit in ("px", "mm2")}
+
+
+def measure_scan(
+    mask: np.ndarray, probability: np.ndarray, scale_um: Sequence[float] | None
+) -> dict[str, int | float | None]:
+    """Fluid of one scan; every region counts, however small. None where a number has no meaning.
+
+    mask: (H, W), fluid is 1. probability: float (H, W) of fluid. scale_um: (axial, lateral, ...), None if
+    unknown, which leaves the mm^2 unknown too. mean_fluid_probability is the mean within the fluid.
+    """
+    fluid = mask == 1
+    regions, count = ndimage.label(fluid, np.ones((3, 3)))
+    sizes_px = np.bincount(regions.ravel())[1:]
+    fluid_px, largest_px = int(fluid.sum()), int(sizes_px.max(initial=0))
+    return {
+        "fluid_px": fluid_px,
+        "fluid_area_mm2": area_mm2(fluid_px, scale_um),
+        "regions": count,
+        "largest_region_px": largest_px,
+        "largest_region_mm2": area_mm2(largest_px, scale_um),
+        "mean_fluid_probability": float(probability[fluid].mean(dtype=np.float64)) if count else None,
+    }
+
+
+def area_mm2(pixels: int, scale_um: Sequence[float] | None) -> float | None:
+    """Area of so many pixels, which need not be square; None when the scale is unknown."""
+    return pixels * scale_um[0] * scale_um[1] / 1e6 if scale_um else None
+
+
+def fluid_per_layer(boundaries: np.ndarray, fluid: np.ndarray) -> np.ndarray:
+    """Fluid pixels in each of CLASSES, int64 (9,); `dme.retina.fluid.area_mm2` makes mm^2 of them.
+
+    boundaries: rows (8, W), unknown columns are left out. fluid: (H, W), fluid is 1.
+    """
+    classes = layer_labels(check_rows(boundaries, fluid.shape[1]), len(fluid))[fluid == 1]
+    return np.bincount(classes[classes != IGNORE], minlength=9)
+
+
+def measure_fluid_in_layers(
+    boundaries: np.ndarray, mask: np.ndarray, scale_um: Sequence[float] | None
+) -> dict[str, int | float | None]:
+    """Area of fluid in each of CLASSES, in px and in mm^2 (None without a scale). Keys: FLUID_COLUMNS."""
+    pixels = fluid_per_layer(boundaries, mask).tolist()
+    areas = [area_mm2(count, scale_um) for count in pixels]
+    return dict(zip((*FLUID_COLUMNS["px"], *FLUID_COLUMNS["mm2"]), (*pixels, *areas), strict=True))

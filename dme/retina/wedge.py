@@ -1,0 +1,19 @@
+"""The saturated wedge that registration leaves at the top and bottom of a scan."""
+
+import numpy as np
+from scipy import ndimage
+
+
+def saturated_wedge(image: np.ndarray) -> np.ndarray:
+    """Where uint8 (H, W) is 255 in connection with the top or bottom border, left by registration: bool."""
+    regions, _ = ndimage.label(image == 255)
+    border = np.unique(regions[[0, -1]])
+    return np.isin(regions, border[border > 0])
+
+
+def without_wedge(image: np.ndarray) -> np.ndarray:
+    """The image, uint8 (H, W), its saturated wedge as dark as the lower quartile of the rest."""
+    wedge = saturated_wedge(image)
+    if wedge.all() or not wedge.any():
+        return image
+    return np.where(wedge, np.percentile(image[~wedge], 25), image).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""From scans with labels to trained networks."""

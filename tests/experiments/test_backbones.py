@@ -1,0 +1,312 @@
+"""Comparison of backbones: the runs that are asked for, sizes counted by hand, the table from made-up runs.
+
+And every backbone from fundus vessels to an exported file.
+"""
+
+import json
+import re
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers.hrffolder import make_hrf
+from helpers.scripts import call_main, exit_code, load_script, written_table
+from PIL import Image
+
+import dme.training.series
+from dme.common.errors import InputError
+from dme.common.files import sha256_file
+from dme.data.phantom import phantom_bscan
+from dme.inference import export
+from dme.inference.scan import predict
+from dme.inference.sizes import entering
+from dme.inference.windows import whole
+from dme.nets.loading import load_model
+from dme.nets.segmenter import BACKBONES, build_model, normalise
+
+UNET, SMALL = "unet-psp", "mobilenet_v3_small-lraspp"
+
+
+@pytest.fixture
+def script():
+    return load_script("backbones")
+
+
+@pytest.fixture
+def call(script, tmp_path):
+    return lambda *words: written_table(script, tmp_path, *words)
+
+
+@pytest.fixture
+def write(script, tmp_path):
+    """write(network, start, split, seed, dice): a finished run; the first also writes what networks cost."""
+
+    def write(network, start, split, seed, dice, data="a" * 64):
+        backbone, head, _ = script.NETWORKS[network]
+        weights = tmp_path / f"pretrain-{network}" / f"best-{head}.pt" if start == "hrf" else "none"
+        how = f"--recipe best --iters 300 --backbone {backbone} --head {head} --weights {weights}"
+        content = {
+            "arguments": f"{how} --split {split} --amp auto --seed {seed}".split(),
+            "data_kind": "mat",
+            "data_sha256": data,
+            "pooled": {"dice": [0.99, 0.1]},
+            "pooled_graded": {"dice": [0.98, dice]},
+        }
+        put(script.run_name(network, start, split, seed), content)
+        row = {"parameters": 1_843_668, "multiply_adds": 4_684_387_328, "device": "cpu (2 threads)"}
+        rows = {name: row | {"seconds": 0.0963 + i} for i, name in enumerate(script.NETWORKS)}
+        put("costs", {"arguments": list(script.NETWORKS), "rows": rows})
+
+    def put(name, content):
+        (tmp_path / "runs").mkdir(exist_ok=True)
+        (tmp_path / "runs" / f"{name}.json").write_text(json.dumps(content))
+
+    def pretraining(network, minutes, data="c" * 64):
+        backbone, head, steps = script.NETWORKS[network]
+        how = f"--backbone {backbone} --heads {head} --steps {steps} --amp auto --seed 0"
+        content = {"arguments": how.split(), "data_sha256": data, "training_minutes": minutes}
+        put(f"pretrain-{network}", content)
+
+    write.pretraining = pretraining
+    return write
+
+
+# ---- the series -----------------------------------------------------------------------------------------
+
+
+def test_every_run_is_asked_for(script, call, monkeypatch, tmp_path):
+    asked = {}
+
+    def run_missing(name, runs, out, results):
+        asked[name] = runs
+        return {}
+
+    monkeypatch.setattr(script.series, "run_missing", run_missing)
+    with pytest.raises(InputError, match="no finished runs"):
+        call("--amp", "bf16")
+    networks = [
+        ("unet", "psp"),
+        *(("mobilenet_v2", head) for head in ("fcn", "psp", "deeplabv3")),
+        *((f"mobilenet_v3_{size}", "lraspp") for size in ("large", "small")),
+    ]
+    steps = r"--backbone (\w+) --heads (\w+) --steps \d+ --amp bf16 --seed 0"
+    texts = [" ".join(words) for words in asked["pretrain_hrf.py"].values()]
+    assert [re.fullmatch(steps, text).groups() for text in texts] == networks
+    assert list(asked) == ["pretrain_hrf.py", "finetune.py"]
+    wanted = [
+        f"--recipe best --iters 300 --backbone {backbone} --head {head} --weights {weights} "
+        f"--split {split} --amp bf16 --seed {seed}"
+        for seed in (0, 1)
+        for split in ("paper", "subject:4/5")
+        for backbone, head in networks
+        for weights in ("none", tmp_path / f"pretrain-{backbone}-{head}" / f"best-{head}.pt")
+    ]
+    assert [" ".join(words) for words in asked["finetune.py"].values()] == wanted
+    with pytest.raises(InputError, match="no finished runs"):
+        call("--networks", SMALL, "--starts", "none", "--splits", "paper", "--seeds", "3")
+    assert not asked["pretrain_hrf.py"] and list(asked["finetune.py"]) == [f"{SMALL}-none-paper-seed3"]
+
+
+def test_what_is_finished_is_not_run_again(script, call, monkeypatch, tmp_path):
+    started, measured = [], []
+
+    def start(command) -> SimpleNamespace:
+        """In place of both scripts."""
+        out = Path(command[command.index("--out") + 1])
+        started.append(out.name)
+        out.mkdir(exist_ok=True)
+        result = {"data_kind": "phantom", "data_sha256": Path(command[1]).name, "training_minutes": 15.0}
+        result |= {"pooled_graded": {"dice": [0.9, len(out.name) / 100]}}
+        (out / "results.json").write_text(json.dumps(result))
+        return SimpleNamespace(returncode=0)
+
+    def measure(models) -> dict:
+        measured.append(list(models))
+        row = {"parameters": 1e6, "multiply_adds": 1e9, "seconds": 0.1, "device": "cpu"}
+        return dict.fromkeys(models, row)
+
+    monkeypatch.setattr(dme.training.series, "subprocess", SimpleNamespace(run=start))
+    monkeypatch.setattr(script, "measure", measure)
+    words = ("--networks", UNET, SMALL, "--splits", "paper", "--seeds", "0")
+    first = call(*words)
+    runs = [f"{name}-{start}-paper-seed0" for name in (UNET, SMALL) for start in ("none", "hrf")]
+    assert started == [f"pretrain-{UNET}", f"pretrain-{SMALL}", *runs]
+    assert (
+        "SYNTHETIC" in first
+        and "| mobilenet_v3_small, lraspp | 1.00 | 1.00 | 100 | 15.0 | 0.4200 | 0.4100 |" in first
+    )
+
+    (tmp_path / "runs" / f"{runs[1]}.json").unlink()
+    assert call(*words) == first == call(*words, "--print")
+    assert started[6:] == [runs[1]] and measured == [list(script.NETWORKS)]
+
+
+# ---- the table ------------------------------------------------------------------------------------------
+
+
+def test_table(call, write):
+    for seed in (0, 1):
+        write(UNET, "none", "paper", seed, 0.5 + 0.1 * seed)
+        write(UNET, "hrf", "paper", seed, 0.7)
+    write(UNET, "hrf", "subject:4/5", 1, 0.4)
+    write(SMALL, "none", "subject:4/5", 0, 0.3)
+    write.pretraining(UNET, 14.96)
+    *_, note, _, titles, _, unet, small = call("--print").splitlines()
+    assert "at half size on cpu (2 threads)." in note
+    assert titles == (
+        "| network | million parameters | GMAC | ms | min on HRF | paper, from nothing | "
+        "paper, from vessels (HRF) | subject:4/5, from nothing | subject:4/5, from vessels (HRF) | seeds |"
+    )
+    sd = f"{np.std([0.5, 0.6], ddof=1):.4f}"
+    dice = f"0.5500 ± {sd} | 0.7000 ± 0.0000 |  | 0.4000 | 0-2 |"
+    assert unet == f"| unet, psp | 1.84 | 4.68 | 96 | 15.0 | {dice}"
+    assert small == "| mobilenet_v3_small, lraspp | 1.84 | 4.68 | 5096 |  |  |  | 0.3000 |  | 0-1 |"
+    assert "0.2000" not in call("--print", "--starts", "none", "--networks", UNET)
+
+
+@pytest.mark.parametrize("what", ["scans", "photographs"])
+def test_runs_on_other_data_are_refused(call, write, what):
+    write(UNET, "none", "paper", 0, 0.1)
+    write(UNET, "none", "paper", 1, 0.1, data=("b" if what == "scans" else "a") * 64)
+    write.pretraining(UNET, 15)
+    write.pretraining(SMALL, 15, data=("d" if what == "photographs" else "c") * 64)
+    with pytest.raises(InputError, match="different data"):
+        call("--print")
+
+
+def test_nothing_to_print(script, tmp_path, capsys):
+    assert exit_code(script, "--print", "--out", tmp_path) == 2
+    assert "no finished runs" in capsys.readouterr().err
+
+
+# ---- sizes ----------------------------------------------------------------------------------------------
+
+
+def unet_fcn_multiply_adds(width: int, pixels: int) -> int:
+    """By hand: 3x3 convolutions in pairs at five depths and back up, 1x1 before enlarging, head of 64."""
+    w = [width * 2**i for i in range(5)]
+    total = 9 * (3 * w[0] + w[0] * w[0]) * pixels
+    for i in range(1, 5):
+        total += 9 * (w[i - 1] * w[i] + w[i] * w[i]) * pixels // 4**i
+    for i in range(4):
+        total += w[i + 1] * w[i] * pixels // 4 ** (i + 1)
+        total += 9 * (2 * w[i] * w[i] + w[i] * w[i]) * pixels // 4**i
+    return total + 9 * w[0] * 64 * pixels + 64 * 2 * pixels
+
+
+def test_sizes_against_counting_by_hand(script, monkeypatch):
+    in_turns = script.in_turns
+    monkeypatch.setattr(script, "in_turns", lambda ways, repeats: in_turns(ways, 1, 1e-9))
+    models = {name: script.fluid_network(*name.split("-")) for name in ("unet-psp", "unet-fcn", SMALL)}
+    rows = script.measure(models)
+    assert rows["unet-psp"]["parameters"] == 1_843_668  # OpenMMLab's, at this width
+    assert rows["unet-fcn"]["parameters"] == 1_840_404
+    # 496 x 768 at half size, padded to multiples of 16
+    assert rows["unet-fcn"]["multiply_adds"] == unet_fcn_multiply_adds(16, 256 * 384)
+    assert all(row["seconds"] > 0 for row in rows.values())
+
+    counted = []  # for every convolution: outputs times the inputs of each
+    for module in models[SMALL].modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda m, _, y: counted.append(y.numel() * m.weight[0].numel()))
+    with torch.inference_mode():
+        models[SMALL](torch.zeros(1, 3, 256, 384))
+    # first, 11 blocks of which one does not expand, 9 attentions, last; the head has eight, of which two
+    # see what comes from below before it is enlarged, beside the skips of 64 and 32 channels
+    assert len(counted) == 1 + (3 * 11 - 1) + 2 * 9 + 1 + 8 - 2
+    joins = 128 * (128 * 32 * 48 + 64 * 64 * 96) + 128 * (128 * 64 * 96 + 32 * 128 * 192)
+    assert sum(counted) + joins == rows[SMALL]["multiply_adds"]
+
+
+# ---- from vessels to a file that runs without dme -------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_from_vessels_to_an_exported_network(backbone, monkeypatch, tmp_path, capsys):
+    head = next(iter(BACKBONES[backbone].HEADS))
+    make_hrf(tmp_path / "hrf", 256, 256)
+    for folder in ("images", "fluid", "new"):
+        (tmp_path / folder).mkdir()
+    for seed in range(8):
+        scan = phantom_bscan(seed, fluid=True)
+        if seed < 6:
+            Image.fromarray(scan.image).save(tmp_path / "images" / f"{seed}.png")
+            Image.fromarray(255 * scan.fluid).save(tmp_path / "fluid" / f"{seed}.png")
+        else:
+            Image.fromarray(scan.image).save(tmp_path / "new" / f"{seed}.png")
+
+    def call(name: str, *words) -> str:
+        assert not call_main(load_script(name), *words, "--backbone", backbone)
+        return capsys.readouterr().out
+
+    made = tmp_path / "pretrained"
+    call(
+        *("pretrain_hrf", "--data", tmp_path / "hrf", "--scale", 1, "--steps", 3, "--batch", 2),
+        *("--heads", head, "--width", 2 if backbone == "unet" else 0.1, "--out", made),
+    )
+    (row,) = json.loads((made / "results.json").read_text())["rows"]
+    pretrained = load_model(made / f"best-{head}.pt")
+    assert (row["backbone"], row["head"], row["weights_sha256"]) == (
+        backbone,
+        head,
+        pretrained.weights_sha256,
+    )
+    assert pretrained.arch["backbone"] == backbone and pretrained.classes == ["background", "vessel"]
+
+    tuned = tmp_path / "tuned"
+    printed = call(
+        *("finetune", "--recipe", "best", "--iters", 3, "--batch", 2, "--crop", 128, "--split", "random"),
+        *("--data", tmp_path, "--head", head, "--weights", made / f"best-{head}.pt", "--out", tuned),
+    )
+    width = pretrained.arch["width"]
+    start = (
+        f"best-{head}.pt (sha256 {pretrained.weights_sha256[:12]}), {backbone}, {head} head, width {width}"
+    )
+    assert f"start: {start}\n" in printed
+    model = load_model(tuned / "model.pt")
+    assert model.arch == pretrained.arch and model.classes == ["background", "fluid"]
+    torch.manual_seed(1)
+    fresh = build_model(**model.arch)
+    kernels = [name for name, value in model.named_parameters() if value.ndim == 4]
+    for of in ("backbone.", "head."):
+        moved, apart = (
+            max(
+                (model.get_parameter(name) - other.get_parameter(name)).abs().max().item()
+                for name in kernels
+                if name.startswith(of)
+            )
+            for other in (pretrained, fresh)
+        )
+        assert 0 < moved < 1e-3 < apart  # the first steps are small
+
+    image = np.asarray(Image.open(tmp_path / "new" / "6.png"))
+    _, probability = predict(model, image)
+    assert np.ptp(probability) > 1e-3
+    middle = float(np.median(probability))  # so that the mask is no blank
+    printed = call(
+        *("predict", tmp_path / "new", "--weights", tuned / "model.pt", "--threshold", middle),
+        *("--out", tmp_path / "found"),
+    )
+    digest = sha256_file(tuned / "model.pt")
+    found = json.loads((tmp_path / "found" / "measurements.json").read_text())
+    assert found["settings"]["weights_sha256"] == digest and f"model.pt (sha256 {digest[:12]})" in printed
+    assert [scan["scan"] for scan in found["scans"]] == ["6", "7"] and not found["skipped"]
+    mask = np.asarray(Image.open(tmp_path / "found" / found["scans"][0]["mask"])) > 0
+    assert 0.3 < mask.mean() < 0.7 and (mask != (probability > middle)).mean() < 1e-3
+
+    monkeypatch.setattr(export, "CHECKED", ((2, 37, 50),))
+    file = tmp_path / "fluid.pt2"
+    printed = call("export", "--weights", tuned / "model.pt", "--format", "torch", "--out", file)
+    assert "2 x 1 x 37 x 50" in printed and "classes background, fluid" in printed
+    with zipfile.ZipFile(file) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("metadata.json")]
+        about = json.loads(archive.read(name))
+    assert (about["weights_sha256"], about["arch"]["backbone"]) == (digest, backbone)
+    half = entering(torch.tensor(image), "half")[None]
+    with torch.inference_mode():
+        expected = whole(model, normalise(half, model.preprocess)).softmax(1)
+    np.testing.assert_allclose(export.open_torch(file)(half[None].float()), expected, atol=1e-5)

@@ -1,0 +1,125 @@
+"""A training small enough for tests. As a script it is what the tests of kills and of several ranks start."""
+
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import dme.training.loop
+from dme.common import ranks
+from dme.common.errors import InputError
+from dme.nets.segmenter import Segmenter, build_model
+from dme.training.augment import Augment, TrainingSet
+from dme.training.recipe import Recipe
+
+# several of everything that a resumed run has to continue: draws, dropout, BN, momentum, average, best score
+FULL = dict(steps=12, batch=2, accumulate=2, ema=0.9, eval_every=4, save_every=5, lr=0.05, warmup=3, clip=1.0)
+MOVING = Augment(crop=32, flip=0.5, rotate_deg=20, brightness=0.1, speckle=0.1)
+
+
+def discs(count: int = 3, side: int = 48, seed: int = 0) -> TrainingSet:
+    """Grey noise with one brighter disc each, which is class 1."""
+    generator = torch.Generator().manual_seed(seed)
+    images, masks = [], []
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    for i in range(count):
+        centre = side * (0.35 + 0.3 * torch.rand(2, generator=generator))
+        disc = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < (side / (4 + i)) ** 2
+        noise = 20 * torch.randn(side, side, generator=generator)
+        images.append((80 + 90 * disc + noise).clamp(0, 255).to(torch.uint8))
+        masks.append(disc.to(torch.uint8))
+    return TrainingSet(images, masks, [f"scan{i}" for i in range(count)])
+
+
+def networks(*heads: str, width: int = 2, dropout: bool = True) -> dict[str, Segmenter]:
+    """One network per head with one backbone, the same weights at every call."""
+    torch.manual_seed(0)
+    models = {head: build_model(head=head, width=width) for head in heads or ("fcn",)}
+    first = next(iter(models.values()))
+    for model in models.values():
+        model.backbone, model.aux_head = first.backbone, first.aux_head
+        for module in model.modules():
+            if isinstance(module, nn.Dropout2d) and not dropout:
+                module.p = 0.0
+    return models
+
+
+def score(models: dict[str, Segmenter]) -> tuple[dict[str, float], None]:
+    """Some number that depends on the weights, and falls: the first evaluation is the best."""
+    return {"score": -next(iter(models.values())).head.classifier.weight.abs().sum().item()}, None
+
+
+def fit(
+    out: Path,
+    models: dict[str, Segmenter] | None = None,
+    data: TrainingSet | None = None,
+    augment: Augment | None = None,
+    evaluate=score,
+    resume: bool = False,
+    **recipe,
+) -> dict[str, Segmenter]:
+    """`train` with defaults that do little."""
+    recipe = Recipe(**{"steps": 3, "schedule": "constant", "weight_decay": 0.0, **recipe})
+    return dme.training.loop.train(
+        models or networks(), data or discs(), augment or Augment(), recipe, out, evaluate, resume
+    )
+
+
+def state(out: Path) -> dict[str, Tensor]:
+    """Every tensor of a run's checkpoint."""
+    saved = torch.load(out / "last.pt", weights_only=True)
+    found = {f"{part} {k}": v for part in ("model", "average") for k, v in (saved[part] or {}).items()}
+    for i, held in saved["optimizer"]["state"].items():
+        found |= {f"optimizer {i} {k}": v for k, v in held.items() if isinstance(v, Tensor)}
+    return found
+
+
+def spread(models: dict[str, Segmenter]) -> tuple[dict[str, float], None]:
+    """How far the evaluated weights and statistics of the ranks are from their mean."""
+    far = 0.0
+    for value in next(iter(models.values())).state_dict().values():
+        mean = ranks.total(value.double()) / ranks.world_size()
+        far += ranks.total((value - mean).abs().sum()).item()
+    return {"score": far}, None
+
+
+def kill_while_saving(nth: int) -> None:
+    """The nth writing of last.pt stops half-way, by SIGKILL."""
+    save, calls = torch.save, []
+
+    def killing(content, f):
+        if "last.pt" in f.name:
+            calls.append(f.name)
+        if len(calls) == nth:
+            f.write(b"PK half a checkpoint")
+            f.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(content, f)
+
+    torch.save = killing
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    job, folder = sys.argv[1], Path(sys.argv[2])
+    if job == "killed":
+        kill_while_saving(2)
+        fit(folder, networks("psp", "fcn"), augment=MOVING, **FULL)
+    if job == "ranks":
+        # what two ranks and one must do alike: no batch statistics, no dropout, ce
+        alike = dict(augment=MOVING, steps=2, batch=4, freeze_bn=True, lr=0.1)
+        fit(folder / "alike", networks(dropout=False), **alike)
+        fit(folder / "average", networks(), evaluate=spread, steps=2, batch=4, ema=0.9)
+        fit(folder / "statistics", networks(), evaluate=spread, steps=2, batch=4)
+    if job == "ranks" and ranks.rank() == 1:
+        dme.training.loop.get_loss = lambda name: lambda logits, target: logits.sum() * math.nan
+    if job == "ranks" and ranks.world_size() > 1:
+        try:
+            fit(folder / "nan", batch=4, save_every=2)
+        except InputError as e:
+            (folder / f"{ranks.rank()}.txt").write_text(str(e))
+    ranks.leave()

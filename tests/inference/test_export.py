@@ -1,0 +1,244 @@
+"""Exported files against the network: sizes, batches, meaning, metadata, and what is refused."""
+
+import functools
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.scripts import exit_code, load_script
+from torch.nn import functional as F
+
+from dme.inference import export
+from dme.inference.scan import probabilities
+from dme.nets.checkpoint import save_model
+from dme.nets.segmenter import BACKBONES, build_model
+
+SHAPES = [(1, 64, 96), (2, 37, 50), (3, 100, 75), (1, 161, 90), (1, 16, 16), (1, 1, 7)]  # batch, H, W
+
+
+def network(backbone="unet", head="psp"):
+    """Narrow, of three classes; weights such that probabilities spread over 0..1 and BN matters."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    width = 2 if backbone == "unet" else 0.1
+    model = build_model(backbone, head, num_classes=3, width=width, head_channels=8)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    with torch.no_grad():
+        model.head.classifier.weight.mul_(100)
+    model.preprocess = model.preprocess | {"size": "native"}
+    return model.eval()
+
+
+def images(batch: int, height: int, width: int, channels: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(height)
+    coarse = torch.rand(batch, channels, -(-height // 5), -(-width // 5), generator=generator) * 255
+    return F.interpolate(coarse, (height, width), mode="bilinear")
+
+
+def expected(model, image: torch.Tensor) -> np.ndarray:
+    """By hand, with no function of the export: grey levels -> padded input -> network -> softmax, cropped."""
+    mean, std = (torch.tensor(model.preprocess[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+    height, width = image.shape[2:]
+    x = ((image - mean) / std)[:, :, torch.arange(-(-height // 16) * 16).clamp(max=height - 1)]
+    x = x[..., torch.arange(-(-width // 16) * 16).clamp(max=width - 1)]
+    with torch.no_grad():
+        logits = F.interpolate(model(x), x.shape[2:], mode="bilinear", align_corners=False)
+    return logits.softmax(1)[..., :height, :width].numpy()
+
+
+def assert_equal(exported, model, channels: int = 1) -> None:
+    for shape in SHAPES:
+        image = images(*shape, channels)
+        wanted = expected(model, image)
+        assert shape[1] < 37 or np.ptp(wanted, (0, 2, 3)).max() > 0.1  # else equality says little
+        found = exported(image)
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, atol=1e-5, err_msg=str(shape))
+
+
+@functools.cache
+def traced(backbone="unet", head="psp", channels=1):
+    """A network and its graph, which takes seconds."""
+    model = network(backbone, head)
+    return model, export.trace(export.Exportable(model), channels)
+
+
+@pytest.fixture
+def onnx():
+    for package in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[export]'")
+    return pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[export]'")
+
+
+# ---- files ----------------------------------------------------------------------------------------------
+
+
+def test_torch_file(tmp_path):
+    model, program = traced()
+    path = tmp_path / "psp.pt2"
+    export.write_torch(program, export.describe(model), path)
+    exported = export.open_torch(path)
+    assert_equal(exported, model)
+
+    content = {"metadata.json": ""}
+    torch.export.load(str(path), extra_files=content)
+    about = json.loads(content["metadata.json"])
+    assert (about["classes"], about["preprocess"]) == (model.classes, model.preprocess)
+    assert str(Path.cwd()).encode() not in path.read_bytes()
+
+    # metadata "as_in_dme" gives what predict gives
+    scan = images(1, 300, 330)[0, 0].round().byte()
+    found = exported(scan[None, None].float())[0]
+    np.testing.assert_allclose(found, probabilities(model, scan), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_onnx_file(onnx, tmp_path):
+    model, program = traced()
+    path = tmp_path / "psp.onnx"
+    export.write_onnx(program, export.describe(model), path)
+    assert_equal(export.open_onnx(path), model)
+
+    content = onnx.load(path)
+    onnx.checker.check_model(content, full_check=True)
+    axes = [
+        [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in (content.graph.input[0], content.graph.output[0])
+    ]
+    assert axes == [["batch", 1, "height", "width"], ["batch", 3, "height", "width"]]
+    about = {entry.key: entry.value for entry in content.metadata_props}
+    assert json.loads(about["classes"]) == model.classes
+    assert json.loads(about["preprocess"]) == model.preprocess
+    assert "Not a medical device" in about["title"]
+    assert str(Path.cwd()).encode() not in path.read_bytes()
+
+
+OTHERS = [(backbone, head) for backbone, kind in BACKBONES.items() for head in kind.HEADS]
+OTHERS.remove(("unet", "psp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone, head", OTHERS)
+def test_every_other_network(backbone, head, tmp_path):
+    model, program = traced(backbone, head, 3)
+    export.write_torch(program, {}, tmp_path / "m.pt2")
+    assert_equal(export.open_torch(tmp_path / "m.pt2"), model, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone, head", OTHERS)
+def test_every_other_network_in_onnx(backbone, head, onnx, tmp_path):
+    model, program = traced(backbone, head, 3)
+    export.write_onnx(program, {}, tmp_path / "m.onnx")
+    assert_equal(export.open_onnx(tmp_path / "m.onnx"), model, 3)
+
+
+def test_the_network_stays_as_it_was():
+    model = network().train()
+    export.Exportable(model)
+    assert model.training and model.aux_head is not None and next(model.parameters()).requires_grad
+
+
+@pytest.mark.parametrize("size", [(6, 12), (37, 50), (31, 48), (3, 4), (1, 1), (97, 7)])
+def test_adaptive_pool(size):
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    for bins in (1, 2, 3, 6):
+        found = export.adaptive_avg_pool2d(x, [bins, bins])
+        torch.testing.assert_close(found, F.adaptive_avg_pool2d(x, bins), atol=1e-6, rtol=0)
+
+
+def test_differences_are_those_of_the_worst_pixel():
+    wrapped = export.Exportable(network())
+
+    def one_pixel_off(image):
+        found = wrapped(image).numpy()
+        found[-1, 0, -1, -1] += 0.5
+        return found
+
+    found = dict(export.differences(one_pixel_off, wrapped, 3))
+    assert {shape[0] for shape in found} == {1, 2} and {shape[1] for shape in found} == {3}
+    assert any(side % 2 and side % 6 for shape in found for side in shape[2:])
+    assert all(abs(difference - 0.5) < 1e-6 for difference in found.values())
+
+
+# ---- the script -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    module = load_script("export")
+    save_model(network(), tmp_path / "ours.pth")
+    monkeypatch.chdir(tmp_path)
+    graph = traced()[1]  # of the same weights
+    monkeypatch.setattr(export, "trace", lambda network, channels: graph)
+
+    def call(*arguments) -> int:
+        return exit_code(module, *arguments)
+
+    call.module = module
+    return call
+
+
+def test_script(script, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(export, "CHECKED", SHAPES[:2])
+    assert script("--weights", "ours.pth", "--backbone", "unet", "--format", "torch") == 0
+    printed = capsys.readouterr().out
+    assert "1 x 1 x 64 x 96" in printed and "2 x 1 x 37 x 50" in printed
+    with zipfile.ZipFile("runs/export/ours.pt2") as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("metadata.json")]
+        about = json.loads(archive.read(name))
+    assert about["weights"] == "ours.pth" and len(about["weights_sha256"]) == 64 and about["commit"]
+
+
+@pytest.mark.parametrize("wrong", [1e-3, float("nan")])
+def test_a_file_that_differs_is_not_kept(script, monkeypatch, tmp_path, capsys, wrong):
+    monkeypatch.setattr(export, "CHECKED", SHAPES[1:2])
+    monkeypatch.setattr(
+        export, "open_torch", lambda path: lambda image: expected(network(), image) + np.float32(wrong)
+    )
+    out = tmp_path / "out" / "m.pt2"
+    assert script("--weights", "ours.pth", "--format", "torch", "--out", out) == 2
+    assert "nothing written" in capsys.readouterr().err
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--weights", "nothing"], "unknown weights 'nothing'"),
+        (["--weights", "absent.pth"], "absent.pth is not there"),
+        (["--out", "fluid.onnx"], "with --format torch its name must end in .pt2"),
+        (["--backbone", "mobilenet_v2"], "--backbone mobilenet_v2 does not fit .*ours.pth.* is unet"),
+        (["--channels", "2"], "ours.pth can be given 1 .grey. or 3"),
+        (["--out", "ours.pth/m.pt2"], "cannot write"),
+    ],
+)
+def test_refused(script, capsys, arguments, message):
+    assert script("--weights", "ours.pth", "--format", "torch", *arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert re.search(message, lines[0])
+
+
+def test_missing_packages(script, monkeypatch, capsys):
+    script.module.find_spec = lambda name: None
+    assert script("--weights", "ours.pth") == 2
+    message = "--format onnx needs onnx and onnxscript; install with: "
+    error = capsys.readouterr().err
+    assert message in error and "pip install onnx onnxscript onnxruntime" in error
+
+
+def test_unchecked_is_said(script, monkeypatch, tmp_path, capsys):
+    script.module.find_spec = lambda name: None if name == "onnxruntime" else object()
+    monkeypatch.setattr(export, "write_onnx", lambda program, about, path: path.write_text("graph"))
+    assert script("--weights", "ours.pth", "--out", "m.onnx") == 0
+    printed = capsys.readouterr()
+    assert "not checked" in printed.err and "pip install onnxruntime" in printed.err
+    assert "difference" not in printed.out and Path("m.onnx").read_text() == "graph"

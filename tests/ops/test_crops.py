@@ -1,0 +1,139 @@
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from helpers.kernels import interpreted, machine_code
+from scipy.ndimage import map_coordinates
+
+from dme.common.errors import InputError
+from dme.ops import needing_triton
+from dme.ops.crops import crops_by_pytorch, inverse_maps, sample_crops
+
+GEOMETRY = torch.tensor(
+    [  # top, left, step_y, step_x, angle, mirrored
+        [3, 5, 1, 1, 0, 0],
+        [-4, 20, 1, 1, 0, 1],
+        [2.0, -3, 40 / 47, 61 / 70, 0, 0],
+        [9, 14, 40 / 33, 61 / 50, 0.3, 0],
+        [0, 0, 1, 1, -2.2, 1],
+        [30, 50, 1.3, 0.8, 0.1, 1],
+    ],
+    dtype=torch.float64,
+)
+
+
+def example(channels=1, sliced=False):
+    """Scans of different sizes and their masks, a scan for each row of GEOMETRY."""
+    rng = np.random.default_rng(3)
+    images, masks = [], []
+    for i in range(len(GEOMETRY)):
+        height, width = (40, 61) if i % 2 else (53, 38)
+        image = rng.integers(0, 256, (height, 2 * width, channels), np.uint8)[:, ::2]
+        mask = rng.choice([0, 1, 255], (height, 2 * width)).astype(np.uint8)[:, ::2]
+        image, mask = torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
+        images.append(image if sliced else image.contiguous())
+        masks.append(mask if sliced else mask.contiguous())
+    return images, masks
+
+
+def sampled_by_scipy(image, mask, row, out_h, out_w):
+    """Turned about the crop's centre in the scaled frame, then looked up in the source."""
+    top, left, step_y, step_x, angle, mirrored = row.tolist()
+    i, j = np.mgrid[:out_h, :out_w] + 0.5
+    if mirrored:
+        j = out_w - j
+    turned = (i - out_h / 2 + 1j * (j - out_w / 2)) * np.exp(1j * angle)
+    y, x = (turned.real + top + out_h / 2) * step_y, (turned.imag + left + out_w / 2) * step_x
+    inside = (y >= 0) & (y < mask.shape[0]) & (x >= 0) & (x < mask.shape[1])
+    between = [map_coordinates(c.astype(float), (y - 0.5, x - 0.5), order=1, mode="nearest") for c in image]
+    nearest = mask[np.where(inside, y, 0).astype(int), np.where(inside, x, 0).astype(int)]
+    return np.stack(between), np.where(inside, nearest, 255), inside
+
+
+@pytest.mark.parametrize(("channels", "sliced"), [(1, False), (3, True)])
+def test_crops_equal_those_by_scipy(channels, sliced):
+    images, masks = example(channels, sliced)
+    x, labels, inside = sample_crops(images, masks, GEOMETRY, 33, 42)
+    assert (x.dtype, labels.dtype, inside.dtype) == (torch.float32, torch.uint8, torch.bool)
+    assert (x.shape, labels.shape) == ((len(images), channels, 33, 42), (len(images), 33, 42))
+    for i, row in enumerate(GEOMETRY):
+        of_image, of_mask, framed = sampled_by_scipy(images[i].numpy(), masks[i].numpy(), row, 33, 42)
+        assert np.array_equal(inside[i], framed) and np.array_equal(labels[i], of_mask)
+        tolerance = 0 if row[2:5].tolist() == [1, 1, 0] else 0.01  # of 255; copied bit for bit
+        np.testing.assert_allclose(x[i].numpy()[:, framed], of_image[:, framed], rtol=0, atol=tolerance)
+
+
+def test_opcheck():
+    images, masks = example(3, sliced=True)
+    torch.library.opcheck(torch.ops.dme.sample_crops.default, (images, masks, GEOMETRY, 20, 24))
+
+
+def test_bad_input_says_found_and_wanted():
+    images, masks = example()
+    with pytest.raises(InputError, match="6 images, 5 masks and geometry .6, 6.; wanted as many of each"):
+        sample_crops(images, masks[1:], GEOMETRY, 20, 24)
+    with pytest.raises(InputError, match=r"geometry \(6, 5\); wanted .* geometry \(B, 6\)"):
+        sample_crops(images, masks, GEOMETRY[:, 1:], 20, 24)
+    with pytest.raises(InputError, match="image of torch.float32 and a mask of torch.uint8; wanted uint8"):
+        sample_crops([image.float() for image in images], masks, GEOMETRY, 20, 24)
+    with pytest.raises(InputError, match=r"image \(1, 53, 38\) and its mask \(53, 37\); wanted \(H, W\)"):
+        sample_crops(images, [mask[:, 1:] for mask in masks], GEOMETRY, 20, 24)
+
+
+def equal_crops(crops, expected):
+    """The same labels; inside the frame the same image but for the order of roundings."""
+    x, labels, inside = (part.cpu() for part in crops)
+    torch.testing.assert_close(labels, expected[1], rtol=0, atol=0)
+    torch.testing.assert_close(inside, expected[2], rtol=0, atol=0)
+    for i, row in enumerate(GEOMETRY):
+        tolerance = 0 if row[2:5].tolist() == [1, 1, 0] else 0.01
+        pair = (part[i][:, inside[i]] for part in (x, expected[0]))
+        torch.testing.assert_close(*pair, rtol=0, atol=tolerance)
+
+
+def check_kernel_on_cpu():
+    """Run in a process with TRITON_INTERPRET=1: the Triton kernel against the CPU implementation."""
+    from dme.ops.crops_triton import sample
+
+    for channels, sliced in ((1, False), (3, True)):
+        images, masks = example(channels, sliced)
+        expected = sample_crops(images, masks, GEOMETRY, 33, 42)
+        crops = [torch.full_like(part, 7) for part in expected]
+        sample(images, masks, inverse_maps(GEOMETRY, 33, 42), *crops, block=256)
+        equal_crops(crops, expected)
+
+
+def test_triton_kernel_in_the_interpreter():
+    pytest.importorskip("triton")
+    interpreted("from test_crops import check_kernel_on_cpu; check_kernel_on_cpu()")
+
+
+@pytest.mark.parametrize("compute_capability", [75, 80, 90])
+def test_triton_kernel_becomes_machine_code(compute_capability, tmp_path, monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from dme.ops.crops_triton import _crops_kernel
+
+    pointers = "*i64 *fp32 *fp32 *u8 *u8"
+    assert machine_code(_crops_kernel, f"{pointers} i32 i32 i32", compute_capability, IGNORE=255, BLOCK=1024)
+    grey = dict(channels=1, IGNORE=255, BLOCK=1024)  # Triton makes every 1 a constant
+    assert machine_code(_crops_kernel, f"{pointers} i32 i32", compute_capability, **grey)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+def test_cuda_equals_cpu():
+    for channels, sliced in ((1, False), (3, True)):
+        images, masks = example(channels, sliced)
+        expected = sample_crops(images, masks, GEOMETRY, 333, 217)
+        there = [[part.cuda() for part in parts] for parts in (images, masks)]
+        for sample in (sample_crops, crops_by_pytorch):
+            equal_crops(sample(*there, GEOMETRY, 333, 217), expected)
+
+
+def test_without_triton_cuda_tensors_are_refused():
+    with pytest.raises(InputError, match="no Triton .*; CUDA tensors need it; install triton or use the CPU"):
+        with needing_triton():
+            raise ImportError("No module named 'triton'")

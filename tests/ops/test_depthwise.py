@@ -1,0 +1,120 @@
+"""The depthwise convolution against PyTorch's in float64, where PyTorch's own is right."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dme.nets.blocks import DepthwiseConv2d, InvertedResidual
+from dme.ops.depthwise import convolve, depthwise_conv
+
+# kernel, dilation, channels, height, width; grids of unequal size, images smaller than the kernel's reach
+CASES = (
+    ((3, 3), 1, 16, 12, 18),
+    ((3, 3), 2, 24, 13, 17),
+    ((3, 3), 4, 40, 16, 16),
+    ((5, 5), 1, 17, 9, 11),
+    ((5, 5), 2, 32, 15, 10),
+    ((5, 5), 4, 33, 31, 13),
+    ((7, 7), 3, 16, 20, 19),
+    ((1, 5), 3, 16, 7, 8),
+    ((5, 1), 3, 16, 7, 8),
+    ((5, 5), 4, 16, 3, 2),
+    ((3, 3), 2, 1, 1, 1),
+)
+LAYOUTS = ("contiguous", "sliced", "channels_last")
+
+
+def example(kernel, channels, height, width, dtype, layout="channels_last"):
+    """x, weight and the gradient that comes back, all exact in `dtype`."""
+    generator = torch.Generator().manual_seed(0)
+    x, gradient = torch.randn(2, 2, channels, height, 2 * width, generator=generator)[..., ::2]
+    weight = torch.randn(channels, 1, *kernel, generator=generator)
+    if layout != "sliced":
+        form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+        x, gradient = x.contiguous(memory_format=form), gradient.contiguous(memory_format=form)
+    return x.to(dtype), weight.to(dtype), gradient.to(dtype)
+
+
+def with_gradients(convolution, x, weight, gradient):
+    x, weight = x.detach().clone().requires_grad_(), weight.detach().clone().requires_grad_()
+    y = convolution(x, weight)
+    y.backward(gradient)
+    return y.detach(), x.grad, weight.grad
+
+
+def by_pytorch(kernel, dilation):
+    padding = [dilation * (side // 2) for side in kernel]
+    return lambda x, weight: F.conv2d(x, weight, None, 1, padding, dilation, len(weight))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kernel", "dilation", "channels", "height", "width"), CASES)
+def test_equals_pytorch_in_float64(kernel, dilation, channels, height, width, dtype, layout):
+    given = example(kernel, channels, height, width, dtype, layout)
+    wanted = with_gradients(by_pytorch(kernel, dilation), *(t.double() for t in given))
+    found = with_gradients(lambda x, weight: depthwise_conv(x, weight, dilation), *given)
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    for what, one, exact in zip(("y", "of x", "of weight"), found, wanted, strict=True):
+        assert (one.dtype, one.shape) == (dtype, exact.shape), what
+        error = (one.double() - exact).abs().max() / exact.abs().max().clamp_min(1e-6)
+        assert error <= tolerance, (what, error)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [((3, 3), 2), ((5, 5), 1), ((5, 5), 2)])
+def test_opcheck_and_gradcheck(kernel, dilation):
+    x, weight, gradient = example(kernel, 3, 5, 6, torch.float64, "contiguous")
+    x.requires_grad_(), weight.requires_grad_()
+    torch.library.opcheck(torch.ops.dme.depthwise_conv.default, (x, weight, dilation))
+    backward = torch.ops.dme.depthwise_conv_backward.default
+    torch.library.opcheck(backward, (gradient, x.detach(), weight.detach(), dilation))
+    assert torch.autograd.gradcheck(lambda x, w: depthwise_conv(x, w, dilation), (x, weight))
+
+
+def test_autocast_decides_the_type():
+    x, weight, _ = example((3, 3), 4, 6, 6, torch.float32)
+    weight.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = depthwise_conv(x, weight, 2)
+    assert y.dtype == torch.bfloat16
+    y.sum().backward()
+    assert weight.grad.dtype == torch.float32
+
+
+def test_a_bias_is_added_once():
+    x, weight, _ = example((5, 5), 4, 9, 9, torch.float64)
+    bias = torch.arange(4.0, dtype=torch.float64)
+    expected = convolve(x, weight, 2) + bias.view(1, -1, 1, 1)
+    torch.testing.assert_close(convolve(x, weight, 2, bias), expected)
+    layer = DepthwiseConv2d(4, 4, 5, padding=4, dilation=2, groups=4, dtype=torch.float64)
+    layer.weight.data, layer.bias.data = weight, bias
+    torch.testing.assert_close(layer(x), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 2), (5, 4)])
+def test_a_block_trains_in_bfloat16_as_in_float32(kernel, dilation):
+    """PyTorch's own gradient of such a weight is off by a factor up to 1e30 on some CPUs."""
+    torch.manual_seed(0)
+    block = InvertedResidual(16, 64, 16, kernel, dilation=dilation).to(memory_format=torch.channels_last)
+    assert type(block.depthwise.conv) is DepthwiseConv2d
+    x = torch.randn(4, 16, 31, 24).contiguous(memory_format=torch.channels_last)
+    gradients = []
+    for enabled in (False, True):
+        block.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = block(x)
+        y.float().square().mean().backward()
+        gradients.append(block.depthwise.conv.weight.grad.clone())
+    exact, low = gradients
+    assert (low - exact).abs().max() <= 0.05 * exact.abs().max()
+
+
+def test_a_prediction_needs_no_operator_of_ours():
+    conv = DepthwiseConv2d(8, 8, 5, padding=8, dilation=4, groups=8).requires_grad_(False)
+    program = torch.export.export(conv, (torch.randn(1, 8, 9, 9),))
+    assert not any("dme" in str(node.target) for node in program.graph.nodes)
+    x = torch.randn(2, 8, 20, 11)
+    expected = F.conv2d(x, conv.weight, conv.bias, 1, 8, 4, 8)
+    torch.testing.assert_close(conv(x), expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,448 @@
+"""Augmentation: images that encode their own coordinates show where every output pixel came from."""
+
+import colorsys
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dme.common.errors import InputError
+from dme.training.augment import Augment, TrainingSet, _saturate_and_turn, batch_indices, sample_batch
+
+EVERYTHING = Augment(
+    crop=48,
+    flip=0.5,
+    rotate_deg=25,
+    shift=0.1,
+    scale=(0.7, 1.4),
+    brightness=0.1,
+    contrast=0.2,
+    gamma=0.3,
+    colour=True,
+    speckle=0.1,
+)
+GEOMETRY = dataclasses.replace(EVERYTHING, brightness=0, contrast=0, gamma=0, colour=False, speckle=0)
+
+
+def _coordinates(height, width):
+    """uint8 (3, H, W): row, column, 7."""
+    rows = torch.arange(height, dtype=torch.uint8)[:, None].expand(height, width)
+    columns = torch.arange(width, dtype=torch.uint8)[None, :].expand(height, width)
+    return torch.stack([rows, columns, torch.full_like(rows, 7)])
+
+
+def _noise(*shape, high=256):
+    return torch.randint(0, high, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
+
+
+def _scans(images, masks):
+    return TrainingSet(images, masks, [""] * len(images))
+
+
+def _one(image, mask, augment, step=0, seed=0):
+    images, labels = sample_batch(_scans([image], [mask]), [0], augment, seed, step)
+    return images[0], labels[0]
+
+
+def _many(image, mask, augment, count):
+    """`count` samples of one scan in one batch."""
+    return sample_batch(_scans([image], [mask]), [0] * count, augment, 0, 0)
+
+
+# Geometry
+
+
+def test_the_default_is_the_whole_image_untouched():
+    image, mask = _noise(40, 50), _noise(40, 50, high=3)
+    x, y = _one(image, mask, Augment())
+    assert x.dtype == torch.float32 and x.shape == (1, 40, 50) and y.dtype == torch.int64
+    assert torch.equal(x[0], image.float()) and torch.equal(y, mask.long())
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        Augment(flip=0.5),
+        Augment(shift=0.3),
+        Augment(rotate_deg=40),
+        Augment(scale=(0.5, 2.0)),
+        Augment(crop=48, scale=(0.5, 2.0)),
+        Augment(crop=48, rotate_deg=180),
+        GEOMETRY,
+        dataclasses.replace(GEOMETRY, crop=0),
+    ],
+)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_image_and_mask_stay_aligned(augment, axis):
+    image = _coordinates(90, 120)
+    mask = image[axis]  # bilinear and nearest coordinates differ by at most half a source pixel
+    for step in range(20):
+        x, y = _one(image, mask, augment, step)
+        inside = y != 255
+        assert inside.any()
+        assert (x[axis] - y)[inside].abs().max() <= 0.501
+        assert torch.equal(x[2] != 0, inside)
+        assert x[:, ~inside].abs().sum() == 0
+
+
+def test_integer_geometry_copies_pixels_bit_for_bit():
+    coordinates, image, mask = _coordinates(60, 80), _noise(60, 80), _noise(60, 80, high=3)
+    augment = Augment(crop=32, flip=0.5, shift=0.4, max_class_share=0.4)
+    padded = 0
+    for step in range(50):
+        place, labels = _one(coordinates, mask, augment, step)
+        x, y = _one(image, mask, augment, step)
+        rows, columns, inside = place[0].long(), place[1].long(), place[2] == 7
+        assert torch.equal(x[0], image[rows, columns].float() * inside)
+        assert torch.equal(y, torch.where(inside, mask[rows, columns].long(), 255))
+        assert torch.equal(y, labels)
+        padded += int((~inside).any())
+    assert 0 < padded < 50
+
+
+def test_every_origin_is_equally_likely():
+    image = _coordinates(12, 10)
+    x, _ = _many(image, image[0], Augment(crop=8, max_class_share=1), 3000)
+    origins, counts = np.unique(x[:, :2, 0, 0].numpy(), axis=0, return_counts=True)
+    assert len(origins) == 5 * 3  # also those at all four borders
+    assert ((counts - 200) ** 2 / 200).sum() < 36.1  # 0.1 % of a chi-square of 14 degrees of freedom
+
+
+def test_flip_probability():
+    image = _coordinates(4, 5)
+    x, _ = _many(image, image[0], Augment(flip=0.3), 2000)
+    flipped = x[:, 1, 0, 0] == 4
+    assert torch.equal(x[flipped], image.float().flip(-1).expand(int(flipped.sum()), -1, -1, -1))
+    assert 0.26 < flipped.float().mean() < 0.34
+
+
+def test_crops_go_onto_the_label_that_is_fluid():
+    mask = torch.ones(60, 90, dtype=torch.uint8)
+    mask[50, 80] = 9
+    data = TrainingSet([_coordinates(60, 90)], [mask], [""], fluid=9)
+    _, onto = sample_batch(data, [0] * 50, Augment(crop=16, max_class_share=1, on_fluid=1), 0, 0)
+    assert ((onto == 9).sum((1, 2)) == 1).all()
+
+
+def test_crops_onto_fluid_hold_one_of_its_pixels_and_all_alike():
+    mask = torch.zeros(60, 90, dtype=torch.uint8)
+    mask[3, 5] = mask[50, 80] = 1
+    _, onto = _many(_coordinates(60, 90), mask, Augment(crop=16, max_class_share=1, on_fluid=1), 400)
+    held = (onto == 1).sum((1, 2))
+    assert (held == 1).all()
+    rows, columns = ((onto == 1).any(axis).int().argmax(1) for axis in (2, 1))
+    low = rows[columns <= 5].numel()  # at (3, 5) no origin leaves more than 5 columns to its left
+    assert 150 < low < 260
+    assert set(columns.tolist()) == set(range(16))  # anywhere in the crop, not in its middle
+    x, onto = _many(_coordinates(60, 90), mask, Augment(crop=16, max_class_share=1, on_fluid=0.5), 400)
+    assert 0.45 < (onto == 1).any(2).any(1).float().mean() < 0.75
+    empty, _ = _many(_coordinates(60, 90), mask * 0, Augment(crop=16, max_class_share=1, on_fluid=1), 200)
+    assert empty[:, 0, 0, 0].unique().numel() > 35  # without fluid, anywhere
+
+
+def test_crops_onto_fluid_follow_it_through_a_scaled_frame():
+    mask = torch.zeros(60, 90, dtype=torch.uint8)
+    mask[40:44, 70:74] = 1
+    for ratio in (0.5, 1.7):
+        augment = Augment(crop=24, max_class_share=1, on_fluid=1, scale=(ratio, ratio))
+        _, onto = _many(_coordinates(60, 90), mask, augment, 100)
+        assert (onto == 1).any(2).any(1).all()
+
+
+def test_overshooting_origins_end_at_the_border_of_the_frame():
+    image, mask = _coordinates(60, 90), _noise(60, 90, high=2)
+    x, labels = _many(image, mask, Augment(crop=20, max_class_share=1, border=0.5), 2000)
+    tops, lefts = x[:, 0, 0, 0], x[:, 1, 0, 0]
+    assert (labels != 255).all()
+    for origins, last in ((tops, 40), (lefts, 70)):
+        drawn = last + 1 + 2 * 10  # origins from -10 to last + 10
+        assert origins.min() == 0 and origins.max() == last
+        for end in (0, last):
+            assert (origins == end).float().mean() == pytest.approx(11 / drawn, abs=0.035)
+
+
+def test_crops_are_redrawn_ten_times_and_the_next_is_taken():
+    image = _coordinates(16, 28)
+    mask = torch.zeros(16, 28, dtype=torch.uint8)
+    mask[:, 25:] = 1
+    mask[:, 23] = 255
+    # An 8-wide crop from column 19 or 20 holds 2 or 3 of 7 fluid columns, less than 0.75 background.
+    fine = [
+        c for c in range(21) if 1 - (mask[0, c : c + 8] == 1).sum() / (mask[0, c : c + 8] < 255).sum() < 0.75
+    ]
+    assert fine == [19, 20]
+    x, _ = _many(image, mask, Augment(crop=8, max_class_share=0.75), 3000)
+    share = np.isin(x[:, 1, 0, 0].numpy(), fine).mean()
+    expected = 1 - (1 - 2 / 21) ** 11
+    assert abs(share - expected) < 3.5 * (expected * (1 - expected) / 3000) ** 0.5
+
+
+@pytest.mark.parametrize("max_class_share, kept", [(0.75, False), (0.76, True), (1.0, True)])
+def test_the_largest_class_must_cover_less_than_its_share(max_class_share, kept):
+    image = _coordinates(40, 40)
+    mask = (image[1] % 4 == 0).to(torch.uint8)  # every 8 x 8 crop: exactly three quarters background
+    first, _ = _many(image, mask, Augment(crop=8, max_class_share=1), 20)
+    x, _ = _many(image, mask, Augment(crop=8, max_class_share=max_class_share), 20)
+    assert torch.equal(x, first) is kept
+
+
+def test_a_single_class_or_only_ignored_pixels_are_redrawn():
+    image = _coordinates(40, 40)
+    first, _ = _many(image, image[2], Augment(crop=8, max_class_share=1), 20)
+    for value in (0, 255):
+        mask = torch.full((40, 40), value, dtype=torch.uint8)
+        x, _ = _many(image, mask, Augment(crop=8, max_class_share=0.999), 20)
+        assert not torch.equal(x, first)
+    # Ignored pixels do not count: half of each crop is unknown, the rest is three quarters background.
+    mask = torch.where(image[0] % 2 == 0, 255, torch.where(image[1] % 4 == 0, 1, 0)).to(torch.uint8)
+    for max_class_share, kept in ((0.75, False), (0.76, True)):
+        x, _ = _many(image, mask, Augment(crop=8, max_class_share=max_class_share), 20)
+        assert torch.equal(x, first) is kept
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.803, 1.6])  # sizes without ties between two nearest pixels
+def test_scaling_equals_resizing_the_whole_frame_and_cropping(ratio):
+    image, mask = _noise(40, 60), _noise(40, 60, high=5)
+    size = (int(40 * ratio + 0.5), int(60 * ratio + 0.5))
+    resized = F.interpolate(image[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
+    labels = F.interpolate(mask[None, None].float(), size, mode="nearest-exact")[0, 0].long()
+    for step in range(5):
+        x, y = _one(image, mask, Augment(crop=16, scale=(ratio, ratio), max_class_share=1), step)
+        windows = resized.unfold(0, 16, 1).unfold(1, 16, 1)  # (tops, lefts, 16, 16)
+        deviation = (windows - x[0]).abs().amax((2, 3))
+        top, left = divmod(int(deviation.argmin()), deviation.shape[1])
+        assert deviation[top, left] < 0.01
+        assert torch.equal(y, labels[top : top + 16, left : left + 16])
+
+
+def test_a_frame_scaled_below_the_crop_is_padded_with_ignored_pixels():
+    image, mask = _coordinates(16, 20), torch.zeros(16, 20, dtype=torch.uint8)
+    corners = set()
+    for step in range(40):
+        x, y = _one(image, mask, Augment(crop=16, scale=(0.5, 0.5)), step)
+        rows, columns = torch.nonzero(y == 0, as_tuple=True)
+        assert len(rows) == 8 * 10 and (y == 255).sum() == 16 * 16 - 80
+        assert x[2].sum() == 7 * 80
+        corners.add((int(rows.min()), int(columns.min())))
+    assert len(corners) > 20
+
+
+def test_rotation_is_rigid_about_the_centre_and_uniform():
+    image = _coordinates(101, 101)
+    x, _ = _many(image, image[0], Augment(rotate_deg=30), 300)
+    assert (x[:, :2, 50, 50] - 50).abs().max() < 1e-3
+    along_x = (x[:, :2, 50, 60] - x[:, :2, 50, 40]) / 20  # source (row, column) per output column
+    along_y = (x[:, :2, 60, 50] - x[:, :2, 40, 50]) / 20
+    angle = torch.atan2(along_y[:, 1], along_y[:, 0]).rad2deg()
+    assert torch.allclose(along_x.norm(dim=1), torch.ones(300), atol=1e-3)
+    assert (along_x * along_y).sum(1).abs().max() < 1e-3
+    assert (along_x[:, 1] > 0).all()
+    assert angle.abs().max() <= 30.01 and angle.min() < -28 and angle.max() > 28
+    assert abs(angle.mean()) < 4 and abs(angle.std() - 60 / 12**0.5) < 2
+
+
+def test_shift_moves_the_frame_and_ignores_what_comes_in():
+    image = _coordinates(40, 50)
+    x, y = _many(image, image[0], Augment(shift=0.2, brightness=0.2), 300)
+    rows, columns = (y != 255).any(2).sum(1), (y != 255).any(1).sum(1)
+    assert rows.min() == 32 and columns.min() == 40  # one fifth left the frame
+    assert rows.max() == 40 and columns.max() == 50
+    assert x.permute(0, 2, 3, 1)[y == 255].abs().sum() == 0
+
+
+# Grey values and colours
+
+
+def test_brightness_adds_a_uniform_fraction_of_255():
+    image = torch.full((4, 4), 100, dtype=torch.uint8)
+    x, _ = _many(image, image, Augment(brightness=0.1), 400)
+    added = x[:, 0, 0, 0] - 100
+    assert torch.equal(x, x[:, :, :1, :1].expand_as(x))
+    assert added.abs().max() <= 25.5 and added.min() < -24 and added.max() > 24 and abs(added.mean()) < 3
+    bright, _ = _many(torch.full_like(image, 250), image, Augment(brightness=0.1), 100)
+    assert bright.max() == 255
+
+
+def test_contrast_keeps_the_mean_of_the_frame():
+    image = torch.full((10, 10), 80, dtype=torch.uint8)
+    image[:, ::2] = 120
+    x, y = _many(image, torch.zeros_like(image), Augment(contrast=0.3, shift=0.4), 400)
+    spread = []
+    for picture, labels in zip(x[:, 0], y, strict=True):
+        values = picture[labels != 255]
+        if values.max() > values.min() and (labels != 255).any(0).sum() % 2 == 0:
+            assert values.mean() == pytest.approx(100, abs=1e-3)
+            spread.append(float(values.max() - values.min()) / 40)
+    assert min(spread) >= 0.7 and max(spread) <= 1.3001 and min(spread) < 0.73 and max(spread) > 1.27
+
+
+def test_gamma_is_a_log_uniform_exponent():
+    image = torch.tensor([[0, 64, 255]], dtype=torch.uint8)
+    x, _ = _many(image, image, Augment(gamma=0.5), 400)
+    assert (x[:, 0, 0, 0] == 0).all() and torch.allclose(x[:, 0, 0, 2], torch.tensor(255.0))
+    exponent = (x[:, 0, 0, 1] / 255).log() / np.log(64 / 255)
+    assert exponent.min() >= 1 / 1.501 and exponent.max() <= 1.501
+    assert exponent.min() < 0.69 and exponent.max() > 1.45 and abs(exponent.log().mean()) < 0.04
+
+
+def test_speckle_is_multiplicative_noise_of_its_own_for_each_sample():
+    image = torch.full((3, 64, 64), 100, dtype=torch.uint8)
+    image[:, :, 32:] = 20
+    x, _ = _many(image, image[0], Augment(speckle=0.2), 4)
+    assert x[..., :32].std() == pytest.approx(20, rel=0.05) and x[..., :32].mean() == pytest.approx(
+        100, rel=0.02
+    )
+    assert x[..., 32:].std() == pytest.approx(4, rel=0.05)
+    assert torch.equal(x[:, 0], x[:, 1])
+    assert torch.corrcoef(x[:, 0, :, :32].flatten(1)).fill_diagonal_(0).abs().max() < 0.1
+
+
+@pytest.mark.parametrize(
+    "saturation, turn_deg", [(1.0, 0.0), (0.5, 0.0), (1.5, 0.0), (1.0, 36.0), (1.3, -29.0)]
+)
+def test_saturation_and_hue_equal_colorsys(saturation, turn_deg):
+    rgb = _noise(1, 3, 40, 40).float()
+    rgb[0, :, 0, :6] = torch.tensor(
+        [[0, 255, 9, 9, 9, 30], [0, 255, 9, 200, 200, 30], [0, 255, 200, 200, 9, 4]]
+    )
+    got = _saturate_and_turn(rgb, torch.tensor(saturation), torch.tensor(turn_deg / 60))
+    for y, x in np.ndindex(40, 40):
+        h, s, v = colorsys.rgb_to_hsv(*(rgb[0, :, y, x] / 255).tolist())
+        expected = colorsys.hsv_to_rgb((h + turn_deg / 360) % 1, min(1, s * saturation), v)
+        assert got[0, :, y, x].tolist() == pytest.approx([255 * c for c in expected], abs=0.01)
+
+
+def test_colour_distortion_follows_its_ranges_and_probabilities():
+    grey = torch.full((3, 4, 4), 100, dtype=torch.uint8)
+    x, _ = _many(grey, grey[0], Augment(colour=True), 1000)
+    assert (x - x[:, :1]).abs().max() < 1e-3  # grey has neither hue nor saturation
+    value = x[:, 0, 0, 0]
+    unchanged = (value - 100).abs() < 1e-3
+    assert 0.21 < unchanged.float().mean() < 0.29  # neither brightness nor contrast: one in four
+    assert 34 <= value.min() < 45 and 180 < value.max() <= 198
+
+    red = torch.tensor([100, 60, 60], dtype=torch.uint8).view(3, 1, 1).expand(3, 4, 4)
+    x, _ = _many(red, grey[0], Augment(colour=True), 2000)
+    hue = np.array([colorsys.rgb_to_hsv(*rgb)[0] * 360 for rgb in (x[:, :, 0, 0] / 255).tolist()])
+    hue = (hue + 180) % 360 - 180
+    turned = np.abs(hue) > 0.01
+    assert 0.45 < turned.mean() < 0.55
+    assert np.abs(hue).max() <= 36.01 and hue.min() < -34 and hue.max() > 34
+    value, lowest = x[:, :, 0, 0].amax(1), x[:, :, 0, 0].amin(1)
+    only_colour = ((value - 100).abs() < 1e-3).numpy()  # neither brightness nor contrast
+    factor = ((value - lowest) / 40).numpy()[only_colour]
+    saturated = np.abs(factor - 1) > 1e-4
+    assert 0.5 <= factor.min() < 0.55 and 1.45 < factor.max() <= 1.5001
+    assert 0.42 < saturated.mean() < 0.58
+    assert 0.18 < (saturated & turned[only_colour]).mean() < 0.32  # drawn independently
+
+
+def test_contrast_of_colour_distortion_comes_before_or_after_saturation():
+    # (255, 128, 128): a factor above 1 clips red. Before saturation that loses colour, after it does not.
+    image = torch.tensor([255, 128, 128], dtype=torch.uint8).view(3, 1, 1).expand(3, 2, 2)
+    x, _ = _many(image, image[0], Augment(colour=True), 2000)
+    red, green = x[:, 0, 0, 0], x[:, 1, 0, 0]
+    assert ((red == 255) & (green > 200)).any() and ((red < 255) & (green < 60)).any()
+
+
+# Seeds
+
+
+def test_shares_are_of_the_annotated_pixels_and_never_zero():
+    masks = [torch.tensor([[0, 0, 255], [2, 0, 0]], dtype=torch.uint8), torch.full((1, 3), 255).byte()]
+    assert torch.allclose(_scans(masks, masks).shares(3), torch.tensor([5.0, 1.0, 2.0]) / 8)
+
+
+def test_the_same_seed_step_and_position_give_the_same_sample():
+    masks = [_noise(60, 80, high=2), _noise(70, 60, high=2)]
+    scans = _scans([_noise(3, 60, 80), _noise(3, 70, 60)], masks)
+    whole = sample_batch(scans, [0, 1, 1, 0, 0], EVERYTHING, seed=3, step=5)
+    again = sample_batch(scans, [0, 1, 1, 0, 0], EVERYTHING, seed=3, step=5)
+    first = sample_batch(scans, [0, 1], EVERYTHING, seed=3, step=5)
+    second = sample_batch(scans, [1, 0, 0], EVERYTHING, seed=3, step=5, offset=2)
+    for i in (0, 1):
+        assert torch.equal(whole[i], again[i])
+        assert torch.equal(whole[i], torch.cat([first[i], second[i]]))
+    assert not torch.equal(whole[0][3], whole[0][4])
+    for other in ({"seed": 4, "step": 5}, {"seed": 3, "step": 6}, {"seed": 3, "step": 5, "offset": 5}):
+        assert not torch.equal(sample_batch(scans, [0], EVERYTHING, **other)[0], whole[0][:1])
+
+
+def test_sampling_leaves_scans_and_the_global_generator_alone():
+    image, mask = _noise(3, 60, 80), _noise(60, 80, high=2)
+    before, state = image.clone(), torch.get_rng_state()
+    _many(image, mask, EVERYTHING, 4)
+    _many(image, mask, Augment(colour=True, brightness=0.1, speckle=0.1), 4)
+    assert torch.equal(image, before) and torch.equal(torch.get_rng_state(), state)
+
+
+def test_switching_one_option_on_leaves_the_other_draws_alone():
+    image, mask = _coordinates(60, 80) + 100, _noise(60, 80, high=2)
+    plain, _ = _many(image, mask, Augment(crop=32, flip=0.5), 8)
+    bright, _ = _many(image, mask, Augment(crop=32, flip=0.5, brightness=0.1), 8)
+    added = (bright - plain).flatten(1)
+    assert (added - added[:, :1]).abs().max() < 1e-4 and added[:, 0].unique().numel() == 8
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"on_fluid": 0.5, "border": 0.5}, {"rotate_deg": 0, "scale": (1, 1)}]
+)
+def test_nothing_about_the_scans_is_read_back_from_their_device(options):
+    # on the meta device there are no values: reading one, as choosing a crop by its labels does, fails
+    augment = dataclasses.replace(EVERYTHING, speckle=0, colour=False, **options)
+    image, mask = _noise(1, 60, 80), _noise(60, 80, high=2)
+    scans = _scans([image], [mask])
+    scans.images, scans.masks = [image.to("meta")], [mask.to("meta")]
+    x, labels = sample_batch(scans, [0, 0, 0], augment, 0, 0)
+    assert (x.device.type, x.shape, labels.shape) == ("meta", (3, 1, 48, 48), (3, 48, 48))
+    scans.chosen_by = scans.masks
+    with pytest.raises((RuntimeError, NotImplementedError), match="[Mm]eta"):
+        sample_batch(scans, [0, 0, 0], augment, 0, 0)
+
+
+def test_batches_walk_through_shuffled_epochs():
+    stream = [i for step in range(30) for i in batch_indices(10, 4, step, seed=1)]
+    epochs = np.reshape(stream, (12, 10))
+    assert (np.sort(epochs, axis=1) == np.arange(10)).all()
+    assert len({tuple(epoch) for epoch in epochs}) == 12
+    assert batch_indices(10, 4, 7, seed=1) == stream[28:32]
+    assert batch_indices(3, 8, 1, seed=1) == [
+        i for step in range(8, 16) for i in batch_indices(3, 1, step, seed=1)
+    ]
+    assert stream != [i for step in range(30) for i in batch_indices(10, 4, step, seed=2)]
+
+
+# Errors
+
+
+def test_impossible_batches_are_refused():
+    small, large = _noise(20, 30), _noise(40, 50)
+    both = _scans([small, large], [small, large])
+    with pytest.raises(InputError, match="crop 21 is larger than a scan of 20 x 30 pixels"):
+        sample_batch(_scans([small], [small]), [0], Augment(crop=21), 0, 0)
+    with pytest.raises(InputError, match="20 x 30 and 40 x 50 pixels cannot share a batch"):
+        sample_batch(both, [0, 1], Augment(), 0, 0)
+    with pytest.raises(InputError, match="needs RGB images, found grey"):
+        sample_batch(_scans([small], [small]), [0], Augment(colour=True), 0, 0)
+    x, _ = sample_batch(both, [0, 1], Augment(crop=20), 0, 0)
+    assert x.shape == (2, 1, 20, 20)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"crop": -1},
+        {"flip": 1.5},
+        {"rotate_deg": -3},
+        {"shift": float("nan")},
+        {"contrast": 2},
+        {"gamma": -0.1},
+        {"scale": (0, 1)},
+        {"scale": (2, 1)},
+    ],
+)
+def test_options_out_of_range_are_refused(option):
+    with pytest.raises(InputError, match=f"augmentation {next(iter(option))} is"):
+        Augment(**option)

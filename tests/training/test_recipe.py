@@ -1,0 +1,123 @@
+"""Settings, learning rates in closed form, the kind of precision, and the moving average by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dme.common.errors import InputError
+from dme.training.recipe import OPTIMIZERS, Recipe, amp_dtype, freeze_bn, learning_rate, update_average
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"batch": 0}, "batch is 0; it must be at least 1"),
+        ({"accumulate": -1}, "accumulate is -1; it must be at least 1"),
+        ({"save_every": 0}, "save_every is 0; it must be at least 1"),
+        ({"horizon": 0}, "horizon is 0; it must be at least 1"),
+        ({"aux_weight": -0.1}, "aux_weight is -0.1; it must be at least 0"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan; it must be at least 0"),
+        ({"warmup": -1}, "warmup is -1; it must be at least 0"),
+        ({"clip": -1.0}, "clip is -1.0; it must be at least 0"),
+        ({"eval_every": -1}, "eval_every is -1; it must be at least 0"),
+        ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
+        ({"lr": math.inf}, "lr is inf; it must be above 0"),
+        ({"lr": 1e-5}, "lr_min is 0.0001; it must be at most lr"),
+        ({"ema": 1.0}, "ema is 1.0; it must be between 0 and 1"),
+        ({"seed": -1}, "seed is -1; it must be between 0"),
+        ({"seed": 2**31}, "seed is 2147483648; it must be between 0"),
+        ({"optimizer": "lion"}, "optimizer is lion; it must be one of sgd, adam, adamw"),
+        ({"schedule": "step"}, "schedule is step; it must be poly, cosine or constant"),
+        ({"amp": "fp8"}, "amp is fp8; it must be auto, off, bf16 or fp16"),
+        ({"loss": "hinge"}, "loss 'hinge': expected ce, dice"),
+    ],
+)
+def test_values_out_of_range_are_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        Recipe(**{"steps": 10} | wrong)
+
+
+def test_poly_equals_the_recursion_of_mmengine():
+    recipe = Recipe(steps=400, lr=0.01, lr_min=1e-4, horizon=400)
+    lr = 0.01
+    for step in range(401):
+        if step:
+            lr = (lr - 1e-4) * (1 - 1 / (400 - step + 1)) ** 0.9 + 1e-4
+        assert learning_rate(recipe, step) == pytest.approx(lr, rel=1e-9)
+    assert learning_rate(recipe, 1000) == 1e-4  # beyond the horizon
+
+
+def test_cosine_with_warmup():
+    recipe = Recipe(steps=110, schedule="cosine", lr=1.0, lr_min=0.2, warmup=10)
+    expected = {0: 0.1, 4: 0.5, 9: 1.0, 10: 1.0, 35: 0.2 + 0.4 * (1 + math.sqrt(0.5)), 60: 0.6, 110: 0.2}
+    for step, lr in expected.items():
+        assert learning_rate(recipe, step) == pytest.approx(lr)
+
+
+def test_warmup_of_poly_and_constant():
+    poly = Recipe(steps=100, lr=1.0, lr_min=0.0, horizon=100, warmup=4)
+    assert [learning_rate(poly, s) for s in (0, 3, 4)] == pytest.approx([0.25, 1.0, 0.96**0.9])
+    constant = Recipe(steps=100, lr=1e-5, schedule="constant", warmup=2)
+    assert [learning_rate(constant, s) for s in (0, 1, 99)] == pytest.approx([5e-6, 1e-5, 1e-5])
+
+
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [
+        # two steps from w = 1 with gradient 1, lr 0.1, decay 0.5, by hand
+        ("sgd", 1 - 0.1 * 1.5 - 0.1 * (0.9 * 1.5 + 1 + 0.5 * 0.85)),  # momentum 0.9, L2 in the gradient
+        ("adam", 1 - 0.1 - 0.1 * 0.99897),  # L2 in the gradient, so normalised with it
+        ("adamw", (0.95 - 0.1) * 0.95 - 0.1),  # decoupled
+    ],
+)
+def test_optimizers_by_hand(name, after):
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = OPTIMIZERS[name]([weight], 0.1, 0.5)
+    for _ in range(2):
+        weight.grad = torch.ones(1)
+        optimizer.step()
+    assert weight.item() == pytest.approx(after, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("amp", "kind", "bf16", "expected"),
+    [
+        ("auto", "cpu", True, None),
+        ("auto", "cuda", True, torch.bfloat16),
+        ("auto", "cuda", False, torch.float16),
+        ("off", "cuda", True, None),
+        ("bf16", "cpu", False, torch.bfloat16),
+        ("fp16", "cuda", True, torch.float16),
+    ],
+)
+def test_precision(monkeypatch, amp, kind, bf16, expected):
+    # without emulation: a GPU that only emulates bf16 is faster with fp16
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: bf16 or including_emulation
+    )
+    assert amp_dtype(amp, torch.device(kind)) is expected
+
+
+def test_moving_average_by_hand():
+    average, net = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+    with torch.no_grad():
+        net.weight.fill_(3.0)
+        net.running_mean.fill_(8.0)
+        net.num_batches_tracked.fill_(5)
+    update_average(average, net, 0.75)
+    assert (average.weight.item(), average.running_mean.item(), average.bias.item()) == (1.5, 2.0, 0.0)
+    assert average.num_batches_tracked.item() == 5
+    update_average(average, net, 0.5)
+    assert (average.weight.item(), average.running_mean.item()) == (2.25, 5.0)
+    assert net.weight.item() == 3.0
+
+
+def test_frozen_bn_keeps_its_statistics():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Dropout(0.5)).train()
+    freeze_bn(net)
+    net(torch.randn(4, 1, 3, 3))
+    assert net[1].running_mean.tolist() == [0, 0] and net[1].num_batches_tracked == 0
+    assert net[2].training  # only batch norm
