@@ -3,7 +3,7 @@
 Every network is pretrained on fundus vessels by one of two recipes of pretrain_hrf.py, at half size, then
 fine-tuned by row 10 of Table 2.
 
-python experiments/studies/width.py                              # what has no result yet, then table and figure
+python experiments/studies/width.py          # what has no result yet, then table and figure
 python experiments/studies/width.py --starts openmmlab-16 openmmlab-64 --seeds 0 1 2
 python experiments/studies/width.py --results experiments/results/width --print
 """
