@@ -9,7 +9,9 @@ HERE = Path(__file__).parent
 
 setup(
     name="dme",
-    version=re.search(r'^__version__ = "(.+)"', (HERE / "dme/__init__.py").read_text("utf-8"), re.M)[1],
+    version=re.search(
+        r'^__version__ = "(.+)"', (HERE / "dme/__init__.py").read_text("utf-8"), re.M
+    )[1],
     description="Retinal OCT segmentation from pretrained networks with very few labelled scans",
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",

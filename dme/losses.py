@@ -37,12 +37,18 @@ def dice(logits: Tensor, target: Tensor, ignore_index: int = IGNORE, eps: float 
     so they do get a gradient; an image of nothing but ignored pixels costs 1 and gives no gradient. Use
     `ce_dice` where masks hold ignored pixels.
     """
-    overlap, _, true, squared = region_sums(logits, target, ignore_index)[1].sum(1).unbind(1)  # each (N,)
+    overlap, _, true, squared = (
+        region_sums(logits, target, ignore_index)[1].sum(1).unbind(1)
+    )  # each (N,)
     return (1 - 2 * overlap / (squared + true + 2 * eps)).mean()
 
 
 def focal(
-    logits: Tensor, target: Tensor, ignore_index: int = IGNORE, gamma: float = 2.0, alpha: float = 0.5
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int = IGNORE,
+    gamma: float = 2.0,
+    alpha: float = 0.5,
 ) -> Tensor:
     """Sigmoid focal loss on one-hot targets (Lin et al. 2017), mean over all N*C*H*W entries.
 
@@ -64,7 +70,9 @@ def iou_balanced(logits: Tensor, target: Tensor, ignore_index: int = IGNORE) -> 
     the batch are left out (the "present" rule of Berman et al. 2018); their false positives still cost the
     classes that are there. 0 when every pixel is ignored.
     """
-    overlap, predicted, true, _ = region_sums(logits, target, ignore_index)[1].sum(0).unbind(1)  # each (C,)
+    overlap, predicted, true, _ = (
+        region_sums(logits, target, ignore_index)[1].sum(0).unbind(1)
+    )  # each (C,)
     return _mean_of_present(1 - overlap / (predicted + true - overlap).clamp_min(1), true)
 
 
@@ -93,10 +101,18 @@ def get_loss(spec: str) -> Loss:
 
     Raises InputError for any other text.
     """
-    named: dict[str, Loss] = {"ce": ce, "dice": dice, "focal": focal, "iou": iou_balanced, "ce+dice": ce_dice}
+    named: dict[str, Loss] = {
+        "ce": ce,
+        "dice": dice,
+        "focal": focal,
+        "iou": iou_balanced,
+        "ce+dice": ce_dice,
+    }
     if spec in named:
         return named[spec]
-    expected = f"loss {spec!r}: expected {', '.join(named)} or ce+dice:W_CE,W_DICE, such as ce+dice:1,0.5"
+    expected = (
+        f"loss {spec!r}: expected {', '.join(named)} or ce+dice:W_CE,W_DICE, such as ce+dice:1,0.5"
+    )
     name, _, text = spec.partition(":")
     try:
         ce_weight, dice_weight = (float(w) for w in text.split(","))

@@ -33,7 +33,11 @@ def scores(cm: Tensor | np.ndarray) -> dict[str, np.ndarray | float | int]:
     }
     means = {f"mean_{name}": _mean(values) for name, values in per_class.items()}
     all_accuracy = float(_ratio(hit.sum(), cm.sum()))
-    return per_class | means | {"all_accuracy": all_accuracy, "absent": int((truth + guess == 0).sum())}
+    return (
+        per_class
+        | means
+        | {"all_accuracy": all_accuracy, "absent": int((truth + guess == 0).sum())}
+    )
 
 
 def per_scan(
@@ -48,10 +52,16 @@ def per_scan(
     """
     cms = _counts(cms, ndim=3)
     if not 0 <= positive < cms.shape[-1]:
-        raise InputError(f"positive={positive}; wanted a class, 0..{cms.shape[-1] - 1}; 1 is fluid")
+        raise InputError(
+            f"positive={positive}; wanted a class, 0..{cms.shape[-1] - 1}; 1 is fluid"
+        )
     hit = cms[:, positive, positive]  # (N,)
-    both = cms[:, positive].sum(1) + cms[:, :, positive].sum(1)  # pixels in truth + pixels in prediction
-    dice, iou = (np.where(both == 0, empty, s) for s in (_ratio(2 * hit, both), _ratio(hit, both - hit)))
+    both = cms[:, positive].sum(1) + cms[:, :, positive].sum(
+        1
+    )  # pixels in truth + pixels in prediction
+    dice, iou = (
+        np.where(both == 0, empty, s) for s in (_ratio(2 * hit, both), _ratio(hit, both - hit))
+    )
     means = {"mean_dice": _mean(dice), "mean_iou": _mean(iou)}
     return {"dice": dice, "iou": iou} | means | {"empty": int((both == 0).sum())}
 
@@ -77,7 +87,9 @@ class ConfusionMeter:
     def update(self, pred: Tensor, target: Tensor, names: Sequence[str] | None = None) -> None:
         """Count a batch: arguments as `confusion_matrix`; `names` of its N scans, if known."""
         if self._reduced:
-            raise ValueError("this meter holds the scans of all ranks; count the next ones with a new meter")
+            raise ValueError(
+                "this meter holds the scans of all ranks; count the next ones with a new meter"
+            )
         names = [None] * len(target) if names is None else list(names)
         if len(names) != len(target):
             raise ValueError(f"{len(names)} names for a batch of {len(target)}; give one per scan")
@@ -99,7 +111,9 @@ class ConfusionMeter:
             raise InputError(
                 f"labels out of range in scan {', '.join(wrong[:5])}; wanted {wanted}; relabel them"
             )
-        twice = [name for name, times in Counter(self.names).items() if name is not None and times > 1]
+        twice = [
+            name for name, times in Counter(self.names).items() if name is not None and times > 1
+        ]
         if twice:
             raise InputError(
                 f"scan {', '.join(twice[:5])} counted more than once; wanted each once; shard without padding"
@@ -132,10 +146,14 @@ def _counts(cm: Tensor | np.ndarray, ndim: int) -> np.ndarray:
     cm = cm.cpu().numpy() if isinstance(cm, Tensor) else np.asarray(cm)
     if cm.ndim != ndim or cm.shape[-1] != cm.shape[-2] or cm.dtype.kind not in "iu":
         wanted = f"integers {'(C, C)' if ndim == 2 else '(N, C, C)'}"
-        raise InputError(f"confusion matrix is {cm.dtype} {cm.shape}; wanted {wanted}; use confusion_matrix")
+        raise InputError(
+            f"confusion matrix is {cm.dtype} {cm.shape}; wanted {wanted}; use confusion_matrix"
+        )
     if cm.size and cm.min() < 0:
         found = f"confusion matrix holds {cm.min()}, the mark of labels out of range on CUDA"
-        raise InputError(f"{found}; wanted counts; run the same batch on the CPU to see which labels")
+        raise InputError(
+            f"{found}; wanted counts; run the same batch on the CPU to see which labels"
+        )
     return cm.astype(np.int64)
 
 

@@ -33,7 +33,11 @@ from dme.nets.zoo import known, path_of
 
 SIZE = 256  # the study scores 256 x 256 versions of the scans
 FLUID = "fluid"
-PUBLISHED = {"psp": 0.0022152529426350794, "fcn": 0.0008352216149828909, "deeplabv3": 0.0015548124333265947}
+PUBLISHED = {
+    "psp": 0.0022152529426350794,
+    "fcn": 0.0008352216149828909,
+    "deeplabv3": 0.0015548124333265947,
+}
 SHIPPED = ["hrf-psp", "hrf-fcn", "hrf-deeplabv3"]
 
 
@@ -43,10 +47,20 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--data", help=".mat files or folder of B-scans (default: DME_DATA, else synthetic scans)")
-    add("--grader", type=int, default=1, help="whose annotation of .mat files is the truth: 1 or 2")
+    add(
+        "--grader", type=int, default=1, help="whose annotation of .mat files is the truth: 1 or 2"
+    )
     add("--backbone", choices=BACKBONES, help="of the weights (default: any)")
-    add("--weights", nargs="+", help="names or files (default: the shipped unets, or all of --backbone here)")
-    add("--protocol", choices=PROTOCOLS, help="paper: enlarge to 2336 (default on a GPU); light: to 512")
+    add(
+        "--weights",
+        nargs="+",
+        help="names or files (default: the shipped unets, or all of --backbone here)",
+    )
+    add(
+        "--protocol",
+        choices=PROTOCOLS,
+        help="paper: enlarge to 2336 (default on a GPU); light: to 512",
+    )
     add("--out", type=Path, default=Path("runs/baseline"), help="folder for results and picture")
     return parser.parse_args()
 
@@ -65,13 +79,17 @@ def main() -> None:
         read = f"class {number} of {len(model.classes)} ({model.classes[number]}) is read as fluid"
         print(f"weights: {model.weights_name}; {read}")
     side = PROTOCOLS[protocol]
-    print(f"protocol: {protocol} ({SIZE} x {SIZE} scans enlarged to {side} x {side}, window 256, stride 170)")
+    print(
+        f"protocol: {protocol} ({SIZE} x {SIZE} scans enlarged to {side} x {side}, window 256, stride 170)"
+    )
     print(f"device: {device_name()}", flush=True)
     cache = open_cache(source, SIZE)
     for note in cache.notes:
         print(f"data note: {note}")
     if cache.fluid is None:
-        raise InputError(f"the scans of {cache.description} have no fluid masks; Table 1 needs the truth")
+        raise InputError(
+            f"the scans of {cache.description} have no fluid masks; Table 1 needs the truth"
+        )
     args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
 
     rows, predictions = [], []
@@ -114,7 +132,9 @@ def default_weights(backbone: str | None) -> list[str]:
     names = [name for name, entry in known().items() if entry["arch"]["backbone"] == backbone]
     here = [name for name in names if path_of(name).is_file()]
     if not here:
-        raise InputError(f"no weights of a {backbone} are here; ./run.sh weights fetches {', '.join(names)}")
+        raise InputError(
+            f"no weights of a {backbone} are here; ./run.sh weights fetches {', '.join(names)}"
+        )
     return here
 
 
@@ -126,17 +146,23 @@ def fluid_class(model: Segmenter) -> int:
 def published(model: Segmenter) -> float | None:
     """What the study reports: for unets with two classes."""
     arch = model.arch
-    return PUBLISHED[arch["head"]] if (arch["backbone"], arch["num_classes"]) == ("unet", 2) else None
+    return (
+        PUBLISHED[arch["head"]] if (arch["backbone"], arch["num_classes"]) == ("unet", 2) else None
+    )
 
 
-def score(model: Segmenter, cache: Cache, protocol: str) -> tuple[ConfusionMeter, np.ndarray, float]:
+def score(
+    model: Segmenter, cache: Cache, protocol: str
+) -> tuple[ConfusionMeter, np.ndarray, float]:
     """Confusion matrices (2, 2) per scan, label maps uint8 (N, 256, 256) of 0 and 1 (fluid), seconds."""
     device = next(model.parameters()).device
     fast = folded(model)
     meter, labels = ConfusionMeter(2), []
     began = time.perf_counter()
     for i in tqdm(range(len(cache.names)), desc=model.weights_name, unit="scan"):
-        image, truth = (torch.from_numpy(of[i])[None].to(device) for of in (cache.images, cache.fluid))
+        image, truth = (
+            torch.from_numpy(of[i])[None].to(device) for of in (cache.images, cache.fluid)
+        )
         logits = run_protocol(fast, image, protocol)  # (1, C, 256, 256)
         fluid = (logits.argmax(1) == fluid_class(model)).to(torch.uint8)
         meter.update(fluid, truth, [cache.names[i]])
@@ -146,7 +172,9 @@ def score(model: Segmenter, cache: Cache, protocol: str) -> tuple[ConfusionMeter
 
 def print_table(rows: list[dict], synthetic: bool) -> None:
     where = "SYNTHETIC scans" if synthetic else "these scans"
-    print(f"\nTable 1, no fine-tuning: published on the study's 110 real scans, measured on {where}")
+    print(
+        f"\nTable 1, no fine-tuning: published on the study's 110 real scans, measured on {where}"
+    )
     print(f"{'backbone':18} {'head':10} {'width':>5} {'parameters':>10}", end="")
     print(f" {'published':>9} {'measured':>9}", end="")
     print(f" {'fluid IoU':>9} {'fluid Dice':>10} {'s/scan':>7}  weights")
@@ -158,7 +186,9 @@ def print_table(rows: list[dict], synthetic: bool) -> None:
             f"{known:>9} {row['table1_measure']:9.4f} {pooled['iou'][1]:9.4f} {pooled['dice'][1]:10.4f} "
             f"{row['seconds_per_scan']:7.2f}  {row['weights']}"
         )
-    print("published, measured: IoU of the class read as fluid, mean over scans, empty unions count 0")
+    print(
+        "published, measured: IoU of the class read as fluid, mean over scans, empty unions count 0"
+    )
     print("fluid IoU and Dice are pooled over the scans")
 
 

@@ -46,7 +46,9 @@ def main() -> None:
     scans = open_cache(open_source(args.data), STUDY_SIDE)
     photographs = open_cache(open_hrf(args.hrf, PHOTOGRAPHS_SCALE))
     if scans.fluid is None:
-        raise InputError(f"the scans of {scans.description} have no fluid masks, which the study needs")
+        raise InputError(
+            f"the scans of {scans.description} have no fluid masks, which the study needs"
+        )
     distances = []
     with atomic_path(args.out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         rows = [["name", "subject", "bscan"]]
@@ -64,10 +66,14 @@ def main() -> None:
             distances.append(np.abs(decoded - photographs.images[i]).mean())
     size = args.out.stat().st_size / 2**20
     print(f"{len(scans)} scans and masks of {STUDY_SIDE} x {STUDY_SIDE}: bit for bit")
-    print(f"{len(photographs)} photographs: {np.mean(distances):.2f} of 255 grey levels from the originals")
+    print(
+        f"{len(photographs)} photographs: {np.mean(distances):.2f} of 255 grey levels from the originals"
+    )
     print(f"archive: {args.out}, {size:.1f} MiB")
     if size > LIMIT_MIB:
-        raise InputError(f"{args.out} has {size:.1f} MiB, more than {LIMIT_MIB}; are these the study's sets?")
+        raise InputError(
+            f"{args.out} has {size:.1f} MiB, more than {LIMIT_MIB}; are these the study's sets?"
+        )
 
 
 def png(pixels: np.ndarray) -> bytes:

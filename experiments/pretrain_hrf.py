@@ -41,7 +41,11 @@ from dme.training.recipe import Recipe
 from dme.training.run_folder import read_rows, seconds_per_step
 
 CLASSES = ["background", "vessel"]
-OPENMMLAB_DICE = {"fcn": 0.7945, "psp": 0.8007, "deeplabv3": 0.8021}  # their unets: width 64, full size
+OPENMMLAB_DICE = {
+    "fcn": 0.7945,
+    "psp": 0.8007,
+    "deeplabv3": 0.8021,
+}  # their unets: width 64, full size
 
 # scale: share of the photographs' size that is trained on and scored
 RECIPES = {
@@ -50,14 +54,25 @@ RECIPES = {
         scale=1.0,
         augment=Augment(crop=256, scale=(0.5, 2.0), flip=0.5, colour=True),
         train=dict(
-            steps=40_000, batch=16, loss="ce", optimizer="sgd", lr=0.01, weight_decay=5e-4, schedule="poly"
+            steps=40_000,
+            batch=16,
+            loss="ce",
+            optimizer="sgd",
+            lr=0.01,
+            weight_decay=5e-4,
+            schedule="poly",
         ),
     ),
     # shorter and stronger, for small compute: half resolution, ce+dice, AdamW with cosine, moving average
     "small": dict(
         scale=0.5,
         augment=Augment(
-            crop=256, max_class_share=1.0, scale=(0.85, 1.2), flip=0.5, brightness=0.05, contrast=0.2
+            crop=256,
+            max_class_share=1.0,
+            scale=(0.85, 1.2),
+            flip=0.5,
+            brightness=0.05,
+            contrast=0.2,
         ),
         train=dict(
             steps=1500,
@@ -91,20 +106,39 @@ def parse_args() -> argparse.Namespace:
         help="channels of a unet's first stage (16), a MobileNet's factor of them (1.0)",
     )
     add("--steps", type=int, help="optimiser steps (default: the recipe's)")
-    add("--minutes", type=float, help="instead of --steps: as many as fit, timed on a short trial run")
+    add(
+        "--minutes",
+        type=float,
+        help="instead of --steps: as many as fit, timed on a short trial run",
+    )
     add("--batch", type=int, help="crops per step (default: the recipe's)")
     add(
-        "--eval-every", type=int, default=0, help="steps between scores of 6 photographs (default: one score)"
+        "--eval-every",
+        type=int,
+        default=0,
+        help="steps between scores of 6 photographs (default: one score)",
     )
     add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
     add("--seed", type=int, default=0)
     add("--resume", action="store_true", help="continue the run in --out")
-    add("--eval-only", action="store_true", help="score --weights on the validation photographs, no training")
+    add(
+        "--eval-only",
+        action="store_true",
+        help="score --weights on the validation photographs, no training",
+    )
     add("--weights", nargs="+", help="with --eval-only: checkpoint names or files")
     add("--start", help="go on training this network, a name or file, instead of a fresh one")
     add("--lr", type=float, help="learning rate at the start (default: the recipe's)")
-    add("--scale", type=float, help="share of the photographs' size to work at (default: the recipe's)")
-    add("--out", type=Path, help="run folder (default runs/pretrain_hrf, with --eval-only runs/eval_hrf)")
+    add(
+        "--scale",
+        type=float,
+        help="share of the photographs' size to work at (default: the recipe's)",
+    )
+    add(
+        "--out",
+        type=Path,
+        help="run folder (default runs/pretrain_hrf, with --eval-only runs/eval_hrf)",
+    )
     return parser.parse_args()
 
 
@@ -117,7 +151,9 @@ def main() -> None:
     recipe = RECIPES[args.recipe]
     scale = recipe["scale"] if args.scale is None else args.scale
     given = {k: v for k in ("steps", "batch", "lr") if (v := getattr(args, k)) is not None}
-    settings = Recipe(**recipe["train"] | given, seed=args.seed, amp=args.amp, eval_every=args.eval_every)
+    settings = Recipe(
+        **recipe["train"] | given, seed=args.seed, amp=args.amp, eval_every=args.eval_every
+    )
     if args.minutes is not None and (args.steps is not None or args.minutes <= 0):
         raise InputError("--minutes: expected a number above 0, and not beside --steps")
     torch.manual_seed(args.seed)
@@ -180,9 +216,13 @@ def load_pretrained(names: list[str]) -> dict[str, Segmenter]:
     first = models[names[0]]
     for name, model in models.items():
         if (model.arch["in_channels"], model.arch["num_classes"]) != (3, 2):
-            raise InputError(f"{name} does not map RGB to background and vessel; score a network that does")
+            raise InputError(
+                f"{name} does not map RGB to background and vessel; score a network that does"
+            )
         if model.preprocess != first.preprocess:
-            raise InputError(f"{name} and {names[0]} normalise images differently; score one at a time")
+            raise InputError(
+                f"{name} and {names[0]} normalise images differently; score one at a time"
+            )
     return models
 
 
@@ -194,12 +234,16 @@ def starting_networks(args: argparse.Namespace) -> dict[str, Segmenter]:
     model = load_pretrained([args.start])[args.start]
     require_arch(model, width=args.width)
     if args.heads not in (None, [model.arch["head"]]):
-        raise InputError(f"--heads {' '.join(args.heads)}: {args.start} has the head {model.arch['head']}")
+        raise InputError(
+            f"--heads {' '.join(args.heads)}: {args.start} has the head {model.arch['head']}"
+        )
     print(f"start: {model.weights_name} (sha256 {model.weights_sha256[:12]})")
     return {model.arch["head"]: model}
 
 
-def joint_models(heads: list[str], width: float | None, backbone: str = "unet") -> dict[str, Segmenter]:
+def joint_models(
+    heads: list[str], width: float | None, backbone: str = "unet"
+) -> dict[str, Segmenter]:
     """One fresh network per head; all share the first one's backbone and auxiliary head."""
     models = {head: build_model(backbone, head, width=width) for head in heads}
     first = models[heads[0]]
@@ -255,7 +299,9 @@ def vessel_counts(
     net = SideBySide(list(models.values())).to(device, memory_format=torch.channels_last).eval()
     first = next(iter(models))
     counts = {
-        name: {kind: torch.zeros(2, 2, dtype=torch.int64, device=device) for kind in ("scale", "full")}
+        name: {
+            kind: torch.zeros(2, 2, dtype=torch.int64, device=device) for kind in ("scale", "full")
+        }
         for name in models
     }
     picture = None
@@ -264,7 +310,9 @@ def vessel_counts(
         logits = sliding_window(net, x.contiguous(memory_format=torch.channels_last))
         for kind, truth in (("scale", cache.fluid[i]), ("full", full.fluid[i])):
             truth = torch.from_numpy(truth)[None].to(device)
-            for name, one in zip(models, resize(logits, truth.shape[-2:]).split(2, dim=1), strict=True):
+            for name, one in zip(
+                models, resize(logits, truth.shape[-2:]).split(2, dim=1), strict=True
+            ):
                 counts[name][kind] += confusion_matrix(one, truth, 2)
         if i == chosen[0]:
             found, image = logits[0, :2].argmax(0).cpu().numpy(), cache.images[i]
@@ -302,12 +350,16 @@ def report(
         return
     rows = []
     print(f"\nvessel Dice on {len(validation)} validation photographs, sliding window 256/170")
-    print(f"input and 'scale' column at {scale:g} of their size; 'OpenMMLab': unets of width 64 at full size")
+    print(
+        f"input and 'scale' column at {scale:g} of their size; 'OpenMMLab': unets of width 64 at full size"
+    )
     print(
         f"{'network':28} {'backbone':18} {'head':10} {'width':>5} {'scale':>7} {'full':>7} {'OpenMMLab':>10}"
     )
     for name, model in models.items():
-        at, full_size = (float(scores(counts[name][kind])["dice"][1]) for kind in ("scale", "full"))
+        at, full_size = (
+            float(scores(counts[name][kind])["dice"][1]) for kind in ("scale", "full")
+        )
         rows.append(
             {
                 "network": name,

@@ -57,9 +57,21 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help="parts to do")
-    add("--minutes", type=float, default=0, help="stop then, whatever is finished (default: no limit)")
-    add("--pretrain-minutes", type=float, default=3, help="of pretraining, scoring aside (default 3)")
+    add(
+        "--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help="parts to do"
+    )
+    add(
+        "--minutes",
+        type=float,
+        default=0,
+        help="stop then, whatever is finished (default: no limit)",
+    )
+    add(
+        "--pretrain-minutes",
+        type=float,
+        default=3,
+        help="of pretraining, scoring aside (default 3)",
+    )
     add("--pretrain-steps", type=int, help="instead: as many steps")
     add("--jobs", type=int, default=1, help="runs of Tables 1 and 2 at a time (default 1)")
     add("--weights", help="start Table 2 from this network, a name or file; nothing is pretrained")
@@ -67,11 +79,18 @@ def parse_args() -> argparse.Namespace:
     add("--data", help="the 110 scans: .mat files or folder (default: DME_DATA)")
     add("--hrf", help="the photographs (default: HRF_DATA)")
     add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: bf16 or fp16 on a GPU)")
-    add("--rehearse", action="store_true", help="every part at width 4, of one step: shows that all runs")
+    add(
+        "--rehearse",
+        action="store_true",
+        help="every part at width 4, of one step: shows that all runs",
+    )
     add("--out", type=Path, default=Path("runs/reproduce"), help="folder for everything")
     args = parser.parse_args()
     for name in ("minutes", "pretrain_minutes", "jobs"):
-        value, least = getattr(args, name), {"minutes": 0, "pretrain_minutes": 0.01, "jobs": 1}[name]
+        value, least = (
+            getattr(args, name),
+            {"minutes": 0, "pretrain_minutes": 0.01, "jobs": 1}[name],
+        )
         if not value >= least:
             raise InputError(f"--{name.replace('_', '-')} is {value}; expected at least {least}")
     args.out = args.out.resolve()
@@ -122,15 +141,33 @@ def all_tasks(args: argparse.Namespace, gpu: bool) -> list[Task]:
     ]
     if gpu:
         bench = [str(scripts / "benchmarks" / "gpu.py"), "--repeats", "3", "--width", str(width)]
-        tasks.append(Task("bench", "benchmarks", [*bench, "--out", str(out)], out / "gpu.json", 90))
+        tasks.append(
+            Task("bench", "benchmarks", [*bench, "--out", str(out)], out / "gpu.json", 90)
+        )
     weights = args.weights
     if not weights:
         folder, shipped = out / f"pretrain-{width}", out / f"hrf-psp-{width}.pth"
         steps = 1 if args.rehearse else args.pretrain_steps
         length = ["--steps", str(steps)] if steps else ["--minutes", f"{args.pretrain_minutes:g}"]
         photographs = ["--data", args.hrf] if args.hrf else []
-        recipe = ["--recipe", "openmmlab", "--scale", "0.5", "--heads", "psp", "--width", str(width)]
-        pretrain = [str(scripts / "pretrain_hrf.py"), *recipe, *length, "--amp", args.amp, *photographs]
+        recipe = [
+            "--recipe",
+            "openmmlab",
+            "--scale",
+            "0.5",
+            "--heads",
+            "psp",
+            "--width",
+            str(width),
+        ]
+        pretrain = [
+            str(scripts / "pretrain_hrf.py"),
+            *recipe,
+            *length,
+            "--amp",
+            args.amp,
+            *photographs,
+        ]
         seconds = 60 * args.pretrain_minutes + 60
         tasks.append(
             Task(
@@ -149,17 +186,37 @@ def all_tasks(args: argparse.Namespace, gpu: bool) -> list[Task]:
             ((name, arguments),) = table2.run_of(number, seed, weights, args.amp).items()
             folder = out / "runs" / name
             short = ["--iters", "1"] if args.rehearse else []
-            command = [str(scripts / "finetune.py"), *arguments, *short, *data, "--out", str(folder)]
+            command = [
+                str(scripts / "finetune.py"),
+                *arguments,
+                *short,
+                *data,
+                "--out",
+                str(folder),
+            ]
             result = out / "table2" / f"{name}.json"
             tasks.append(Task(part, f"row {number}, seed {seed}", command, result, 20, arguments))
     for protocol in ("light", "paper") if gpu else ("light",):
         folder = out / f"table1-{protocol}"
         networks = [weights, "hrf-fcn", "hrf-deeplabv3"]
-        baseline = [str(scripts / "baseline.py"), "--protocol", protocol, "--weights", *networks, *data]
+        baseline = [
+            str(scripts / "baseline.py"),
+            "--protocol",
+            protocol,
+            "--weights",
+            *networks,
+            *data,
+        ]
         seconds = 20 if protocol == "light" else 120
         result = folder / "results.json"
         tasks.append(
-            Task("table1", f"Table 1, {protocol}", [*baseline, "--out", str(folder)], result, seconds)
+            Task(
+                "table1",
+                f"Table 1, {protocol}",
+                [*baseline, "--out", str(folder)],
+                result,
+                seconds,
+            )
         )
     return tasks
 
@@ -168,7 +225,10 @@ def announce(args: argparse.Namespace, tasks: list[Task], gpu: bool) -> None:
     """Say what will be done, and how long it took on the GPU it was measured on."""
     if args.rehearse:
         print("REHEARSAL: every part runs, for one step; its numbers mean nothing")
-    print(f"device: {device_name()}" + ("" if gpu else "; width 16 and no GPU tests: sized down for a CPU"))
+    print(
+        f"device: {device_name()}"
+        + ("" if gpu else "; width 16 and no GPU tests: sized down for a CPU")
+    )
     print(f"{'part':10} {'runs':>5} {'done':>5} {'minutes on an H200':>20}")
     for part in args.only:
         own = [task for task in tasks if task.part == part]
@@ -201,8 +261,13 @@ def run_part(tasks: list[Task], jobs: int, deadline: float | None, out: Path) ->
                     print(f"{seconds:7.1f} s  {task.name}", flush=True)
                 elif not over:
                     failed.append(task.name)
-                    last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
-                    print(f"{seconds:7.1f} s  {task.name} FAILED: {last[0]} (all of it: {log})", flush=True)
+                    last = log.read_text(errors="replace").strip().splitlines()[-1:] or [
+                        "no output"
+                    ]
+                    print(
+                        f"{seconds:7.1f} s  {task.name} FAILED: {last[0]} (all of it: {log})",
+                        flush=True,
+                    )
             time.sleep(0.1)
     finally:
         stop(running)
@@ -215,7 +280,9 @@ Running = tuple[Task, subprocess.Popen, float, Path]  # a task, its process, whe
 def start(task: Task, out: Path) -> Running:
     log = out / "logs" / f"{task.name.replace(' ', '-').replace(',', '')}.log"
     command = [sys.executable, *task.command]
-    folder = Path(task.command[-1])  # of --out, where a run that was interrupted left its checkpoint
+    folder = Path(
+        task.command[-1]
+    )  # of --out, where a run that was interrupted left its checkpoint
     if task.part in ("pretrain", "table2", "rows") and (folder / "last.pt").exists():
         command.append("--resume")
     with open(log, "w") as file:
@@ -254,7 +321,10 @@ def summarise(args: argparse.Namespace, tasks: list[Task]) -> str:
         suite = done["gpu tests"].result.read_text().split("<testsuite ", 1)[1].split(">", 1)[0]
         for name in counts:
             counts[name] = int(suite.split(f' {name}="', 1)[1].split('"', 1)[0])
-        lines += ["", "gpu tests: " + ", ".join(f"{value} {name}" for name, value in counts.items())]
+        lines += [
+            "",
+            "gpu tests: " + ", ".join(f"{value} {name}" for name, value in counts.items()),
+        ]
     if "pretraining" in done:
         made = json.loads(done["pretraining"].result.read_text())
         row = made["rows"][0]
@@ -263,7 +333,9 @@ def summarise(args: argparse.Namespace, tasks: list[Task]) -> str:
             f"Pretrained: width {row['width']}, {made['training_minutes']:.1f} minutes, vessel Dice "
             f"{row['dice_scale']:.4f} on 30 photographs at half size",
         ]
-    rows = {task.result.stem: json.loads(task.result.read_text()) for task in done.values() if task.row}
+    rows = {
+        task.result.stem: json.loads(task.result.read_text()) for task in done.values() if task.row
+    }
     if rows:
         lines += ["", table2.markdown(table2.ROWS | table2.EXTENDED, rows)]
     for name, task in done.items():

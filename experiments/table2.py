@@ -70,7 +70,11 @@ def parse_args() -> argparse.Namespace:
     )
     add("--extended", action="store_true", help="also the rows that the paper's table lacks")
     add("--seeds", type=int, nargs="+", default=[0], help="runs of each row (default: 0)")
-    add("--weights", default="hrf-psp", help="start of the PSP rows, a name or file (default hrf-psp)")
+    add(
+        "--weights",
+        default="hrf-psp",
+        help="start of the PSP rows, a name or file (default hrf-psp)",
+    )
     series.add_arguments(parser, "runs/table2", "rows")
     return parser.parse_args()
 
@@ -88,7 +92,9 @@ def main() -> None:
     found = series.gather(args, runs, "rows")
     table = markdown({n: rows[n] for n in numbers}, found)
     series.write_table(args.out / "table2.md", table)
-    print(f"\n{table}\ntable: {args.out / 'table2.md'}\nrows: {series.results_folder(args, 'rows')}")
+    print(
+        f"\n{table}\ntable: {args.out / 'table2.md'}\nrows: {series.results_folder(args, 'rows')}"
+    )
 
 
 def run_of(number: int, seed: int, weights: str, amp: str) -> dict[str, list[str]]:

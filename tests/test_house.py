@@ -63,12 +63,16 @@ def test_imports_only_go_down():
     for module, path in MODULES.items():
         for other in imported(path):
             assert other != "dme", f"{module} imports from the roof: name the module below"
-            assert floor_of(other) >= floor_of(module), f"{module} imports {other}, which lies above it"
+            assert floor_of(other) >= floor_of(module), (
+                f"{module} imports {other}, which lies above it"
+            )
 
 
 def test_no_circle():
     """Modules can be put in an order in which each imports only earlier ones; so can, by floors, folders."""
-    arrows = {module: imported(path) & MODULES.keys() - {module} for module, path in MODULES.items()}
+    arrows = {
+        module: imported(path) & MODULES.keys() - {module} for module, path in MODULES.items()
+    }
     while arrows:
         free = {module for module, others in arrows.items() if not others & arrows.keys()}
         assert free, f"these import each other: {', '.join(sorted(arrows))}"
@@ -79,9 +83,13 @@ def test_no_module_hides_a_public_function():
     """`dme.predict` is the function. Only a command is called what its user types: nothing imports it."""
     functions = {name for name in dme.__all__ if callable(getattr(dme, name))}
     assert {"predict", "scores", "load_model"} <= functions
-    assert not functions & {module.rpartition(".")[2] for module in MODULES if ".commands." not in module}
+    assert not functions & {
+        module.rpartition(".")[2] for module in MODULES if ".commands." not in module
+    }
     assert not [
-        module for module in MODULES if any("dme.commands." in name for name in imported(MODULES[module]))
+        module
+        for module in MODULES
+        if any("dme.commands." in name for name in imported(MODULES[module]))
     ]
 
 
@@ -97,7 +105,11 @@ def test_public_names():
 def test_import_brings_the_standard_library_alone():
     code = "import sys; before = set(sys.modules); import dme; print(*(set(sys.modules) - before))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     roots = {name.split(".")[0] for name in done.stdout.split()}
     assert roots - sys.stdlib_module_names == {"dme"}

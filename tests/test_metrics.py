@@ -24,15 +24,26 @@ def test_golden(num_classes):
     def expected(name):
         return golden[f"metric_{name}_c{num_classes}"]
 
-    pred, truth = (torch.from_numpy(golden[f"{name}_c{num_classes}"]) for name in ("pred", "truth"))
+    pred, truth = (
+        torch.from_numpy(golden[f"{name}_c{num_classes}"]) for name in ("pred", "truth")
+    )
     got = scores(confusion_matrix(pred, truth, num_classes))
-    for ours, theirs in (("iou", "IoU"), ("dice", "Dice"), ("precision", "Precision"), ("recall", "Recall")):
+    for ours, theirs in (
+        ("iou", "IoU"),
+        ("dice", "Dice"),
+        ("precision", "Precision"),
+        ("recall", "Recall"),
+    ):
         np.testing.assert_allclose(got[ours], expected(theirs), rtol=0, atol=1e-6)
-        np.testing.assert_allclose(got[f"mean_{ours}"], np.nanmean(expected(theirs)), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            got[f"mean_{ours}"], np.nanmean(expected(theirs)), rtol=0, atol=1e-6
+        )
     np.testing.assert_allclose(got["recall"], expected("Acc"), rtol=0, atol=1e-6)
     np.testing.assert_allclose(got["all_accuracy"], expected("aAcc"), rtol=0, atol=1e-6)
     present = ~np.isnan(expected("Fscore"))  # Fscore is NaN, Dice 0, for a class on one side only
-    np.testing.assert_allclose(got["dice"][present], expected("Fscore")[present], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        got["dice"][present], expected("Fscore")[present], rtol=0, atol=1e-6
+    )
     assert got["absent"] == 0
 
 
@@ -56,7 +67,12 @@ def test_golden(num_classes):
 )  # fmt: skip
 def test_missing_classes_by_hand(cm, iou, dice, precision, recall, absent):
     got = scores(np.array(cm))
-    for name, values in (("iou", iou), ("dice", dice), ("precision", precision), ("recall", recall)):
+    for name, values in (
+        ("iou", iou),
+        ("dice", dice),
+        ("precision", precision),
+        ("recall", recall),
+    ):
         np.testing.assert_allclose(got[name], values)
         assert got[name].dtype == np.float64
         kept = [v for v in values if v == v]
@@ -85,7 +101,9 @@ SCANS = np.array(
 )
 
 
-@pytest.mark.parametrize(("empty", "sum_iou", "count"), [(nan, 1.4, 4), (1.0, 2.4, 5), (0.0, 1.4, 5)])
+@pytest.mark.parametrize(
+    ("empty", "sum_iou", "count"), [(nan, 1.4, 4), (1.0, 2.4, 5), (0.0, 1.4, 5)]
+)
 def test_per_scan_conventions_for_empty_scans(empty, sum_iou, count):
     got = per_scan(torch.from_numpy(SCANS), empty=empty)
     np.testing.assert_allclose(got["iou"], [0.4, empty, 0, 0, 1])
@@ -98,7 +116,9 @@ def test_per_scan_conventions_for_empty_scans(empty, sum_iou, count):
 def test_per_scan_of_another_class():
     cms = np.array([[[1, 2, 3], [4, 5, 6], [7, 8, 9]]])
     got = per_scan(cms, positive=2)
-    assert got["iou"][0] == pytest.approx(9 / (24 + 18 - 9)) and got["dice"][0] == pytest.approx(18 / 42)
+    assert got["iou"][0] == pytest.approx(9 / (24 + 18 - 9)) and got["dice"][0] == pytest.approx(
+        18 / 42
+    )
     with pytest.raises(InputError, match=r"positive=3; wanted a class, 0..2"):
         per_scan(cms, positive=3)
 
@@ -185,21 +205,30 @@ def test_all_reduce_is_nothing_without_ranks():
 
 def run_rank(rank, folder, port):
     torch.set_num_threads(1)
-    os.environ |= dict(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    os.environ |= dict(
+        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port)
+    )
     ranks.join()
     logits, target, names = images(5)
     mine = slice(0, 2) if rank == 0 else slice(2, 5)  # unequal shares
     meter = ConfusionMeter(3)
     meter.update(logits[mine], target[mine], names[mine])
     meter.all_reduce()
-    np.savez(f"{folder}/rank{rank}.npz", cms=meter.matrices(), names=meter.names, iou=meter.compute()["iou"])
+    np.savez(
+        f"{folder}/rank{rank}.npz",
+        cms=meter.matrices(),
+        names=meter.names,
+        iou=meter.compute()["iou"],
+    )
     with pytest.raises(ValueError, match="reduce once"):
         meter.all_reduce()
     with pytest.raises(ValueError, match="new meter"):
         meter.update(logits, target)
     ranks.leave()
     threads = [thread.read_text() for thread in Path("/proc/self/task").glob("*/comm")]
-    assert not any("gloo" in name for name in threads)  # one alive at exit now and then aborts the process
+    assert not any(
+        "gloo" in name for name in threads
+    )  # one alive at exit now and then aborts the process
 
 
 def test_two_ranks_equal_one(tmp_path):

@@ -28,12 +28,23 @@ TOLERANCE = 1e-4  # of a probability
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="run.sh export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="run.sh export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--weights", default="dme-fluid", help="name or file of a network (default dme-fluid)")
-    add("--backbone", choices=BACKBONES, help="what the network's must be (default: whatever it is)")
-    add("--format", choices=export.SUFFIX, default="onnx", help="onnx (.onnx, default) or torch (.pt2)")
+    add(
+        "--backbone",
+        choices=BACKBONES,
+        help="what the network's must be (default: whatever it is)",
+    )
+    add(
+        "--format",
+        choices=export.SUFFIX,
+        default="onnx",
+        help="onnx (.onnx, default) or torch (.pt2)",
+    )
     add(
         "--channels",
         type=int,
@@ -48,14 +59,18 @@ def main() -> None:
     args = parse_args()
     suffix = export.SUFFIX[args.format]
     if args.out and args.out.suffix != suffix:
-        raise InputError(f"--out {args.out}: with --format {args.format} its name must end in {suffix}")
+        raise InputError(
+            f"--out {args.out}: with --format {args.format} its name must end in {suffix}"
+        )
     checked = args.format == "torch" or onnx_packages()
     model = load_model(args.weights)
     require_arch(model, backbone=args.backbone)
     own = model.arch["in_channels"]
     if args.channels not in (1, own):
         accepted = "1 (grey)" if own == 1 else f"1 (grey) or {own}"
-        raise InputError(f"--channels {args.channels}: {model.weights_name} can be given {accepted}")
+        raise InputError(
+            f"--channels {args.channels}: {model.weights_name} can be given {accepted}"
+        )
     out = args.out or Path("runs/export", Path(model.weights_name).stem + suffix)
     about = export.describe(model) | {
         "weights": model.weights_name,
@@ -72,7 +87,9 @@ def main() -> None:
         else:
             export.write_onnx(program, about, temporary)
         if checked:
-            exported = (export.open_torch if args.format == "torch" else export.open_onnx)(temporary)
+            exported = (export.open_torch if args.format == "torch" else export.open_onnx)(
+                temporary
+            )
             check(export.differences(exported, network, args.channels))
         megabytes = temporary.stat().st_size / 1e6
     print(f"{out}: {megabytes:.1f} MB, classes {', '.join(model.classes)}; not a medical device")
@@ -85,7 +102,9 @@ def onnx_packages() -> bool:
     if needed := [name for name in missing if name != "onnxruntime"]:
         raise InputError(f"--format onnx needs {' and '.join(needed)}; {advice}")
     if missing:
-        print(f"warning: the file is not checked, which needs onnxruntime; {advice}", file=sys.stderr)
+        print(
+            f"warning: the file is not checked, which needs onnxruntime; {advice}", file=sys.stderr
+        )
     return not missing
 
 

@@ -76,7 +76,8 @@ AUGMENTED = dict(
 RECIPES = {
     "study": dict(iters=400, batch=2, size="512", crop=320, max_class_share=0.75),
     "best": AUGMENTED | dict(iters=800, batch=4, crop=0),
-    "layers": AUGMENTED | dict(iters=800, batch=6, crop=240, border=0.25, task="layers", head="fcn"),
+    "layers": AUGMENTED
+    | dict(iters=800, batch=6, crop=240, border=0.25, task="layers", head="fcn"),
 }
 
 
@@ -86,11 +87,19 @@ def parse_args() -> argparse.Namespace:
     )
     add, flag = parser.add_argument, argparse.BooleanOptionalAction
     add(
-        "--recipe", choices=RECIPES, default="study", help="what the other options default to (default study)"
+        "--recipe",
+        choices=RECIPES,
+        default="study",
+        help="what the other options default to (default study)",
     )
     add("--task", choices=TASKS, default="fluid", help="what to segment (default fluid)")
-    add("--data", help=".mat files or folder of B-scans, or 'phantom' (default: DME_DATA, else phantom)")
-    add("--grader", type=int, default=1, help="whose annotation of .mat files is the truth: 1 or 2")
+    add(
+        "--data",
+        help=".mat files or folder of B-scans, or 'phantom' (default: DME_DATA, else phantom)",
+    )
+    add(
+        "--grader", type=int, default=1, help="whose annotation of .mat files is the truth: 1 or 2"
+    )
     add(
         "--split",
         help="paper, random, subject:K/N, dev:K/4, all (default: paper if the set has its scans, or random)",
@@ -99,7 +108,9 @@ def parse_args() -> argparse.Namespace:
         "--weights",
         help="name or file to start from, or 'none' for fresh ones (default hrf-BACKBONE, else hrf-HEAD)",
     )
-    add("--head", choices=HEADS, help="decode head (default: the checkpoint's, else psp or lraspp)")
+    add(
+        "--head", choices=HEADS, help="decode head (default: the checkpoint's, else psp or lraspp)"
+    )
     add("--backbone", choices=BACKBONES, help="backbone (default: the checkpoint's, else unet)")
     add(
         "--width",
@@ -111,46 +122,128 @@ def parse_args() -> argparse.Namespace:
     add("--batch", type=int, help="images per forward pass (default 2)")
     add("--accumulate", type=int, default=1, help="forward passes per step (default 1)")
     add(
-        "--size", choices=SIZES, help="512 x 512 squares, native pixels, or half as many a side (default 512)"
+        "--size",
+        choices=SIZES,
+        help="512 x 512 squares, native pixels, or half as many a side (default 512)",
     )
-    add("--crop", type=int, help="side of random crops in pixels of --size, 0 for none (default 320)")
+    add(
+        "--crop",
+        type=int,
+        help="side of random crops in pixels of --size, 0 for none (default 320)",
+    )
     add(
         "--max-class-share",
         type=float,
         help="of the largest class in a crop, else it is redrawn (default 0.75)",
     )
-    add("--on-fluid", type=float, default=0, help="share of crops that are placed onto fluid (default 0)")
-    add("--border", type=float, default=0, help="share of the crop's side by which origins may overshoot (0)")
-    add("--ungraded", choices=["background", "ignore"], default="background", help="columns nobody graded")
+    add(
+        "--on-fluid",
+        type=float,
+        default=0,
+        help="share of crops that are placed onto fluid (default 0)",
+    )
+    add(
+        "--border",
+        type=float,
+        default=0,
+        help="share of the crop's side by which origins may overshoot (0)",
+    )
+    add(
+        "--ungraded",
+        choices=["background", "ignore"],
+        default="background",
+        help="columns nobody graded",
+    )
     add("--flip", action=flag, default=False, help="mirror half of the crops left to right")
     add("--rotate", type=float, default=0, help="degrees, uniform in +- this (default 0)")
-    add("--shift", type=float, default=0, help="fraction of the side, uniform in +- this (default 0)")
+    add(
+        "--shift",
+        type=float,
+        default=0,
+        help="fraction of the side, uniform in +- this (default 0)",
+    )
     add("--zoom", type=float, default=0, help="factor, uniform in 1 +- this (default 0)")
-    add("--brightness", type=float, default=0, help="fraction of white, uniform in +- this (default 0)")
+    add(
+        "--brightness",
+        type=float,
+        default=0,
+        help="fraction of white, uniform in +- this (default 0)",
+    )
     add("--contrast", type=float, default=0, help="factor, uniform in 1 +- this (default 0)")
     add(
-        "--gamma", type=float, default=0, help="exponent, log-uniform in 1/(1 + this) to 1 + this (default 0)"
+        "--gamma",
+        type=float,
+        default=0,
+        help="exponent, log-uniform in 1/(1 + this) to 1 + this (default 0)",
     )
     add(
-        "--noise", type=float, default=0, help="standard deviation of speckle, fraction of the grey value (0)"
+        "--noise",
+        type=float,
+        default=0,
+        help="standard deviation of speckle, fraction of the grey value (0)",
     )
-    add("--loss", default="ce", help="ce, dice, focal, iou, ce+dice or ce+dice:W_CE,W_DICE (default ce)")
-    add("--aux-weight", type=float, help="of the auxiliary loss (default 1.0 for dice and focal, else 0.4)")
+    add(
+        "--loss",
+        default="ce",
+        help="ce, dice, focal, iou, ce+dice or ce+dice:W_CE,W_DICE (default ce)",
+    )
+    add(
+        "--aux-weight",
+        type=float,
+        help="of the auxiliary loss (default 1.0 for dice and focal, else 0.4)",
+    )
     add("--optimizer", default="sgd", help="sgd (momentum 0.9), adam or adamw (default sgd)")
     add("--lr", type=float, default=0.01, help="learning rate at the start (default 0.01)")
-    add("--lr-min", type=float, help="learning rate at the schedule's end (default 1e-4, at most --lr)")
+    add(
+        "--lr-min",
+        type=float,
+        help="learning rate at the schedule's end (default 1e-4, at most --lr)",
+    )
     add("--l2", type=float, default=1e-4, help="weight decay (default 1e-4)")
-    add("--schedule", default="poly", help="poly (ends at step 40000), cosine (with the run) or constant")
-    add("--warmup", type=int, default=0, help="steps of linear rise of the learning rate (default 0)")
-    add("--clip", type=float, default=0, help="largest norm of the gradient, 0 for any (default 0)")
-    add("--ema", type=float, default=0, help="decay per step of the weights' moving average, 0 for none (0)")
-    add("--tta", action=flag, default=False, help="score the mean over a scan and its mirror image")
+    add(
+        "--schedule",
+        default="poly",
+        help="poly (ends at step 40000), cosine (with the run) or constant",
+    )
+    add(
+        "--warmup",
+        type=int,
+        default=0,
+        help="steps of linear rise of the learning rate (default 0)",
+    )
+    add(
+        "--clip", type=float, default=0, help="largest norm of the gradient, 0 for any (default 0)"
+    )
+    add(
+        "--ema",
+        type=float,
+        default=0,
+        help="decay per step of the weights' moving average, 0 for none (0)",
+    )
+    add(
+        "--tta", action=flag, default=False, help="score the mean over a scan and its mirror image"
+    )
     add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
     add("--compile", action="store_true", help="torch.compile the training step")
-    add("--seed", type=int, default=0, help="of weights, batches, augmentation and random split (default 0)")
-    add("--eval-every", type=int, default=0, help="steps between validations (default: one at the end)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="of weights, batches, augmentation and random split (default 0)",
+    )
+    add(
+        "--eval-every",
+        type=int,
+        default=0,
+        help="steps between validations (default: one at the end)",
+    )
     add("--resume", action="store_true", help="continue the run in --out")
-    add("--out", type=Path, default=Path("runs/finetune"), help="run folder (default runs/finetune)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/finetune"),
+        help="run folder (default runs/finetune)",
+    )
     first = parser.parse_known_args()[0]
     defaults = RECIPES[first.recipe]
     if first.backbone and defaults.get("head") not in BACKBONES[first.backbone].HEADS:
@@ -188,14 +281,18 @@ def main() -> None:
         leaking = leak(small, training, validation)
         print(f"split: {split}, {sizes}; {leaking} of the latter have a neighbour in training")
         if split == "all":
-            print("note: the validation scans are those trained on; their scores say nothing about others")
+            print(
+                "note: the validation scans are those trained on; their scores say nothing about others"
+            )
 
     validate = Validation(small, native, validation, device, args.task, args.tta)
     data = training_set(small, native, training, args.task, args.size, args.ungraded, device)
     if replaced or args.weights == "none":
         start_at_shares(model, data.shares(len(model.classes)))
     before = validate.drawn(folded(model).to(device), RED) if args.task == "fluid" else None
-    trained = train({"model": model}, data, augment, recipe, args.out, validate, args.resume)["model"]
+    trained = train({"model": model}, data, augment, recipe, args.out, validate, args.resume)[
+        "model"
+    ]
     if not validate.counts:  # a resumed run that was complete
         validate({"model": trained})
     if rank == 0:
@@ -254,7 +351,11 @@ def settings(args: argparse.Namespace) -> tuple[Augment, Recipe]:
 
 def starting_network(args: argparse.Namespace) -> tuple[Segmenter, str]:
     """The network to fine-tune and a line that says where its weights come from."""
-    asked = {key: value for key in ("head", "backbone", "width") if (value := getattr(args, key)) is not None}
+    asked = {
+        key: value
+        for key in ("head", "backbone", "width")
+        if (value := getattr(args, key)) is not None
+    }
     if args.weights == "none":
         model = build_model(**asked)
         return model, f"fresh weights (seed {args.seed}), {_described(model)}"
@@ -323,9 +424,13 @@ def report(
         "counts_per_scan": validate.counts,
     }
     where = "SYNTHETIC scans" if origin["data_kind"] == "phantom" else "scans"
-    print(f"\n{len(validate.names)} validation {where}, split {origin['split']}, after {args.iters} steps")
+    print(
+        f"\n{len(validate.names)} validation {where}, split {origin['split']}, after {args.iters} steps"
+    )
     if "fluid" in args.task:
-        results["per_scan"] = fluid_table(model.classes.index("fluid"), pooled, validate.counts["study"])
+        results["per_scan"] = fluid_table(
+            model.classes.index("fluid"), pooled, validate.counts["study"]
+        )
     if "layers" in args.task:
         results |= layers_table(validate, pooled["native"]["dice"])
     save_model(model, out / "model.pt", extra=origin)
@@ -347,15 +452,21 @@ def second_opinion(args: argparse.Namespace, validate: Validation) -> Validation
         return None
     if absent := set(validate.names) - set(native.names):
         if ranks.rank() == 0:
-            print(f"\nno comparison with grader {3 - args.grader}, who left out {', '.join(sorted(absent))}")
+            print(
+                f"\nno comparison with grader {3 - args.grader}, who left out {', '.join(sorted(absent))}"
+            )
         return None
     indices = np.array([native.names.index(name) for name in validate.names], int)
     return Validation(small, native, indices, validate.device, args.task, args.tta)
 
 
-def report_second_opinion(args: argparse.Namespace, validate: Validation, other: Validation) -> None:
+def report_second_opinion(
+    args: argparse.Namespace, validate: Validation, other: Validation
+) -> None:
     """Print what the network and the first grader reach against the second, and add it to results.json."""
-    print(f"\nagainst grader {3 - args.grader}, at native size: the network, and grader {args.grader}")
+    print(
+        f"\nagainst grader {3 - args.grader}, at native size: the network, and grader {args.grader}"
+    )
     counts, errors_px = agreement(validate, other)
     network, human = (scores(of.sum(0)) for of in (other.counts["native"], counts))
     lines = []
@@ -369,7 +480,9 @@ def report_second_opinion(args: argparse.Namespace, validate: Validation, other:
         print(f"{name:34} {ours:7.4f} {theirs:7.4f}")
     path = args.out / "results.json"
     results = json.loads(path.read_text())
-    results["other_grader"] = {name: {"network": ours, "grader": theirs} for name, ours, theirs in lines}
+    results["other_grader"] = {
+        name: {"network": ours, "grader": theirs} for name, ours, theirs in lines
+    }
     write_json(path, results)
 
 
@@ -379,7 +492,11 @@ def fluid_table(fluid: int, pooled: dict[str, dict], counts: np.ndarray) -> dict
     study, native, graded = pooled.values()
     lines = [
         ("fluid at 256 x 256, pooled", study["dice"][fluid], study["iou"][fluid]),
-        (f"  per scan, {without['empty']} empty left out", without["mean_dice"], without["mean_iou"]),
+        (
+            f"  per scan, {without['empty']} empty left out",
+            without["mean_dice"],
+            without["mean_iou"],
+        ),
         ("  per scan, empty counting 1", with_empty["mean_dice"], with_empty["mean_iou"]),
         ("fluid at native size, pooled", native["dice"][fluid], native["iou"][fluid]),
         ("  in graded columns only", graded["dice"][fluid], graded["iou"][fluid]),
@@ -405,8 +522,12 @@ def layers_table(validate: Validation, dice: np.ndarray) -> dict:
     axial_um = (validate.native.scale_um or [None])[0]
     unit, factor = ("um", axial_um) if axial_um else ("px", 1)
     boundaries = over_scans(validate.errors_px, [*BOUNDARIES, "all"])
-    thickness, bias = (over_scans(validate.thickness_px[:, k] * factor, THICKNESSES) for k in (0, 1))
-    print(f"{'mean absolute error of boundaries':34} {'px':>7} {'sd':>7} {'um' * bool(axial_um):>7}")
+    thickness, bias = (
+        over_scans(validate.thickness_px[:, k] * factor, THICKNESSES) for k in (0, 1)
+    )
+    print(
+        f"{'mean absolute error of boundaries':34} {'px':>7} {'sd':>7} {'um' * bool(axial_um):>7}"
+    )
     for row in boundaries:
         um = f"{row['mean'] * axial_um:7.2f}" if axial_um else ""
         print(f"{row['name']:34} {row['mean']:7.3f} {row['sd'] or 0:7.3f} {um}")

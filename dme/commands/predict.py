@@ -52,7 +52,12 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help=f"files ({' '.join(SUFFIXES)}), folders, or phantom")
+    add(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help=f"files ({' '.join(SUFFIXES)}), folders, or phantom",
+    )
     add("--out", type=Path, help="results folder (default runs/predict, or runs/compare)")
     add("--task", choices=FINDS, default="fluid", help="what to find (default fluid)")
     add(
@@ -61,14 +66,38 @@ def parse_args() -> argparse.Namespace:
         metavar="NETWORK",
         help="name or file (default dme-fluid, for layers octlayers); given twice where it takes two",
     )
-    add("--backbone", choices=BACKBONES, help="what the network's must be (default: whatever it is)")
-    add("--threshold", type=float, default=0.5, help="fluid is where its probability is above (default 0.5)")
+    add(
+        "--backbone",
+        choices=BACKBONES,
+        help="what the network's must be (default: whatever it is)",
+    )
+    add(
+        "--threshold",
+        type=float,
+        default=0.5,
+        help="fluid is where its probability is above (default 0.5)",
+    )
     add("--tta", action="store_true", help="average with the mirrored scan: twice the time")
-    add("--scale", help="axial,lateral[,spacing] in um per pixel and B-scan (default: what the source says)")
-    add("--volume", action="store_true", help="the images of a folder are the B-scans of one volume")
+    add(
+        "--scale",
+        help="axial,lateral[,spacing] in um per pixel and B-scan (default: what the source says)",
+    )
+    add(
+        "--volume",
+        action="store_true",
+        help="the images of a folder are the B-scans of one volume",
+    )
     add("--eye", choices=EYES, help="right (OD) or left (OS): sectors become nasal and temporal")
-    add("--fovea", help="its column, from 0, and B-scan, as numbered in measurements.csv (default: centre)")
-    add("--compare", nargs=2, metavar=("A", "B"), help="results folders of two visits: what changed")
+    add(
+        "--fovea",
+        help="its column, from 0, and B-scan, as numbered in measurements.csv (default: centre)",
+    )
+    add(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="results folders of two visits: what changed",
+    )
     args = parser.parse_args()
     if bool(args.inputs) == bool(args.compare):
         parser.error("give INPUT (files, folders or the word phantom), or --compare A B")
@@ -80,7 +109,9 @@ def main() -> int:
     args = parse_args()
     if args.compare:
         return print_comparison(*args.compare, args.out)
-    scale_um = numbers("--scale", args.scale, "axial,lateral or axial,lateral,spacing", (2, 3), 1e-6)
+    scale_um = numbers(
+        "--scale", args.scale, "axial,lateral or axial,lateral,spacing", (2, 3), 1e-6
+    )
     fovea = numbers("--fovea", args.fovea, "column,B-scan", (2,), 0)
     if not 0 <= args.threshold < 1:
         raise InputError(f"--threshold {args.threshold} is out of range: give 0 or more, below 1")
@@ -110,7 +141,9 @@ def main() -> int:
         make_ready(args.out, args.inputs)
         write_json(args.out / "measurements.json", {"finished": False, **origin})
         for model in dict.fromkeys(networks.values()):
-            print(f"network: {model.weights_name} (sha256 {model.weights_sha256[:12]}), {origin['device']}")
+            print(
+                f"network: {model.weights_name} (sha256 {model.weights_sha256[:12]}), {origin['device']}"
+            )
         for source, reason in faults.items():
             work.skip(source, reason)
     ranks.total(torch.zeros(1, device=device))  # wait until the folder is ready
@@ -119,7 +152,9 @@ def main() -> int:
     if rank == 0:
         finish(args, origin, work, [note for item in items for note in item.notes])
     ranks.leave()
-    return int(rank == 0 and bool(work.skipped))  # torchrun would end rank 0 if another failed before it
+    return int(
+        rank == 0 and bool(work.skipped)
+    )  # torchrun would end rank 0 if another failed before it
 
 
 def choose_networks(
@@ -132,7 +167,9 @@ def choose_networks(
         require_arch(model, backbone=backbone)
     networks = {what: network_for(what, models) for what in FINDS[task]}
     if idle := [model.weights_name for model in models if model not in networks.values()]:
-        raise InputError(f"--task {task} has no use for {', '.join(idle)}: leave it out of --weights")
+        raise InputError(
+            f"--task {task} has no use for {', '.join(idle)}: leave it out of --weights"
+        )
     return networks
 
 
@@ -154,11 +191,15 @@ def make_ready(out: Path, inputs: list[str]) -> None:
     """A new or empty folder, or one with earlier results of ours, which are removed."""
     for text in inputs:
         if Path(text).resolve().is_relative_to(out.resolve()):
-            raise InputError(f"{text} lies in {out}, whose content is replaced: choose another --out")
+            raise InputError(
+                f"{text} lies in {out}, whose content is replaced: choose another --out"
+            )
     out.mkdir(parents=True, exist_ok=True)
     ours = (out / "measurements.json").is_file()
     if not ours and (others := [f.name for f in out.iterdir() if f.name[0] != "."]):
-        raise InputError(f"{out} holds other files ({others[0]}, ...): choose a new folder with --out")
+        raise InputError(
+            f"{out} holds other files ({others[0]}, ...): choose a new folder with --out"
+        )
     for name in (*FOLDERS, "maps", "retina_maps"):
         if (out / name).exists():
             shutil.rmtree(out / name)
@@ -174,7 +215,9 @@ def finish(args: argparse.Namespace, origin: dict, work: Work, notes: list[str])
     volumes = measure_volumes(out, work, args.eye, origin["settings"]["fovea"])
     unknown = sum(row["axial_um"] is None for row in rows)
     if unknown:
-        notes.append(f"scale unknown for {unknown} of {len(rows)} scans: pixels only; give it with --scale")
+        notes.append(
+            f"scale unknown for {unknown} of {len(rows)} scans: pixels only; give it with --scale"
+        )
         print(f"note: {notes[-1]}")
     if low := [row["scan"] for row in rows if row["height_px"] < LOW]:
         few = f"{len(low)} of {len(rows)} scans less than {LOW} px high ({low[0]})"
@@ -183,17 +226,21 @@ def finish(args: argparse.Namespace, origin: dict, work: Work, notes: list[str])
     if args.task == "both":
         outside = {row["scan"]: row[OUTSIDE[0]] + row[OUTSIDE[1]] for row in rows}
         if px := sum(outside.values()):
-            share = (
-                f"{px} of {sum(row['fluid_px'] for row in rows)} px of fluid lie above or below the retina"
+            share = f"{px} of {sum(row['fluid_px'] for row in rows)} px of fluid lie above or below the retina"
+            notes.append(
+                f"{share}, most in {max(outside, key=outside.get)}: there the boundaries are wrong"
             )
-            notes.append(f"{share}, most in {max(outside, key=outside.get)}: there the boundaries are wrong")
             print(f"note: {notes[-1]}")
     within = sum(v["last_measured"] - v["first_measured"] + 1 - v["bscans"] for v in volumes)
     if within:
-        notes.append(f"{within} B-scans missing within volumes: interpolated between their neighbours")
+        notes.append(
+            f"{within} B-scans missing within volumes: interpolated between their neighbours"
+        )
         print(f"note: {notes[-1]}")
     if beyond := sum(v["missing_bscans"] for v in volumes) - within:
-        notes.append(f"{beyond} B-scans missing at the end of volumes: their part of the volume is unknown")
+        notes.append(
+            f"{beyond} B-scans missing at the end of volumes: their part of the volume is unknown"
+        )
         print(f"note: {notes[-1]}")
     write_tables(out, args.task, rows, volumes)
     most = "retina_thickness_px" if args.task == "layers" else "fluid_px"
@@ -207,7 +254,11 @@ def finish(args: argparse.Namespace, origin: dict, work: Work, notes: list[str])
     write_json(out / "measurements.json", {"finished": True, **origin, **results})
 
     print(f"scale: {scales_text(rows)}")
-    wet = f", {sum(row['fluid_px'] > 0 for row in rows)} with fluid" if "fluid" in work.networks else ""
+    wet = (
+        f", {sum(row['fluid_px'] > 0 for row in rows)} with fluid"
+        if "fluid" in work.networks
+        else ""
+    )
     print(f"{len(rows)} scans{wet}; {len(work.skipped)} skipped")
     for v in volumes:
         print_volume(v)
@@ -215,7 +266,9 @@ def finish(args: argparse.Namespace, origin: dict, work: Work, notes: list[str])
     print(f"wrote {out}: open report.html; {made}, measurements.csv. Not a medical device.")
 
 
-def measure_volumes(out: Path, work: Work, eye: str | None, fovea: tuple[float, ...] | None) -> list[dict]:
+def measure_volumes(
+    out: Path, work: Work, eye: str | None, fovea: tuple[float, ...] | None
+) -> list[dict]:
     """Numbers of each volume, with its maps as pictures; what cannot be measured is reported."""
     volumes = []
     for name in dict.fromkeys(volume for volume, _ in work.columns):
@@ -232,12 +285,16 @@ def measure_volumes(out: Path, work: Work, eye: str | None, fovea: tuple[float, 
         for of, thickness in maps.items():
             key = {"fluid": "map", "retina": "retina_map"}[of]
             volume[key] = f"{key}s/{name}.png"
-            save_png(out / volume[key], volume_picture(volume, of, thickness, sorted(columns_px[of])))
+            save_png(
+                out / volume[key], volume_picture(volume, of, thickness, sorted(columns_px[of]))
+            )
         volumes.append(volume)
     return volumes
 
 
-def volume_picture(volume: dict, of: str, thickness: np.ndarray, predicted: list[int]) -> np.ndarray:
+def volume_picture(
+    volume: dict, of: str, thickness: np.ndarray, predicted: list[int]
+) -> np.ndarray:
     first, known = volume["first_bscan"], volume["spacing_um"] is not None
     if of == "fluid":
         size = f": {volume['fluid_volume_mm3']:.4f} mm3" if known else ""
@@ -265,7 +322,9 @@ def print_volume(volume: dict) -> None:
         found.append(f"fluid {volume['fluid_px']} px, {size}")
     if "retina_thickness_px" in volume:
         mean_um, cst_um = volume["retina_thickness_um"], volume["central_subfield_thickness_um"]
-        mean = f"{volume['retina_thickness_px']:.1f} px" if mean_um is None else f"{mean_um:.1f} um"
+        mean = (
+            f"{volume['retina_thickness_px']:.1f} px" if mean_um is None else f"{mean_um:.1f} um"
+        )
         cst = "unknown without scale, or with the fovea outside"
         if cst_um is not None:
             cst = f"{cst_um:.1f} um"

@@ -27,10 +27,15 @@ from dme.retina.wedge import saturated_wedge
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help=".mat file or folder (default: DME_DATA, else synthetic B-scans)")
-    parser.add_argument("--grader", type=int, default=1, help="whose annotations of .mat files: 1 or 2")
     parser.add_argument(
-        "--split", help="paper, random or subject:K/5 (default: paper for the Duke set, else random)"
+        "--data", help=".mat file or folder (default: DME_DATA, else synthetic B-scans)"
+    )
+    parser.add_argument(
+        "--grader", type=int, default=1, help="whose annotations of .mat files: 1 or 2"
+    )
+    parser.add_argument(
+        "--split",
+        help="paper, random or subject:K/5 (default: paper for the Duke set, else random)",
     )
     parser.add_argument(
         "--size", type=int, default=256, help="side of the square images that the study works on"
@@ -113,7 +118,9 @@ def print_study(found: dict) -> None:
     balance = f"{total['fluid_percent']:.2f} % of graded pixels, one in {found['graded_per_fluid_px']:.0f}"
     print(f"\nfluid: {balance}; {resized['fluid_percent']:.2f} % at {resized['size']} px")
     wide = f"over 1 % of the picture in {found['scans_over_1_percent_wedge']} B-scans"
-    print(f"saturated wedge (255 up to the top or bottom): {total['wedge_percent']:.2f} % of pixels, {wide}")
+    print(
+        f"saturated wedge (255 up to the top or bottom): {total['wedge_percent']:.2f} % of pixels, {wide}"
+    )
     sides = f"{split['train']} train, {split['validation']} validation B-scans"
     print(f"split {split['name']}: {sides}; of the latter")
     print(

@@ -16,7 +16,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="run.sh weights", description=f"{__doc__} Without arguments: list the known names."
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="download, verify and convert these")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="download, verify and convert these"
+    )
     parser.add_argument(
         "--convert",
         type=Path,
@@ -47,12 +49,20 @@ def main() -> None:
 
 def show_known() -> None:
     for name, entry in known().items():
-        where = "shipped" if "file" in entry else "downloaded" if path_of(name).is_file() else "not here"
+        where = (
+            "shipped"
+            if "file" in entry
+            else "downloaded"
+            if path_of(name).is_file()
+            else "not here"
+        )
         print(f"{name} ({where})")
         print(f"  network   {describe(entry['arch'])}")
         print(f"  trained   {entry['trained_on']}")
         score, value = next(iter(entry["reported"].items()))
-        print(f"  reported  {value} {'px' if score.endswith('_px') else '%'}: {entry['reported']['what']}")
+        print(
+            f"  reported  {value} {'px' if score.endswith('_px') else '%'}: {entry['reported']['what']}"
+        )
         print(f"  licence   {entry['licence']}")
         print(f"  source    {entry.get('url') or entry['file']}")
     print("download with ./run.sh weights NAME; nothing is downloaded unless asked for")

@@ -29,7 +29,10 @@ def run(main: Callable[[], int | None]) -> None:
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
     except OSError as e:
-        where, no_place = e.filename or "a file", (FileExistsError, NotADirectoryError, IsADirectoryError)
+        where, no_place = (
+            e.filename or "a file",
+            (FileExistsError, NotADirectoryError, IsADirectoryError),
+        )
         if isinstance(e, PermissionError):
             told = f"no permission for {where} ({e.strerror}); change it or choose another path"
         elif isinstance(e, no_place) or e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):

@@ -48,7 +48,9 @@ def _commit() -> str:
         return done.stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:  # installed inside another project
+        if (
+            Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT
+        ):  # installed inside another project
             return "unknown"
         return git("rev-parse", "--short=12", "HEAD") + (
             "+changes" if git("status", "--porcelain", "-uno") else ""

@@ -70,7 +70,10 @@ class Cache:
     @property
     def is_duke(self) -> bool:
         """Whether these are the 110 scans that Duke's graders annotated, by subjects and positions."""
-        return set(zip(self.subjects.tolist(), self.positions.tolist(), strict=True)) == DUKE_ANNOTATED
+        return (
+            set(zip(self.subjects.tolist(), self.positions.tolist(), strict=True))
+            == DUKE_ANNOTATED
+        )
 
     def graded(self, index: int) -> np.ndarray:
         """Columns of a native scan that somebody annotated, bool (W,); elsewhere no fluid only means unknown.
@@ -79,13 +82,16 @@ class Cache:
         all.
         """
         if self.size is not None:
-            raise ValueError(f"the columns of scans resized to {self.size} pixels; ask the native cache")
+            raise ValueError(
+                f"the columns of scans resized to {self.size} pixels; ask the native cache"
+            )
         if self.layers is not None and (known := np.isfinite(self.layers[index]).any(0)).any():
             return known
         columns = np.ones(self.images[index].shape[1], bool)
         if self.is_duke:
             first, end = (
-                side * len(columns) // DUKE_WIDTH for side in (GRADED_COLUMNS[0], GRADED_COLUMNS[1] + 1)
+                side * len(columns) // DUKE_WIDTH
+                for side in (GRADED_COLUMNS[0], GRADED_COLUMNS[1] + 1)
             )
             columns[:first] = columns[end:] = False
         return columns
@@ -112,17 +118,23 @@ def open_cache(source: Source, size: int | None = None, folder: Path | None = No
         return cache
     native = None if size is None else open_cache(source, None, folder)
     with _locked(path):
-        cache, problem = _read(path, source, size)  # another process may have built it while we waited
+        cache, problem = _read(
+            path, source, size
+        )  # another process may have built it while we waited
         if cache is not None:
             return cache
         if problem:
             print(f"cache {path} cannot be used ({problem}): building it again", file=sys.stderr)
-        for leftover in folder.glob(f".{path.name}.*.part"):  # of a killed build: a live one holds the lock
+        for leftover in folder.glob(
+            f".{path.name}.*.part"
+        ):  # of a killed build: a live one holds the lock
             leftover.unlink()
         _write(path, _collect(source) if native is None else _resized(native, size))
         cache, problem = _read(path, source, size)
     if cache is None:
-        raise InputError(f"cache {path} reads back wrong just after writing ({problem}): check the disk")
+        raise InputError(
+            f"cache {path} reads back wrong just after writing ({problem}): check the disk"
+        )
     return cache
 
 
@@ -159,7 +171,14 @@ def _read(path: Path, source: Source, size: int | None) -> tuple[Cache | None, s
             layers=_unpack(arrays["layers"], layer_shapes) if "layers" in arrays else None,
         )
         return cache, None
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as e:  # h5py on bad bytes
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as e:  # h5py on bad bytes
         return None, " ".join(str(e).split()).strip("\"'")
 
 
@@ -184,7 +203,8 @@ def _checksum(array: np.ndarray) -> int:
 
 def _write(path: Path, cache: Cache) -> None:
     arrays = {
-        key: np.array([text.encode() for text in getattr(cache, key)], "S") for key in ("names", "notes")
+        key: np.array([text.encode() for text in getattr(cache, key)], "S")
+        for key in ("names", "notes")
     }
     arrays |= {"subjects": cache.subjects, "positions": cache.positions}
     arrays["shapes"] = np.array([image.shape for image in cache.images], np.int64)
@@ -193,7 +213,10 @@ def _write(path: Path, cache: Cache) -> None:
             arrays[key] = np.concatenate([part.ravel() for part in getattr(cache, key)])
     creator = f"dme cache {FORMAT}, h5py {h5py.__version__}, Pillow {PIL.__version__}"
     try:
-        with atomic_path(path) as part, h5py.File(part, "w", libver=("v110", "v110"), locking=False) as file:
+        with (
+            atomic_path(path) as part,
+            h5py.File(part, "w", libver=("v110", "v110"), locking=False) as file,
+        ):
             file.attrs["format"], file.attrs["size"] = FORMAT, cache.size or 0
             for key in ("kind", "description", "source_sha256"):
                 file.attrs[key] = np.bytes_(getattr(cache, key).encode())
@@ -209,7 +232,10 @@ def _write(path: Path, cache: Cache) -> None:
 
 
 def _collect(source: Source) -> Cache:
-    scans = [_checked(s) for s in tqdm(source.scans(), desc=f"caching {source.description}", unit="scan")]
+    scans = [
+        _checked(s)
+        for s in tqdm(source.scans(), desc=f"caching {source.description}", unit="scan")
+    ]
     if not scans:
         raise InputError(f"no B-scans in {source.description}, expected at least one")
     if len({scan.image.ndim for scan in scans}) > 1:
@@ -221,7 +247,9 @@ def _collect(source: Source) -> Cache:
         raise InputError(f"{found}: expected all or none of them labelled")
     ungraded = [scan for scan in scans if scan.layers is None]
     if 0 < len(ungraded) < len(scans):
-        notes.append(f"{len(ungraded)} of {len(scans)} scans have no layers: taken as ungraded (NaN)")
+        notes.append(
+            f"{len(ungraded)} of {len(scans)} scans have no layers: taken as ungraded (NaN)"
+        )
         for scan in ungraded:
             scan.layers = np.full((8, scan.image.shape[1]), np.nan, np.float32)
     scales = {scan.scale_um for scan in scans}
@@ -239,7 +267,9 @@ def _collect(source: Source) -> Cache:
         positions=np.array([scan.position for scan in scans], np.int64),
         images=[scan.image for scan in scans],
         fluid=None if unlabelled else [scan.fluid for scan in scans],
-        layers=None if scans[0].layers is None else [scan.layers.astype(np.float32) for scan in scans],
+        layers=None
+        if scans[0].layers is None
+        else [scan.layers.astype(np.float32) for scan in scans],
     )
 
 
@@ -247,14 +277,25 @@ def _checked(scan: BScan) -> BScan:
     """The same scan, or InputError saying which scan is wrong and how."""
     image, fluid, layers = scan.image, scan.fluid, scan.layers
     found = expected = None
-    if image.dtype != np.uint8 or image.ndim < 2 or image.shape[2:] not in ((), (3,)) or image.size == 0:
+    if (
+        image.dtype != np.uint8
+        or image.ndim < 2
+        or image.shape[2:] not in ((), (3,))
+        or image.size == 0
+    ):
         found, expected = f"image is {image.dtype} {image.shape}", "uint8 (H, W) or (H, W, 3)"
     elif fluid is not None and (fluid.dtype != np.uint8 or fluid.shape != image.shape[:2]):
         found, expected = f"fluid is {fluid.dtype} {fluid.shape}", f"uint8 {image.shape[:2]}"
     elif fluid is not None and (wrong := (fluid > 1) & (fluid != IGNORE)).any():
-        found, expected = f"fluid holds {np.unique(fluid[wrong]).tolist()}", "only 0, 1 and 255 (unknown)"
+        found, expected = (
+            f"fluid holds {np.unique(fluid[wrong]).tolist()}",
+            "only 0, 1 and 255 (unknown)",
+        )
     elif layers is not None and (layers.dtype.kind != "f" or layers.shape != (8, image.shape[1])):
-        found, expected = f"layers are {layers.dtype} {layers.shape}", f"float (8, {image.shape[1]})"
+        found, expected = (
+            f"layers are {layers.dtype} {layers.shape}",
+            f"float (8, {image.shape[1]})",
+        )
     if found:
         raise InputError(f"scan {scan.name}: {found}, expected {expected}")
     return scan
@@ -275,11 +316,16 @@ def _resized(native: Cache, size: int) -> Cache:
             fluid[i][unknown == 1] = IGNORE
     scale_um, notes = native.scale_um, native.notes
     if scale_um is not None and isinstance(native.images, list):
-        scale_um, notes = None, [*notes, f"scans of several shapes resized to {size} x {size}: scale unknown"]
+        scale_um, notes = (
+            None,
+            [*notes, f"scans of several shapes resized to {size} x {size}: scale unknown"],
+        )
     elif scale_um is not None:
         (axial, lateral, spacing), (height, width) = scale_um, native.images.shape[1:3]
         scale_um = (axial * height / size, lateral * width / size, spacing)
-    return replace(native, size=size, scale_um=scale_um, images=images, fluid=fluid, layers=None, notes=notes)
+    return replace(
+        native, size=size, scale_um=scale_um, images=images, fluid=fluid, layers=None, notes=notes
+    )
 
 
 @contextlib.contextmanager

@@ -31,7 +31,9 @@ def open_folder(root: Path) -> Source:
     images = files_in(image_folder, IMAGE_SUFFIXES)
     if not images:
         inside = listing(sorted(f.name for f in root.iterdir())) or "nothing"
-        raise InputError(f"no Subject_NN.mat and no images in {image_folder}; {root} holds {inside}")
+        raise InputError(
+            f"no Subject_NN.mat and no images in {image_folder}; {root} holds {inside}"
+        )
     mask_folders = [root / name for name in ("fluid", "masks") if (root / name).is_dir()]
     if len(mask_folders) == 2:
         raise InputError(f"{root} has both fluid/ and masks/: keep one")
@@ -46,20 +48,30 @@ def open_folder(root: Path) -> Source:
         notes.append("no index.csv: subject and position come from the file names (subjectNN_MM)")
     else:
         rows = [_Row(1, i, name) for i, name in enumerate(images)]
-        notes.append("no index.csv: subjects unknown (all called 1: no split by subject), positions by name")
+        notes.append(
+            "no index.csv: subjects unknown (all called 1: no split by subject), positions by name"
+        )
     rows.sort()
     for a, b in zip(rows, rows[1:], strict=False):
         if a[:2] == b[:2]:
-            raise InputError(f"{root}: {a.name} and {b.name} are both subject {a[0]}, B-scan {a[1]}")
+            raise InputError(
+                f"{root}: {a.name} and {b.name} are both subject {a[0]}, B-scan {a[1]}"
+            )
     names = {row.name for row in rows}
     if mask_folders and (missing := [row.name for row in rows if row.name not in fluid]):
-        raise InputError(f"{mask_folders[0]}: no mask for {listing(missing)}; if it has no fluid, add zeros")
+        raise InputError(
+            f"{mask_folders[0]}: no mask for {listing(missing)}; if it has no fluid, add zeros"
+        )
     if lossy := [file for file in fluid.values() if file.suffix.lower() in (".jpg", ".jpeg")]:
         raise InputError(f"{lossy[0]}: JPEG changes labels; save masks as PNG")
     if not mask_folders:
         notes.append("no folder fluid/ or masks/: scans without fluid labels")
     used = index
-    for label, files in [("images not in index.csv", images), ("masks", fluid), ("boundaries", layers)]:
+    for label, files in [
+        ("images not in index.csv", images),
+        ("masks", fluid),
+        ("boundaries", layers),
+    ]:
         used = used + [files[name] for name in names if name in files]
         if extra := [name for name in files if name not in names]:
             notes.append(f"{label} without use, left out: {listing(extra)}")
@@ -98,14 +110,18 @@ def read_index(path: Path, images: dict[str, Path]) -> list[_Row]:
                     raise ValueError
                 rows.append(_Row(subject, position, name, scale_um or None))
     except (ValueError, TypeError, csv.Error) as e:  # UnicodeDecodeError is a ValueError
-        wanted = f"UTF-8, subject >= 1, bscan >= 0, and {', '.join(SCALE_COLUMNS)} > 0 or all empty"
+        wanted = (
+            f"UTF-8, subject >= 1, bscan >= 0, and {', '.join(SCALE_COLUMNS)} > 0 or all empty"
+        )
         raise InputError(f"{path} line {line}: expected {wanted}") from e
     if not rows:
         raise InputError(f"{path} has no rows: list one image per line or remove the file")
     return rows
 
 
-def _read_folder(source, rows: list[_Row], images: dict, fluid: dict, layers: dict) -> Iterator[BScan]:
+def _read_folder(
+    source, rows: list[_Row], images: dict, fluid: dict, layers: dict
+) -> Iterator[BScan]:
     """Survey the whole set (grey range, meaning of mask values, whether it is the Duke set), then yield."""
     peak, sizes, values = 0, set(), set()
     for row in rows:
@@ -116,7 +132,9 @@ def _read_folder(source, rows: list[_Row], images: dict, fluid: dict, layers: di
             mask = read_mask(fluid[row.name])
             values.update(np.unique(mask).tolist())
             if mask.shape != pixels.shape[:2]:
-                raise InputError(f"{fluid[row.name]}: mask is {mask.shape}, its image is {pixels.shape[:2]}")
+                raise InputError(
+                    f"{fluid[row.name]}: mask is {mask.shape}, its image is {pixels.shape[:2]}"
+                )
     if fluid:
         lookup, meaning = mask_lookup(values)
         source.note(f"masks: {meaning}")

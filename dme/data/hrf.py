@@ -31,19 +31,29 @@ def open_hrf(path: str | Path | None = None, scale: float = 1.0) -> Source:
     """
     path = path or os.environ.get("HRF_DATA")
     if not path:
-        raise InputError("no fundus photographs: give --data or HRF_DATA the folder of the unpacked HRF set")
+        raise InputError(
+            "no fundus photographs: give --data or HRF_DATA the folder of the unpacked HRF set"
+        )
     if not 0 < scale <= 1:
-        raise InputError(f"scale is {scale}; it must be above 0 and at most 1, the photographs' own size")
+        raise InputError(
+            f"scale is {scale}; it must be above 0 and at most 1, the photographs' own size"
+        )
     root = Path(path)
     folders = [root / name for name in ("images", "vessels", "manual1") if (root / name).is_dir()]
     if len(folders) < 2 or folders[0].name != "images":
-        raise InputError(f"{root} has no images/ beside vessels/ or manual1/; give the unpacked HRF set")
-    images, masks = ({f.stem.lower(): f for f in sorted(folder.iterdir())} for folder in folders[:2])
+        raise InputError(
+            f"{root} has no images/ beside vessels/ or manual1/; give the unpacked HRF set"
+        )
+    images, masks = (
+        {f.stem.lower(): f for f in sorted(folder.iterdir())} for folder in folders[:2]
+    )
     names = [f"{number:02d}_{group}" for number in range(1, 16) for group in GROUPS]
     missing = [name for name in names if name not in images or name not in masks]
     if missing:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise InputError(f"{root} lacks image or mask of {len(missing)} of the 45 photographs: {some}")
+        raise InputError(
+            f"{root} lacks image or mask of {len(missing)} of the 45 photographs: {some}"
+        )
     digest = hashlib.sha256(f"hrf {scale}".encode())
     for name in names:
         digest.update(f"{sha256_file(images[name])} {sha256_file(masks[name])}\n".encode())
@@ -64,11 +74,15 @@ def _read(image_file: Path, mask_file: Path, scale: float) -> tuple[np.ndarray, 
     for file, mode in ((image_file, "RGB"), (mask_file, "L")):
         try:
             pictures.append(Image.open(file).convert(mode))
-        except Exception as e:  # Pillow raises OSError, SyntaxError, ValueError, ... on broken files
+        except (
+            Exception
+        ) as e:  # Pillow raises OSError, SyntaxError, ValueError, ... on broken files
             raise InputError(f"cannot read {file}: {e}; unpack the HRF set again") from e
     image, mask = pictures
     if image.size != mask.size:
-        raise InputError(f"{image_file} is {_size(image)} pixels, its mask {_size(mask)}; they must agree")
+        raise InputError(
+            f"{image_file} is {_size(image)} pixels, its mask {_size(mask)}; they must agree"
+        )
     mask = mask.point(lambda value: 255 * (value > 0))
     if scale != 1 and image.size != tuple(round(side * scale) for side in SIZE):
         size = [max(1, round(side * scale)) for side in image.size]

@@ -16,7 +16,11 @@ def read_pixels(path: Path, palette_colours: bool = True) -> np.ndarray:
         with Image.open(path) as image:
             pages = getattr(image, "n_frames", 1)
             image.load()
-            if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "PA") or image.mode == "P" and palette_colours:
+            if (
+                image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "PA")
+                or image.mode == "P"
+                and palette_colours
+            ):
                 image = image.convert("RGB")
             pixels = np.asarray(image)
     except Exception as e:  # Pillow raises OSError, SyntaxError, ValueError, ... on broken files
@@ -48,8 +52,15 @@ def to_grey_uint8(pixels: np.ndarray, peak: int | None = None) -> tuple[np.ndarr
         pixels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
         how.append("colour converted to grey by Rec. 601 luma")
     pixels = pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels
-    if pixels.ndim != 2 or pixels.dtype.kind not in "bui" or pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}, expected 8- or 16-bit grey or 8-bit RGB")
+    if (
+        pixels.ndim != 2
+        or pixels.dtype.kind not in "bui"
+        or pixels.min() < 0
+        or pixels.max() > 65535
+    ):
+        raise ValueError(
+            f"pixels are {pixels.dtype} {pixels.shape}, expected 8- or 16-bit grey or 8-bit RGB"
+        )
     if pixels.dtype == bool:
         pixels, how = pixels.astype(np.uint8) * 255, [*how, "1-bit image scaled to 0 and 255"]
     elif pixels.dtype != np.uint8:
@@ -64,14 +75,20 @@ def read_mask(path: Path) -> np.ndarray:
     mask = read_pixels(path, palette_colours=False)
     if mask.ndim == 2 and mask.max(initial=0) <= 1:
         colours = read_pixels(path)
-        if colours.ndim == 3 and np.isin(colours, (0, 255)).all() and not np.ptp(colours, axis=2).any():
+        if (
+            colours.ndim == 3
+            and np.isin(colours, (0, 255)).all()
+            and not np.ptp(colours, axis=2).any()
+        ):
             mask = colours[:, :, 0] // 255
     if mask.ndim == 3:
         if mask.shape[2] > 2 and np.ptp(mask[:, :, :3], axis=2).any():
             raise InputError(f"{path}: a coloured mask; save it as grey, palette or 1-bit PNG")
         mask = mask[:, :, 0]
     if mask.dtype.kind not in "bui" or mask.min() < 0 or mask.max() > 255:
-        raise InputError(f"{path}: mask values {mask.min()}..{mask.max()}, expected whole numbers 0..255")
+        raise InputError(
+            f"{path}: mask values {mask.min()}..{mask.max()}, expected whole numbers 0..255"
+        )
     return mask.astype(np.uint8)
 
 
@@ -82,33 +99,49 @@ def mask_lookup(values: set[int]) -> tuple[np.ndarray, str]:
     """
     ids = sorted(values - {0, 255})
     if 255 in values and len(ids) > 64:
-        raise InputError(f"masks hold {len(ids)} values between 0 and 255: interpolated? resize with nearest")
+        raise InputError(
+            f"masks hold {len(ids)} values between 0 and 255: interpolated? resize with nearest"
+        )
     lookup = np.ones(256, np.uint8)
     lookup[0] = 0
     if not ids:
         return lookup, "binary 0/255, 255 is fluid" if 255 in values else "all empty"
     lookup[255] = IGNORE
-    meaning = "binary 0/1, 1 is fluid" if ids == [1] else f"instance ids {ids[0]}..{ids[-1]}, fluid is id > 0"
+    meaning = (
+        "binary 0/1, 1 is fluid"
+        if ids == [1]
+        else f"instance ids {ids[0]}..{ids[-1]}, fluid is id > 0"
+    )
     return lookup, meaning + (", 255 is ignore" if 255 in values else "")
 
 
 def read_boundaries(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     try:
         rows = np.load(path, allow_pickle=False)
-    except Exception as e:  # NumPy raises OSError, ValueError, TokenError, BadZipFile, ... on broken files
+    except (
+        Exception
+    ) as e:  # NumPy raises OSError, ValueError, TokenError, BadZipFile, ... on broken files
         raise InputError(f"{path}: not a readable .npy array ({e})") from e
     if not isinstance(rows, np.ndarray):
-        raise InputError(f"{path}: an archive of arrays (.npz), expected one array; save it by numpy.save")
+        raise InputError(
+            f"{path}: an archive of arrays (.npz), expected one array; save it by numpy.save"
+        )
     if rows.shape != (8, shape[1]) or rows.dtype.kind not in "uif":
-        raise InputError(f"{path}: {rows.dtype} {rows.shape}, expected numbers (8, width {shape[1]})")
+        raise InputError(
+            f"{path}: {rows.dtype} {rows.shape}, expected numbers (8, width {shape[1]})"
+        )
     if (rows < 0).any() or (rows > shape[0]).any():
         found = f"rows {np.nanmin(rows):g}..{np.nanmax(rows):g}"
         raise InputError(f"{path}: {found} leave the image, {shape[0]} px high")
     repaired, crossing = repair_boundaries(rows)
     if crossing.max() > MAX_CROSSING_PX:
         k, column = np.unravel_index(crossing.argmax(), crossing.shape)
-        found = f"boundary {k + 1} lies {crossing.max():.1f} px above an upper one in column {column}"
-        raise InputError(f"{path}: {found}; only crossings up to {MAX_CROSSING_PX:g} px are repaired")
+        found = (
+            f"boundary {k + 1} lies {crossing.max():.1f} px above an upper one in column {column}"
+        )
+        raise InputError(
+            f"{path}: {found}; only crossings up to {MAX_CROSSING_PX:g} px are repaired"
+        )
     return repaired, crossing
 
 

@@ -30,10 +30,14 @@ def open_source(path: str | Path | None = None, grader: int = 1) -> Source:
         digest = hashlib.sha256(f"phantom_set() version {phantom.VERSION}\n".encode()).hexdigest()
         why = "as asked" if path else "no DME_DATA given"
         text = f"SYNTHETIC phantom B-scans, {why} (results say nothing about real scans)"
-        return Source("phantom", "", digest, text, lambda source, labelled_only: phantom.phantom_set())
+        return Source(
+            "phantom", "", digest, text, lambda source, labelled_only: phantom.phantom_set()
+        )
     root = Path(path)
     if not root.exists():
-        raise InputError(f"no such file or folder: {root}; give a .mat file or a folder (--data or DME_DATA)")
+        raise InputError(
+            f"no such file or folder: {root}; give a .mat file or a folder (--data or DME_DATA)"
+        )
     if root.is_file() and root.suffix.lower() != ".mat":
         raise InputError(
             f"{root} is neither a .mat file nor a folder: unpack archives, put images in a folder"
@@ -41,5 +45,7 @@ def open_source(path: str | Path | None = None, grader: int = 1) -> Source:
     if root.is_file() or files_in(root, (".mat",)):
         return open_mat(root, grader)
     if grader != 1:
-        raise InputError(f"no grader {grader} in {root}: only .mat files have two; a folder has grader 1")
+        raise InputError(
+            f"no grader {grader} in {root}: only .mat files have two; a folder has grader 1"
+        )
     return open_folder(root)

@@ -35,7 +35,9 @@ from dme.data.phantom_anatomy import (
     smooth_noise,
 )
 
-VERSION = 1  # raise it when any pixel or label changes, here or in phantom_anatomy: caches tell by it
+VERSION = (
+    1  # raise it when any pixel or label changes, here or in phantom_anatomy: caches tell by it
+)
 
 # u:grey level. u = k at boundary k (0 ILM ... 7 RPE/choroid), linear between; a unit is 10 px above the ILM
 # and below the RPE. From top to bottom: vitreous, NFL, GCL+IPL, INL, OPL, ONL, IS/OS, RPE, choroid.
@@ -46,7 +48,10 @@ LEVELS = """-1:5 -.6:20 -.3:33 -.12:55
 """
 LEVEL_U, LEVEL_GREY = np.array([pair.split(":") for pair in LEVELS.split()], np.float64).T
 SPECKLE_SD = 0.47  # of the log intensity: contrast 0.5 and skew 1.7, as in the real NFL
-NOISE_SHAPE, NOISE_FLOOR = 2.0, 0.33  # gamma; share of its mean that the device subtracts: 13 % zeros
+NOISE_SHAPE, NOISE_FLOOR = (
+    2.0,
+    0.33,
+)  # gamma; share of its mean that the device subtracts: 13 % zeros
 
 
 def log_level(grey: np.ndarray | float) -> np.ndarray | float:
@@ -67,11 +72,17 @@ class Canvas:
 
 def blank_canvas(eye: Eye, bounds: np.ndarray, size: tuple[int, int]) -> Canvas:
     """Plain layers: every pixel has the brightness of its layer coordinate. bounds: (8, 768)."""
-    rows, cols = ((np.arange(n) + 0.5) * full / n - 0.5 for n, full in zip(size, (ROWS, COLS), strict=True))
+    rows, cols = (
+        (np.arange(n) + 0.5) * full / n - 0.5 for n, full in zip(size, (ROWS, COLS), strict=True)
+    )
     bounds = np.stack([np.interp(cols, X, b) for b in bounds])
     knots = np.vstack([bounds[:1] - 10, bounds, bounds[7:] + 330 * eye.choroid])
-    u = np.stack([np.interp(rows, k, [-1.0, *range(8), 40]) for k in knots.T], axis=1).astype(np.float32)
-    return Canvas(rows, cols, bounds, u, np.interp(u, LEVEL_U, log_level(LEVEL_GREY)).astype(np.float32))
+    u = np.stack([np.interp(rows, k, [-1.0, *range(8), 40]) for k in knots.T], axis=1).astype(
+        np.float32
+    )
+    return Canvas(
+        rows, cols, bounds, u, np.interp(u, LEVEL_U, log_level(LEVEL_GREY)).astype(np.float32)
+    )
 
 
 def row_at(bounds: np.ndarray, u: float) -> np.ndarray:
@@ -115,13 +126,18 @@ def add_vessels(rng: Generator, eye: Eye, z: float, c: Canvas) -> None:
     """Retinal vessels, denser towards the disc, none at the fovea: bright, with a shadow on all below."""
     for _ in range(rng.poisson(11)):
         nasal, depth, strength = rng.beta(1.6, 1), rng.uniform(0.5, 1.3), rng.uniform(0.3, 1.7)
-        x, sigma = COLS / 2 + eye.side * (nasal - 0.5) * COLS, rng.uniform(0.8, 2.2) * (1 + 0.6 * nasal)
+        x, sigma = (
+            COLS / 2 + eye.side * (nasal - 0.5) * COLS,
+            rng.uniform(0.8, 2.2) * (1 + 0.6 * nasal),
+        )
         if columns_from(eye.fovea, x, z) > 45:
             near = np.flatnonzero(np.abs(c.cols - x) < 3 * sigma)
             u = c.u[:, near]
             shadow = np.clip((u - depth) / 0.4, 0, 1) * np.clip((16 - u) / 9, 0, 1)
             wall = 0.5 * np.exp(-(((u - depth) / 0.3) ** 2))
-            c.log_r[:, near] += (wall - strength * shadow) * np.exp(-0.5 * ((c.cols[near] - x) / sigma) ** 2)
+            c.log_r[:, near] += (wall - strength * shadow) * np.exp(
+                -0.5 * ((c.cols[near] - x) / sigma) ** 2
+            )
 
 
 def add_cysts(rng: Generator, cysts: list[Cyst], c: Canvas) -> np.ndarray:
@@ -137,13 +153,17 @@ def add_cysts(rng: Generator, cysts: list[Cyst], c: Canvas) -> np.ndarray:
         bounds, rows = c.bounds[:, near], c.rows[:, None]
         top, bottom = row_at(bounds, cyst.top), row_at(bounds, cyst.bottom)
         across, power = (c.cols[near] - cyst.x) / cyst.radius_x, 2.1 + cyst.x % 0.8
-        radius_y = np.minimum((bottom - top) / 2, 7.6 * cyst.radius_x)  # in um, 2.6 times as tall as wide
+        radius_y = np.minimum(
+            (bottom - top) / 2, 7.6 * cyst.radius_x
+        )  # in um, 2.6 times as tall as wide
         centre = (top + bottom) / 2 + 0.1 * radius_y * np.sin(3 * across + cyst.x)  # a little wavy
         norm = np.abs(across) ** power + np.abs((rows - centre) / radius_y) ** power
         inside_px = (1 - norm ** (1 / power)) * np.minimum(cyst.radius_x, radius_y)
         inside_px = np.minimum(inside_px, np.minimum(rows - bounds[0] - 2, bounds[6] - 1 - rows))
         share = np.clip(inside_px / fade_px + 0.5, 0, 1)
-        c.log_r[:, near] += share * (level - c.log_r[:, near]) + 0.4 * np.exp(-((inside_px + 1.4) ** 2))
+        c.log_r[:, near] += share * (level - c.log_r[:, near]) + 0.4 * np.exp(
+            -((inside_px + 1.4) ** 2)
+        )
         fluid[:, near] |= inside_px > 0
     if cysts and not fluid.any():
         column = np.abs(c.cols - cysts[-1].x).argmin()
@@ -177,13 +197,23 @@ def detect(rng: Generator, c: Canvas, noise_grey: float, frame_rows: np.ndarray)
 
     frame_rows (H, W): row in the frame as acquired; the noise falls with it as exp(-3.7 (row / 496) ** 1.7).
     """
-    averaged = min(1.0, 1.6 * np.sqrt(c.u.size / (ROWS * COLS)))  # a coarse pixel averages several grains
+    averaged = min(
+        1.0, 1.6 * np.sqrt(c.u.size / (ROWS * COLS))
+    )  # a coarse pixel averages several grains
     speckle = averaged * SPECKLE_SD * grain(rng, c.u.shape, (0.95, 0.7), (1.6, 2.4))
     signal = np.exp(c.log_r + speckle - 0.5 * (averaged * SPECKLE_SD) ** 2)
     normal = averaged * grain(rng, c.u.shape, (0.76, 0.62))
-    gamma = (1 - 1 / (9 * NOISE_SHAPE) + normal / (3 * np.sqrt(NOISE_SHAPE))) ** 3  # Wilson-Hilferty, mean 1
-    power = (noise_grey / 255) ** 4 * np.exp(-3.7 * (np.arange(ROWS) / ROWS) ** 1.7) / (1 - NOISE_FLOOR)
-    noise = power.astype(np.float32)[frame_rows.clip(0, ROWS - 1).astype(np.int64)] * (gamma - NOISE_FLOOR)
+    gamma = (
+        1 - 1 / (9 * NOISE_SHAPE) + normal / (3 * np.sqrt(NOISE_SHAPE))
+    ) ** 3  # Wilson-Hilferty, mean 1
+    power = (
+        (noise_grey / 255) ** 4
+        * np.exp(-3.7 * (np.arange(ROWS) / ROWS) ** 1.7)
+        / (1 - NOISE_FLOOR)
+    )
+    noise = power.astype(np.float32)[frame_rows.clip(0, ROWS - 1).astype(np.int64)] * (
+        gamma - NOISE_FLOOR
+    )
     return 255 * np.sqrt(np.sqrt(np.clip(signal + noise, 0, 1)))
 
 
@@ -195,7 +225,9 @@ def frame_offset(rng: Generator, eye: Eye, c: Canvas) -> np.ndarray:
     return np.round((np.clip(rng.normal(5, 23), least, most) + slope) / pixel) * pixel
 
 
-def blank_outside(rng: Generator, image: np.ndarray, frame_rows: np.ndarray, cols: np.ndarray) -> None:
+def blank_outside(
+    rng: Generator, image: np.ndarray, frame_rows: np.ndarray, cols: np.ndarray
+) -> None:
     """What the frame does not cover is 255: wedges above or below, a few columns; at times a black margin."""
     columns, black = rng.integers(-3, 4), rng.exponential(10) * (rng.random() < 0.3)
     from_side = cols if columns > 0 else COLS - 1 - cols
@@ -204,9 +236,13 @@ def blank_outside(rng: Generator, image: np.ndarray, frame_rows: np.ndarray, col
     image[(frame_rows < -0.5) | (frame_rows > ROWS - 0.5)] = 255
 
 
-def draw_scan(eye: Eye, subject: int, z: int, seed: int, size: tuple[int, int], wet: bool = True) -> BScan:
+def draw_scan(
+    eye: Eye, subject: int, z: int, seed: int, size: tuple[int, int], wet: bool = True
+) -> BScan:
     """Scan `z` of an eye, (height, width) = `size`, without its cysts unless `wet`."""
-    rng, grain_rng = (default_rng([seed, subject, z, k]) for k in (1, 2))  # only grain depends on the size
+    rng, grain_rng = (
+        default_rng([seed, subject, z, k]) for k in (1, 2)
+    )  # only grain depends on the size
     cysts = cut_cysts(eye.cysts, z) if wet else []
     c = blank_canvas(eye, boundary_rows(rng, eye, z, layer_thickness(rng, eye, z, cysts)), size)
     add_texture(rng, c)
@@ -214,7 +250,9 @@ def draw_scan(eye: Eye, subject: int, z: int, seed: int, size: tuple[int, int], 
     add_vessels(rng, eye, z, c)
     add_foci(rng, eye, c)
     fluid = add_cysts(rng, cysts, c)
-    capillaries = np.interp(c.cols, X, 0.16 * smooth_noise(rng, 1.5) + 0.2 * smooth_noise(rng, 6))  # shadows
+    capillaries = np.interp(
+        c.cols, X, 0.16 * smooth_noise(rng, 1.5) + 0.2 * smooth_noise(rng, 6)
+    )  # shadows
     c.log_r += capillaries * np.clip((c.u - 1) / 2, 0, 1) * np.clip((20 - c.u) / 12, 0, 1)
     gain = log_level(eye.gain + rng.normal(0, 6)) - log_level(160) + 0.25 * smooth_noise(rng, 70)
     dim = np.exp(-np.minimum(c.cols, COLS - 1 - c.cols) / 4)  # towards the first and last column
@@ -241,7 +279,9 @@ def _check(height: int, width: int, seed: int) -> None:
         raise InputError(f"phantom seed {seed} is negative: choose one from 0")
 
 
-def phantom_bscan(seed: int, height: int = ROWS, width: int = COLS, fluid: bool | None = None) -> BScan:
+def phantom_bscan(
+    seed: int, height: int = ROWS, width: int = COLS, fluid: bool | None = None
+) -> BScan:
     """One scan of an eye of its own, subject seed + 1; exact labels: fluid (H, W) 0/1, layers (8, W), no NaN.
 
     fluid: True for a scan with some, False for one without, None as it falls (more than a quarter show
@@ -256,7 +296,11 @@ def phantom_bscan(seed: int, height: int = ROWS, width: int = COLS, fluid: bool 
 
 
 def phantom_set(
-    subjects: int = 10, scans_per_subject: int = 11, height: int = ROWS, width: int = COLS, seed: int = 0
+    subjects: int = 10,
+    scans_per_subject: int = 11,
+    height: int = ROWS,
+    width: int = COLS,
+    seed: int = 0,
 ) -> Iterator[BScan]:
     """Scans of `subjects` eyes, one after the other, laid out as the real set; severity is spread evenly.
 
@@ -267,7 +311,9 @@ def phantom_set(
     if subjects < 1 or not 1 <= scans_per_subject <= 20:
         found = f"{subjects} subjects with {scans_per_subject} scans each"
         raise InputError(f"phantom set of {found}: ask for at least 1 subject and for 1-20 scans")
-    rank = np.arange(1, scans_per_subject + 1) * 12 / (scans_per_subject + 1) - 1  # 0, 1 ... 10 for 11 scans
+    rank = (
+        np.arange(1, scans_per_subject + 1) * 12 / (scans_per_subject + 1) - 1
+    )  # 0, 1 ... 10 for 11 scans
     positions = np.floor(np.interp(rank, range(11), POSITIONS) + 0.5).astype(int)
     order = default_rng([seed]).permutation(subjects)
 

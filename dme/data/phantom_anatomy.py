@@ -49,16 +49,32 @@ class Eye:
     def __init__(self, rng: Generator, severity: float):
         self.side = side = int(rng.choice((-1, 1)))  # of the disc: right +1, left -1
         self.fovea = (COLS / 2 + rng.normal(0, 20), 30 + rng.normal())
-        self.disc = (COLS / 2 + side * (COLS / 2 + rng.uniform(-15, 75)), self.fovea[1] + rng.uniform(1, 5))
+        self.disc = (
+            COLS / 2 + side * (COLS / 2 + rng.uniform(-15, 75)),
+            self.fovea[1] + rng.uniform(1, 5),
+        )
         self.disc_radius = rng.uniform(70, 88)
         self.cup_px = rng.uniform(50, 140)  # by which the retina dives into the disc
         self.rpe_row = np.clip(rng.normal(228, 24), 190, 300) + 55 * severity**3
-        self.sag_px, self.tilt_px = rng.uniform(15, 85), rng.normal(0, 16)  # of the RPE, over half a frame
-        self.frame_tilt_px = rng.normal(0, 36)  # of the frame that registration sheared, across its width
-        self.thickness, self.choroid = rng.normal(1.17, 0.06), rng.uniform(0.75, 1.3)  # 1 = healthy mean
-        self.gain, self.noise = rng.normal(160, 10), rng.normal(32, 4)  # grey levels of RPE and vitreous
+        self.sag_px, self.tilt_px = (
+            rng.uniform(15, 85),
+            rng.normal(0, 16),
+        )  # of the RPE, over half a frame
+        self.frame_tilt_px = rng.normal(
+            0, 36
+        )  # of the frame that registration sheared, across its width
+        self.thickness, self.choroid = (
+            rng.normal(1.17, 0.06),
+            rng.uniform(0.75, 1.3),
+        )  # 1 = healthy mean
+        self.gain, self.noise = (
+            rng.normal(160, 10),
+            rng.normal(32, 4),
+        )  # grey levels of RPE and vitreous
         self.foci = rng.exponential(7)  # expected bright dots in a scan
-        off_centre = side * rng.uniform(-170, 10) * (1 - severity)  # mild oedema lies temporal to the fovea
+        off_centre = (
+            side * rng.uniform(-170, 10) * (1 - severity)
+        )  # mild oedema lies temporal to the fovea
         self.oedema = (self.fovea[0] + off_centre, self.fovea[1] + rng.normal(0, 2))
         self.oedema_radius = (70 + 110 * severity * rng.uniform(0.7, 1.2), rng.uniform(7.5, 19.5))
         self.oedema_px = 4 + 65 * severity**2.3 * rng.uniform(0.8, 1.2)  # thickening at its centre
@@ -73,14 +89,22 @@ def draw_cysts(rng: Generator, eye: Eye, severity: float) -> list[Cyst]:
     cysts = []
     if rng.random() < 1.4 * severity - 0.4:
         size = rng.uniform(16, 42)
-        cysts.append(Cyst(*eye.fovea, size, 1.6 * size / COLS_PER_SCAN, rng.uniform(1.2, 2.0), 4.6))
+        cysts.append(
+            Cyst(*eye.fovea, size, 1.6 * size / COLS_PER_SCAN, rng.uniform(1.2, 2.0), 4.6)
+        )
     if rng.random() < 0.2 * severity:
         cysts.append(Cyst(*eye.fovea, rng.uniform(14, 40), 3.0, 5.15, 5.95))
     count = int(50 + 350 * severity)
     inner = rng.random(count) < 0.6
-    radii = np.where(inner, rng.lognormal(1.45, 0.4, count), rng.lognormal(1.53 + 1.6 * severity, 0.7, count))
+    radii = np.where(
+        inner, rng.lognormal(1.45, 0.4, count), rng.lognormal(1.53 + 1.6 * severity, 0.7, count)
+    )
     for k in np.argsort(-radii):
-        size, angle, reach = np.clip(radii[k], 2, 90), rng.uniform(0, 2 * np.pi), rng.random() ** 0.7
+        size, angle, reach = (
+            np.clip(radii[k], 2, 90),
+            rng.uniform(0, 2 * np.pi),
+            rng.random() ** 0.7,
+        )
         x = eye.oedema[0] + eye.oedema_radius[0] * reach * np.cos(angle)
         z = eye.oedema[1] + eye.oedema_radius[1] * reach * np.sin(angle)
         top, bottom = ((2.0, 2.2), (2.7, 3.0)) if inner[k] else ((3.2, 3.9), (4.4, 4.75))
@@ -100,7 +124,9 @@ def cut_cysts(cysts: list[Cyst], z: float) -> list[Cyst]:
 
 def smooth_noise(rng: Generator, sigma: float) -> np.ndarray:
     """(768,) noise of unit variance, smooth over `sigma` columns."""
-    return gaussian_filter1d(rng.standard_normal(COLS), sigma) * np.sqrt(2 * np.sqrt(np.pi) * sigma)
+    return gaussian_filter1d(rng.standard_normal(COLS), sigma) * np.sqrt(
+        2 * np.sqrt(np.pi) * sigma
+    )
 
 
 def layer_thickness(rng: Generator, eye: Eye, z: float, cysts: list[Cyst]) -> np.ndarray:
@@ -108,10 +134,14 @@ def layer_thickness(rng: Generator, eye: Eye, z: float, cysts: list[Cyst]) -> np
     r, disc_r = columns_from(eye.fovea, X, z), columns_from(eye.disc, X, z) - eye.disc_radius
     ex, ez = (X - eye.oedema[0]) / eye.oedema_radius[0], (z - eye.oedema[1]) / eye.oedema_radius[1]
     swelling = eye.oedema_px * np.exp(-((ex**2 + ez**2) ** 1.2))
-    filled = np.clip(np.interp(eye.fovea[0], X, swelling) / 90, 0, 1)  # oedema flattens the pit, then bulges
+    filled = np.clip(
+        np.interp(eye.fovea[0], X, swelling) / 90, 0, 1
+    )  # oedema flattens the pit, then bulges
     pit = (1 - filled) * np.exp(-((r / 42) ** 2))
     ring, rim = np.exp(-((r / 150) ** 2)), np.exp(-np.clip(disc_r, 0, None) / 50)
-    arcade = 0.8 * ((z - eye.fovea[1]) / 20) ** 2  # nerve fibres thicken there and at the disc's rim
+    arcade = (
+        0.8 * ((z - eye.fovea[1]) / 20) ** 2
+    )  # nerve fibres thicken there and at the disc's rim
     layers = [
         (6 + 6 * arcade + 24 * rim) * (1 - 0.9 * pit),  # NFL
         (10 + 14 * ring) * (1 - 0.9 * pit) + 0.06 * swelling,  # GCL + IPL

@@ -42,8 +42,14 @@ class Source:
 
 def files_in(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Files of a folder by stem, in natural order (2 before 10), without hidden ones (._x of macOS)."""
-    found = [f for f in folder.iterdir() if f.suffix.lower() in suffixes and f.is_file() and f.name[0] != "."]
-    found.sort(key=lambda f: [int(t) if k % 2 else t for k, t in enumerate(re.split(r"(\d+)", f.name))])
+    found = [
+        f
+        for f in folder.iterdir()
+        if f.suffix.lower() in suffixes and f.is_file() and f.name[0] != "."
+    ]
+    found.sort(
+        key=lambda f: [int(t) if k % 2 else t for k, t in enumerate(re.split(r"(\d+)", f.name))]
+    )
     by_stem = {f.stem: f for f in found}
     for f in found:
         if by_stem[f.stem] != f:

@@ -32,18 +32,26 @@ def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, n
         present = len(set(PAPER_VALIDATION) & set(pairs))
         if present < len(PAPER_VALIDATION):
             found = f"{present} of the study's {len(PAPER_VALIDATION)} validation scans are in this set"
-            raise InputError(f"split {name}: {found}, expected all (10 Duke eyes): use --split random")
+            raise InputError(
+                f"split {name}: {found}, expected all (10 Duke eyes): use --split random"
+            )
         validates = np.array([pair in PAPER_VALIDATION for pair in pairs])
         if development:
-            used = ~validates & np.isin(cache.subjects, [eye for fold in EYE_FOLDS[:4] for eye in fold])
+            used = ~validates & np.isin(
+                cache.subjects, [eye for fold in EYE_FOLDS[:4] for eye in fold]
+            )
             validates = np.isin(cache.subjects, EYE_FOLDS[int(development[1]) - 1])
     elif name == "random":
         validates = np.zeros(len(cache), bool)
-        validates[np.random.default_rng(seed).permutation(len(cache))[: round(len(cache) / 5)]] = True
+        validates[np.random.default_rng(seed).permutation(len(cache))[: round(len(cache) / 5)]] = (
+            True
+        )
     elif match := re.fullmatch(r"subject:(\d+)/(\d+)", name):
         fold, folds = int(match[1]), int(match[2])
         if folds < 2 or not 1 <= fold <= folds:
-            raise InputError(f"split {name}: expected subject:K/N with N at least 2 and K from 1 to N")
+            raise InputError(
+                f"split {name}: expected subject:K/N with N at least 2 and K from 1 to N"
+            )
         if len(subjects) < folds:
             found = f"{folds} folds need {folds} subjects, found {len(subjects)}"
             raise InputError(f"split {name}: {found}; use fewer folds or --split random")
@@ -57,7 +65,9 @@ def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, n
     train, validation = np.flatnonzero(used & ~validates), np.flatnonzero(used & validates)
     for side, indices in (("training", train), ("validation", validation)):
         if indices.size == 0:
-            raise InputError(f"split {name} leaves no {side} scans out of {len(cache)}: use a larger set")
+            raise InputError(
+                f"split {name} leaves no {side} scans out of {len(cache)}: use a larger set"
+            )
     return train.astype(np.int64), validation.astype(np.int64)
 
 

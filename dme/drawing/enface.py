@@ -40,7 +40,9 @@ def map_picture(
     highest = float(np.nanmax(values, initial=0))
     span = (lowest, highest if highest > lowest else lowest + 1)
 
-    area = Image.fromarray(_coloured(values[::-1], span)).resize((wide, high), Image.Resampling.NEAREST)
+    area = Image.fromarray(_coloured(values[::-1], span)).resize(
+        (wide, high), Image.Resampling.NEAREST
+    )
     if scale_um and centre is not None:
         _draw_grid(ImageDraw.Draw(area), centre, cell, bscans, scale_um)
     size = ((LEFT + WIDTH + RIGHT) * FINE, high + (TOP + BOTTOM) * FINE)
@@ -56,8 +58,12 @@ def map_picture(
 
     draw.text((x0, 10 * FINE), title, fill="black", font=large)
     middle = (x0 + x1) / 2
-    draw.text((middle, y0 - 4 * FINE), "superior (last B-scan)", fill="black", font=font, anchor="md")
-    draw.text((middle, y1 + 4 * FINE), "inferior (first B-scan)", fill="black", font=font, anchor="ma")
+    draw.text(
+        (middle, y0 - 4 * FINE), "superior (last B-scan)", fill="black", font=font, anchor="md"
+    )
+    draw.text(
+        (middle, y1 + 4 * FINE), "inferior (first B-scan)", fill="black", font=font, anchor="ma"
+    )
     draw.text((x0, y1 + 4 * FINE), left_name, fill="black", font=font, anchor="la")
     draw.text((x1, y1 + 4 * FINE), right_name, fill="black", font=font, anchor="ra")
     _draw_colour_bar(sheet, draw, (x1 + 24 * FINE, y0, y1), span, font)
@@ -92,7 +98,9 @@ def _draw_grid(
 ) -> None:
     """Circles and the diagonals between them, on the map alone so that they end at its border."""
     x, y = (centre[0] + 0.5) * cell[0], (bscans - centre[1] - 0.5) * cell[1]
-    rx, ry = ([500 * d / um * px for d in DIAMETERS_MM] for um, px in zip(scale_um, cell, strict=True))
+    rx, ry = (
+        [500 * d / um * px for d in DIAMETERS_MM] for um, px in zip(scale_um, cell, strict=True)
+    )
     style = {"width": 3}
     for a, b in zip(rx, ry, strict=True):
         draw.ellipse([x - a, y - b, x + a, y + b], outline="white", **style)
@@ -116,7 +124,9 @@ def _draw_colour_bar(
     draw.rectangle([x, y0, x + 16 * FINE, y1], outline="black")
     for share in (0, 0.5, 1):
         text = f"{low + share * (high - low):.3g}"
-        draw.text((x + 22 * FINE, y1 - share * (y1 - y0)), text, fill="black", font=font, anchor="lm")
+        draw.text(
+            (x + 22 * FINE, y1 - share * (y1 - y0)), text, fill="black", font=font, anchor="lm"
+        )
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

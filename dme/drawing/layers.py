@@ -23,7 +23,9 @@ FLUID_COLOUR = (255, 255, 255)
 ENLARGED = 2  # so that lines do not cover thin layers
 
 
-def draw_boundaries(image: np.ndarray, boundaries: np.ndarray, fluid: np.ndarray | None = None) -> np.ndarray:
+def draw_boundaries(
+    image: np.ndarray, boundaries: np.ndarray, fluid: np.ndarray | None = None
+) -> np.ndarray:
     """Scan, twice as large, with its boundaries as coloured lines and their names below it.
 
     image: uint8 (H, W) or (H, W, 3). boundaries: rows (8, W), drawn where known. fluid: (H, W), its contour
@@ -72,8 +74,19 @@ def thickness_profile(
     sheet = Image.new("RGB", (width, height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
     unit = "um" if axial_um else "px"
-    draw.text((left, 10), f"{title}: thickness in {unit}" if title else f"thickness in {unit}", "black", font)
-    draw.text(((left + right) / 2, height - 10), "mm" if lateral_um else "column", "black", font, anchor="md")
+    draw.text(
+        (left, 10),
+        f"{title}: thickness in {unit}" if title else f"thickness in {unit}",
+        "black",
+        font,
+    )
+    draw.text(
+        ((left + right) / 2, height - 10),
+        "mm" if lateral_um else "column",
+        "black",
+        font,
+        anchor="md",
+    )
     scale_x = (right - left) / max(x[-1], 1e-9)
     step_x = _step(x[-1], 8)
     for top, bottom, shown in ((38, 228, [7]), (262, height - 52, list(range(7)))):
@@ -84,11 +97,16 @@ def thickness_profile(
             draw.line([(left, y), (right, y)], fill=(225, 225, 225))
             draw.text((left - 8, y), f"{tick:g}", "black", font, anchor="rm")
         for tick in np.arange(0, x[-1] + step_x / 100, step_x):
-            draw.line([(left + tick * scale_x, bottom), (left + tick * scale_x, bottom + 4)], fill="black")
+            draw.line(
+                [(left + tick * scale_x, bottom), (left + tick * scale_x, bottom + 4)],
+                fill="black",
+            )
             draw.text((left + tick * scale_x, bottom + 6), f"{tick:g}", "black", font, anchor="ma")
         for place, k in enumerate(shown):
             colour = tuple((COLOURS[k] * 0.8).astype(int).tolist()) if k < 7 else (0, 0, 0)
-            _draw_curve(draw, left + x * scale_x, bottom - thickness[k] / most * (bottom - top), colour)
+            _draw_curve(
+                draw, left + x * scale_x, bottom - thickness[k] / most * (bottom - top), colour
+            )
             draw.text((right + 10, top + 22 * place), THICKNESSES[k], colour, font)
     return np.asarray(sheet)
 
@@ -100,7 +118,9 @@ def _step(span: float, most: int) -> float:
     return next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
 
 
-def _draw_curve(draw: ImageDraw.ImageDraw, x: np.ndarray, y: np.ndarray, colour: tuple[int, ...]) -> None:
+def _draw_curve(
+    draw: ImageDraw.ImageDraw, x: np.ndarray, y: np.ndarray, colour: tuple[int, ...]
+) -> None:
     """Pieces between unknown values; a single known value is a dot."""
     known = np.flatnonzero(np.isfinite(y))
     for piece in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):

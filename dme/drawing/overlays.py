@@ -31,7 +31,9 @@ def scan_overlay(image: np.ndarray, mask: np.ndarray, legend: str) -> np.ndarray
     picture = overlay(*(a.repeat(times, 0).repeat(times, 1) for a in (image, mask)), colour=CYAN)
     font = ImageFont.load_default(size=14)
     height, width = picture.shape[:2]
-    sheet = Image.new("RGB", (max(width, 44 + math.ceil(font.getlength(legend))), height + STRIP), "black")
+    sheet = Image.new(
+        "RGB", (max(width, 44 + math.ceil(font.getlength(legend))), height + STRIP), "black"
+    )
     sheet.paste(Image.fromarray(picture))
     draw = ImageDraw.Draw(sheet)
     tint = tuple(round(0.25 * c) for c in CYAN)

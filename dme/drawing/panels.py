@@ -48,11 +48,17 @@ def panel(
 
 def _to_cell(picture: np.ndarray, width: int) -> Image.Image:
     image = Image.fromarray(picture).convert("RGB")
-    return image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.BILINEAR)
+    return image.resize(
+        (width, max(1, round(image.height * width / image.width))), Image.Resampling.BILINEAR
+    )
 
 
 def contact_sheet(
-    files: Sequence[Path], captions: Sequence[str], columns: int = 8, width: int = 192, strip: int = STRIP
+    files: Sequence[Path],
+    captions: Sequence[str],
+    columns: int = 8,
+    width: int = 192,
+    strip: int = STRIP,
 ) -> np.ndarray:
     """Overlays (files) side by side without the strip at their feet, with captions; uint8 (H, W, 3)."""
     font = ImageFont.load_default(size=12)

@@ -25,7 +25,13 @@ from dme.retina.rows import CLASSES
 
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}  # of the file, by format
 AXES = {0: "batch", 2: "height", 3: "width"}
-CHECKED = ((1, 496, 768), (2, 256, 256), (1, 161, 243), (2, 37, 50), (1, 16, 7))  # batch, height, width
+CHECKED = (
+    (1, 496, 768),
+    (2, 256, 256),
+    (1, 161, 243),
+    (2, 37, 50),
+    (1, 16, 7),
+)  # batch, height, width
 
 
 class Exportable(nn.Module):
@@ -85,7 +91,9 @@ def write_torch(program: ExportedProgram, about: dict, path: Path) -> None:
 
 def write_onnx(program: ExportedProgram, about: dict, path: Path) -> None:
     """Write an ONNX file, weights inside; `about` is its metadata, as JSON what is not text."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
+    logging.getLogger("torch.onnx").setLevel(
+        logging.ERROR
+    )  # it misses torchvision, which nothing here needs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, about its own code
         program = program.run_decompositions(

@@ -38,7 +38,9 @@ def network_for(what: str, models: Sequence[Segmenter]) -> Segmenter:
     if model is None:
         found = "; ".join(f"{_name(other)} finds {', '.join(other.classes)}" for other in models)
         network, command = NEEDED[what]
-        raise InputError(f"{found}, expected {network}; fine-tune one ({command}) or choose other weights")
+        raise InputError(
+            f"{found}, expected {network}; fine-tune one ({command}) or choose other weights"
+        )
     size = model.preprocess.get("size")
     if size not in SIZES:
         raise InputError(

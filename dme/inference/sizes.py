@@ -23,10 +23,14 @@ def entering(image: Tensor, size: str) -> Tensor:
         return image
     if size == "half":
         height, width = image.shape
-        halved = F.interpolate(image[None, None].float(), (-(-height // 2), -(-width // 2)), mode="area")
+        halved = F.interpolate(
+            image[None, None].float(), (-(-height // 2), -(-width // 2)), mode="area"
+        )
         return halved.round().byte()[0, 0]
     if image.shape != (STUDY_SIDE, STUDY_SIDE):
-        pixels = Image.fromarray(image.cpu().numpy()).resize((STUDY_SIDE,) * 2, Image.Resampling.BICUBIC)
+        pixels = Image.fromarray(image.cpu().numpy()).resize(
+            (STUDY_SIDE,) * 2, Image.Resampling.BICUBIC
+        )
         image = torch.from_numpy(np.array(pixels)).to(image.device)
     side = PROTOCOLS["light"]
     return resize(image[None, None].float(), (side, side)).round().byte()[0, 0]

@@ -28,7 +28,11 @@ def pad(x: Tensor) -> Tensor:
 
 
 def sliding_window(
-    model: nn.Module, x: Tensor, window: int = WINDOW, stride: int = SLIDE_STRIDE, batch: int | None = None
+    model: nn.Module,
+    x: Tensor,
+    window: int = WINDOW,
+    stride: int = SLIDE_STRIDE,
+    batch: int | None = None,
 ) -> Tensor:
     """Logits averaged over overlapping windows, as OpenMMLab's `slide_inference`.
 
@@ -52,7 +56,8 @@ def sliding_window(
     total = coverage = None
     for chunk in (corners[i : i + batch] for i in range(0, len(corners), batch)):
         logits = whole(
-            model, torch.stack([x[i, :, top : top + tall, left : left + wide] for i, top, left in chunk])
+            model,
+            torch.stack([x[i, :, top : top + tall, left : left + wide] for i, top, left in chunk]),
         )
         if total is None:
             total = logits.new_zeros(count, logits.shape[1], height, width)

@@ -28,7 +28,14 @@ class ConvBN(nn.Sequential):
         padding = dilation * (kernel // 2)
         layers = OrderedDict(
             conv=convolution(
-                in_channels, out_channels, kernel, stride, padding, dilation, groups=groups, bias=False
+                in_channels,
+                out_channels,
+                kernel,
+                stride,
+                padding,
+                dilation,
+                groups=groups,
+                bias=False,
             ),
             bn=nn.BatchNorm2d(out_channels, eps),
         )

@@ -56,16 +56,22 @@ def read_checkpoint(path: str | Path, sha256: str | None = None) -> tuple[dict, 
     """The content of a torch file, without running anything in it, and its sha256 (must be the given one)."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; give a checkpoint file")
+        raise InputError(
+            f"{path} is {'a folder' if path.is_dir() else 'not there'}; give a checkpoint file"
+        )
     digest = sha256_file(path)
     if sha256 not in (None, digest):
-        raise InputError(f"{path} was altered: its sha256 is {digest}, expected {sha256}; restore it")
+        raise InputError(
+            f"{path} was altered: its sha256 is {digest}, expected {sha256}; restore it"
+        )
     try:
         content = load_archive(path)
     except Exception as e:  # a damaged or hostile file can raise anything from an unpickler
         code = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(e))
         if not isinstance(e, pickle.UnpicklingError) or code is None:
-            raise InputError(f"{path} is no torch checkpoint, or damaged or cut short; fetch it again") from e
+            raise InputError(
+                f"{path} is no torch checkpoint, or damaged or cut short; fetch it again"
+            ) from e
         advice = "get the weights from a source you trust"
         # what a training run logs beside its weights
         if code[1].startswith(("mmengine.", "mmcv.", "numpy.")):
@@ -75,14 +81,18 @@ def read_checkpoint(path: str | Path, sha256: str | None = None) -> tuple[dict, 
             )
         raise InputError(f"{path} contains code ({code[1]}), refused; {advice}") from e
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, expected a checkpoint's dictionary")
+        raise InputError(
+            f"{path} holds a {type(content).__name__}, expected a checkpoint's dictionary"
+        )
     return content, digest
 
 
 def rebuild(content: dict, path: Path) -> Segmenter:
     """The network of a checkpoint of ours."""
     if content["format"] != FORMAT:
-        raise InputError(f"{path} has format {content['format']!r}, this version reads {FORMAT}; update dme")
+        raise InputError(
+            f"{path} has format {content['format']!r}, this version reads {FORMAT}; update dme"
+        )
     if missing := [key for key in KEYS if key not in content]:
         raise InputError(
             f"{path} lacks {', '.join(missing)}; it was not written by dme.nets.checkpoint.save_model"
@@ -143,7 +153,9 @@ def _without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _refuse_non_finite(state: dict[str, Tensor], what: str) -> None:
     if bad := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise InputError(f"{what}: NaN or infinity in {first_ten(bad)}; the training that made it diverged")
+        raise InputError(
+            f"{what}: NaN or infinity in {first_ten(bad)}; the training that made it diverged"
+        )
 
 
 def first_ten(names: list[str]) -> str:

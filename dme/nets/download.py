@@ -40,7 +40,9 @@ def download(name: str, folder: str | Path | None = None) -> Path:
     digest = sha256_file(part)
     if not digest.startswith(expected):
         part.unlink()
-        raise InputError(f"{url} gave sha256 {digest[:8]}, expected {expected}; deleted, run it again")
+        raise InputError(
+            f"{url} gave sha256 {digest[:8]}, expected {expected}; deleted, run it again"
+        )
     model = convert_openmmlab(part)
     source = {key: entry[key] for key in ("url", "licence", "trained_on", "reported")}
     save_model(model, target, extra=source | {"source_sha256": digest})
@@ -53,13 +55,17 @@ def _fetch(url: str, part: Path, label: str) -> str | None:
     offset = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "dme"} | ({"Range": f"bytes={offset}-"} if offset else {})
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=30
+        ) as answer:
             if answer.status != 206:  # the whole file, whether asked for the rest or not
                 offset = 0
             total = int(answer.headers["Content-Length"] or 0) + offset
             with (
                 open(part, "ab" if offset else "wb") as f,
-                tqdm(total=total or None, initial=offset, unit="B", unit_scale=True, desc=label) as bar,
+                tqdm(
+                    total=total or None, initial=offset, unit="B", unit_scale=True, desc=label
+                ) as bar,
             ):
                 while block := answer.read(1 << 16):
                     f.write(block)

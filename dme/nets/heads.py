@@ -78,7 +78,10 @@ class PSPHead(nn.Module):
         averages = pooled(x, self.pool_scales)
         grids = [conv(average) for average, conv in zip(averages, self.pools, strict=True)]
         kernel = self.bottleneck.conv.weight  # of x, then of the grids enlarged to its size
-        c, bias = x.shape[1], self.bottleneck.conv.bias  # no bias unless batch norm is folded into it
+        c, bias = (
+            x.shape[1],
+            self.bottleneck.conv.bias,
+        )  # no bias unless batch norm is folded into it
         x = F.conv2d(x, kernel[:, :c], bias, padding=1) + conv_enlarged(grids, kernel[:, c:], x)
         x = self.bottleneck.activation(self.bottleneck.bn(x))
         return self.classifier(self.dropout(x))
@@ -113,9 +116,14 @@ class ASPPHead(nn.Module):
         average = self.image_pool(pooled(x, (1,))[0])
         branches = torch.cat([branch(x) for branch in self.branches], dim=1)
         kernel = self.bottleneck.conv.weight  # of the average at every pixel, then of the branches
-        c, bias = average.shape[1], self.bottleneck.conv.bias  # no bias unless batch norm is folded into it
+        c, bias = (
+            average.shape[1],
+            self.bottleneck.conv.bias,
+        )  # no bias unless batch norm is folded into it
         # the other way round, exporters fix the batch size
-        x = F.conv2d(branches, kernel[:, c:], bias, padding=1) + conv_enlarged([average], kernel[:, :c], x)
+        x = F.conv2d(branches, kernel[:, c:], bias, padding=1) + conv_enlarged(
+            [average], kernel[:, :c], x
+        )
         x = self.bottleneck.activation(self.bottleneck.bn(x))
         return self.classifier(self.dropout(x))
 
@@ -131,7 +139,12 @@ class LRASPPHead(nn.Module):
     WINDOW, STRIDE = 49, (16, 20)
 
     def __init__(
-        self, in_channels: list[int], num_classes: int, channels: int, dropout: float = 0.1, eps: float = 1e-5
+        self,
+        in_channels: list[int],
+        num_classes: int,
+        channels: int,
+        dropout: float = 0.1,
+        eps: float = 1e-5,
     ):
         super().__init__()
         *earlier, last = in_channels
@@ -142,9 +155,12 @@ class LRASPPHead(nn.Module):
         self.mix = nn.Conv2d(channels, channels, 1)
         skips = [32 * 2**i for i in range(len(earlier))]
         self.skips = nn.ModuleList(
-            nn.Conv2d(before, skip, 1, bias=False) for before, skip in zip(earlier, skips, strict=True)
+            nn.Conv2d(before, skip, 1, bias=False)
+            for before, skip in zip(earlier, skips, strict=True)
         )
-        self.joins = nn.ModuleList(ConvBN(channels + skip, channels, kernel=1, eps=eps) for skip in skips)
+        self.joins = nn.ModuleList(
+            ConvBN(channels + skip, channels, kernel=1, eps=eps) for skip in skips
+        )
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
@@ -153,11 +169,17 @@ class LRASPPHead(nn.Module):
         # zeros make a small feature one window, and are taken out of its average: one graph for any size
         height, width = (min(self.WINDOW, side) for side in x.shape[-2:])
         filled = F.pad(x, (0, self.WINDOW - width, 0, self.WINDOW - height))
-        average = F.avg_pool2d(filled, self.WINDOW, self.STRIDE) * (self.WINDOW**2 / (height * width))
+        average = F.avg_pool2d(filled, self.WINDOW, self.STRIDE) * (
+            self.WINDOW**2 / (height * width)
+        )
         average = self.image_pool(average)
-        x = self.gated(x) * F.interpolate(average, x.shape[-2:], mode="bilinear", align_corners=False)
+        x = self.gated(x) * F.interpolate(
+            average, x.shape[-2:], mode="bilinear", align_corners=False
+        )
         x = self.mix(x)
-        for feature, skip, join in reversed(list(zip(earlier, self.skips, self.joins, strict=True))):
+        for feature, skip, join in reversed(
+            list(zip(earlier, self.skips, self.joins, strict=True))
+        ):
             # of x, enlarged, beside the skip: a 1x1 convolution may as well come before enlarging
             of_x, of_skip = join.conv.weight.split([x.shape[1], skip.out_channels], dim=1)
             x = F.conv2d(x, of_x, join.conv.bias)  # no bias unless batch norm is folded into it
@@ -180,10 +202,13 @@ def pooled(x: Tensor, scales: tuple[int, ...]) -> list[Tensor]:
 def pooled_by_products(x: Tensor, scales: tuple[int, ...]) -> list[Tensor]:
     """`pooled` by two products with windows as matrices: x is read once, whatever the scales."""
     n, c, height, width = x.shape
-    rows, columns = (_windows(scales, side, x.device) for side in (height, width))  # (sum of bins, side)
+    rows, columns = (
+        _windows(scales, side, x.device) for side in (height, width)
+    )  # (sum of bins, side)
     # powers of two, exact in every type, keep the sums within float16
     small_rows, small_columns = (
-        (windows * 2.0 ** -math.ceil(math.log2(windows.shape[1]))).to(x.dtype) for windows in (rows, columns)
+        (windows * 2.0 ** -math.ceil(math.log2(windows.shape[1]))).to(x.dtype)
+        for windows in (rows, columns)
     )
     lines = x.permute(0, 2, 3, 1).flatten(0, 1)  # (N H, W, C)
     lines = small_columns.expand(n * height, -1, -1).bmm(lines)  # (N H, sum of bins, C)
@@ -221,7 +246,9 @@ def conv_enlarged(grids: list[Tensor], kernel: Tensor, like: Tensor) -> Tensor:
     """
     n, _, height, width = like.shape
     parts, columns = [], []
-    for grid, own in zip(grids, kernel.split([grid.shape[1] for grid in grids], dim=1), strict=True):
+    for grid, own in zip(
+        grids, kernel.split([grid.shape[1] for grid in grids], dim=1), strict=True
+    ):
         taps = torch.einsum("nckl,ocyx->nykxlo", grid, own)  # (N, 3, k, 3, l, out)
         rows = _enlarging(grid.shape[-2], height, taps)  # (H, 3k)
         shifted = rows.expand(n, -1, -1).bmm(taps.flatten(3).flatten(1, 2))  # (N, H, 3l out)
@@ -236,7 +263,9 @@ def _enlarging(bins: int, length: int, like: Tensor) -> Tensor:
     """(length, 3 bins): bilinear from `bins` values to `length`, shifted by each of a kernel's three taps."""
     position = (torch.arange(length, device=like.device) + 0.5) * (bins / length) - 0.5
     grid = torch.arange(bins, device=like.device)
-    weights = (1 - (position.clamp(0, bins - 1).unsqueeze(1) - grid).abs()).clamp(min=0).to(like.dtype)
+    weights = (
+        (1 - (position.clamp(0, bins - 1).unsqueeze(1) - grid).abs()).clamp(min=0).to(like.dtype)
+    )
     padded = F.pad(weights, (0, 0, 1, 1))
     return torch.cat([padded[tap : tap + length] for tap in range(3)], dim=1)
 

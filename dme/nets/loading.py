@@ -24,7 +24,9 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
     name = str(name_or_path)
     path = Path(name).expanduser()
     entry = known().get(name, {})
-    if entry or (path.name == name and not path.suffix and not path.exists()):  # surely meant as a name
+    if entry or (
+        path.name == name and not path.suffix and not path.exists()
+    ):  # surely meant as a name
         path = path_of(name)
     if "url" in entry and not path.is_file():
         raise InputError(f"{name} is not downloaded (no {path}); run ./run.sh weights {name}")
@@ -70,7 +72,9 @@ def _convert(content: dict, path: str | Path, digest: str) -> Segmenter:
     try:
         classes, preprocess = openmmlab.read_meta(content.get("meta"), path)
     except (TypeError, ValueError) as e:
-        raise InputError(f"{path}: its meta data cannot be read ({e}); remove 'meta' from it") from e
+        raise InputError(
+            f"{path}: its meta data cannot be read ({e}); remove 'meta' from it"
+        ) from e
     model.classes = classes or model.classes
     model.preprocess |= preprocess
     model.weights_extra = {"source": Path(path).name, "source_sha256": digest}
@@ -82,6 +86,8 @@ def _openmmlab_state(content: dict, path: str | Path, digest: str) -> dict[str, 
     """The tensors of an OpenMMLab checkpoint under our names."""
     named = re.search(r"-([0-9a-f]{8})\.pth$", Path(path).name)
     if named and not digest.startswith(named[1]):
-        raise InputError(f"{path} has sha256 {digest[:8]}, its name says {named[1]}; damaged: fetch it again")
+        raise InputError(
+            f"{path} has sha256 {digest[:8]}, its name says {named[1]}; damaged: fetch it again"
+        )
     state = content.get("state_dict", content)
     return openmmlab.rename(state) if isinstance(state, dict) else {}

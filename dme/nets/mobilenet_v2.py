@@ -26,7 +26,11 @@ class MobileNetV2(nn.Module):
     """
 
     WIDTH = 1.0
-    HEADS = {"psp": {"channels": 512}, "fcn": {"channels": 512, "deep": True}, "deeplabv3": {"channels": 512}}
+    HEADS = {
+        "psp": {"channels": 512},
+        "fcn": {"channels": 512, "deep": True},
+        "deeplabv3": {"channels": 512},
+    }
     AUX_CHANNELS = 256
     FIRST = "stages.0.conv.weight"
     WIDEST = ("stages.7.0.project.conv.weight", 320)
@@ -47,7 +51,12 @@ class MobileNetV2(nn.Module):
         for expansion, channels, blocks, stride, dilation in STAGES:
             after = divisible(channels * width)
             first = InvertedResidual(
-                before, expansion * before, after, stride=stride, dilation=dilation, activation=nn.ReLU6
+                before,
+                expansion * before,
+                after,
+                stride=stride,
+                dilation=dilation,
+                activation=nn.ReLU6,
             )
             later = (
                 InvertedResidual(after, expansion * after, after, activation=nn.ReLU6)

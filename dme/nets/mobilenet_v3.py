@@ -51,7 +51,9 @@ class SameConv2d(nn.Conv2d):
             reach = self.dilation[axis] * (self.kernel_size[axis] - 1)
             missing = reach - (x.shape[2 + axis] - 1) % self.stride[axis]
             padding += [missing // 2, missing - missing // 2]
-        return F.conv2d(F.pad(x, padding), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(
+            F.pad(x, padding), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+        )
 
 
 class MobileNetV3(nn.Module):
@@ -78,7 +80,9 @@ class MobileNetV3(nn.Module):
     def __init__(self, in_channels: int, width: float, blocks: tuple, features: tuple[int, ...]):
         super().__init__()
         before = divisible(STEM * width)
-        first = ConvBN(in_channels, before, stride=2, activation=H, eps=EPS, convolution=SameConv2d)
+        first = ConvBN(
+            in_channels, before, stride=2, activation=H, eps=EPS, convolution=SameConv2d
+        )
         self.layers, channels = nn.ModuleList([first]), [before]
         for kernel, between, after, attention, activation, stride, dilation in blocks:
             self.layers.append(

@@ -55,7 +55,9 @@ def _substitute(state: dict[str, Tensor], pairs: Iterable[tuple[str, str]]) -> d
 
 def read_arch(state: dict[str, Tensor]) -> dict | None:
     """build_model's arguments read off tensors under our names; None if they are not such a network's."""
-    heads = [head for head, start in TELLTALES.items() if any(name.startswith(start) for name in state)]
+    heads = [
+        head for head, start in TELLTALES.items() if any(name.startswith(start) for name in state)
+    ]
     for backbone, kind in BACKBONES.items():
         widest, width_1 = kind.WIDEST
         names = (f"backbone.{kind.FIRST}", f"backbone.{widest}", "head.classifier.weight")
@@ -81,7 +83,9 @@ def read_meta(meta: object, path: object) -> tuple[list[str], dict[str, list[flo
     Raises InputError for a configuration of BGR images; `path` is for the message.
     """
     meta = meta if isinstance(meta, dict) else {}
-    data = meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), dict) else meta  # mmengine; mmcv
+    data = (
+        meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), dict) else meta
+    )  # mmengine; mmcv
     classes = [str(name) for name in data.get("CLASSES") or data.get("classes") or ()]
     config = str(meta.get("config") or meta.get("cfg"))
     if re.search(r"to_rgb\s*=\s*False", config):

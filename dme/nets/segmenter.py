@@ -38,13 +38,17 @@ class Segmenter(nn.Module):
     `preprocess` (mean and std per input channel, 0-255 scale) and `classes` (names, in label order).
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, aux_head: nn.Module | None, arch: dict):
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, aux_head: nn.Module | None, arch: dict
+    ):
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.aux_head = aux_head
         self.arch = arch
-        self.preprocess = {name: values[: arch["in_channels"]] for name, values in PREPROCESS.items()}
+        self.preprocess = {
+            name: values[: arch["in_channels"]] for name, values in PREPROCESS.items()
+        }
         self.classes = [f"class{i}" for i in range(arch["num_classes"])]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,7 +83,9 @@ def build_model(
     kind = BACKBONES[backbone]
     head = next(iter(kind.HEADS)) if head is None else head
     if head not in kind.HEADS:
-        raise InputError(f"unknown head {head!r} for a {backbone}; choose one of {', '.join(kind.HEADS)}")
+        raise InputError(
+            f"unknown head {head!r} for a {backbone}; choose one of {', '.join(kind.HEADS)}"
+        )
     options = dict(kind.HEADS[head])
     options |= {} if head_channels is None else {"channels": head_channels}
     aux = kind.AUX_CHANNELS > 0 if aux is None else aux
@@ -96,7 +102,9 @@ def build_model(
         if not value >= least:
             raise InputError(f"{what} is {value:g}; it must be at least {least}")
     if width == math.inf or (whole and width % 1):
-        raise InputError(f"width is {width:g}; a {backbone}'s is a {'whole' if whole else 'finite'} number")
+        raise InputError(
+            f"width is {width:g}; a {backbone}'s is a {'whole' if whole else 'finite'} number"
+        )
     width = type(kind.WIDTH)(width)
     body = kind(in_channels, width)
     model = Segmenter(
@@ -156,7 +164,9 @@ def start_at_shares(model: Segmenter, shares: Tensor) -> None:
     them are 0 and the bias alone decides, for background: in real B-scans no such run found fluid.
     """
     if shares.shape != (model.arch["num_classes"],) or not (shares > 0).all():
-        raise ValueError(f"shares {shares.tolist()}: expected {model.arch['num_classes']} numbers above 0")
+        raise ValueError(
+            f"shares {shares.tolist()}: expected {model.arch['num_classes']} numbers above 0"
+        )
     for head in (model.head, model.aux_head):
         if head is not None:
             with torch.no_grad():

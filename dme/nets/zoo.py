@@ -24,7 +24,13 @@ def path_of(name: str) -> Path:
     """Where a named checkpoint is or will be: shipped, or in $DME_CACHE/weights (~/.cache/dme/weights)."""
     entries = known()
     if name not in entries:
-        raise InputError(f"unknown weights {name!r}; give a file (.pth) or one of {', '.join(entries)}")
+        raise InputError(
+            f"unknown weights {name!r}; give a file (.pth) or one of {', '.join(entries)}"
+        )
     if "file" in entries[name]:
         return ZOO / entries[name]["file"]
-    return Path(os.environ.get("DME_CACHE") or "~/.cache/dme").expanduser() / "weights" / f"{name}.pth"
+    return (
+        Path(os.environ.get("DME_CACHE") or "~/.cache/dme").expanduser()
+        / "weights"
+        / f"{name}.pth"
+    )

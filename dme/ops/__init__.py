@@ -23,12 +23,18 @@ def needing_triton() -> Iterator[None]:
     try:
         yield
     except ImportError as e:
-        raise InputError(f"no Triton ({e}); CUDA tensors need it; install triton or use the CPU") from e
+        raise InputError(
+            f"no Triton ({e}); CUDA tensors need it; install triton or use the CPU"
+        ) from e
 
 
 def check_logits(logits: Tensor, target: Tensor) -> None:
     """Raises InputError for a loss's logits and labels whose shapes or types do not fit."""
-    if not logits.is_floating_point() or logits.ndim != 4 or not 2 <= logits.shape[1] <= MAX_CLASSES:
+    if (
+        not logits.is_floating_point()
+        or logits.ndim != 4
+        or not 2 <= logits.shape[1] <= MAX_CLASSES
+    ):
         found = f"logits {logits.dtype} {tuple(logits.shape)}"
         raise InputError(f"{found}; wanted floating (N, C, H, W) of 2 to {MAX_CLASSES} classes")
     if target.is_floating_point() or target.shape != logits[:, 0].shape:
@@ -58,6 +64,8 @@ def blocks(logits: Tensor, target: Tensor, ignore_index: int, spare: int) -> Ite
     for i, top in itertools.product(range(n), range(0, height, rows)):
         piece = slice(top, top + rows)
         label = target[i, piece].flatten().to(dtype)
-        truth, *others = (part[: classes * len(label)].view(classes, len(label)) for part in memory)
+        truth, *others = (
+            part[: classes * len(label)].view(classes, len(label)) for part in memory
+        )
         torch.eq(label, every, out=truth)  # into numbers: through booleans takes ten times as long
         yield i, piece, logits[i, :, piece].flatten(1).to(dtype), truth, *others

@@ -16,7 +16,11 @@ CPU_BLOCK = 1 << 16  # pixels at a time: few calls, and temporaries stay in the 
 
 
 def confusion_matrix(
-    pred: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255, per_image: bool = False
+    pred: Tensor,
+    target: Tensor,
+    num_classes: int,
+    ignore_index: int = 255,
+    per_image: bool = False,
 ) -> Tensor:
     """Count pixels by (truth, prediction); rows are truth, columns are prediction.
 
@@ -41,24 +45,35 @@ def _check(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int) ->
         raise InputError(f"num_classes={num_classes}; wanted 2..{MAX_CLASSES}; merge classes")
     if not num_classes <= ignore_index <= 255:
         wanted = f"{num_classes}..255, no class number"
-        raise InputError(f"ignore_index={ignore_index}; wanted {wanted}; use 255 for unknown pixels")
+        raise InputError(
+            f"ignore_index={ignore_index}; wanted {wanted}; use 255 for unknown pixels"
+        )
     if target.dtype not in LABEL_TYPES:
-        raise InputError(f"target is {target.dtype}; wanted uint8, int16, int32 or int64; use target.byte()")
+        raise InputError(
+            f"target is {target.dtype}; wanted uint8, int16, int32 or int64; use target.byte()"
+        )
     if target.ndim != 3:
         raise InputError(
             f"target has shape {tuple(target.shape)}; wanted (N, H, W); add or remove dimensions"
         )
     if pred.dtype in LOGIT_TYPES:
-        wanted, fix = (len(target), num_classes, *target.shape[1:]), "resize the logits or set num_classes"
+        wanted, fix = (
+            (len(target), num_classes, *target.shape[1:]),
+            "resize the logits or set num_classes",
+        )
     elif pred.dtype in LABEL_TYPES:
         wanted, fix = tuple(target.shape), "resize one of them"
     else:
         wanted = "floating logits (N, C, H, W) or integer labels (N, H, W)"
         raise InputError(f"pred is {pred.dtype}; wanted {wanted}; convert it")
     if tuple(pred.shape) != wanted:
-        raise InputError(f"pred has shape {tuple(pred.shape)}; wanted {wanted} to fit the target; {fix}")
+        raise InputError(
+            f"pred has shape {tuple(pred.shape)}; wanted {wanted} to fit the target; {fix}"
+        )
     if pred.device != target.device:
-        raise InputError(f"pred is on {pred.device}, target on {target.device}; wanted one device; move one")
+        raise InputError(
+            f"pred is on {pred.device}, target on {target.device}; wanted one device; move one"
+        )
 
 
 @torch.library.custom_op("dme::confusion_matrix", mutates_args=(), device_types="cpu")
@@ -78,16 +93,22 @@ def _count(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int) ->
                 truth = np.where(guess == ignore_index, ignore_index, truth)
             if truth.dtype != np.uint8:
                 if truth.min() < 0 or truth.max() > 255:
-                    _reject(truth[(truth < 0) | (truth > 255)], "target", num_classes, ignore_index)
+                    _reject(
+                        truth[(truth < 0) | (truth > 255)], "target", num_classes, ignore_index
+                    )
                 truth = truth.astype(np.uint8)
             if pred.is_floating_point():
                 guess = _first_maximum(guess)
             else:
                 outside = (guess < 0) | (guess >= num_classes)
-                _reject(guess[outside & (truth != ignore_index)], "pred", num_classes, ignore_index)
+                _reject(
+                    guess[outside & (truth != ignore_index)], "pred", num_classes, ignore_index
+                )
                 guess = np.where(outside, 0, guess).astype(np.uint8)
             counts[n] += _histogram(truth, guess, num_classes, ignore_index)
-    outside = counts[:, num_classes:].sum((0, 2))  # (256 - C,) pixels per truth value that is no class
+    outside = counts[:, num_classes:].sum(
+        (0, 2)
+    )  # (256 - C,) pixels per truth value that is no class
     outside[ignore_index - num_classes] = 0
     _reject(np.repeat(np.arange(num_classes, 256), outside), "target", num_classes, ignore_index)
     return torch.from_numpy(counts[:, :num_classes].copy())
@@ -108,7 +129,9 @@ def _first_maximum(logits: np.ndarray) -> np.ndarray:
     return label
 
 
-def _histogram(truth: np.ndarray, guess: np.ndarray, num_classes: int, ignore_index: int) -> np.ndarray:
+def _histogram(
+    truth: np.ndarray, guess: np.ndarray, num_classes: int, ignore_index: int
+) -> np.ndarray:
     """Pixels by truth 0..255 and guess 0..C-1, both uint8: (256, C)."""
     if num_classes == 2:  # four counts of bits, if there is nothing else
         counts, guess = np.zeros((256, 2), np.int64), guess.view(bool)
@@ -139,7 +162,9 @@ def _count_cuda(pred: Tensor, target: Tensor, num_classes: int, ignore_index: in
     counts = torch.zeros(len(target), num_classes**2 + 1, dtype=torch.int64, device=pred.device)
     with torch.cuda.device(pred.device):
         count(pred, target, num_classes, ignore_index, counts)
-    return counts[:, :-1].masked_fill(counts[:, -1:] > 0, INVALID).view(-1, num_classes, num_classes)
+    return (
+        counts[:, :-1].masked_fill(counts[:, -1:] > 0, INVALID).view(-1, num_classes, num_classes)
+    )
 
 
 @_count.register_fake

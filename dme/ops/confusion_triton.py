@@ -43,7 +43,9 @@ def _count_kernel(
             for c in tl.static_range(1, C):
                 channel += pred_c  # by steps: c * pred_c could leave int32
                 logit = tl.load(channel, mask=inside, other=0).to(best.dtype)
-                better = (logit > best) | ((logit != logit) & (best == best))  # the first NaN is the maximum
+                better = (logit > best) | (
+                    (logit != logit) & (best == best)
+                )  # the first NaN is the maximum
                 guess = tl.where(better, c, guess)
                 best = tl.where(better, logit, best)
         else:
@@ -95,7 +97,9 @@ def count(
         return
     pred_n, pred_c, pred_h, pred_w = (pred if pred.ndim == 4 else pred.unsqueeze(1)).stride()
     target_n, target_h, target_w = target.stride()
-    if pred_h == width * pred_w and target_h == width * target_w:  # rows follow one another: one long row
+    if (
+        pred_h == width * pred_w and target_h == width * target_w
+    ):  # rows follow one another: one long row
         height, width = 1, height * width
     tiles = height * triton.cdiv(width, block)
     per_image = min(tiles, max(triton.cdiv(programs, n_images), triton.cdiv(tiles, MOST_TILES)))

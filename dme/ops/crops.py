@@ -10,7 +10,9 @@ from dme.common.errors import InputError
 from dme.common.labels import IGNORE
 from dme.ops import needing_triton
 
-Crop = tuple[Tensor, Tensor, Tensor]  # image (C, H, W), labels uint8 (H, W), inside the frame bool (H, W)
+Crop = tuple[
+    Tensor, Tensor, Tensor
+]  # image (C, H, W), labels uint8 (H, W), inside the frame bool (H, W)
 
 
 def sample_crops(
@@ -41,7 +43,9 @@ def _check(images: list[Tensor], masks: list[Tensor], geometry: Tensor) -> None:
         raise InputError(f"{found}; wanted as many of each, at least 1, and geometry (B, 6)")
     for image, mask in zip(images, masks, strict=True):
         if image.dtype != torch.uint8 or mask.dtype != torch.uint8:
-            raise InputError(f"found an image of {image.dtype} and a mask of {mask.dtype}; wanted uint8")
+            raise InputError(
+                f"found an image of {image.dtype} and a mask of {mask.dtype}; wanted uint8"
+            )
         if mask.ndim != 2 or image.shape[-2:] != mask.shape or image.ndim not in (2, 3):
             found = f"found an image {tuple(image.shape)} and its mask {tuple(mask.shape)}"
             raise InputError(f"{found}; wanted (H, W) or (C, H, W), and (H, W)")
@@ -62,7 +66,9 @@ def crops_by_pytorch(
     return x.float(), labels, inside
 
 
-_sample = torch.library.custom_op("dme::sample_crops", crops_by_pytorch, mutates_args=(), device_types="cpu")
+_sample = torch.library.custom_op(
+    "dme::sample_crops", crops_by_pytorch, mutates_args=(), device_types="cpu"
+)
 
 
 def _copy(image: Tensor, mask: Tensor, top: int, left: int, out_h: int, out_w: int) -> Crop:
@@ -108,13 +114,17 @@ def _warp(
     out_w: int,
 ) -> Crop:
     height, width = mask.shape
-    yy, yx, centre_y, xy, xx, centre_x = inverse_map(top, left, step_y, step_x, angle, out_h, out_w)
+    yy, yx, centre_y, xy, xx, centre_x = inverse_map(
+        top, left, step_y, step_x, angle, out_h, out_w
+    )
     dy = (torch.arange(out_h, device=mask.device) + (0.5 - out_h / 2))[:, None]
     dx = (torch.arange(out_w, device=mask.device) + (0.5 - out_w / 2))[None, :]
     y = yy * dy + yx * dx + centre_y  # (out_h, out_w)
     x = xy * dy + xx * dx + centre_x
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    labels = mask[y.long().clamp_(0, height - 1), x.long().clamp_(0, width - 1)].masked_fill_(~inside, IGNORE)
+    labels = mask[y.long().clamp_(0, height - 1), x.long().clamp_(0, width - 1)].masked_fill_(
+        ~inside, IGNORE
+    )
 
     # Only the source pixels under the crop's bounding box become float.
     half_y, half_x = ((abs(a) * out_h + abs(b) * out_w) / 2 for a, b in ((yy, yx), (xy, xx)))
@@ -122,7 +132,11 @@ def _warp(
     x0, x1 = _cover(centre_x - half_x, centre_x + half_x, width)
     grid = torch.stack([2 * (x - x0) / (x1 - x0) - 1, 2 * (y - y0) / (y1 - y0) - 1], dim=-1)
     source = image[None, :, y0:y1, x0:x1].float()
-    return F.grid_sample(source, grid[None], padding_mode="border", align_corners=False)[0], labels, inside
+    return (
+        F.grid_sample(source, grid[None], padding_mode="border", align_corners=False)[0],
+        labels,
+        inside,
+    )
 
 
 def _cover(low: float, high: float, size: int) -> tuple[int, int]:

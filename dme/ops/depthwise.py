@@ -32,7 +32,15 @@ def convolve(x: Tensor, weight: Tensor, dilation: int, bias: Tensor | None = Non
     width = x.shape[3]
     x = F.pad(x, (wide, wide))
     pieces = [
-        F.conv2d(x[..., first : last + width], own, None if first else bias, 1, (high, 0), dilation, channels)
+        F.conv2d(
+            x[..., first : last + width],
+            own,
+            None if first else bias,
+            1,
+            (high, 0),
+            dilation,
+            channels,
+        )
         for first, last, own in _by_columns(weight, dilation)
     ]
     return sum(pieces[1:], pieces[0])
@@ -42,7 +50,9 @@ def _by_columns(weight: Tensor, dilation: int) -> list[tuple[int, int, Tensor]]:
     """Pieces of at most WIDEST columns, each after the places where its first and its last column begin."""
     pieces = weight.split(WIDEST, dim=3)
     starts = (WIDEST * i * dilation for i in range(len(pieces)))
-    return [(a, a + (own.shape[3] - 1) * dilation, own) for a, own in zip(starts, pieces, strict=True)]
+    return [
+        (a, a + (own.shape[3] - 1) * dilation, own) for a, own in zip(starts, pieces, strict=True)
+    ]
 
 
 @torch.library.custom_op("dme::depthwise_conv", mutates_args=(), device_types="cpu")
@@ -51,7 +61,9 @@ def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
 
 
 @torch.library.custom_op("dme::depthwise_conv_backward", mutates_args=(), device_types="cpu")
-def _gradients(gradient: Tensor, x: Tensor, weight: Tensor, dilation: int) -> tuple[Tensor, Tensor]:
+def _gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, dilation: int
+) -> tuple[Tensor, Tensor]:
     of_x = convolve(gradient, weight.flip(2, 3), dilation)
     rows, columns = weight.shape[2:]
     gradient = _apart(gradient, dilation)
@@ -69,7 +81,9 @@ def _gradients(gradient: Tensor, x: Tensor, weight: Tensor, dilation: int) -> tu
 def _of_weight(gradient: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
     ones, zeros, wanted = (1, 1), (0, 0), (False, True, False)
     backward = torch.ops.aten.convolution_backward
-    return backward(gradient, x, weight, None, ones, padding, ones, False, zeros, len(weight), wanted)[1]
+    return backward(
+        gradient, x, weight, None, ones, padding, ones, False, zeros, len(weight), wanted
+    )[1]
 
 
 def _apart(x: Tensor, dilation: int, beside: int = 0) -> Tensor:
@@ -78,7 +92,9 @@ def _apart(x: Tensor, dilation: int, beside: int = 0) -> Tensor:
     Zeros fill the grids to one size; `beside` more columns of them are on the left and on the right.
     """
     wide = beside * dilation
-    x = F.pad(x, (wide, wide + -x.shape[3] % dilation, 0, -x.shape[2] % dilation)).permute(0, 2, 3, 1)
+    x = F.pad(x, (wide, wide + -x.shape[3] % dilation, 0, -x.shape[2] % dilation)).permute(
+        0, 2, 3, 1
+    )
     x = x.unflatten(2, (-1, dilation)).unflatten(1, (-1, dilation)).permute(0, 2, 4, 1, 3, 5)
     return x.flatten(0, 2).permute(0, 3, 1, 2)
 
@@ -101,5 +117,7 @@ def _convolve_fake(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
 
 
 @_gradients.register_fake
-def _gradients_fake(gradient: Tensor, x: Tensor, weight: Tensor, dilation: int) -> tuple[Tensor, Tensor]:
+def _gradients_fake(
+    gradient: Tensor, x: Tensor, weight: Tensor, dilation: int
+) -> tuple[Tensor, Tensor]:
     return convolve(gradient, weight, dilation), torch.empty_like(weight)

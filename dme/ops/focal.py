@@ -26,7 +26,9 @@ def focal_sums(
     return torch.ops.dme.focal_sums(logits, target, ignore_index, gamma, alpha)
 
 
-def focal_by_pytorch(logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float) -> Tensor:
+def focal_by_pytorch(
+    logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float
+) -> Tensor:
     """The definition, which autograd can follow."""
     logits = logits.to(sums_dtype(logits))
     classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
@@ -80,7 +82,9 @@ _sums.register_autograd(_backward, setup_context=_save)
 
 
 @_sums.register_kernel("cuda")
-def _sums_cuda(logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float) -> Tensor:
+def _sums_cuda(
+    logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float
+) -> Tensor:
     with needing_triton():
         from dme.ops.focal_triton import add_up
     with torch.cuda.device(logits.device):
@@ -98,7 +102,9 @@ def _gradient_cuda(
 
 
 @_sums.register_fake
-def _sums_fake(logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float) -> Tensor:
+def _sums_fake(
+    logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float
+) -> Tensor:
     return logits.new_empty(len(logits), dtype=sums_dtype(logits))
 
 

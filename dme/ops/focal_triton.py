@@ -33,7 +33,9 @@ def _sums_kernel(
     tile, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     pixel = tile * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
-    channel, label, valid = locate(z, target, n, pixel, inside, width, z_n, z_h, z_w, t_n, t_h, t_w, IGNORE)
+    channel, label, valid = locate(
+        z, target, n, pixel, inside, width, z_n, z_h, z_w, t_n, t_h, t_w, IGNORE
+    )
     total = tl.zeros([BLOCK], FLOAT)
     for c in tl.static_range(C):
         lost, _, _, weight = _of_class(channel, inside, label == c, GAMMA, FLOAT)
@@ -54,7 +56,9 @@ def _gradient_kernel(
     tile, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     pixel = tile * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
-    channel, label, valid = locate(z, target, n, pixel, inside, width, z_n, z_h, z_w, t_n, t_h, t_w, IGNORE)
+    channel, label, valid = locate(
+        z, target, n, pixel, inside, width, z_n, z_h, z_w, t_n, t_h, t_w, IGNORE
+    )
     given = tl.load(of_sums + n)
     out = gradient + n * g_n + (pixel // width) * g_h + (pixel % width) * g_w
     for c in tl.static_range(C):
@@ -67,7 +71,12 @@ def _gradient_kernel(
 
 
 def add_up(
-    logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float, block: int = 1024
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int,
+    gamma: float,
+    alpha: float,
+    block: int = 1024,
 ) -> Tensor:
     """The result of `dme.ops.focal.focal_sums`. block: pixels of a program, a power of two.
 

@@ -77,7 +77,9 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, of_entropy: Tensor, of_sums: Tensor) -> tuple[Tensor, None, None]:
-    found = torch.ops.dme.region_sums_backward(*ctx.saved_tensors, ctx.ignore_index, of_entropy, of_sums)
+    found = torch.ops.dme.region_sums_backward(
+        *ctx.saved_tensors, ctx.ignore_index, of_entropy, of_sums
+    )
     return found, None, None
 
 

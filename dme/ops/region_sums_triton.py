@@ -16,7 +16,9 @@ def _read(
     C: tl.constexpr, IGNORE: tl.constexpr, FLOAT: tl.constexpr,
 ):  # fmt: skip
     """Of pixels: address of the first logit, largest logit, sum of exponentials, label, whether it counts."""
-    first, label, valid = locate(z, target, n, pixel, inside, width, z_n, z_h, z_w, t_n, t_h, t_w, IGNORE)
+    first, label, valid = locate(
+        z, target, n, pixel, inside, width, z_n, z_h, z_w, t_n, t_h, t_w, IGNORE
+    )
     channel = first
     largest = tl.load(channel, mask=inside, other=0).to(FLOAT)
     for _ in tl.static_range(1, C):
@@ -103,7 +105,9 @@ def _gradient_kernel(
         out += g_c
 
 
-def add_up(logits: Tensor, target: Tensor, ignore_index: int, block: int = 1024) -> tuple[Tensor, Tensor]:
+def add_up(
+    logits: Tensor, target: Tensor, ignore_index: int, block: int = 1024
+) -> tuple[Tensor, Tensor]:
     """The two results of `dme.ops.region_sums.region_sums`. block: pixels of a program, a power of two.
 
     Every program leaves its own sums, which are then added in a fixed order: the same result every time.
@@ -123,7 +127,12 @@ def add_up(logits: Tensor, target: Tensor, ignore_index: int, block: int = 1024)
 
 
 def differentiate(
-    logits: Tensor, target: Tensor, ignore_index: int, of_entropy: Tensor, of_sums: Tensor, block: int = 1024
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int,
+    of_entropy: Tensor,
+    of_sums: Tensor,
+    block: int = 1024,
 ) -> Tensor:
     """The gradient in the logits, of their type and strides."""
     n, classes, height, width = logits.shape

@@ -15,5 +15,7 @@ def locate(
 ):  # fmt: skip
     """Of pixels of image n: address of the first logit, label, whether it counts."""
     row, column = pixel // width, pixel % width
-    label = tl.load(target + n * t_n + row * t_h + column * t_w, mask=inside, other=IGNORE).to(tl.int64)
+    label = tl.load(target + n * t_n + row * t_h + column * t_w, mask=inside, other=IGNORE).to(
+        tl.int64
+    )
     return z + n * z_n + row * z_h + column * z_w, label, inside & (label != IGNORE)

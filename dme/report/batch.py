@@ -31,7 +31,9 @@ class Work:
     """Predicts scans one at a time into FOLDERS of `out`; bad ones are reported and skipped."""
 
     out: Path
-    networks: dict[str, Segmenter]  # what to find, "fluid", "layers" or both -> the network that finds it
+    networks: dict[
+        str, Segmenter
+    ]  # what to find, "fluid", "layers" or both -> the network that finds it
     threshold: float
     tta: bool
     scale_um: tuple[float, ...] | None  # in place of the source's, as far as it goes
@@ -39,7 +41,9 @@ class Work:
     skipped: list[dict] = field(default_factory=list)  # source, reason
     # thickness in px of each column (W,): (volume, "fluid" or "retina") -> B-scan -> line; and of each volume
     # the first and last B-scan to expect
-    columns: dict[tuple[str, str], dict[int, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
+    columns: dict[tuple[str, str], dict[int, np.ndarray]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
     ranges: dict[str, list[int]] = field(default_factory=dict)
 
     def run(self, items: list[Item]) -> None:
@@ -59,7 +63,10 @@ class Work:
                 for scan in scans:
                     if scan.volume:
                         first, last = self.ranges.get(scan.volume, [scan.position] * 2)
-                        self.ranges[scan.volume] = [min(first, scan.position), max(last, scan.position)]
+                        self.ranges[scan.volume] = [
+                            min(first, scan.position),
+                            max(last, scan.position),
+                        ]
                 mine = [(i, scan) for i, scan in enumerate(scans, count) if i % world == rank]
                 count += len(scans)
                 bar.total += len(mine)
@@ -102,7 +109,10 @@ class Work:
             save_picture(self.out / row["mask"], mask * 255)
             columns_px["fluid"] = mask.sum(0, dtype=np.int32)
         if boundaries is not None:
-            files = {"boundaries": f"boundaries/{scan.name}.csv", "profile": f"profiles/{scan.name}.png"}
+            files = {
+                "boundaries": f"boundaries/{scan.name}.csv",
+                "profile": f"profiles/{scan.name}.png",
+            }
             row |= measure_layers(boundaries, scale_um) | files
             write_rows(self.out / row["boundaries"], boundaries)
             profile = thickness_profile(boundaries, *(scale_um or ())[:2], title=scan.name)
@@ -128,7 +138,9 @@ class Work:
         if ranks.world_size() > 1:
             parts *= ranks.world_size()
             distributed.all_gather_object(parts, parts[0])
-        self.rows = sorted((row for rows, _, _ in parts for row in rows), key=lambda row: row.pop("order"))
+        self.rows = sorted(
+            (row for rows, _, _ in parts for row in rows), key=lambda row: row.pop("order")
+        )
         self.skipped = [fault for _, skipped, _ in parts for fault in skipped]
         self.columns = defaultdict(dict)
         for _, _, columns in parts:

@@ -21,7 +21,15 @@ SCAN_COLUMNS = {
     ),
 }
 _VOLUME = (
-    *("volume", "bscans", "missing_bscans", "first_bscan", "last_bscan", "first_measured", "last_measured"),
+    *(
+        "volume",
+        "bscans",
+        "missing_bscans",
+        "first_bscan",
+        "last_bscan",
+        "first_measured",
+        "last_measured",
+    ),
     *("height_px", "width_px", *SCALE),
 )
 _RETINA = ("retina_thickness_px", "retina_thickness_um", "central_subfield_thickness_um")

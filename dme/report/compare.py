@@ -36,7 +36,9 @@ def read_results(folder: str | Path) -> dict:
         found = json.loads(path.read_text())
         found["settings"], found["volumes"], found["scans"]
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise InputError(f"{folder} holds no results of ./run.sh predict (no readable {path.name})") from e
+        raise InputError(
+            f"{folder} holds no results of ./run.sh predict (no readable {path.name})"
+        ) from e
     if not found.get("finished"):
         raise InputError(f"{folder}: the prediction did not finish; run it again")
     return found
@@ -64,7 +66,9 @@ def compare(folder_a: str | Path, folder_b: str | Path) -> list[dict]:
     rows = []
     for pair in _pairs(a, b, folder_a, folder_b):
         _check_alike(*pair, SECTORS[common[0]])
-        names = dict(zip(("volume_a", "volume_b"), (volume["volume"] for volume in pair), strict=True))
+        names = dict(
+            zip(("volume_a", "volume_b"), (volume["volume"] for volume in pair), strict=True)
+        )
         changes = []
         if "fluid" in common:
             changes += _fluid_changes((a, b), pair)
@@ -81,7 +85,11 @@ def change_columns(rows: list[dict]) -> tuple[str, ...]:
 
 def _fluid_changes(visits: tuple[dict, dict], pair: tuple[dict, dict]) -> list[dict]:
     areas = [
-        {row["bscan"]: row["fluid_area_mm2"] for row in visit["scans"] if row["volume"] == volume["volume"]}
+        {
+            row["bscan"]: row["fluid_area_mm2"]
+            for row in visit["scans"]
+            if row["volume"] == volume["volume"]
+        }
         for visit, volume in zip(visits, pair, strict=True)
     ]
     rows = []
@@ -98,13 +106,16 @@ def _fluid_changes(visits: tuple[dict, dict], pair: tuple[dict, dict]) -> list[d
 def _retina_changes(pair: tuple[dict, dict]) -> list[dict]:
     """Of the sectors that both visits cover at least in part."""
     return [
-        {"level": "retina", "place": a["sector"]} | _change("retina", "um", a["mean_um"], b["mean_um"])
+        {"level": "retina", "place": a["sector"]}
+        | _change("retina", "um", a["mean_um"], b["mean_um"])
         for a, b in zip(*(volume["retina_sectors"] for volume in pair), strict=True)
         if a["mean_um"] is not None and b["mean_um"] is not None
     ]
 
 
-def _pairs(a: dict, b: dict, folder_a: str | Path, folder_b: str | Path) -> list[tuple[dict, dict]]:
+def _pairs(
+    a: dict, b: dict, folder_a: str | Path, folder_b: str | Path
+) -> list[tuple[dict, dict]]:
     for visit, folder in ((a, folder_a), (b, folder_b)):
         if not visit["volumes"]:
             raise InputError(
@@ -115,7 +126,9 @@ def _pairs(a: dict, b: dict, folder_a: str | Path, folder_b: str | Path) -> list
     by_name = [{volume["volume"]: volume for volume in visit["volumes"]} for visit in (a, b)]
     if by_name[0].keys() != by_name[1].keys():
         names = [", ".join(sorted(volumes)) for volumes in by_name]
-        raise InputError(f"volumes differ in name: {names[0]} in {folder_a}, {names[1]} in {folder_b}")
+        raise InputError(
+            f"volumes differ in name: {names[0]} in {folder_a}, {names[1]} in {folder_b}"
+        )
     return [(volume, by_name[1][name]) for name, volume in by_name[0].items()]
 
 
@@ -134,7 +147,9 @@ def _check_alike(a: dict, b: dict, sectors: str) -> None:
         )
     if not a[sectors] or not b[sectors]:
         why = "its scale is unknown (predict both visits with --scale axial,lateral,spacing)"
-        raise InputError(f"volume {a['volume']} has no ETDRS sectors: {why}, or its fovea lies outside")
+        raise InputError(
+            f"volume {a['volume']} has no ETDRS sectors: {why}, or its fovea lies outside"
+        )
 
 
 def _change(what: str, unit: str, a: float, b: float) -> dict:

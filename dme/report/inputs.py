@@ -32,7 +32,9 @@ class Scan:
     read: Callable[[], np.ndarray]
     volume: str | None = None  # name of the volume it belongs to
     position: int | None = None  # index of the B-scan in it
-    scale_um: tuple[float, ...] | None = None  # axial, lateral, spacing, as far as the source knows
+    scale_um: tuple[float, ...] | None = (
+        None  # axial, lateral, spacing, as far as the source knows
+    )
 
 
 @dataclass
@@ -48,7 +50,9 @@ class Item:
         scans = self.opener(self.notes)
         _check_places(scans)
         volumes = {
-            name: _unique(name, "volume", taken) for name in dict.fromkeys(s.volume for s in scans) if name
+            name: _unique(name, "volume", taken)
+            for name in dict.fromkeys(s.volume for s in scans)
+            if name
         }
         for scan in scans:
             if scan.volume:
@@ -76,7 +80,9 @@ def list_items(inputs: list[str], volume: bool = False) -> tuple[list[Item], dic
             elif not path.exists():
                 raise InputError(f"{path}: no such file or folder")
             elif path.suffix.lower() in IMAGE_SUFFIXES:
-                if path.parent not in loose:  # the files of a folder, named one by one, are one set
+                if (
+                    path.parent not in loose
+                ):  # the files of a folder, named one by one, are one set
                     loose[path.parent] = []
                     items.append(_image_item(path.parent, loose[path.parent], None, volume))
                 loose[path.parent].append(path)
@@ -99,13 +105,19 @@ def _folder_items(root: Path, volume: bool) -> list[Item]:
     usable = [f for f in inside if f.suffix.lower() in SUFFIXES]
     if not usable:
         found = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) or "nothing"
-        raise InputError(f"{root}: no scans, it holds {found}; expected files {' '.join(SUFFIXES)}")
+        raise InputError(
+            f"{root}: no scans, it holds {found}; expected files {' '.join(SUFFIXES)}"
+        )
     images = [f for f in usable if f.suffix.lower() in IMAGE_SUFFIXES]
     index = root / "index.csv"
     if volume and (index.is_file() or len(images) < len(usable)):
         other = index if index.is_file() else next(f for f in usable if f not in images)
-        raise InputError(f"{root}: --volume is for a folder of nothing but images, found {other.name}")
-    items = [_image_item(root, images, index if index.is_file() else None, volume)] if images else []
+        raise InputError(
+            f"{root}: --volume is for a folder of nothing but images, found {other.name}"
+        )
+    items = (
+        [_image_item(root, images, index if index.is_file() else None, volume)] if images else []
+    )
     items += [_file_item(f) for f in usable if f.suffix.lower() not in IMAGE_SUFFIXES]
     if others := [f.name for f in inside if f.suffix.lower() not in SUFFIXES and f != index]:
         some = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
@@ -116,7 +128,9 @@ def _folder_items(root: Path, volume: bool) -> list[Item]:
 def _file_item(path: Path) -> Item:
     openers = {".npy": _open_array, ".mat": _open_mat}
     if path.suffix.lower() not in openers:
-        raise InputError(f"{path}: unknown kind of file; expected one of {' '.join(SUFFIXES)}, or a folder")
+        raise InputError(
+            f"{path}: unknown kind of file; expected one of {' '.join(SUFFIXES)}, or a folder"
+        )
     return Item(str(path), partial(openers[path.suffix.lower()], path))
 
 
@@ -129,7 +143,9 @@ def _open_images(
 ) -> list[Scan]:
     label = folder.resolve().name or "scans"
     peak, sizes = _survey(files)
-    scans = [Scan(f.stem, str(f), partial(_read_image, f, peak)) for f in sorted(files, key=natural)]
+    scans = [
+        Scan(f.stem, str(f), partial(_read_image, f, peak)) for f in sorted(files, key=natural)
+    ]
     if index:
         _place_by_index(scans, index, label, sizes, notes)
         scans = [scan for scan in scans if scan.volume]
@@ -147,7 +163,9 @@ def _open_images(
     return scans
 
 
-def _place_by_index(scans: list[Scan], index: Path, label: str, sizes: set, notes: list[str]) -> None:
+def _place_by_index(
+    scans: list[Scan], index: Path, label: str, sizes: set, notes: list[str]
+) -> None:
     """Volume, B-scan and scale from index.csv; images that it does not list stay without a volume."""
     by_name = {scan.name: scan for scan in scans}
     rows = read_index(index, files_in(Path(scans[0].source).parent, IMAGE_SUFFIXES))
@@ -211,10 +229,20 @@ def _survey(files: list[Path]) -> tuple[int, set[tuple[int, int]]]:
 def _open_array(path: Path, notes: list[str]) -> list[Scan]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as e:  # NumPy raises OSError, ValueError, TokenError, BadZipFile, ... on broken files
+    except (
+        Exception
+    ) as e:  # NumPy raises OSError, ValueError, TokenError, BadZipFile, ... on broken files
         raise InputError(f"{path}: not a readable .npy array ({e}); save it again") from e
-    if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or array.dtype.kind not in "buif":
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive of arrays"
+    if (
+        not isinstance(array, np.ndarray)
+        or array.ndim not in (2, 3)
+        or array.dtype.kind not in "buif"
+    ):
+        found = (
+            f"{array.dtype} {array.shape}"
+            if isinstance(array, np.ndarray)
+            else "an archive of arrays"
+        )
         raise InputError(f"{path}: holds {found}, expected numbers (H, W), (H, W, 3) or (N, H, W)")
     if array.ndim == 2 or array.shape[2] in (1, 3, 4):
         return [Scan(path.stem, str(path), partial(_read_array, path, array, None))]

@@ -59,11 +59,15 @@ def write_report(
     headline: (what, number) in large type. facts: (what, text) at the foot. skipped: (file, reason).
     """
     path = Path(path)
-    tiles = "".join(f"<div><b>{_text(value)}</b><span>{_text(what)}</span></div>" for what, value in headline)
+    tiles = "".join(
+        f"<div><b>{_text(value)}</b><span>{_text(what)}</span></div>" for what, value in headline
+    )
     rest = "".join(f"<dt>{_text(what)}</dt><dd>{_text(value)}</dd>" for what, value in facts)
     lost = ""
     if skipped:
-        lines = "".join(f"<li><code>{_text(file)}</code>: {_text(why)}</li>" for file, why in skipped)
+        lines = "".join(
+            f"<li><code>{_text(file)}</code>: {_text(why)}</li>" for file, why in skipped
+        )
         lost = f'<section id="skipped"><h2>Skipped ({len(skipped)})</h2><ul>{lines}</ul></section>'
     parts = {
         "title": _text(title),
@@ -72,7 +76,9 @@ def write_report(
         "tables": "".join(_table(table, path.parent) for table in tables if table.rows),
         "facts": rest,
     }
-    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], TEMPLATE.read_text(encoding="utf-8"))
+    page = re.sub(
+        r"\{\{(\w+)\}\}", lambda found: parts[found[1]], TEMPLATE.read_text(encoding="utf-8")
+    )
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
 
@@ -88,7 +94,11 @@ def _table(table: Table, folder: Path) -> str:
     body = []
     for i, row in enumerate(rows):
         cells = "".join(_cell(row[column.key], column.digits) for column in table.columns)
-        picture = f"<td>{_picture(table, row, folder, i < table.thumbnails)}</td>" if table.picture else ""
+        picture = (
+            f"<td>{_picture(table, row, folder, i < table.thumbnails)}</td>"
+            if table.picture
+            else ""
+        )
         body.append(f"<tr>{picture}{cells}</tr>")
     few = (
         f" (pictures of the first {table.thumbnails})"
@@ -113,7 +123,10 @@ def _picture(table: Table, row: dict, folder: Path, thumbnail: bool) -> str:
     href, name = quote(row[table.picture]), _text(str(row[table.columns[0].key]))
     inside = "show"
     if thumbnail:
-        small, packed = reduced(folder / row[table.picture], table.thumbnail_px, table.strip), io.BytesIO()
+        small, packed = (
+            reduced(folder / row[table.picture], table.thumbnail_px, table.strip),
+            io.BytesIO(),
+        )
         small.save(packed, format="JPEG", quality=82)
         data = base64.b64encode(packed.getvalue()).decode()
         size = f"width={small.width} height={small.height}"

@@ -26,10 +26,20 @@ def write_page(
 ) -> None:
     """report.html. origin: provenance with command, time_utc, commit, device and the run's settings."""
     settings = origin["settings"]
-    headline, volume_tables, scan_columns, scan_tables, facts = [("scans", str(len(rows)))], [], [], [], []
+    headline, volume_tables, scan_columns, scan_tables, facts = (
+        [("scans", str(len(rows)))],
+        [],
+        [],
+        [],
+        [],
+    )
     rank = ""  # the scans' order: by fluid, without it by thickness
     if "fluid" in FINDS[task]:
-        rank = "fluid_area_mm2" if all(row["fluid_area_mm2"] is not None for row in rows) else "fluid_px"
+        rank = (
+            "fluid_area_mm2"
+            if all(row["fluid_area_mm2"] is not None for row in rows)
+            else "fluid_px"
+        )
         headline += _fluid_headline(rows, volumes)
         volume_tables += _fluid_volumes(volumes)
         scan_columns += _fluid_columns(rows)
@@ -38,7 +48,8 @@ def write_page(
             ("scans enter it as", SIZES[settings["size"]]),
             (
                 "fluid is",
-                f"probability above {settings['threshold']:g}" + ", mirrored scan averaged" * settings["tta"],
+                f"probability above {settings['threshold']:g}"
+                + ", mirrored scan averaged" * settings["tta"],
             ),
             ("regions", f"{settings['connectivity']}-connected, however small"),
         ]
@@ -53,8 +64,14 @@ def write_page(
         if task == "both":
             scan_tables.append(_fluid_in_layers(rows))
         facts += [
-            ("layer network", f"{settings['layers_weights']}, sha256 {settings['layers_weights_sha256']}"),
-            ("scans enter it as", SIZES[settings["layers_size"]] + ", mirrored averaged" * settings["tta"]),
+            (
+                "layer network",
+                f"{settings['layers_weights']}, sha256 {settings['layers_weights_sha256']}",
+            ),
+            (
+                "scans enter it as",
+                SIZES[settings["layers_size"]] + ", mirrored averaged" * settings["tta"],
+            ),
             (
                 "boundaries",
                 "rows count from 0 at pixel centres; the retina is all from ILM to RPE/choroid",
@@ -70,7 +87,10 @@ def write_page(
     )
     facts += [
         ("scale", scales_text(rows)),
-        ("sectors", "ETDRS circles of 1, 3 and 6 mm diameter; the last B-scan is taken as superior"),
+        (
+            "sectors",
+            "ETDRS circles of 1, 3 and 6 mm diameter; the last B-scan is taken as superior",
+        ),
         ("command", origin["command"]),
         ("made", f"{origin['time_utc']}, commit {origin['commit']}, {origin['device']}"),
         *(("note", note) for note in notes),
@@ -89,13 +109,17 @@ def _fluid_headline(rows: list[dict], volumes: list[dict]) -> list[tuple[str, st
     ]
     if volumes and all(v["fluid_volume_mm3"] is not None for v in volumes):
         total_mm3 = sum(v["fluid_volume_mm3"] for v in volumes)
-        headline.append((f"fluid in {len(volumes)} volume{'s' * (len(volumes) > 1)}", f"{total_mm3:.4f} mm³"))
+        headline.append(
+            (f"fluid in {len(volumes)} volume{'s' * (len(volumes) > 1)}", f"{total_mm3:.4f} mm³")
+        )
     return headline
 
 
 def _retina_headline(rows: list[dict], volumes: list[dict]) -> list[tuple[str, str]]:
     if len(volumes) == 1 and volumes[0]["central_subfield_thickness_um"] is not None:
-        return [("central subfield thickness", f"{volumes[0]['central_subfield_thickness_um']:.0f} µm")]
+        return [
+            ("central subfield thickness", f"{volumes[0]['central_subfield_thickness_um']:.0f} µm")
+        ]
     thickest = max(rows, key=lambda row: row["retina_thickness_px"])
     return [("thickest retina, mean of a scan", retina(thickest).replace("um", "µm"))]
 
@@ -115,7 +139,10 @@ def _fluid_volumes(volumes: list[dict]) -> list[Table]:
         picture="map",
         thumbnail_px=560,
     )
-    columns = (Column("volume_mm3", "fluid mm³", 4), Column("mean_um", "mean fluid thickness µm", 2))
+    columns = (
+        Column("volume_mm3", "fluid mm³", 4),
+        Column("mean_um", "mean fluid thickness µm", 2),
+    )
     return [seen, _sector_table("ETDRS sectors", volumes, "fluid", columns)]
 
 
@@ -128,9 +155,17 @@ def _retina_volumes(volumes: list[dict]) -> list[Table]:
         Column("retina_thickness_px", "mean retinal thickness px", 1),
     ]
     shown = [c for c in columns if any(v[c.key] is not None for v in volumes)]
-    seen = Table("Volumes: thickness of the retina", shown, volumes, picture="retina_map", thumbnail_px=560)
-    columns = (Column("mean_um", "mean retinal thickness µm", 1), Column("volume_mm3", "retina mm³", 3))
-    return [seen, _sector_table("ETDRS sectors: thickness of the retina", volumes, "retina", columns)]
+    seen = Table(
+        "Volumes: thickness of the retina", shown, volumes, picture="retina_map", thumbnail_px=560
+    )
+    columns = (
+        Column("mean_um", "mean retinal thickness µm", 1),
+        Column("volume_mm3", "retina mm³", 3),
+    )
+    return [
+        seen,
+        _sector_table("ETDRS sectors: thickness of the retina", volumes, "retina", columns),
+    ]
 
 
 def _sector_table(title: str, volumes: list[dict], of: str, values: Sequence[Column]) -> Table:

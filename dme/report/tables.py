@@ -45,5 +45,10 @@ def write_rows(path: Path, boundaries: np.ndarray) -> None:
     table = np.vstack([np.arange(boundaries.shape[1]), boundaries]).T
     with atomic_path(path) as temporary:
         np.savetxt(
-            temporary, table, ["%d", *["%.3f"] * 8], delimiter=",", header=",".join(ROW_COLUMNS), comments=""
+            temporary,
+            table,
+            ["%d", *["%.3f"] * 8],
+            delimiter=",",
+            header=",".join(ROW_COLUMNS),
+            comments="",
         )

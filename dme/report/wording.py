@@ -25,5 +25,7 @@ def scales_text(rows: list[dict]) -> str:
     texts = set()
     for scale in {tuple(row[key] for key in SCALE) for row in rows}:
         named = zip(("axial", "lateral", "B-scan spacing"), scale, strict=True)
-        texts.add(", ".join(f"{name} {um:g} um" for name, um in named if um is not None) or "unknown")
+        texts.add(
+            ", ".join(f"{name} {um:g} um" for name, um in named if um is not None) or "unknown"
+        )
     return "; ".join(sorted(texts))

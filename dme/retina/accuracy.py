@@ -38,7 +38,10 @@ def layer_confusion(predicted: np.ndarray, truth: np.ndarray, height: int) -> np
 
     `dme.metrics.scores` of their sum has the layers' Dice and IoU at 1 to 7.
     """
-    labels = [layer_labels(rows, height)[None] for rows in (predicted, check_rows(truth, predicted.shape[1]))]
+    labels = [
+        layer_labels(rows, height)[None]
+        for rows in (predicted, check_rows(truth, predicted.shape[1]))
+    ]
     return confusion_matrix(*map(torch.from_numpy, labels), num_classes=9).numpy()
 
 

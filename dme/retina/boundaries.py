@@ -9,7 +9,10 @@ from dme.common.errors import InputError
 from dme.retina.rows import repair_boundaries
 
 DOUBT = 0.01  # least probability of any class: no pixel outvotes another by more than 100 : 1
-BEST, WORST = 1e150, 1e-150  # weights of labellings so far are kept within; any product is a float64
+BEST, WORST = (
+    1e150,
+    1e-150,
+)  # weights of labellings so far are kept within; any product is a float64
 QUANTISED = 1 / 12  # px^2, variance of a row that is known to the pixel
 BEND = 0.3  # px per column^2, expected second difference of a boundary; 0.02 to 0.2 in graded healthy scans
 LEAST = 1e-6  # 1/px^2, precision of a row about which nothing is known, so that there is a curve at all
@@ -28,7 +31,9 @@ def boundaries_from_probabilities(probabilities: Tensor | np.ndarray) -> np.ndar
         probabilities = probabilities.detach().float().cpu().numpy()
     p = np.asarray(probabilities)
     if p.ndim != 3 or len(p) not in (9, 10) or p.size == 0:
-        raise InputError(f"probabilities have shape {p.shape}, expected (9 or 10 classes, height, width)")
+        raise InputError(
+            f"probabilities have shape {p.shape}, expected (9 or 10 classes, height, width)"
+        )
     if not np.isfinite(p).all():
         raise InputError(
             "probabilities hold NaN or infinity, expected 0..1: is the network's training sound?"
@@ -62,7 +67,9 @@ def ordered_rows(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         evidence[:, 1:8] += ((1 - 9 * DOUBT) / 7 * probabilities[9])[:, None]
     evidence += DOUBT
     downwards = np.tri(9)  # after a class come itself and those below it
-    weight = np.empty_like(evidence)  # of all labellings of the rows down to here that end in a class
+    weight = np.empty_like(
+        evidence
+    )  # of all labellings of the rows down to here that end in a class
     weight[0] = evidence[0]
     for y in range(1, height):
         np.matmul(downwards, weight[y - 1], out=weight[y])
@@ -75,11 +82,15 @@ def ordered_rows(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         np.matmul(downwards.T, evidence[y], out=below)
         _rescale(below, y)
     weight /= weight.sum(axis=1, keepdims=True)
-    above = np.matmul(downwards[:8], weight)  # (H, 8, W) probability that the pixel lies above the boundary
+    above = np.matmul(
+        downwards[:8], weight
+    )  # (H, 8, W) probability that the pixel lies above the boundary
     count = above.sum(axis=0)  # pixels above it; their square is the sum of as many odd numbers
     variance = np.tensordot(2.0 * np.arange(height) + 1, above, 1) - count**2
     upper = np.arange(1, 9)[:, None]
-    silent = height * (height + 9) * upper * (9 - upper) / 810  # all labellings alike: beta-binomial
+    silent = (
+        height * (height + 9) * upper * (9 - upper) / 810
+    )  # all labellings alike: beta-binomial
     precision = 1 / (variance.clip(0) + QUANTISED) - 1 / (silent + QUANTISED)
     return count - 0.5, np.maximum(precision, LEAST)
 

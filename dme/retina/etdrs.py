@@ -14,7 +14,10 @@ from dme.common.errors import InputError
 
 DIAMETERS_MM = (1.0, 3.0, 6.0)
 EYES = ("OD", "OS")
-SAMPLE_UM, MAX_SAMPLES = 12.0, 32  # a map's cells are long: sampled this finely, at most so many times a side
+SAMPLE_UM, MAX_SAMPLES = (
+    12.0,
+    32,
+)  # a map's cells are long: sampled this finely, at most so many times a side
 
 
 def side_names(eye: str | None) -> tuple[str, str]:
@@ -29,7 +32,11 @@ def sector_names(eye: str | None = None) -> list[str]:
     left, right = side_names(eye)
     return [
         "center",
-        *(f"{ring}_{s}" for ring in ("inner", "outer") for s in ("superior", right, "inferior", left)),
+        *(
+            f"{ring}_{s}"
+            for ring in ("inner", "outer")
+            for s in ("superior", right, "inferior", left)
+        ),
     ]
 
 
@@ -41,14 +48,18 @@ def sector_shares(
     shape: (B-scans, columns). centre: (column, B-scan) of the fovea in cells, fractions allowed; an integer
     is the middle of its cell.
     """
-    down, across = (min(MAX_SAMPLES, math.ceil(step_um / SAMPLE_UM)) for step_um in (spacing_um, lateral_um))
+    down, across = (
+        min(MAX_SAMPLES, math.ceil(step_um / SAMPLE_UM)) for step_um in (spacing_um, lateral_um)
+    )
     shares = np.zeros((9, *shape), np.float32)
     for i in range(down):
         y_um = (np.arange(shape[0]) + (i + 0.5) / down - 0.5 - centre[1])[:, None] * spacing_um
         for j in range(across):
             x_um = (np.arange(shape[1]) + (j + 0.5) / across - 0.5 - centre[0]) * lateral_um
             radius_um = np.hypot(x_um, y_um)
-            ring = np.searchsorted(np.array(DIAMETERS_MM) * 500, radius_um)  # 0 centre, 1, 2, 3 outside
+            ring = np.searchsorted(
+                np.array(DIAMETERS_MM) * 500, radius_um
+            )  # 0 centre, 1, 2, 3 outside
             quadrant = np.where(
                 np.abs(y_um) > np.abs(x_um), np.where(y_um > 0, 0, 2), np.where(x_um > 0, 1, 3)
             )

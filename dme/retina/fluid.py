@@ -10,7 +10,9 @@ from dme.retina.rows import CLASSES, check_rows, in_tables, layer_labels
 
 CONNECTIVITY = 8  # fluid pixels that touch at a side or a corner are one region
 # fluid above the retina and below it is a mistake of one of the networks: shown, not hidden
-FLUID_COLUMNS = {unit: tuple(f"fluid_{in_tables(name)}_{unit}" for name in CLASSES) for unit in ("px", "mm2")}
+FLUID_COLUMNS = {
+    unit: tuple(f"fluid_{in_tables(name)}_{unit}" for name in CLASSES) for unit in ("px", "mm2")
+}
 
 
 def measure_scan(
@@ -31,7 +33,9 @@ def measure_scan(
         "regions": count,
         "largest_region_px": largest_px,
         "largest_region_mm2": area_mm2(largest_px, scale_um),
-        "mean_fluid_probability": float(probability[fluid].mean(dtype=np.float64)) if count else None,
+        "mean_fluid_probability": float(probability[fluid].mean(dtype=np.float64))
+        if count
+        else None,
     }
 
 

@@ -36,14 +36,14 @@ def check_rows(boundaries: np.ndarray, width: int | None = None) -> np.ndarray:
     crossing = np.fmax.accumulate(rows, axis=0) - rows
     if (crossing > 0).any():
         k, column = np.unravel_index(np.nanargmax(crossing), crossing.shape)
-        found = (
-            f"{BOUNDARIES[k]} lies {crossing[k, column]:.2f} px above an upper boundary in column {column}"
-        )
+        found = f"{BOUNDARIES[k]} lies {crossing[k, column]:.2f} px above an upper boundary in column {column}"
         raise InputError(f"{found}, expected rows in order: use dme.retina.rows.repair_boundaries")
     return rows
 
 
-def layer_labels(boundaries: np.ndarray, height: int, fluid: np.ndarray | None = None) -> np.ndarray:
+def layer_labels(
+    boundaries: np.ndarray, height: int, fluid: np.ndarray | None = None
+) -> np.ndarray:
     """Label map uint8 (height, W): 0 above the retina, 1 to 7 the layers, 8 below; with fluid, 9 on top.
 
     boundaries: (8, W); a column with any NaN is unknown, 255. fluid: uint8 (height, W); 1 becomes 9 in graded
@@ -55,14 +55,18 @@ def layer_labels(boundaries: np.ndarray, height: int, fluid: np.ndarray | None =
         labels += np.arange(height)[:, None] >= row  # the centre lies at or below the boundary
     if fluid is not None:
         if fluid.shape != labels.shape:
-            raise InputError(f"fluid mask is {fluid.shape}, expected {labels.shape} as boundaries and height")
+            raise InputError(
+                f"fluid mask is {fluid.shape}, expected {labels.shape} as boundaries and height"
+            )
         labels[fluid == 1] = FLUID
         labels[fluid == IGNORE] = IGNORE
     labels[:, np.isnan(rows).any(axis=0)] = IGNORE
     return labels
 
 
-def scale_rows(boundaries: np.ndarray, shape: tuple[int, int], scaled: tuple[int, int]) -> np.ndarray:
+def scale_rows(
+    boundaries: np.ndarray, shape: tuple[int, int], scaled: tuple[int, int]
+) -> np.ndarray:
     """Rows (8, W) of a scan of `shape` (H, W) -> float32 rows (8, W') of the scan resized to `scaled`.
 
     A new column has the mean of the columns it covers, unknown where one of them is.

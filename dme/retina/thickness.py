@@ -8,7 +8,8 @@ from dme.common.errors import InputError
 from dme.retina.rows import THICKNESSES, check_rows, in_tables
 
 THICKNESS_COLUMNS = {
-    unit: tuple(f"{in_tables(name)}_thickness_{unit}" for name in THICKNESSES) for unit in ("px", "um")
+    unit: tuple(f"{in_tables(name)}_thickness_{unit}" for name in THICKNESSES)
+    for unit in ("px", "um")
 }
 
 
@@ -18,12 +19,16 @@ def thickness_um(boundaries: np.ndarray, axial_um: float | None) -> np.ndarray:
     boundaries: rows (8, W). Raises InputError without an axial scale.
     """
     if not axial_um:
-        raise InputError("thickness in um needs the axial scale, which is unknown: give it in index.csv")
+        raise InputError(
+            "thickness in um needs the axial scale, which is unknown: give it in index.csv"
+        )
     rows = check_rows(boundaries)
     return np.vstack([np.diff(rows, axis=0), rows[7:] - rows[:1]]) * axial_um
 
 
-def measure_layers(boundaries: np.ndarray, scale_um: Sequence[float] | None) -> dict[str, float | None]:
+def measure_layers(
+    boundaries: np.ndarray, scale_um: Sequence[float] | None
+) -> dict[str, float | None]:
     """Mean thickness of each layer and of the retina, in px and in um (None without a scale).
 
     boundaries: rows (8, W) without NaN. scale_um: (axial, ...). Keys: THICKNESS_COLUMNS.

@@ -8,7 +8,10 @@ from dme.common.errors import InputError
 from dme.retina.etdrs import sector_table
 
 SCALE = ("axial_um", "lateral_um", "spacing_um")  # of a row or a volume, None where unknown
-SECTORS = {"fluid": "sectors", "retina": "retina_sectors"}  # where a volume holds those of its maps
+SECTORS = {
+    "fluid": "sectors",
+    "retina": "retina_sectors",
+}  # where a volume holds those of its maps
 
 
 def enface_map(columns: Mapping[int, np.ndarray], first: int, last: int) -> np.ndarray:
@@ -56,12 +59,16 @@ def measure_volume(
     height, width, axial_um, lateral_um, spacing_um = kinds.pop()
     first, last = span
     measured_at = next(iter(columns_px.values()))
-    maps = {of: enface_map(lines, first, last) * (axial_um or 1) for of, lines in columns_px.items()}
+    maps = {
+        of: enface_map(lines, first, last) * (axial_um or 1) for of, lines in columns_px.items()
+    }
     x, y = fovea or ((width - 1) / 2, (first + last) / 2)
     sectors = {SECTORS[of]: [] for of in maps}
     if spacing_um and 0 <= x <= width - 1 and first <= y <= last:
         for of, thickness in maps.items():
-            sectors[SECTORS[of]] = sector_table(thickness, lateral_um, spacing_um, (x, y - first), eye)
+            sectors[SECTORS[of]] = sector_table(
+                thickness, lateral_um, spacing_um, (x, y - first), eye
+            )
     measured = {}
     if "fluid" in maps:
         measured["fluid_px"] = sum(row["fluid_px"] for row in rows)
@@ -69,7 +76,10 @@ def measure_volume(
             volume_mm3(maps["fluid"], lateral_um, spacing_um) if spacing_um else None
         )
     if "retina" in maps:
-        mean, centre = float(np.nanmean(maps["retina"])), next(iter(sectors[SECTORS["retina"]]), {})
+        mean, centre = (
+            float(np.nanmean(maps["retina"])),
+            next(iter(sectors[SECTORS["retina"]]), {}),
+        )
         measured["retina_thickness_px"] = mean / (axial_um or 1)
         measured["retina_thickness_um"] = mean if axial_um else None
         measured["central_subfield_thickness_um"] = centre.get("mean_um")

@@ -73,10 +73,14 @@ class Augment:
         for name, limit in limits.items():
             if not 0 <= getattr(self, name) <= limit:
                 value = getattr(self, name)
-                raise InputError(f"augmentation {name} is {value}: expected a number from 0 to {limit}")
+                raise InputError(
+                    f"augmentation {name} is {value}: expected a number from 0 to {limit}"
+                )
         low, high = self.scale
         if not 0 < low <= high <= 100:
-            raise InputError(f"augmentation scale is {low}, {high}: expected 0 < smallest <= largest <= 100")
+            raise InputError(
+                f"augmentation scale is {low}, {high}: expected 0 < smallest <= largest <= 100"
+            )
 
 
 @dataclass
@@ -98,7 +102,9 @@ class TrainingSet:
 
     def shares(self, num_classes: int) -> Tensor:
         """Of each class among the annotated pixels, float32 (num_classes,); one pixel is added to each."""
-        counts = sum(torch.bincount(mask.flatten(), minlength=256)[:num_classes] for mask in self.chosen_by)
+        counts = sum(
+            torch.bincount(mask.flatten(), minlength=256)[:num_classes] for mask in self.chosen_by
+        )
         return (counts + 1) / (counts + 1).sum()
 
     def fingerprint(self) -> str:
@@ -147,12 +153,16 @@ def sample_batch(
         crops.append(_draw_crop(data.chosen_by[index], data.fluid, augment, generator))
     images, masks = ([scans[i] for i in indices] for scans in (data.images, data.masks))
     size = (augment.crop, augment.crop) if augment.crop else masks[0].shape
-    x, labels, inside = sample_crops(images, masks, torch.tensor(crops, dtype=torch.float64), *size)
+    x, labels, inside = sample_crops(
+        images, masks, torch.tensor(crops, dtype=torch.float64), *size
+    )
     x = _photometric(x, inside, torch.tensor(parameters), augment)
     if augment.speckle:
         for sample, noise_seed in zip(x, noise_seeds, strict=True):
             noise = torch.Generator(x.device).manual_seed(noise_seed)
-            sample *= 1 + augment.speckle * torch.randn(x.shape[2:], generator=noise, device=x.device)
+            sample *= 1 + augment.speckle * torch.randn(
+                x.shape[2:], generator=noise, device=x.device
+            )
     return x.clamp_(0, 255).mul_(inside[:, None]), labels.long()
 
 
@@ -166,12 +176,16 @@ def check_sample(image: Tensor, mask: Tensor, first_mask: Tensor, augment: Augme
     """Raise InputError for a scan that cannot be drawn from, or not in one batch with the first."""
     size = f"{mask.shape[0]} x {mask.shape[1]}"
     if augment.crop > min(mask.shape):
-        raise InputError(f"crop {augment.crop} is larger than a scan of {size} pixels: choose a smaller crop")
+        raise InputError(
+            f"crop {augment.crop} is larger than a scan of {size} pixels: choose a smaller crop"
+        )
     if not augment.crop and mask.shape != first_mask.shape:
         first = f"{first_mask.shape[0]} x {first_mask.shape[1]}"
         raise InputError(f"scans of {first} and {size} pixels cannot share a batch: choose a crop")
     if augment.colour and image.ndim != 3:
-        raise InputError("colour augmentation needs RGB images, found grey: use brightness, contrast, gamma")
+        raise InputError(
+            "colour augmentation needs RGB images, found grey: use brightness, contrast, gamma"
+        )
 
 
 # Geometry. A box is (top, left, height, width) in pixels of the scaled frame; it may reach beyond the frame.
@@ -187,8 +201,13 @@ def _draw_crop(
     ratio = augment.scale[0] + u[0] * (augment.scale[1] - augment.scale[0])
     angle = math.radians(augment.rotate_deg) * (2 * u[1] - 1)
     scaled = [max(1, int(size * ratio + 0.5)) for size in frame]
-    shift = [round(augment.shift * (2 * v - 1) * size) for v, size in zip(u[2:4], scaled, strict=True)]
-    step = (frame[0] / scaled[0], frame[1] / scaled[1])  # source pixels per pixel of the scaled frame
+    shift = [
+        round(augment.shift * (2 * v - 1) * size) for v, size in zip(u[2:4], scaled, strict=True)
+    ]
+    step = (
+        frame[0] / scaled[0],
+        frame[1] / scaled[1],
+    )  # source pixels per pixel of the scaled frame
 
     target = _pixel_of(fluid, chosen_by, generator) if augment.on_fluid else None
     if target and torch.rand((), generator=generator).item() >= augment.on_fluid:
@@ -203,7 +222,9 @@ def _draw_crop(
             for i in (0, 1)
         )
         box = (top, left, *out)
-        if attempt < redraws and _is_mixed(_box_labels(chosen_by, box, step), augment.max_class_share):
+        if attempt < redraws and _is_mixed(
+            _box_labels(chosen_by, box, step), augment.max_class_share
+        ):
             break
 
     return [top, left, *step, angle, u[4] < augment.flip]
@@ -214,10 +235,14 @@ def _pixel_of(label: int | None, mask: Tensor, generator: torch.Generator) -> li
     found = (mask.flatten() == label).nonzero()
     if not len(found):
         return None
-    return list(divmod(int(found[int(torch.randint(len(found), (), generator=generator))]), mask.shape[1]))
+    return list(
+        divmod(int(found[int(torch.randint(len(found), (), generator=generator))]), mask.shape[1])
+    )
 
 
-def _draw_origin(size: int, crop: int, beyond: int, target: int | None, generator: torch.Generator) -> int:
+def _draw_origin(
+    size: int, crop: int, beyond: int, target: int | None, generator: torch.Generator
+) -> int:
     """Uniform over the integers that keep the crop in the frame, or a smaller frame in the crop.
 
     beyond: drawn from a range longer by this at both ends, then moved back. target: the crop must hold it.
@@ -270,14 +295,18 @@ def _draw_photometric(augment: Augment, generator: torch.Generator) -> list[floa
 
 def _photometric(x: Tensor, inside: Tensor, parameters: Tensor, augment: Augment) -> Tensor:
     """x float32 (B, C, H, W), inside (B, H, W), parameters (B, 8); every step clamps to 0..255."""
-    columns = parameters.to(x.device, non_blocking=True).T[..., None, None, None]  # (8, B, 1, 1, 1)
+    columns = parameters.to(x.device, non_blocking=True).T[
+        ..., None, None, None
+    ]  # (8, B, 1, 1, 1)
     brightness, contrast, gamma, light, contrast_first, contrast_last, saturation, hue = columns
     if augment.brightness:
         x = (x + brightness).clamp_(0, 255)
     if augment.contrast:
         valid = inside[:, None]
         count = (valid.sum((1, 2, 3), keepdim=True) * x.shape[1]).clamp_min(1)
-        x = torch.lerp((x * valid).sum((1, 2, 3), keepdim=True) / count, x, contrast).clamp_(0, 255)
+        x = torch.lerp((x * valid).sum((1, 2, 3), keepdim=True) / count, x, contrast).clamp_(
+            0, 255
+        )
     if augment.gamma:
         x = (x / 255).pow_(gamma).mul_(255)
     if augment.colour:
@@ -295,8 +324,12 @@ def _saturate_and_turn(rgb: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
     chroma = value - rgb.amin(1, keepdim=True)
     from_green = (blue - red) / chroma + 2
     from_blue = (red - green) / chroma + 4
-    sextant = torch.where(value == green, from_green, from_blue).where(value != red, (green - blue) / chroma)
+    sextant = torch.where(value == green, from_green, from_blue).where(
+        value != red, (green - blue) / chroma
+    )
     sextant = sextant.where(chroma > 0, 0)  # grey has no hue
     chroma = torch.minimum(chroma * saturation, value)
-    k = (sextant + hue + torch.tensor([5.0, 3.0, 1.0], device=rgb.device).view(1, 3, 1, 1)).remainder_(6)
+    k = (
+        sextant + hue + torch.tensor([5.0, 3.0, 1.0], device=rgb.device).view(1, 3, 1, 1)
+    ).remainder_(6)
     return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)  # (B, 3, H, W)

@@ -16,8 +16,12 @@ class Joint(nn.Module):
         super().__init__()
         self.models = nn.ModuleDict(models)
         first, *others = models.values()
-        if any(m.backbone is not first.backbone or m.aux_head is not first.aux_head for m in others):
-            raise ValueError("models trained jointly must share one backbone and one auxiliary head")
+        if any(
+            m.backbone is not first.backbone or m.aux_head is not first.aux_head for m in others
+        ):
+            raise ValueError(
+                "models trained jointly must share one backbone and one auxiliary head"
+            )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         models = list(self.models.values())

@@ -25,7 +25,14 @@ from dme.nets.segmenter import Segmenter, normalise
 from dme.ops.confusion import confusion_matrix
 from dme.training.augment import Augment, TrainingSet, batch_indices, check_sample, sample_batch
 from dme.training.joint import Joint
-from dme.training.recipe import OPTIMIZERS, Recipe, amp_dtype, freeze_bn, learning_rate, update_average
+from dme.training.recipe import (
+    OPTIMIZERS,
+    Recipe,
+    amp_dtype,
+    freeze_bn,
+    learning_rate,
+    update_average,
+)
 from dme.training.run_folder import Run, Stopwatch, loss_curve, read_rows
 from dme.training.state import State
 
@@ -67,7 +74,9 @@ def train(
     joint = Joint(models).to(device, memory_format=torch.channels_last)
     if world > 1 and device.type == "cuda":
         joint = nn.SyncBatchNorm.convert_sync_batchnorm(joint)
-    net = DistributedDataParallel(joint) if world > 1 else joint  # gives every rank the weights of rank 0
+    net = (
+        DistributedDataParallel(joint) if world > 1 else joint
+    )  # gives every rank the weights of rank 0
     forward = torch.compile(net) if recipe.compile else net
     average = copy.deepcopy(joint).requires_grad_(False) if recipe.ema else None
     parameters = list(joint.parameters())
@@ -75,7 +84,9 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
 
     config = asdict(recipe) | asdict(augment)
-    config |= {f"{name}.{key}": value for name, m in models.items() for key, value in m.arch.items()}
+    config |= {
+        f"{name}.{key}": value for name, m in models.items() for key, value in m.arch.items()
+    }
     config |= {f"{name}.weights": getattr(m, "weights_sha256", None) for name, m in models.items()}
     config |= {"data": data.fingerprint(), "precision": str(precision or torch.float32)}
     state = State(joint, average, optimizer, scaler, config)
@@ -103,9 +114,15 @@ def train(
         for part in range(recipe.accumulate):
             draw = step * recipe.accumulate + part
             offset = rank * share
-            chosen = batch_indices(len(data.images), recipe.batch, draw, recipe.seed)[offset : offset + share]
-            images, target = sample_batch(data, chosen, augment, recipe.seed, draw, offset)  # (B, C, H, W)
-            x = pad(normalise(images, first.preprocess)).to(device, memory_format=torch.channels_last)
+            chosen = batch_indices(len(data.images), recipe.batch, draw, recipe.seed)[
+                offset : offset + share
+            ]
+            images, target = sample_batch(
+                data, chosen, augment, recipe.seed, draw, offset
+            )  # (B, C, H, W)
+            x = pad(normalise(images, first.preprocess)).to(
+                device, memory_format=torch.channels_last
+            )
             target = target.to(device)
             watch.lap("data")
             last = part == recipe.accumulate - 1
@@ -113,9 +130,13 @@ def train(
                 with torch.autocast(device.type, precision, enabled=precision is not None):
                     logits = forward(x)
                 height, width = target.shape[-2:]
-                logits = [resize(one.float(), x.shape[-2:])[..., :height, :width] for one in logits]
+                logits = [
+                    resize(one.float(), x.shape[-2:])[..., :height, :width] for one in logits
+                ]
                 weights = [1.0] * len(models) + [recipe.aux_weight] * (len(logits) - len(models))
-                loss = sum(w * loss_of(one, target) for w, one in zip(weights, logits, strict=True))
+                loss = sum(
+                    w * loss_of(one, target) for w, one in zip(weights, logits, strict=True)
+                )
                 recent.append(loss.detach())
                 counts += confusion_matrix(logits[0].detach(), target, len(counts))
                 watch.lap("forward")
@@ -179,7 +200,9 @@ def share_of_batch(
     """Images per rank and forward pass. Raises InputError for batches and sizes the networks cannot take."""
     batch, share = recipe.batch, recipe.batch // world
     if batch % world:
-        raise InputError(f"batch {batch} does not divide over {world} ranks; choose a multiple of {world}")
+        raise InputError(
+            f"batch {batch} does not divide over {world} ranks; choose a multiple of {world}"
+        )
     pooling = [m.arch["head"] for m in models.values() if share < m.head.LEAST_BATCH]
     if pooling and not recipe.freeze_bn:
         raise InputError(
@@ -188,7 +211,9 @@ def share_of_batch(
             "Recipe(freeze_bn=True)"
         )
     if augment.on_fluid and data.fluid is None:
-        raise InputError("crops can be placed on fluid only where fluid is a class; leave on_fluid at 0")
+        raise InputError(
+            "crops can be placed on fluid only where fluid is a class; leave on_fluid at 0"
+        )
     for image, mask in zip(data.images, data.masks, strict=True):
         check_sample(image, mask, data.masks[0], augment)
     return share
@@ -207,10 +232,14 @@ def refuse_nonfinite(
     if all(finite):
         return
     bad = min(finite.index(False), len(losses) - 1)
-    what = "the weights are not finite after" if finite[bad] else f"loss is {losses[bad].item()} at"
+    what = (
+        "the weights are not finite after" if finite[bad] else f"loss is {losses[bad].item()} at"
+    )
     draw = done * recipe.accumulate - len(losses) + bad
     scans = ", ".join(names[i] for i in batch_indices(len(names), recipe.batch, draw, recipe.seed))
-    kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "no checkpoint yet"
+    kept = (
+        f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "no checkpoint yet"
+    )
     raise InputError(
         f"{what} step {draw // recipe.accumulate + 1} (scans {scans}); {kept}; "
         "lower --lr, clip the gradients or use --amp off"

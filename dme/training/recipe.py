@@ -13,8 +13,12 @@ OPTIMIZERS = {
     "sgd": lambda parameters, lr, decay: torch.optim.SGD(
         parameters, lr, momentum=0.9, weight_decay=decay, fused=True
     ),
-    "adam": lambda parameters, lr, decay: torch.optim.Adam(parameters, lr, weight_decay=decay, fused=True),
-    "adamw": lambda parameters, lr, decay: torch.optim.AdamW(parameters, lr, weight_decay=decay, fused=True),
+    "adam": lambda parameters, lr, decay: torch.optim.Adam(
+        parameters, lr, weight_decay=decay, fused=True
+    ),
+    "adamw": lambda parameters, lr, decay: torch.optim.AdamW(
+        parameters, lr, weight_decay=decay, fused=True
+    ),
 }
 
 
@@ -35,7 +39,9 @@ class Recipe:
     lr_min: float = 1e-4
     warmup: int = 0  # steps of linear rise at the start
     clip: float = 0.0  # largest gradient norm, 0 for none
-    ema: float = 0.0  # decay of the moving average of the weights (less in the first steps), 0 for none
+    ema: float = (
+        0.0  # decay of the moving average of the weights (less in the first steps), 0 for none
+    )
     freeze_bn: bool = False  # keep the batch-norm statistics as loaded
     compile: bool = False  # torch.compile the step
     amp: str = "auto"  # auto (bf16 or fp16 on a GPU, float32 on a CPU), off, bf16, fp16
@@ -53,11 +59,17 @@ class Recipe:
         for name in ("aux_weight", "weight_decay", "lr_min", "warmup", "clip", "eval_every"):
             check(getattr(self, name) >= 0, name, "at least 0")
         check(0 < self.lr < math.inf, "lr", "above 0 and finite")
-        check(self.schedule == "constant" or self.lr_min <= self.lr, "lr_min", f"at most lr, {self.lr}")
+        check(
+            self.schedule == "constant" or self.lr_min <= self.lr,
+            "lr_min",
+            f"at most lr, {self.lr}",
+        )
         check(0 <= self.ema < 1, "ema", "between 0 and 1 (1 excluded)")
         check(0 <= self.seed < 2**31, "seed", "between 0 and 2147483647")
         check(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
-        check(self.schedule in ("poly", "cosine", "constant"), "schedule", "poly, cosine or constant")
+        check(
+            self.schedule in ("poly", "cosine", "constant"), "schedule", "poly, cosine or constant"
+        )
         check(self.amp in ("auto", "off", "bf16", "fp16"), "amp", "auto, off, bf16 or fp16")
         get_loss(self.loss)
 
@@ -80,7 +92,11 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     if amp == "auto":
         if device.type != "cuda":
             return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float16
+        )
     return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
 
 

@@ -103,7 +103,9 @@ def loss_curve(rows: list[dict]) -> np.ndarray:
         name: [(row["step"], row[name]) for row in rows if row.get(name) is not None]
         for name in ("train/loss", "train/dice", "validation/score")
     }
-    return line_plot({name: points for name, points in lines.items() if points}, "step", "loss, score")
+    return line_plot(
+        {name: points for name, points in lines.items() if points}, "step", "loss, score"
+    )
 
 
 def seconds_per_step(history: list[dict]) -> float:

@@ -18,11 +18,16 @@ from dme.common.provenance import ROOT
 def add_arguments(parser: argparse.ArgumentParser, out: str, what: str = "runs") -> None:
     """The options that every series has. out: default folder. what: how its runs are called."""
     add = parser.add_argument
-    add("--data", help=".mat files or folder of B-scans, or 'phantom' (default: DME_DATA, else phantom)")
+    add(
+        "--data",
+        help=".mat files or folder of B-scans, or 'phantom' (default: DME_DATA, else phantom)",
+    )
     add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
     add("--print", action="store_true", help=f"train nothing, show the {what} that are finished")
     add("--out", type=Path, default=Path(out), help=f"run folders and tables (default {out})")
-    add("--results", type=Path, help=f"folder for the finished {what}' files (default: OUT/{what})")
+    add(
+        "--results", type=Path, help=f"folder for the finished {what}' files (default: OUT/{what})"
+    )
 
 
 def results_folder(args: argparse.Namespace, what: str = "runs") -> Path:
@@ -104,7 +109,9 @@ def refuse_mixed(of_runs: Iterable[dict], results: Path) -> None:
         )
 
 
-def run_missing(script: str, runs: dict[str, list[str]], out: Path, results: Path) -> dict[str, dict]:
+def run_missing(
+    script: str, runs: dict[str, list[str]], out: Path, results: Path
+) -> dict[str, dict]:
     """Results of all of `runs`; those without a file in `results` are run first, in order.
 
     script: file in experiments/ that takes --out and --resume and leaves a results.json. A run's folder is
@@ -114,7 +121,10 @@ def run_missing(script: str, runs: dict[str, list[str]], out: Path, results: Pat
     """
     done = finished(runs, results)
     for name in [name for name in runs if name not in done]:
-        print(f"\n== {name} ({len(done)} of {len(runs)} done): {script} {' '.join(runs[name])}", flush=True)
+        print(
+            f"\n== {name} ({len(done)} of {len(runs)} done): {script} {' '.join(runs[name])}",
+            flush=True,
+        )
         command = [sys.executable, ROOT / "experiments" / script, *runs[name], "--out", out / name]
         if (out / name / "last.pt").exists():
             command.append("--resume")

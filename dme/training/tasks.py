@@ -24,7 +24,9 @@ TASKS = {  # what a network tells apart, in label order
 def check_annotated(native: Cache, task: str) -> None:
     """Raises InputError for a set without the truth that the task needs."""
     if "fluid" in task and native.fluid is None:
-        raise InputError(f"the scans of {native.description} have no fluid masks; training needs the truth")
+        raise InputError(
+            f"the scans of {native.description} have no fluid masks; training needs the truth"
+        )
     if "layers" in task:
         if native.layers is None:
             raise InputError(
@@ -61,7 +63,9 @@ def training_set(
     images, masks = [], []
     for i in indices:
         scan = (small if size == "512" else native).images[i]
-        scan = without_wedge(scan) if "layers" in task else scan  # as dme.inference.scan.probabilities does
+        scan = (
+            without_wedge(scan) if "layers" in task else scan
+        )  # as dme.inference.scan.probabilities does
         images.append(entering(torch.tensor(scan), size).to(device))
         mask = labels(small, native, i, task, size)
         if ungraded == "ignore":
@@ -87,9 +91,13 @@ def labels(small: Cache, native: Cache, index: int, task: str, size: str) -> Ten
         return fluid
     height, width = shape = native.images[index].shape[:2]
     side = {"study": STUDY_SIDE, "512": PROTOCOLS["light"]}.get(size)
-    scaled = (side, side) if side else (-(-height // 2), -(-width // 2)) if size == "half" else shape
+    scaled = (
+        (side, side) if side else (-(-height // 2), -(-width // 2)) if size == "half" else shape
+    )
     rows = scale_rows(native.layers[index], shape, scaled)
-    return torch.from_numpy(layer_labels(rows, scaled[0], None if fluid is None else fluid.numpy()))
+    return torch.from_numpy(
+        layer_labels(rows, scaled[0], None if fluid is None else fluid.numpy())
+    )
 
 
 def entering_mask(mask: Tensor, size: str) -> Tensor:
@@ -100,6 +108,7 @@ def entering_mask(mask: Tensor, size: str) -> Tensor:
         return mask.repeat_interleave(2, 0).repeat_interleave(2, 1)
     halved = tuple(-(-side // 2) for side in mask.shape)
     fluid, unknown = (
-        F.interpolate((mask == k)[None, None].float(), halved, mode="area")[0, 0] for k in (1, IGNORE)
+        F.interpolate((mask == k)[None, None].float(), halved, mode="area")[0, 0]
+        for k in (1, IGNORE)
     )
     return torch.where(unknown > 0, IGNORE, fluid >= 0.5).byte()

@@ -38,9 +38,15 @@ class Validation:
     device: torch.device
     task: str = "fluid"
     flip: bool = False  # average over each scan and its mirror image
-    counts: dict[str, np.ndarray] = field(default_factory=dict, init=False)  # (N, C, C) of the last call
-    errors_px: np.ndarray | None = field(default=None, init=False)  # (N, 9), see boundary_errors_px
-    thickness_px: np.ndarray | None = field(default=None, init=False)  # (N, 2, 8), see thickness_errors_um
+    counts: dict[str, np.ndarray] = field(
+        default_factory=dict, init=False
+    )  # (N, C, C) of the last call
+    errors_px: np.ndarray | None = field(
+        default=None, init=False
+    )  # (N, 9), see boundary_errors_px
+    thickness_px: np.ndarray | None = field(
+        default=None, init=False
+    )  # (N, 2, 8), see thickness_errors_um
     after: list[np.ndarray] = field(default_factory=list, init=False)  # pictures of the last call
 
     @property
@@ -51,16 +57,22 @@ class Validation:
     def shown(self) -> list[int]:
         """Three scans for pictures: most fluid, the median, least; without fluid first, middle and last."""
         if "fluid" in self.task:
-            return [int(self.indices[i]) for i in typical([self.small.fluid[i] for i in self.indices])]
+            return [
+                int(self.indices[i]) for i in typical([self.small.fluid[i] for i in self.indices])
+            ]
         return [int(self.indices[i]) for i in (0, len(self.indices) // 2, -1)]
 
     def predict(self, model: Segmenter, index: int) -> Tensor:
         """Probabilities (1, classes, H, W): 256 x 256 of a network of size "512", else native."""
         scans = self.small if model.preprocess["size"] == "512" else self.native
-        return probabilities(model, torch.tensor(scans.images[index], device=self.device), self.flip)[None]
+        return probabilities(
+            model, torch.tensor(scans.images[index], device=self.device), self.flip
+        )[None]
 
     def truths(self, index: int) -> dict[str, Tensor]:
-        study, native = (labels(self.small, self.native, index, self.task, of) for of in ("study", "native"))
+        study, native = (
+            labels(self.small, self.native, index, self.task, of) for of in ("study", "native")
+        )
         graded = native.clone()
         graded[:, ~torch.from_numpy(self.native.graded(index))] = IGNORE
         return {"study": study, "native": native, "graded": graded}
@@ -78,7 +90,10 @@ class Validation:
         (model,) = models.values()
         fast = folded(model)
         rank, world, _ = ranks.join()
-        meters = {kind: ConfusionMeter(model.arch["num_classes"]) for kind in ("study", "native", "graded")}
+        meters = {
+            kind: ConfusionMeter(model.arch["num_classes"])
+            for kind in ("study", "native", "graded")
+        }
         errors = torch.zeros(len(self.indices), 25, dtype=torch.float64, device=self.device)
         mine = range(rank, len(self.indices), world)
         for place in tqdm(mine, desc="validate", unit="scan", leave=False, disable=rank > 0):
@@ -101,7 +116,9 @@ class Validation:
             found = dict(zip(meter.names, meter.matrices(), strict=True))
             self.counts[kind] = np.stack([found[name] for name in self.names])
             pooled = scores(self.counts[kind].sum(0))
-            measured |= {f"{kind}-{of}": float(np.nanmean(pooled[of][1:])) for of in ("dice", "iou")}
+            measured |= {
+                f"{kind}-{of}": float(np.nanmean(pooled[of][1:])) for of in ("dice", "iou")
+            }
         score = measured["study-dice"]
         if "layers" in self.task:
             self.errors_px, thickness = np.split(ranks.total(errors).cpu().numpy(), [9], axis=1)
@@ -125,7 +142,11 @@ class Validation:
         return pictures
 
     def _draw(
-        self, index: int, fluid: np.ndarray | None, rows: np.ndarray | None, colour: tuple[int, int, int]
+        self,
+        index: int,
+        fluid: np.ndarray | None,
+        rows: np.ndarray | None,
+        colour: tuple[int, int, int],
     ) -> np.ndarray:
         image = (self.small if rows is None else self.native).images[index]
         image = image if fluid is None else overlay(image, fluid, colour)
@@ -144,7 +165,12 @@ class Validation:
             )
             earlier = [before[row]] if before else []
             rows.append([held.images[i], *earlier, self.after[row], truth])
-        titles = ["B-scan", *["before"] * (before is not None), "after fine-tuning", f"truth ({self.task})"]
+        titles = [
+            "B-scan",
+            *["before"] * (before is not None),
+            "after fine-tuning",
+            f"truth ({self.task})",
+        ]
         cell_width = 256 if self.task == "fluid" else 640
         return panel(rows, titles, [self.small.names[i] for i in self.shown], cell_width)
 

@@ -57,7 +57,9 @@ def parse_args() -> argparse.Namespace:
     add("--out", type=Path, default=Path("runs/bench"), help="folder for the results")
     args = parser.parse_args()
     if unknown := set(args.names) - {*BENCHES, "all"}:
-        parser.error(f"unknown bench {', '.join(sorted(unknown))}; choose of {', '.join(BENCHES)}, all")
+        parser.error(
+            f"unknown bench {', '.join(sorted(unknown))}; choose of {', '.join(BENCHES)}, all"
+        )
     if args.repeats < 1:
         raise InputError(f"--repeats {args.repeats}: expected 1 or more")
     if not args.names or "all" in args.names:
@@ -80,7 +82,10 @@ def bench_cache(args: argparse.Namespace) -> dict:
             "Pillow, from PNG files": lambda: [np.asarray(Image.open(file)) for file in files],
         }
         rows = in_turns(ways, args.repeats)
-    report(f"cache: {len(cache)} B-scans, or {len(files)} PNG files ({origin}); {source.description}", rows)
+    report(
+        f"cache: {len(cache)} B-scans, or {len(files)} PNG files ({origin}); {source.description}",
+        rows,
+    )
     return {
         "rows": rows,
         "scans": len(cache),
@@ -93,13 +98,20 @@ def bench_cache(args: argparse.Namespace) -> dict:
 def own_png_files(source: Source) -> list[Path]:
     """Images, then masks, of a folder that keeps them as PNG."""
     root = Path(source.path)
-    return [f for name in ("images", "fluid") if source.path for f in sorted((root / name).glob("*.png"))]
+    return [
+        f
+        for name in ("images", "fluid")
+        if source.path
+        for f in sorted((root / name).glob("*.png"))
+    ]
 
 
 def write_png_files(cache: Cache, folder: Path) -> list[Path]:
     files = []
     for name in ("images", "fluid"):
-        for i, pixels in enumerate(getattr(cache, name) if getattr(cache, name) is not None else []):
+        for i, pixels in enumerate(
+            getattr(cache, name) if getattr(cache, name) is not None else []
+        ):
             files.append(folder / f"{name}_{i:05d}.png")
             Image.fromarray(pixels).save(files[-1])
     return files
@@ -124,7 +136,9 @@ def bench_ops(args: argparse.Namespace) -> dict:
         compare(f"{classes} classes", ways, f"confusion matrix of float32 logits {shape}")
     for shape in ((2, 2, 320, 320), (6, 9, 240, 240)):
         for loss, ways in loss_ways(shape, monai).items():
-            apart = largest_difference(ways) * shape[0] * shape[2] * shape[3]  # of a pixel's mean loss
+            apart = (
+                largest_difference(ways) * shape[0] * shape[2] * shape[3]
+            )  # of a pixel's mean loss
             told = f"{loss} and gradient, float32 logits {shape}; pixels' gradients within {apart:.0e}"
             compare(f"{loss}, {shape[1]} classes", ways, told)
     if DEVICE.type == "cpu":  # on a GPU cuDNN needs no help
@@ -147,7 +161,10 @@ def loss_ways(shape: tuple[int, int, int, int], monai: bool) -> dict[str, dict[s
     def way(loss: Loss) -> Way:
         return lambda: torch.autograd.grad(loss(logits, target), logits)[0]
 
-    ce_dice = {"dme.losses.ce_dice": get_loss("ce+dice"), "PyTorch operations": peers.plain_ce_dice}
+    ce_dice = {
+        "dme.losses.ce_dice": get_loss("ce+dice"),
+        "PyTorch operations": peers.plain_ce_dice,
+    }
     if monai:
         ce_dice["MONAI DiceCELoss"] = peers.monai_ce_dice()
     focal = {"dme.losses.focal": get_loss("focal"), "PyTorch operations": peers.plain_focal}
@@ -188,7 +205,9 @@ def crop_ways(batch: int, side: int) -> dict[str, Way]:
     }
 
 
-def confusion_ways(classes: int, shape: tuple[int, int, int], torchmetrics: bool) -> dict[str, Way]:
+def confusion_ways(
+    classes: int, shape: tuple[int, int, int], torchmetrics: bool
+) -> dict[str, Way]:
     """shape: (N, H, W) of the labels, int64."""
     logits, target = confusion_inputs(classes, shape)
     ways = {
@@ -201,7 +220,9 @@ def confusion_ways(classes: int, shape: tuple[int, int, int], torchmetrics: bool
     return ways
 
 
-def confusion_inputs(classes: int, shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+def confusion_inputs(
+    classes: int, shape: tuple[int, int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits float32 (N, C, H, W) and labels int64 (N, H, W), one in twenty of them ignored."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn((shape[0], classes, *shape[1:]), generator=generator).to(DEVICE)
@@ -254,7 +275,13 @@ class Step:
         self.model = copy.deepcopy(model).to(DEVICE, memory_format=layout).train()
         forward = self.model.forward_with_aux
         self.forward = torch.compile(forward) if compiled else forward
-        self.data, self.augment, self.recipe, self.layout, self.dtype = data, augment, recipe, layout, dtype
+        self.data, self.augment, self.recipe, self.layout, self.dtype = (
+            data,
+            augment,
+            recipe,
+            layout,
+            dtype,
+        )
         make = OPTIMIZERS[recipe.optimizer]
         self.optimizer = make(list(self.model.parameters()), recipe.lr, recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype is torch.float16)
@@ -322,7 +349,9 @@ def bench_infer(args: argparse.Namespace) -> dict:
         furthest = largest_difference(ways)
     with FlopCounterMode(display=False) as counter:
         probabilities(plain, image)
-    name = f"{model.arch['backbone']} of width {model.arch['width']} with {model.arch['head']} head"
+    name = (
+        f"{model.arch['backbone']} of width {model.arch['width']} with {model.arch['head']} head"
+    )
     shape = " x ".join(map(str, image.shape))
     report(f"infer: {shape} scan at half size, {name}; probabilities within {furthest:.0e}", scan)
     report_limits(counter.get_total_flops(), scan, limits)
@@ -368,7 +397,9 @@ def main() -> None:
     }
     found["versions"] |= peers.versions()
     print(f"{device_name()}, {', '.join(f'{name} {v}' for name, v in found['versions'].items())}")
-    print(f"ratio: {found['clock']} by those of the first row in the same round; median of {args.repeats}")
+    print(
+        f"ratio: {found['clock']} by those of the first row in the same round; median of {args.repeats}"
+    )
     for name in args.names:
         path = args.out / f"{name}.json"
         write_json(path, found | BENCHES[name](args))

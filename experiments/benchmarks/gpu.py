@@ -55,7 +55,12 @@ def parse_args() -> argparse.Namespace:
     add("--repeats", type=int, default=5, help="timed rounds after one that is not (default 5)")
     add("--width", type=int, default=64, help="of the trained UNet (default 64, the study's)")
     add("--compile", action="store_true", help="also the training step under torch.compile")
-    add("--out", type=Path, default=Path("runs/bench"), help="folder for gpu.json (default runs/bench)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/bench"),
+        help="folder for gpu.json (default runs/bench)",
+    )
     args = parser.parse_args()
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; choose of {', '.join(PARTS)}")
@@ -80,7 +85,9 @@ def confusion(args: argparse.Namespace) -> dict:
         report(f"confusion matrix of float32 logits {tuple(logits.shape)}", rows)
         for name, size in bytes_of.items():
             rows[name]["of_one_read"] = rows[name]["median_s"] * limits["copy_bytes"] / size
-            print(f"  {rows[name]['of_one_read']:.2f} reads of the logits at the copy rate  {name}")
+            print(
+                f"  {rows[name]['of_one_read']:.2f} reads of the logits at the copy rate  {name}"
+            )
         results[f"{classes} classes"] = rows
     return results
 
@@ -90,10 +97,14 @@ def losses(args: argparse.Namespace) -> dict:
     monai = peers.installed("monai")
     for shape in LOSS_SHAPES:
         for loss, ways in loss_ways(shape, monai).items():
-            apart = largest_difference(ways) * shape[0] * shape[2] * shape[3]  # of a pixel's mean loss
+            apart = (
+                largest_difference(ways) * shape[0] * shape[2] * shape[3]
+            )  # of a pixel's mean loss
             rows = in_turns(ways, args.repeats)
             add_peaks(ways, rows)
-            report(f"{loss} and gradient, float32 logits {shape}; gradients within {apart:.0e}", rows)
+            report(
+                f"{loss} and gradient, float32 logits {shape}; gradients within {apart:.0e}", rows
+            )
             results[f"{loss} {shape}"] = rows
     return results
 
@@ -119,7 +130,9 @@ def training(args: argparse.Namespace) -> dict:
             ways["dme, bfloat16, torch.compile"] = ours(dtype=torch.bfloat16, compiled=True)
         ways["dme, float32"] = ours(dtype=None)
         eager = step(peers.plain(model), layout=torch.contiguous_format, dtype=None)
-        ways["eager float32, channels first, order of OpenMMLab"] = partial(with_tf32, False, eager)
+        ways["eager float32, channels first, order of OpenMMLab"] = partial(
+            with_tf32, False, eager
+        )
         ways["the same with TF32, PyTorch's default"] = partial(with_tf32, True, eager)
         with FlopCounterMode(display=False) as counter:
             eager()
@@ -170,7 +183,9 @@ def prediction(args: argparse.Namespace) -> dict:
     return {"rows": rows, "scans": SCANS}
 
 
-def batch_probabilities(model: Segmenter, scans: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def batch_probabilities(
+    model: Segmenter, scans: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
     """Of scans of one size, uint8 (N, H, W): float32 (N, classes, H, W)."""
     entered = torch.stack([entering(scan, model.preprocess["size"]) for scan in scans])
     with torch.autocast(DEVICE.type, dtype, enabled=dtype is not None):
@@ -195,7 +210,9 @@ def driver() -> str:
 def main() -> None:
     args = parse_args()
     if DEVICE.type != "cuda":
-        raise InputError("no CUDA device here, which these benchmarks are of; ./run.sh bench measures a CPU")
+        raise InputError(
+            "no CUDA device here, which these benchmarks are of; ./run.sh bench measures a CPU"
+        )
     found = provenance() | {"driver": driver(), "repeats": args.repeats}
     found["versions"] |= peers.versions()
     print(f"{device_name()}, driver {found['driver']}, {found['versions']}")

@@ -86,7 +86,9 @@ def argmax_bincount(logits: Tensor, target: Tensor, num_classes: int) -> Tensor:
     return torch.bincount(code, minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def torchmetrics_counter(num_classes: int, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+def torchmetrics_counter(
+    num_classes: int, device: torch.device
+) -> Callable[[Tensor, Tensor], Tensor]:
     """(logits, target) -> confusion matrix, by torchmetrics with its defaults."""
     from torchmetrics.classification import MulticlassConfusionMatrix
 
@@ -112,7 +114,9 @@ def plain_focal(logits: Tensor, target: Tensor) -> Tensor:
     t = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(logits)
     p = logits.sigmoid()
     missed = (1 - p) * t + p * (1 - t)
-    return (0.5 * missed**2 * F.binary_cross_entropy_with_logits(logits, t, reduction="none")).mean()
+    return (
+        0.5 * missed**2 * F.binary_cross_entropy_with_logits(logits, t, reduction="none")
+    ).mean()
 
 
 def monai_ce_dice() -> Callable[[Tensor, Tensor], Tensor]:
@@ -136,10 +140,14 @@ def onnx_probabilities(model: Segmenter, folder: Path) -> Callable[[Tensor], Ten
     import onnxruntime
 
     network = export.Exportable(model).cpu()
-    export.write_onnx(export.trace(network, channels=1), export.describe(model), folder / "model.onnx")
+    export.write_onnx(
+        export.trace(network, channels=1), export.describe(model), folder / "model.onnx"
+    )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(folder / "model.onnx", options, ["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        folder / "model.onnx", options, ["CPUExecutionProvider"]
+    )
 
     def probabilities(image: Tensor) -> Tensor:
         grey = entering(image, model.preprocess["size"])[None, None].float().numpy()

@@ -90,7 +90,8 @@ def in_turns(ways: dict[str, Way], repeats: int, turn_s: float = TURN_S) -> dict
         }
         if phases[name]:
             rows[name]["phases_s"] = {
-                phase: statistics.median(call[phase] for call in phases[name]) for phase in phases[name][0]
+                phase: statistics.median(call[phase] for call in phases[name])
+                for phase in phases[name][0]
             }
     return rows
 
@@ -121,7 +122,9 @@ def add_peaks(ways: dict[str, Way], rows: dict[str, dict]) -> None:
     Of the GPU's memory; on a CPU of what PyTorch and NumPy allocate.
     """
     for name, way in ways.items():
-        rows[name]["peak_bytes"] = _peak_of_gpu(way) if DEVICE.type == "cuda" else _peak_of_cpu(way)
+        rows[name]["peak_bytes"] = (
+            _peak_of_gpu(way) if DEVICE.type == "cuda" else _peak_of_cpu(way)
+        )
 
 
 def _peak_of_gpu(way: Way) -> int:
@@ -169,7 +172,9 @@ def with_limits(ways: dict[str, Way], repeats: int) -> tuple[dict[str, dict], di
     rows = in_turns(ways | limits, repeats)
     reached = {name: amount / rows.pop(name)["median_s"] for name, amount in amounts.items()}
     for name in ("float32", "bfloat16"):
-        reached[f"{name}_flop"] = max(reached.pop(f"{name} {kind}") for kind in ("product", "convolution"))
+        reached[f"{name}_flop"] = max(
+            reached.pop(f"{name} {kind}") for kind in ("product", "convolution")
+        )
     return rows, reached
 
 
@@ -189,11 +194,17 @@ def report_limits(flop: int, rows: dict[str, dict], limits: dict[str, float]) ->
 
     bfloat16 is the precision of a way whose name holds the word, float32 of the others.
     """
-    copy, single, half = (limits[name] / 1e9 for name in ("copy_bytes", "float32_flop", "bfloat16_flop"))
-    print(f"limits, same rounds: copy {copy:.1f} GB/s, float32 {single:.0f} and bfloat16 {half:.0f} GFLOP/s")
+    copy, single, half = (
+        limits[name] / 1e9 for name in ("copy_bytes", "float32_flop", "bfloat16_flop")
+    )
+    print(
+        f"limits, same rounds: copy {copy:.1f} GB/s, float32 {single:.0f} and bfloat16 {half:.0f} GFLOP/s"
+    )
     print(f"{flop / 1e9:.1f} GFLOP in OpenMMLab's order, done at a share of the limit of")
     for name, row in rows.items():
         row["of_limit"] = (
-            flop / row["median_s"] / limits["bfloat16_flop" if "bfloat16" in name else "float32_flop"]
+            flop
+            / row["median_s"]
+            / limits["bfloat16_flop" if "bfloat16" in name else "float32_flop"]
         )
         print(f"  {100 * row['of_limit']:3.0f} % {name}")

@@ -48,8 +48,19 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="which ones (all)")
-    add("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="where the weights come from (all)")
-    add("--splits", nargs="+", default=SPLITS, help=f"splits of finetune.py (default {' '.join(SPLITS)})")
+    add(
+        "--starts",
+        nargs="+",
+        choices=STARTS,
+        default=list(STARTS),
+        help="where the weights come from (all)",
+    )
+    add(
+        "--splits",
+        nargs="+",
+        default=SPLITS,
+        help=f"splits of finetune.py (default {' '.join(SPLITS)})",
+    )
     add("--seeds", type=int, nargs="+", default=[0, 1], help="runs of each (default 0 1)")
     series.add_arguments(parser, "runs/backbones")
     return parser.parse_args()
@@ -89,9 +100,12 @@ def costs(results: Path) -> dict[str, dict]:
     """What `measure` says of NETWORKS; done once, kept in `results`."""
     asked = {"costs": list(NETWORKS)}
     if not series.finished(asked, results):
-        models = {name: fluid_network(backbone, head) for name, (backbone, head, _) in NETWORKS.items()}
+        models = {
+            name: fluid_network(backbone, head) for name, (backbone, head, _) in NETWORKS.items()
+        }
         write_json(
-            results / "costs.json", {"arguments": list(models), **provenance(), "rows": measure(models)}
+            results / "costs.json",
+            {"arguments": list(models), **provenance(), "rows": measure(models)},
         )
     return series.finished(asked, results)["costs"]["rows"]
 
@@ -125,7 +139,10 @@ def measure(models: dict[str, Segmenter]) -> dict[str, dict]:
 
 
 def markdown(
-    args: argparse.Namespace, costs: dict[str, dict], pretrained: dict[str, dict], found: dict[str, dict]
+    args: argparse.Namespace,
+    costs: dict[str, dict],
+    pretrained: dict[str, dict],
+    found: dict[str, dict],
 ) -> str:
     """One row per network with finished runs: what it costs, and fluid Dice per split and start."""
     kind = "SYNTHETIC" if next(iter(found.values()))["data_kind"] == "phantom" else "real"

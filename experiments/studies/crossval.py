@@ -37,7 +37,10 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--recipe", default="best", help="recipe of finetune.py (default best)")
-    add("--weights", help="name or file to start from, which says the backbone (default: finetune.py's)")
+    add(
+        "--weights",
+        help="name or file to start from, which says the backbone (default: finetune.py's)",
+    )
     add("--seeds", type=int, nargs="+", default=[0], help="runs of each fold (default 0)")
     add("--leaky", action="store_true", help="also the splits by B-scan (paper and random)")
     add("--compile", action="store_true", help="torch.compile the training steps")
@@ -57,7 +60,9 @@ def main() -> None:
     table = markdown(args, found)
     series.write_table(args.out / "crossval.md", table)
     print(f"\n{table}\ntable: {args.out / 'crossval.md'}")
-    held_out = [found[name] for split in FOLDS if (name := run_name(split, args.seeds[0])) in found]
+    held_out = [
+        found[name] for split in FOLDS if (name := run_name(split, args.seeds[0])) in found
+    ]
     if held_out and held_out[0]["scale_um"]:
         save_png(args.out / "bland_altman.png", bland_altman(held_out))
         print(f"picture: {args.out / 'bland_altman.png'}")
@@ -103,7 +108,8 @@ def markdown(args: argparse.Namespace, found: dict[str, dict]) -> str:
         ]
         for split, own in leaky:
             cells = [
-                series.mean_sd([pooled(one, kind, "dice") for one in own]) for kind in ("study", *COLUMNS)
+                series.mean_sd([pooled(one, kind, "dice") for one in own])
+                for kind in ("study", *COLUMNS)
             ]
             lines.append(f"| {split} | {len(own)} | {' | '.join(cells)} |")
     lines += ["", "Published on this set:", "", "| | protocol | fluid Dice |", "|---|---|---|"]
@@ -112,7 +118,9 @@ def markdown(args: argparse.Namespace, found: dict[str, dict]) -> str:
 
 
 def named(found: dict[str, dict], split: str) -> list[str]:
-    return [name for name in found if name.rsplit("-", 1)[0] == run_name(split, 0).rsplit("-", 1)[0]]
+    return [
+        name for name in found if name.rsplit("-", 1)[0] == run_name(split, 0).rsplit("-", 1)[0]
+    ]
 
 
 def pooled(result: dict, kind: str, of: str) -> float:
@@ -123,7 +131,9 @@ def together(folds: list[dict]) -> list[str]:
     """Lines of the table over all held-out scans of the folds, each scan counted once."""
     eyes = np.concatenate([fold["subjects"] for fold in folds])
     lines = ["| | all columns | graded columns only |", "|---|---|---|"]
-    counts = {kind: np.concatenate([fold["counts_per_scan"][kind] for fold in folds]) for kind in COLUMNS}
+    counts = {
+        kind: np.concatenate([fold["counts_per_scan"][kind] for fold in folds]) for kind in COLUMNS
+    }
     rows: dict[str, list[str]] = {}
     for one in counts.values():
         total = scores(one.sum(0))
@@ -164,7 +174,9 @@ def detection(counts: np.ndarray) -> tuple[str, str]:
     cells = []
     for wanted in (True, False):
         right = found[truth == wanted] == wanted
-        cells.append(f"{right.mean():.3f} ({right.sum()} of {right.size})" if right.size else "none")
+        cells.append(
+            f"{right.mean():.3f} ({right.sum()} of {right.size})" if right.size else "none"
+        )
     return tuple(cells)
 
 

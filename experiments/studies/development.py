@@ -38,8 +38,21 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES), help="which ones (all)")
-    add("--folds", type=int, nargs="+", choices=[1, 2, 3, 4], default=[1, 2, 3, 4], help="which ones (all)")
+    add(
+        "--candidates",
+        nargs="+",
+        choices=CANDIDATES,
+        default=list(CANDIDATES),
+        help="which ones (all)",
+    )
+    add(
+        "--folds",
+        type=int,
+        nargs="+",
+        choices=[1, 2, 3, 4],
+        default=[1, 2, 3, 4],
+        help="which ones (all)",
+    )
     series.add_arguments(parser, "runs/development")
     return parser.parse_args()
 
@@ -47,7 +60,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     runs = {
-        run_name(name, k): f"{BASE} {CANDIDATES[name]} --split dev:{k}/4 --amp {args.amp} --seed 0".split()
+        run_name(
+            name, k
+        ): f"{BASE} {CANDIDATES[name]} --split dev:{k}/4 --amp {args.amp} --seed 0".split()
         for name in args.candidates
         for k in args.folds
     }
@@ -71,7 +86,9 @@ def markdown(candidates: list[str], folds: list[int], found: dict[str, dict]) ->
         own = [found[key] for k in folds if (key := run_name(name, k)) in found]
         if len(own) < len(folds):
             continue
-        counts = {kind: [np.array(one["counts_per_scan"][kind]).sum(0) for one in own] for kind in KINDS}
+        counts = {
+            kind: [np.array(one["counts_per_scan"][kind]).sum(0) for one in own] for kind in KINDS
+        }
         cells = [f"{scores(sum(of))['dice'][1]:.4f}" for of in counts.values()]
         each = " ".join(f"{scores(one)['dice'][1]:.3f}" for one in counts["graded"])
         lines.append(f"| {name} | {' | '.join(cells)} | {each} |")

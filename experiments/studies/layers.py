@@ -30,8 +30,20 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="where the weights come from (all)")
-    add("--eyes", type=int, nargs="+", default=list(range(1, EYES + 1)), help="which are left out (all)")
+    add(
+        "--starts",
+        nargs="+",
+        choices=STARTS,
+        default=list(STARTS),
+        help="where the weights come from (all)",
+    )
+    add(
+        "--eyes",
+        type=int,
+        nargs="+",
+        default=list(range(1, EYES + 1)),
+        help="which are left out (all)",
+    )
     series.add_arguments(parser, "runs/layers")
     return parser.parse_args()
 
@@ -68,7 +80,9 @@ def markdown(args: argparse.Namespace, found: dict[str, dict]) -> str:
     for start in args.starts:
         own = [found[name] for eye in args.eyes if (name := f"{start}-{eye}") in found]
         if own:
-            errors = np.concatenate([one["boundary_errors_px_per_scan"] for one in own]).astype(float)
+            errors = np.concatenate([one["boundary_errors_px_per_scan"] for one in own]).astype(
+                float
+            )
             *each, overall = [
                 f"{row['mean']:.2f} ± {row['sd'] or 0:.2f}"
                 for row in over_scans(errors, [*BOUNDARIES, "all"])

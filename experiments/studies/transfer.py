@@ -28,8 +28,19 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="where the weights come from (all)")
-    add("--splits", nargs="+", default=SPLITS, help=f"splits of finetune.py (default {' '.join(SPLITS)})")
+    add(
+        "--starts",
+        nargs="+",
+        choices=STARTS,
+        default=list(STARTS),
+        help="where the weights come from (all)",
+    )
+    add(
+        "--splits",
+        nargs="+",
+        default=SPLITS,
+        help=f"splits of finetune.py (default {' '.join(SPLITS)})",
+    )
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="runs of each (default 0 1 2)")
     series.add_arguments(parser, "runs/transfer")
     return parser.parse_args()
@@ -55,14 +66,18 @@ def run_name(start: str, split: str, seed: int) -> str:
     return f"{start}-{series.in_name(split)}-seed{seed}"
 
 
-def fluid_dice(args: argparse.Namespace, found: dict[str, dict], start: str, split: str) -> np.ndarray:
+def fluid_dice(
+    args: argparse.Namespace, found: dict[str, dict], start: str, split: str
+) -> np.ndarray:
     """(seeds, evaluations, 2): step and pooled fluid Dice of the finished runs of a start on a split."""
     names = [run_name(start, split, seed) for seed in args.seeds]
     histories = [np.array(found[name]["history"])[:, :2] for name in names if name in found]
     return np.stack(histories) if histories else np.empty((0, 0, 2))
 
 
-def curves(args: argparse.Namespace, found: dict[str, dict]) -> dict[str, list[tuple[float, float]]]:
+def curves(
+    args: argparse.Namespace, found: dict[str, dict]
+) -> dict[str, list[tuple[float, float]]]:
     """Mean over the splits of the mean over the seeds, per start."""
     lines = {}
     for start in args.starts:

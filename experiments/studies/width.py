@@ -81,7 +81,9 @@ def main() -> None:
     print(f"\n{table}\ntable: {args.out / 'width.md'}\nfigure: {args.out / 'width.png'}")
 
 
-def summarise(starts: list[str], pretrained: dict[str, dict], found: dict[str, dict]) -> list[dict]:
+def summarise(
+    starts: list[str], pretrained: dict[str, dict], found: dict[str, dict]
+) -> list[dict]:
     """Of each start with finished runs: vessel Dice, and fluid Dice of every seed."""
     rows = []
     for name in starts:
@@ -89,8 +91,14 @@ def summarise(starts: list[str], pretrained: dict[str, dict], found: dict[str, d
         made = pretrained.get(f"pretrain-{name}")
         if own and made:
             dice = [result["pooled"]["dice"][1] for result in own]
-            row = STARTS[name]._asdict() | {"name": name, "seeds": dice, "fluid": sum(dice) / len(dice)}
-            rows.append(row | {"vessel": made["rows"][0]["dice_scale"], "seconds": made["seconds"]})
+            row = STARTS[name]._asdict() | {
+                "name": name,
+                "seeds": dice,
+                "fluid": sum(dice) / len(dice),
+            }
+            rows.append(
+                row | {"vessel": made["rows"][0]["dice_scale"], "seconds": made["seconds"]}
+            )
     return rows
 
 
@@ -100,7 +108,12 @@ def markdown(rows: list[dict]) -> str:
         "|---" * 6 + "|",
     ]
     for row in rows:
-        cells = [RECIPES[row["recipe"]], str(row["width"]), str(row["steps"]), f"{row['vessel']:.4f}"]
+        cells = [
+            RECIPES[row["recipe"]],
+            str(row["width"]),
+            str(row["steps"]),
+            f"{row['vessel']:.4f}",
+        ]
         cells += [series.mean_sd(row["seeds"]), str(len(row["seeds"]))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -52,9 +52,9 @@ def make_folder(root: Path, wet=WET, sides=((96, 128),), index: str | None = Non
         height, width = sides[i % len(sides)]
         y, x = np.mgrid[:height, :width]
         centre = (0.4 * height + 2 * i, 0.5 * width + 3 * i)
-        mask = (fluid * (((y - centre[0]) / (12 + i)) ** 2 + ((x - centre[1]) / 25) ** 2 < 1)).astype(
-            np.uint8
-        )
+        mask = (
+            fluid * (((y - centre[0]) / (12 + i)) ** 2 + ((x - centre[1]) / 25) ** 2 < 1)
+        ).astype(np.uint8)
         image = (70 + 90 * mask + rng.normal(0, 25, mask.shape)).clip(0, 255).astype(np.uint8)
         if i == 0 and any(wet):  # beside nothing but 0, 255 would mean fluid
             mask[:, -20:] = 255
@@ -74,7 +74,9 @@ def make_checkpoint(path: Path, steps: int = 0, seed: int = 2, **arch) -> Path:
     for step in range(steps):
         centres, radii = 64 * torch.rand(2, 2, 1, 1), torch.tensor([15, 25])
         disc = (y - centres[:, 0]) ** 2 + (x - centres[:, 1]) ** 2 < radii[:, None, None] ** 2
-        noise = torch.randn(2, 1, 64 >> step % 3, 64 >> step % 3)  # fine, or coarse as of scans enlarged
+        noise = torch.randn(
+            2, 1, 64 >> step % 3, 64 >> step % 3
+        )  # fine, or coarse as of scans enlarged
         noise = F.interpolate(noise, (64, 64), mode="bilinear")[:, 0]
         logits = model(normalise((70 + 90 * disc + 25 * noise).clamp(0, 255), model.preprocess))
         optimizer.zero_grad()
@@ -184,13 +186,19 @@ def done(script, folder, tiny, tmp_path_factory) -> tuple[Path, dict, str]:
 def truth_256(data: Path, name: str) -> np.ndarray:
     """A mask file at 256 x 256: fluid bicubic, the unknown nearest."""
     mask = np.asarray(Image.open(data / "fluid" / f"{name}.png"))
-    truth = Image.fromarray((mask == 1).astype(np.uint8)).resize((256, 256), Image.Resampling.BICUBIC)
-    unknown = Image.fromarray((mask == 255).astype(np.uint8)).resize((256, 256), Image.Resampling.NEAREST)
+    truth = Image.fromarray((mask == 1).astype(np.uint8)).resize(
+        (256, 256), Image.Resampling.BICUBIC
+    )
+    unknown = Image.fromarray((mask == 255).astype(np.uint8)).resize(
+        (256, 256), Image.Resampling.NEAREST
+    )
     return np.where(unknown, 255, truth)
 
 
 def image_256(data: Path, name: str) -> np.ndarray:
-    return np.array(Image.open(data / "images" / f"{name}.png").resize((256, 256), Image.Resampling.BICUBIC))
+    return np.array(
+        Image.open(data / "images" / f"{name}.png").resize((256, 256), Image.Resampling.BICUBIC)
+    )
 
 
 def predicted(model, data: Path, name: str) -> dict[str, np.ndarray]:
@@ -253,7 +261,11 @@ def test_the_scores_follow_from_the_counts(done):
     native_dice, native_iou = by_hand("native")
     assert results["pooled_native"]["dice"] == pytest.approx(native_dice, abs=1e-12)
     scans = np.array(results["counts_per_scan"]["study"]).reshape(-1, 4).tolist()
-    wet = [(2 * tp / (2 * tp + fp + fn), tp / (tp + fp + fn)) for _, fp, fn, tp in scans if tp + fp + fn]
+    wet = [
+        (2 * tp / (2 * tp + fp + fn), tp / (tp + fp + fn))
+        for _, fp, fn, tp in scans
+        if tp + fp + fn
+    ]
     left_out, counting = np.mean(wet, 0), np.mean(wet + [(1, 1)] * (2 - len(wet)), 0)
     assert results["per_scan"] == {
         "empty_left_out": pytest.approx({"mean_dice": left_out[0], "mean_iou": left_out[1]}),
@@ -305,11 +317,22 @@ def test_a_result_says_where_it_comes_from(done, folder, tiny):
     assert results["arch"] == load_model(tiny).arch
     assert {"command", "commit", "time_utc", "versions", "device"} <= results.keys()
     asked = results["settings"]
-    assert (asked["iters"], asked["crop"], asked["aux_weight"], asked["size"]) == (3, 64, 0.4, "512")
+    assert (asked["iters"], asked["crop"], asked["aux_weight"], asked["size"]) == (
+        3,
+        64,
+        0.4,
+        "512",
+    )
     assert not {"data", "out", "resume"} & asked.keys()
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    phases = [sum(row[f"seconds/{p}"] for p in ("data", "forward", "backward", "optimiser")) for row in rows]
-    assert results["seconds_per_iteration"] == pytest.approx(float(np.median(phases))) and phases[0] > 0
+    phases = [
+        sum(row[f"seconds/{p}"] for p in ("data", "forward", "backward", "optimiser"))
+        for row in rows
+    ]
+    assert (
+        results["seconds_per_iteration"] == pytest.approx(float(np.median(phases)))
+        and phases[0] > 0
+    )
 
     assert printed.splitlines()[:2] == [f"data: {results['data']}", f"start: {start}"]
     neighbours = f"{leaking} of the latter have a neighbour in training"
@@ -323,7 +346,10 @@ def test_the_network_is_left_ready_for_use(done, tiny):
     model, start = load_model(out / "model.pt"), load_model(tiny)
     assert model.classes == ["background", "fluid"] and model.preprocess["size"] == "512"
     assert {k: model.preprocess[k] for k in ("mean", "std")} == start.preprocess
-    extra = {k: results[k] for k in ("start", "data", "data_sha256", "data_kind", "split", "leak", "command")}
+    extra = {
+        k: results[k]
+        for k in ("start", "data", "data_sha256", "data_kind", "split", "leak", "command")
+    }
     assert extra.items() <= model.weights_extra.items()
     moved = [
         not torch.equal(ours, theirs)
@@ -373,8 +399,14 @@ def test_fresh_weights_eyes_apart_and_moving_average(finetune, tmp_path, capsys)
     results = finetune(*start, "--split", "subject:1/2", "--eval-every", 1, "--ema", 0.5)
     # subjects 1 and 3 validate
     assert results["scans"] == [f"scan{i:02}" for i in (0, 1, 2, 6, 7, 8)] and results["leak"] == 0
-    assert "split: subject:1/2, 3 train, 6 validation scans; 0 of the latter" in capsys.readouterr().out
-    assert results["start"] == "fresh weights (seed 5), unet, fcn head, width 2" and results["seed"] == 5
+    assert (
+        "split: subject:1/2, 3 train, 6 validation scans; 0 of the latter"
+        in capsys.readouterr().out
+    )
+    assert (
+        results["start"] == "fresh weights (seed 5), unet, fcn head, width 2"
+        and results["seed"] == 5
+    )
     assert_counted(tmp_path / "out", data)
     assert [step for step, _, _ in results["history"]] == [1, 2]
     assert results["history"][1][1:] == [results["pooled"]["dice"][1], results["pooled"]["iou"][1]]
@@ -398,7 +430,9 @@ def test_training_scans_are_enlarged_as_in_the_study(prepared, folder):
         enlarged = doubled(doubled(image_256(folder, name).astype(float), 0), 1)
         assert image.dtype == mask.dtype == torch.uint8 and image.shape == (512, 512)
         assert np.array_equal(image.numpy(), enlarged.round())
-        assert np.array_equal(mask.numpy(), truth_256(folder, name).repeat(2, axis=0).repeat(2, axis=1))
+        assert np.array_equal(
+            mask.numpy(), truth_256(folder, name).repeat(2, axis=0).repeat(2, axis=1)
+        )
         nearest = image_256(folder, name).repeat(2, axis=0).repeat(2, axis=1)
         assert not np.array_equal(image.numpy(), nearest)
 
@@ -428,7 +462,14 @@ def test_the_defaults_are_the_best_row_of_the_study(settings):
     assert augment == Augment(crop=320, max_class_share=0.75, flip=0.0)
     study = {"steps": 400, "batch": 2, "accumulate": 1, "loss": "ce", "aux_weight": 0.4, "seed": 0}
     study |= {"optimizer": "sgd", "lr": 0.01, "weight_decay": 1e-4}
-    study |= {"schedule": "poly", "horizon": 40_000, "lr_min": 1e-4, "warmup": 0, "clip": 0.0, "ema": 0.0}
+    study |= {
+        "schedule": "poly",
+        "horizon": 40_000,
+        "lr_min": 1e-4,
+        "warmup": 0,
+        "clip": 0.0,
+        "ema": 0.0,
+    }
     study |= {"freeze_bn": False, "amp": "auto", "compile": False}
     assert {name: getattr(recipe, name) for name in study} == study
     optimizer = OPTIMIZERS[recipe.optimizer]([torch.zeros(1)], recipe.lr, recipe.weight_decay)
@@ -454,16 +495,54 @@ def test_weight_of_the_auxiliary_loss(settings, loss, asked, weight):
 def test_every_setting_arrives(settings):
     augment, recipe = settings(
         *("--iters", 7, "--batch", 4, "--accumulate", 3, "--crop", 96, "--flip", "--rotate", 10),
-        *("--shift", 0.1, "--brightness", 0.2, "--contrast", 0.3, "--noise", 0.05, "--loss", "iou"),
-        *("--optimizer", "adamw", "--lr", 1e-5, "--l2", 0.03, "--schedule", "cosine", "--ema", 0.9),
+        *(
+            "--shift",
+            0.1,
+            "--brightness",
+            0.2,
+            "--contrast",
+            0.3,
+            "--noise",
+            0.05,
+            "--loss",
+            "iou",
+        ),
+        *(
+            "--optimizer",
+            "adamw",
+            "--lr",
+            1e-5,
+            "--l2",
+            0.03,
+            "--schedule",
+            "cosine",
+            "--ema",
+            0.9,
+        ),
         *("--amp", "bf16", "--compile", "--seed", 11, "--eval-every", 2),
     )
     assert augment == Augment(
         crop=96, flip=0.5, rotate_deg=10, shift=0.1, brightness=0.2, contrast=0.3, speckle=0.05
     )
     assert recipe == Recipe(
-        **dict(steps=7, batch=4, accumulate=3, loss="iou", optimizer="adamw", lr=1e-5, weight_decay=0.03),
-        **dict(schedule="cosine", lr_min=1e-5, ema=0.9, amp="bf16", compile=True, seed=11, eval_every=2),
+        **dict(
+            steps=7,
+            batch=4,
+            accumulate=3,
+            loss="iou",
+            optimizer="adamw",
+            lr=1e-5,
+            weight_decay=0.03,
+        ),
+        **dict(
+            schedule="cosine",
+            lr_min=1e-5,
+            ema=0.9,
+            amp="bf16",
+            compile=True,
+            seed=11,
+            eval_every=2,
+        ),
     )
 
 
@@ -488,7 +567,9 @@ def test_classifiers_for_other_classes_are_replaced(prepared, tmp_path, capsys):
     start, ours = load_model(three).state_dict(), model.state_dict()
     assert ours["head.classifier.weight"].shape == (2, 16, 1, 1)
     kept = [name for name in start if "classifier" not in name]
-    assert len(kept) == len(start) - 4 and all(torch.equal(ours[name], start[name]) for name in kept)
+    assert len(kept) == len(start) - 4 and all(
+        torch.equal(ours[name], start[name]) for name in kept
+    )
 
 
 def test_fresh_weights_come_from_the_seed(prepared):
@@ -503,7 +584,9 @@ def test_fresh_weights_come_from_the_seed(prepared):
 
 
 @pytest.mark.parametrize("start", ["fresh", "replaced", "kept"])
-def test_new_classifiers_start_at_the_shares_of_the_training_pixels(prepared, tmp_path, tiny, start):
+def test_new_classifiers_start_at_the_shares_of_the_training_pixels(
+    prepared, tmp_path, tiny, start
+):
     weights = {"fresh": "none", "replaced": make_checkpoint(tmp_path / "three.pth", num_classes=3)}
     caught = prepared("--weights", weights.get(start, tiny), "--size", "512")
     (model,) = caught["models"].values()
@@ -518,7 +601,9 @@ def test_new_classifiers_start_at_the_shares_of_the_training_pixels(prepared, tm
 def test_the_head_names_the_weights(script):
     """Without --weights, the shipped network with that head."""
     for head in ("psp", "fcn", "deeplabv3"):
-        args = script.argparse.Namespace(weights=None, head=head, backbone=None, width=None, seed=0)
+        args = script.argparse.Namespace(
+            weights=None, head=head, backbone=None, width=None, seed=0
+        )
         model, start = script.starting_network(args)
         assert model.arch["head"] == head and start.startswith(f"hrf-{head} (sha256 ")
     args.head = None
@@ -529,11 +614,22 @@ def test_the_head_names_the_weights(script):
 
 
 def scored(results: dict) -> dict:
-    keys = ("pooled", "per_scan", "history", "scans", "counts_per_scan", "split", "start", "settings")
+    keys = (
+        "pooled",
+        "per_scan",
+        "history",
+        "scans",
+        "counts_per_scan",
+        "split",
+        "start",
+        "settings",
+    )
     return {k: results[k] for k in keys}
 
 
-def test_an_interrupted_run_ends_as_if_it_had_not_been(script, call, finetune, monkeypatch, tmp_path):
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    script, call, finetune, monkeypatch, tmp_path
+):
     train = script.train
 
     def saving_often(models, data, augment, recipe, *rest):
@@ -567,12 +663,18 @@ def test_resuming_a_complete_run_reports_it_again(done, finetune, tmp_path):
     assert scored(again) == scored(results)
     assert again["seconds_per_iteration"] == results["seconds_per_iteration"]
     assert (tmp_path / "out" / "figure6.png").read_bytes() == (out / "figure6.png").read_bytes()
-    ours, theirs = (load_model(folder / "model.pt").state_dict() for folder in (tmp_path / "out", out))
+    ours, theirs = (
+        load_model(folder / "model.pt").state_dict() for folder in (tmp_path / "out", out)
+    )
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-@pytest.mark.parametrize("other", [("--seed", 1), ("--size", "native"), ("--l2", 0.1), ("--crop", 80)])
-def test_a_run_is_not_continued_with_other_settings(done, call, folder, tiny, tmp_path, capsys, other):
+@pytest.mark.parametrize(
+    "other", [("--seed", 1), ("--size", "native"), ("--l2", 0.1), ("--crop", 80)]
+)
+def test_a_run_is_not_continued_with_other_settings(
+    done, call, folder, tiny, tmp_path, capsys, other
+):
     out, _, _ = done
     shutil.copytree(out, tmp_path / "out")
     arguments = ("--data", folder, "--weights", tiny, "--split", "random", "--lr", 1e-5, *RUN)
@@ -648,11 +750,23 @@ def _no_masks(root: Path) -> Path:
     ("make", "told"),
     [
         (_no_masks, "have no fluid masks; training needs the truth"),
-        (lambda root: make_folder(root, wet=(1,)), "split random leaves no validation scans out of 1"),
-        (lambda root: make_folder(root, wet=(0,) * 6), "none of the 5 training scans of split random holds"),
+        (
+            lambda root: make_folder(root, wet=(1,)),
+            "split random leaves no validation scans out of 1",
+        ),
+        (
+            lambda root: make_folder(root, wet=(0,) * 6),
+            "none of the 5 training scans of split random holds",
+        ),
         # of five scans, seed 0 draws scan02 for validation
-        (lambda root: make_folder(root, wet=(0, 0, 1, 0, 0)), "none of the 4 training scans of split random"),
-        (lambda root: make_folder(root, wet=(1, 1, 0, 1, 1)), "none of the 1 validation scans of split rand"),
+        (
+            lambda root: make_folder(root, wet=(0, 0, 1, 0, 0)),
+            "none of the 4 training scans of split random",
+        ),
+        (
+            lambda root: make_folder(root, wet=(1, 1, 0, 1, 1)),
+            "none of the 1 validation scans of split rand",
+        ),
         (lambda root: root, "no such file or folder"),
     ],
 )
@@ -662,15 +776,23 @@ def test_data_that_teaches_or_tests_nothing(fails, tmp_path, make, told):
 
 def test_native_scans_of_several_shapes_need_a_crop_that_fits_all(fails, tmp_path):
     data = make_folder(tmp_path / "mixed", sides=((96, 128), (64, 144)))
-    assert fails("--data", data, "--crop", 0).endswith("pixels cannot share a batch: choose a crop")
-    assert fails("--data", data, "--crop", 80).startswith("crop 80 is larger than a scan of 64 x 144 pixels")
+    assert fails("--data", data, "--crop", 0).endswith(
+        "pixels cannot share a batch: choose a crop"
+    )
+    assert fails("--data", data, "--crop", 80).startswith(
+        "crop 80 is larger than a scan of 64 x 144 pixels"
+    )
 
 
-@pytest.mark.parametrize("spoil", [lambda content: content[:3000], lambda content: b"no checkpoint"])
+@pytest.mark.parametrize(
+    "spoil", [lambda content: content[:3000], lambda content: b"no checkpoint"]
+)
 def test_damaged_checkpoints(fails, tiny, tmp_path, spoil):
     (tmp_path / "damaged.pth").write_bytes(spoil(tiny.read_bytes()))
     told = fails("--weights", tmp_path / "damaged.pth")
-    assert told.startswith(f"{tmp_path / 'damaged.pth'} is no torch checkpoint, or damaged or cut short")
+    assert told.startswith(
+        f"{tmp_path / 'damaged.pth'} is no torch checkpoint, or damaged or cut short"
+    )
 
 
 def test_what_is_refused_leaves_an_older_run_alone(done, call, folder, tiny, tmp_path):
@@ -690,19 +812,37 @@ def two_graders(tmp_path_factory) -> Path:
     """Phantom scans of two subjects as .mat files; grader 2 draws every boundary 2 px lower."""
     root = tmp_path_factory.mktemp("mat")
     for subject in (1, 2):
-        scans = [phantom_bscan(seed, 124, 192, fluid=True) for seed in (10 * subject, 10 * subject + 1)]
-        images, fluid = (np.stack([getattr(s, key) for s in scans], 2) for key in ("image", "fluid"))
+        scans = [
+            phantom_bscan(seed, 124, 192, fluid=True) for seed in (10 * subject, 10 * subject + 1)
+        ]
+        images, fluid = (
+            np.stack([getattr(s, key) for s in scans], 2) for key in ("image", "fluid")
+        )
         layers = np.stack([scan.layers for scan in scans], 2)
         layers[:, :30], layers[4, 60:70] = np.nan, np.nan
         write_subject_mat(
-            root / f"Subject_0{subject}.mat", images, fluid, layers, fluid2=fluid, layers2=layers + 2
+            root / f"Subject_0{subject}.mat",
+            images,
+            fluid,
+            layers,
+            fluid2=fluid,
+            layers2=layers + 2,
         )
     return root
 
 
 @pytest.mark.parametrize("task", ["layers", "layers+fluid"])
 def test_layers_of_mat_files_and_of_both_graders(call, two_graders, tiny, tmp_path, capsys, task):
-    arguments = ("--task", task, "--data", two_graders, "--weights", tiny, "--split", "subject:1/2")
+    arguments = (
+        "--task",
+        task,
+        "--data",
+        two_graders,
+        "--weights",
+        tiny,
+        "--split",
+        "subject:1/2",
+    )
     settings = ("--iters", 2, "--size", "half", "--max-class-share", 1, "--crop", 48)
     assert call(*arguments, *settings, "--out", tmp_path / "out") == 0
     printed = capsys.readouterr().out
@@ -715,11 +855,16 @@ def test_layers_of_mat_files_and_of_both_graders(call, two_graders, tiny, tmp_pa
 
     # of every column all of whose boundaries are known, each pixel is counted once
     counts = np.array(results["counts_per_scan"]["native"])
-    assert counts.shape == (2, classes, classes) and (counts.sum((1, 2)) == 124 * (192 - 30 - 10)).all()
+    assert (
+        counts.shape == (2, classes, classes)
+        and (counts.sum((1, 2)) == 124 * (192 - 30 - 10)).all()
+    )
     model = load_model(tmp_path / "out" / "model.pt").to(memory_format=torch.channels_last)
     cache = open_cache(open_source(two_graders))
     errors = [
-        boundary_errors_px(boundaries_from_probabilities(probabilities(model, torch.tensor(image))), rows)
+        boundary_errors_px(
+            boundaries_from_probabilities(probabilities(model, torch.tensor(image))), rows
+        )
         for image, rows in zip(cache.images[:2], cache.layers[:2], strict=True)
     ]
     np.testing.assert_allclose(results["boundary_errors_px_per_scan"], errors, atol=1e-4)
@@ -737,7 +882,16 @@ def test_a_missing_second_grader_is_said(call, tiny, tmp_path, capsys):
     scans = [phantom_bscan(seed, 124, 192, fluid=True) for seed in (1, 2, 3)]
     images, fluid = (np.stack([getattr(s, key) for s in scans], 2) for key in ("image", "fluid"))
     write_subject_mat(tmp_path / "Subject_01.mat", images, fluid)
-    arguments = ("--data", tmp_path / "Subject_01.mat", "--weights", tiny, "--split", "random", "--iters", 2)
+    arguments = (
+        "--data",
+        tmp_path / "Subject_01.mat",
+        "--weights",
+        tiny,
+        "--split",
+        "random",
+        "--iters",
+        2,
+    )
     settings = ("--size", "half", "--max-class-share", 1, "--crop", 48)
     assert call(*arguments, *settings, "--out", tmp_path / "out") == 0
     assert "no comparison with grader 2: " in capsys.readouterr().out
@@ -749,7 +903,16 @@ def test_a_second_grader_who_left_scans_out_is_said(call, tiny, tmp_path, capsys
     images, fluid = (np.stack([getattr(s, key) for s in scans], 2) for key in ("image", "fluid"))
     other = np.where(np.arange(5) == 0, fluid, np.nan)  # the first scan alone
     write_subject_mat(tmp_path / "Subject_01.mat", images, fluid, fluid2=other)
-    arguments = ("--data", tmp_path / "Subject_01.mat", "--weights", tiny, "--split", "random", "--iters", 2)
+    arguments = (
+        "--data",
+        tmp_path / "Subject_01.mat",
+        "--weights",
+        tiny,
+        "--split",
+        "random",
+        "--iters",
+        2,
+    )
     settings = ("--size", "half", "--max-class-share", 1, "--crop", 48)
     assert call(*arguments, *settings, "--out", tmp_path / "out") == 0
     assert "no comparison with grader 2, who left out subject01_bscan" in capsys.readouterr().out
@@ -770,7 +933,16 @@ def test_a_recipe_leaves_the_head_to_a_backbone_that_does_not_take_its_own(scrip
 
 
 def test_crops_cannot_go_onto_fluid_that_is_no_class(fails, two_graders):
-    arguments = ("--data", two_graders, "--task", "layers", "--split", "subject:1/2", "--on-fluid", 0.5)
+    arguments = (
+        "--data",
+        two_graders,
+        "--task",
+        "layers",
+        "--split",
+        "subject:1/2",
+        "--on-fluid",
+        0.5,
+    )
     assert fails(*arguments).startswith("crops can be placed on fluid only where fluid is a class")
 
 
@@ -784,9 +956,31 @@ def test_a_set_without_boundaries_teaches_no_layers(fails):
 
 @pytest.mark.slow
 def test_two_ranks_report_every_scan_once(folder, tiny, tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = ("--data", folder, "--weights", tiny, "--iters", 1, "--crop", 64, "--out", tmp_path)
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    arguments = (
+        "--data",
+        folder,
+        "--weights",
+        tiny,
+        "--iters",
+        1,
+        "--crop",
+        64,
+        "--out",
+        tmp_path,
+    )
     command = [*launch, EXPERIMENTS / "finetune.py", *arguments, "--batch", "4", "--seed", "1"]
     finished = subprocess.run(
         [str(word) for word in command], env=environment, capture_output=True, text=True
@@ -831,7 +1025,13 @@ def test_real_scans(call, real_data, tmp_path, capsys):
         image = np.asarray(Image.open(data / "images" / f"{name}.png"))
         mask = np.asarray(Image.open(data / "fluid" / f"{name}.png"))
         small = Image.fromarray(image).resize((256, 256), Image.Resampling.BICUBIC)
-        truth = Image.fromarray((mask > 0).astype(np.uint8)).resize((256, 256), Image.Resampling.BICUBIC)
-        guess = run_protocol(model, torch.tensor(np.array(small))[None], "light").argmax(1)[0].numpy()
-        expected = [[int(((np.array(truth) == t) & (guess == p)).sum()) for p in (0, 1)] for t in (0, 1)]
+        truth = Image.fromarray((mask > 0).astype(np.uint8)).resize(
+            (256, 256), Image.Resampling.BICUBIC
+        )
+        guess = (
+            run_protocol(model, torch.tensor(np.array(small))[None], "light").argmax(1)[0].numpy()
+        )
+        expected = [
+            [int(((np.array(truth) == t) & (guess == p)).sum()) for p in (0, 1)] for t in (0, 1)
+        ]
         assert np.array_equal(counts[i], expected)

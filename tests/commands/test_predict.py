@@ -36,13 +36,19 @@ class Bright(nn.Module):
         super().__init__()
         self.classes, self.shift = list(classes), shift
         self.preprocess = PREPROCESS | {"size": "native"}
-        self.weights_name, self.weights_sha256, self.arch = "bright.pth", "ab" * 32, {"backbone": "unet"}
+        self.weights_name, self.weights_sha256, self.arch = (
+            "bright.pth",
+            "ab" * 32,
+            {"backbone": "unet"},
+        )
         self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, x):
         grey = x[:, :1] * PREPROCESS["std"][0] + PREPROCESS["mean"][0]
         fluid = (grey.roll(self.shift, -1) - 100) / 20
-        return torch.cat([fluid if name == "fluid" else torch.zeros_like(fluid) for name in self.classes], 1)
+        return torch.cat(
+            [fluid if name == "fluid" else torch.zeros_like(fluid) for name in self.classes], 1
+        )
 
 
 def picture(height=40, width=60, seed=0) -> np.ndarray:
@@ -79,7 +85,9 @@ def test_threshold_and_mirror():
     straight = predict(network, image)[1]
     mirrored = predict(network, image[:, ::-1])[1][:, ::-1]
     assert np.abs(straight - mirrored).max() > 0.1
-    np.testing.assert_allclose(predict(network, image, tta=True)[1], (straight + mirrored) / 2, atol=1e-6)
+    np.testing.assert_allclose(
+        predict(network, image, tta=True)[1], (straight + mirrored) / 2, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +172,11 @@ def test_a_folder_is_a_list_of_scans_in_natural_order(tmp_path):
     save(tmp_path / "fluid" / "2.png", picture())
     (tmp_path / "notes.txt").write_text("")
     items, _ = list_items([str(tmp_path)])
-    assert places(items[0].scans(set())) == [("2", None, None), ("10", None, None), ("x", None, None)]
+    assert places(items[0].scans(set())) == [
+        ("2", None, None),
+        ("10", None, None),
+        ("x", None, None),
+    ]
     assert "1 files of other kinds left out: notes.txt" in items[0].notes[0]
     scans, _ = opened(tmp_path, volume=True)
     label = tmp_path.name
@@ -176,7 +188,9 @@ def test_names_that_tell_volumes(tmp_path):
         save(tmp_path / "eye" / f"bscan_{i:02d}.png", picture())
     assert [scan.position for scan in opened(tmp_path / "eye")[0]] == [0, 1, 12]
     assert {scan.volume for scan in opened(tmp_path / "eye")[0]} == {"eye"}
-    assert opened(*sorted((tmp_path / "eye").iterdir()))[0][2].volume == "eye"  # a shell's eye/*.png
+    assert (
+        opened(*sorted((tmp_path / "eye").iterdir()))[0][2].volume == "eye"
+    )  # a shell's eye/*.png
     for subject in (1, 2):
         for i in (3, 4):
             save(tmp_path / "set" / "images" / f"subject{subject}_{i}.png", picture())
@@ -190,7 +204,11 @@ def test_names_that_tell_volumes(tmp_path):
 def test_index_gives_volumes_and_scale(tmp_path):
     for name in ("a", "b", "c"):
         save(tmp_path / "images" / f"{name}.png", picture())
-    lines = ["name,subject,bscan,axial_um,lateral_um,spacing_um", "b.png,4,7,3.9,11,120", "a,4,8,3.9,11,120"]
+    lines = [
+        "name,subject,bscan,axial_um,lateral_um,spacing_um",
+        "b.png,4,7,3.9,11,120",
+        "a,4,8,3.9,11,120",
+    ]
     (tmp_path / "index.csv").write_text("\n".join(lines))
     items, _ = list_items([str(tmp_path)])
     scans = items[0].scans(set())
@@ -206,7 +224,11 @@ def test_arrays(tmp_path):
     arrays = {"v": stack, "g": grey, "c": colour, "one": grey[..., None]}
     files = [save(tmp_path / f"{name}.npy", array) for name, array in arrays.items()]
     scans, _ = opened(*files)
-    assert places(scans) == [("v_bscan000", "v", 0), ("v_bscan001", "v", 1), ("v_bscan002", "v", 2)] + [
+    assert places(scans) == [
+        ("v_bscan000", "v", 0),
+        ("v_bscan001", "v", 1),
+        ("v_bscan002", "v", 2),
+    ] + [
         ("g", None, None),
         ("c", None, None),
         ("one", None, None),
@@ -290,7 +312,12 @@ def test_single_scans(script, tmp_path, capsys):
     assert code == 0
     dry, wet = table(out / "measurements.csv")
     assert list(wet) == list(SCAN_COLUMNS["fluid"])
-    assert (wet["scan"], wet["height_px"], wet["width_px"], wet["fluid_px"]) == ("wet", "40", "60", "40")
+    assert (wet["scan"], wet["height_px"], wet["width_px"], wet["fluid_px"]) == (
+        "wet",
+        "40",
+        "60",
+        "40",
+    )
     assert float(wet["fluid_area_mm2"]) == pytest.approx(40 * 4 * 10 / 1e6)
     assert (wet["regions"], wet["spacing_um"], wet["volume"]) == ("1", "", "")
     assert float(wet["mean_fluid_probability"]) == pytest.approx(1 / (1 + np.exp(-3)), abs=1e-4)
@@ -310,7 +337,9 @@ def test_low_scans_are_named(script, tmp_path, capsys):
     _, out = script(low, high)
     note = "1 of 2 scans less than 248 px high (low): the networks learnt from larger ones"
     assert note in capsys.readouterr().out
-    assert any(note in kept for kept in json.loads((out / "measurements.json").read_text())["notes"])
+    assert any(
+        note in kept for kept in json.loads((out / "measurements.json").read_text())["notes"]
+    )
 
 
 def test_without_scale_it_says_so(script, tmp_path, capsys):
@@ -329,7 +358,10 @@ def test_a_volume_with_a_broken_scan(script, tmp_path, capsys):
     code, out = script(tmp_path / "eye", "--scale", "4,10,120", "--eye", "OS")
     assert code == 1
     captured = capsys.readouterr()
-    assert captured.err.count("skipped: ") == 1 and "bscan_4.png: not a readable image" in captured.err
+    assert (
+        captured.err.count("skipped: ") == 1
+        and "bscan_4.png: not a readable image" in captured.err
+    )
     (volume,) = table(out / "volumes.csv")
     # all nine B-scans are alike, so that the missing one is interpolated exactly
     assert float(volume["fluid_volume_mm3"]) == pytest.approx(9 * 40 * 4 * 10 * 120 / 1e9)
@@ -348,12 +380,19 @@ def test_an_outer_scan_that_is_missing_is_not_made_up(script, tmp_path, capsys):
         for i in range(4):
             save(tmp_path / visit / "eye" / f"bscan_{i}.png", picture(width=600))
     (tmp_path / "b" / "eye" / "bscan_3.png").write_bytes(b"broken")
-    outs = [script(tmp_path / v / "eye", "--scale", "4,10,120", out=tmp_path / f"{v}o")[1] for v in "ab"]
+    outs = [
+        script(tmp_path / v / "eye", "--scale", "4,10,120", out=tmp_path / f"{v}o")[1]
+        for v in "ab"
+    ]
     told = capsys.readouterr().out
     assert "1 B-scans missing at the end of volumes: their part of the volume is unknown" in told
     assert "interpolated" not in told
     (volume,) = table(outs[1] / "volumes.csv")
-    assert [volume[key] for key in ("last_bscan", "first_measured", "last_measured")] == ["3", "0", "2"]
+    assert [volume[key] for key in ("last_bscan", "first_measured", "last_measured")] == [
+        "3",
+        "0",
+        "2",
+    ]
     assert script("--compare", *outs, out=tmp_path / "c")[0] == 2
     assert "of volume eye B-scans 0 to 3 and 0 to 2 could be predicted" in capsys.readouterr().err
 
@@ -370,7 +409,9 @@ def test_a_scale_without_spacing_leaves_that_of_the_source(script, tmp_path):
     for i in range(2):
         save(tmp_path / "eye" / f"s{i}.png", picture())
     lines = "".join(f"s{i},1,{i},3,11,120\n" for i in range(2))
-    (tmp_path / "eye" / "index.csv").write_text("name,subject,bscan,axial_um,lateral_um,spacing_um\n" + lines)
+    (tmp_path / "eye" / "index.csv").write_text(
+        "name,subject,bscan,axial_um,lateral_um,spacing_um\n" + lines
+    )
     _, out = script(tmp_path / "eye", "--scale", "4,10")
     (volume,) = table(out / "volumes.csv")
     assert [float(volume[key]) for key in ("axial_um", "lateral_um", "spacing_um")] == [4, 10, 120]
@@ -380,9 +421,13 @@ def test_a_scale_without_spacing_leaves_that_of_the_source(script, tmp_path):
 @pytest.mark.parametrize("other", ["index.csv", "c.npy"])
 def test_volume_is_for_folders_of_images_alone(script, tmp_path, capsys, other):
     save(tmp_path / "in" / "a.png", picture())
-    save(tmp_path / "in" / "c.npy", picture()) if other == "c.npy" else (tmp_path / "in" / other).touch()
+    save(tmp_path / "in" / "c.npy", picture()) if other == "c.npy" else (
+        tmp_path / "in" / other
+    ).touch()
     assert script(tmp_path / "in", "--volume")[0] == 2
-    assert f"--volume is for a folder of nothing but images, found {other}" in capsys.readouterr().err
+    assert (
+        f"--volume is for a folder of nothing but images, found {other}" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -401,7 +446,10 @@ def test_a_damaged_array_is_skipped(script, tmp_path, capsys, content):
 def test_fovea_outside(script, tmp_path, capsys):
     file = save(tmp_path / "v.npy", np.stack([picture()] * 3))
     code, out = script(file, "--scale", "4,10,120", "--fovea", "60,1")
-    assert code == 1 and "v: no sectors: fovea 60,1 lies outside (60 columns" in capsys.readouterr().err
+    assert (
+        code == 1
+        and "v: no sectors: fovea 60,1 lies outside (60 columns" in capsys.readouterr().err
+    )
     assert float(table(out / "volumes.csv")[0]["fluid_volume_mm3"]) > 0
 
 
@@ -476,7 +524,11 @@ def test_phantom(script, monkeypatch, capsys):
     code, out = script("phantom")
     assert code == 0 and "SYNTHETIC" in capsys.readouterr().out
     (volume,) = table(out / "volumes.csv")
-    assert (volume["volume"], volume["bscans"], float(volume["spacing_um"])) == ("phantom", "3", 123)
+    assert (volume["volume"], volume["bscans"], float(volume["spacing_um"])) == (
+        "phantom",
+        "3",
+        123,
+    )
     assert len(table(out / "sectors.csv")) == 9
 
 
@@ -521,7 +573,11 @@ def test_comparisons_that_would_mislead(script, visits, tmp_path, capsys):
     stack, good = tmp_path / "a.npy", ["--scale", "4,10,120"]
     for name, arguments, text in [
         ("scale", [stack, "--scale", "4,11,120"], "lateral_um is 10.0 in volume a and 11.0 in a"),
-        ("threshold", [stack, *good, "--threshold", "0.3"], "threshold is 0.5 .* and 0.3 .*predict both"),
+        (
+            "threshold",
+            [stack, *good, "--threshold", "0.3"],
+            "threshold is 0.5 .* and 0.3 .*predict both",
+        ),
         ("eye", [stack, *good, "--eye", "OD"], "eye is None in volume a and OD"),
         ("flat", [stack], "axial_um is 4.0 in volume a and None"),
         ("single", [save(tmp_path / "s.png", picture())], "holds no volume"),
@@ -542,7 +598,10 @@ def test_comparisons_that_would_mislead(script, visits, tmp_path, capsys):
 
 def test_thickness_that_one_visit_was_helped_to_is_not_compared(tmp_path):
     told = {"layers_weights_sha256": "b" * 64, "tta": False}
-    for visit, settings in (("a", told | {"weights_sha256": "a" * 64, "threshold": 0.5}), ("b", told)):
+    for visit, settings in (
+        ("a", told | {"weights_sha256": "a" * 64, "threshold": 0.5}),
+        ("b", told),
+    ):
         (tmp_path / visit).mkdir()
         content = {"finished": True, "settings": settings, "volumes": [], "scans": []}
         (tmp_path / visit / "measurements.json").write_text(json.dumps(content))
@@ -592,11 +651,29 @@ def test_ranks_share_the_scans(script, tmp_path, monkeypatch):
     for name in ("a", "b"):
         save(tmp_path / "in" / f"{name}.png", picture(seed=9))
     (tmp_path / "in" / "bad.png").write_bytes(b"x")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    inputs = [tmp_path / "v.npy", tmp_path / "in", "--scale", "4,10,120", "--weights", tmp_path / "m.pth"]
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    inputs = [
+        tmp_path / "v.npy",
+        tmp_path / "in",
+        "--scale",
+        "4,10,120",
+        "--weights",
+        tmp_path / "m.pth",
+    ]
     monkeypatch.setattr(script.module, "load_model", load_model)
     assert script(*inputs, out=tmp_path / "one")[0] == 1
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    start = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     done = subprocess.run(
         [*start, EXPERIMENTS / "predict.py", *inputs, "--out", tmp_path / "two"],
         env=environment,
@@ -610,7 +687,8 @@ def test_ranks_share_the_scans(script, tmp_path, monkeypatch):
     one, two = (sorted(p.name for p in (tmp_path / n).rglob("*")) for n in ("one", "two"))
     assert (
         one == two
-        and "bad.png" in json.loads((tmp_path / "two/measurements.json").read_text())["skipped"][0]["source"]
+        and "bad.png"
+        in json.loads((tmp_path / "two/measurements.json").read_text())["skipped"][0]["source"]
     )
 
 

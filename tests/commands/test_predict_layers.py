@@ -26,7 +26,9 @@ from dme.retina.rows import BOUNDARIES, CLASSES, scale_rows
 from dme.retina.thickness import THICKNESS_COLUMNS
 from dme.retina.wedge import saturated_wedge
 
-FLAT = 9.5 + np.array([0, 8, 16, 24, 32, 40, 48, 56.0])  # rows between pixels: 8 px layers, 56 px of retina
+FLAT = 9.5 + np.array(
+    [0, 8, 16, 24, 32, 40, 48, 56.0]
+)  # rows between pixels: 8 px layers, 56 px of retina
 
 
 class Knows(nn.Module):
@@ -42,7 +44,11 @@ class Knows(nn.Module):
         self.rows, self.fluid = rows, fluid
         self.classes = [*CLASSES, *["fluid"] * fluid]
         self.preprocess = PREPROCESS | {"size": size}
-        self.weights_name, self.weights_sha256, self.arch = "knows.pth", "cd" * 32, {"backbone": "unet"}
+        self.weights_name, self.weights_sha256, self.arch = (
+            "knows.pth",
+            "cd" * 32,
+            {"backbone": "unet"},
+        )
         self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, x):
@@ -95,7 +101,9 @@ def test_rows_of_phantoms(size):
         found = dme.predict_layers(Knows([known], size), scan(0, 331, 384))
         assert found.dtype == np.float32 and found.shape == (8, 384)
         error = found - truth
-        assert np.abs(error).max() <= (0.5 if size == "native" else 1.0)  # half a pixel of the network's
+        assert np.abs(error).max() <= (
+            0.5 if size == "native" else 1.0
+        )  # half a pixel of the network's
         assert np.abs(error.mean(axis=1)).max() <= 0.1  # nothing is shifted by half a pixel
 
 
@@ -125,16 +133,22 @@ def test_mirrored_scans_average():
     model = build_model(head="fcn", num_classes=9, width=2, aux=False).eval()
     model.classes, model.preprocess = list(CLASSES), model.preprocess | {"size": "native"}
     image = phantom_bscan(0, 64, 96).image
-    straight, mirrored = (dme.predict_layers(model, i, tta=True) for i in (image, image[:, ::-1].copy()))
+    straight, mirrored = (
+        dme.predict_layers(model, i, tta=True) for i in (image, image[:, ::-1].copy())
+    )
     np.testing.assert_allclose(straight, mirrored[:, ::-1], atol=1e-2)
 
 
 def test_networks_that_cannot():
     network = Knows([flat()])
-    with pytest.raises(InputError, match="finds above retina, .*, expected a network with the class fluid"):
+    with pytest.raises(
+        InputError, match="finds above retina, .*, expected a network with the class fluid"
+    ):
         dme.predict(network, scan())
     network.classes[1:3] = network.classes[2:0:-1]
-    with pytest.raises(InputError, match="knows.pth finds .*, expected a network with the nine classes"):
+    with pytest.raises(
+        InputError, match="knows.pth finds .*, expected a network with the nine classes"
+    ):
         dme.predict_layers(network, scan())
     with pytest.raises(InputError, match="image: shape .* expected .height, width."):
         dme.predict_layers(Knows([flat()]), np.zeros(5))
@@ -171,9 +185,13 @@ def test_layers_of_single_scans(script, tmp_path, capsys):
     for i in range(2):
         inputs.append(tmp_path / f"s{i}.png")
         Image.fromarray(scan(i, 200, 240)).save(inputs[-1])
-    code, out = script({"octlayers": Knows(truths)}, *inputs, "--task", "layers", "--scale", "4,10")
+    code, out = script(
+        {"octlayers": Knows(truths)}, *inputs, "--task", "layers", "--scale", "4,10"
+    )
     assert code == 0 and "2 scans; 0 skipped" in capsys.readouterr().out
-    per_scan = [f"{folder}/s{i}" for folder in ("overlays", "profiles", "boundaries") for i in range(2)]
+    per_scan = [
+        f"{folder}/s{i}" for folder in ("overlays", "profiles", "boundaries") for i in range(2)
+    ]
     expected = {f + (".csv" if f.startswith("boundaries") else ".png") for f in per_scan}
     assert files(out) == expected | {
         "measurements.csv",
@@ -201,8 +219,12 @@ def test_layers_of_single_scans(script, tmp_path, capsys):
             assert float(row[f"{name}_thickness_um"]) == pytest.approx(4 * mean_px, abs=0.4)
         assert Image.open(out / row["overlay"]).width == 480
     found = json.loads((out / "measurements.json").read_text())
-    assert found["settings"]["layers_weights"] == "knows.pth" and "weights" not in found["settings"]
-    assert found["scans"][0]["nfl_thickness_um"] == pytest.approx(float(rows[0]["nfl_thickness_um"]))
+    assert (
+        found["settings"]["layers_weights"] == "knows.pth" and "weights" not in found["settings"]
+    )
+    assert found["scans"][0]["nfl_thickness_um"] == pytest.approx(
+        float(rows[0]["nfl_thickness_um"])
+    )
     page = (out / "report.html").read_text(encoding="utf-8")
     addresses = re.findall(r'(?:src|href)="?([^" >]+)', page)
     assert {"overlays/s0.png", "profiles/s1.png"} <= set(addresses)
@@ -215,8 +237,13 @@ def test_without_scale_it_says_so(script, tmp_path, capsys):
     file = save(tmp_path / "v.npy", [scan(), scan(1)])
     code, out = script({"octlayers": Knows([flat(), flat(4)])}, file, "--task", "layers")
     said = capsys.readouterr().out
-    assert code == 0 and said.count("scale unknown for 2 of 2 scans: pixels only; give it with --scale") == 1
-    assert "volume v: retina 58.0 px, central subfield thickness (CST) unknown without scale" in said
+    assert (
+        code == 0
+        and said.count("scale unknown for 2 of 2 scans: pixels only; give it with --scale") == 1
+    )
+    assert (
+        "volume v: retina 58.0 px, central subfield thickness (CST) unknown without scale" in said
+    )
     one, two = table(out / "measurements.csv")
     assert float(two["retina_thickness_px"]) == pytest.approx(60, abs=0.05)
     assert {one[key] for key in THICKNESS_COLUMNS["um"]} == {""}
@@ -239,7 +266,10 @@ def test_volume_by_hand(script, volume, capsys):
     code, out = script({"octlayers": Knows(rows)}, file, *options)
     assert code == 0 and "central subfield thickness (CST) 288.0 um" in capsys.readouterr().out
     (found,) = table(out / "volumes.csv")
-    assert list(found) == list(VOLUME_COLUMNS["layers"]) and found["retina_map"] == "retina_maps/eye.png"
+    assert (
+        list(found) == list(VOLUME_COLUMNS["layers"])
+        and found["retina_map"] == "retina_maps/eye.png"
+    )
     # a plane: the mean over whatever lies symmetric around the centre is the value there
     middle = 4 * (56 + 16)
     assert float(found["central_subfield_thickness_um"]) == pytest.approx(middle, abs=0.4)
@@ -255,7 +285,9 @@ def test_volume_by_hand(script, volume, capsys):
         assert mean_um[sector] == pytest.approx(middle + 40 * mm, abs=0.8), sector
     assert float(sectors[0]["volume_mm3"]) == pytest.approx(np.pi / 4 * middle / 1000, rel=0.01)
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "<b>288 µm</b><span>central subfield thickness" in page and "retina_maps/eye.png" in page
+    assert (
+        "<b>288 µm</b><span>central subfield thickness" in page and "retina_maps/eye.png" in page
+    )
     assert "ETDRS sectors: thickness of the retina" in page
 
     # elsewhere, where half of the circle is outside the scan; and outside
@@ -274,14 +306,19 @@ def test_missing_scans_are_interpolated(script, tmp_path, volume, capsys):
         Image.fromarray(scan(i, 104, 64)).save(folder / f"bscan_{i}.png")
     network = {"octlayers": Knows(volume[1])}
     code, out = script(network, tmp_path / "few", "--task", "layers", "--scale", "4,50,200")
-    assert code == 0 and "13 B-scans missing within volumes: interpolated" in capsys.readouterr().out
+    assert (
+        code == 0 and "13 B-scans missing within volumes: interpolated" in capsys.readouterr().out
+    )
     (found,) = table(out / "volumes.csv")
     assert float(found["central_subfield_thickness_um"]) == pytest.approx(288, abs=0.4)
 
 
 @pytest.mark.parametrize("networks", [1, 2])
 def test_both_by_one_network_or_two(script, tmp_path, networks, capsys):
-    inl, across = (slice(28, 32), slice(20, 30)), (slice(40, 44), slice(20, 30))  # 2 rows of OPL, 2 of ONL
+    inl, across = (
+        (slice(28, 32), slice(20, 30)),
+        (slice(40, 44), slice(20, 30)),
+    )  # 2 rows of OPL, 2 of ONL
     file = save(tmp_path / "v.npy", [scan(0, cyst=inl), scan(1, cyst=across), scan(2)])
     found, before = Knows([flat()] * 3, fluid=True), Knows.calls
     arguments = [file, "--task", "both", "--scale", "4,10,120"]
@@ -315,14 +352,15 @@ def test_both_by_one_network_or_two(script, tmp_path, networks, capsys):
 
 
 def test_fluid_outside_the_retina_is_named(script, tmp_path, capsys):
-    within, above = scan(0, cyst=(slice(28, 32), slice(20, 30))), scan(1, cyst=(slice(2, 6), slice(20, 25)))
+    within, above = (
+        scan(0, cyst=(slice(28, 32), slice(20, 30))),
+        scan(1, cyst=(slice(2, 6), slice(20, 25))),
+    )
     files = [save(tmp_path / "a.npy", within), save(tmp_path / "b.npy", above)]
     fluid = Knows([flat()] * 2, fluid=True)
     fluid.classes = [*(f"tissue {k}" for k in range(9)), "fluid"]
     script({"octlayers": Knows([flat()] * 2), "dme-fluid": fluid}, *files, "--task", "both")
-    note = (
-        "note: 20 of 60 px of fluid lie above or below the retina, most in b: there the boundaries are wrong"
-    )
+    note = "note: 20 of 60 px of fluid lie above or below the retina, most in b: there the boundaries are wrong"
     assert note in capsys.readouterr().out
 
 
@@ -333,10 +371,22 @@ def test_networks_for_a_task(script, tmp_path, capsys):
     fluid.classes = ["background", "fluid"]
     networks = {"dme-fluid": fluid, "octlayers": layers, "both": both}
     for arguments, text in [
-        (["layers", "--weights", "dme-fluid"], "finds background, fluid, expected a network with the nine"),
-        (["fluid", "--weights", "octlayers"], "finds above retina, .*, expected a network with the class fl"),
-        (["both", "--weights", "octlayers"], "expected a network with the class fluid; fine-tune one"),
-        (["fluid", "--weights", "dme-fluid", "--weights", "both"], "--task fluid has no use for knows.pth"),
+        (
+            ["layers", "--weights", "dme-fluid"],
+            "finds background, fluid, expected a network with the nine",
+        ),
+        (
+            ["fluid", "--weights", "octlayers"],
+            "finds above retina, .*, expected a network with the class fl",
+        ),
+        (
+            ["both", "--weights", "octlayers"],
+            "expected a network with the class fluid; fine-tune one",
+        ),
+        (
+            ["fluid", "--weights", "dme-fluid", "--weights", "both"],
+            "--task fluid has no use for knows.pth",
+        ),
     ]:
         code, out = script(networks, file, "--task", *arguments)
         stderr = capsys.readouterr().err
@@ -365,7 +415,12 @@ def test_another_task_leaves_nothing_of_the_first(script, tmp_path):
     arguments = [file, "--weights", "m", "--scale", "4,10,120", "--task"]
     _, out = script(network, *arguments, "both")
     script(network, *arguments, "fluid")
-    assert files(out) == {"measurements.csv", "volumes.csv", "sectors.csv", "measurements.json"} | {
+    assert files(out) == {
+        "measurements.csv",
+        "volumes.csv",
+        "sectors.csv",
+        "measurements.json",
+    } | {
         *("contact_sheet.png", "report.html", "maps/v.png"),
         *(f"{folder}/v_bscan00{i}.png" for folder in ("masks", "overlays") for i in range(2)),
     }
@@ -377,7 +432,12 @@ def test_another_task_leaves_nothing_of_the_first(script, tmp_path):
 def test_comparison_of_thickness(script, tmp_path, capsys):
     file = save(tmp_path / "eye.npy", [scan(0, 80, 64)] * 5)
     arguments = [file, "--scale", "4,50,250", "--weights", "m", "--task"]
-    for name, extra_px, task in (("a", 0, "layers"), ("b", 7, "layers"), ("c", 0, "both"), ("d", 0, "fluid")):
+    for name, extra_px, task in (
+        ("a", 0, "layers"),
+        ("b", 7, "layers"),
+        ("c", 0, "both"),
+        ("d", 0, "fluid"),
+    ):
         network = {"m": Knows([flat(extra_px, 64)], fluid=True)}
         assert script(network, *arguments, task, out=tmp_path / name)[0] == 0
     code, out = script(None, "--compare", tmp_path / "a", tmp_path / "b", out=tmp_path / "ab")
@@ -394,7 +454,11 @@ def test_comparison_of_thickness(script, tmp_path, capsys):
     assert {level: levels.count(level) for level in levels}["bscan"] == 5 and "retina" in levels
     _, out = script(None, "--compare", tmp_path / "c", tmp_path / "d", out=tmp_path / "cd")
     mixed = table(out / "comparison.csv")
-    assert {row["level"] for row in mixed} == {"bscan", "sector", "total"} and "retina_a_um" not in mixed[0]
+    assert {row["level"] for row in mixed} == {
+        "bscan",
+        "sector",
+        "total",
+    } and "retina_a_um" not in mixed[0]
     capsys.readouterr()
     assert script(None, "--compare", tmp_path / "a", tmp_path / "d", out=tmp_path / "ad")[0] == 2
     assert "holds fluid, the other layers; predict both with one --task" in capsys.readouterr().err

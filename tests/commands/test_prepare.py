@@ -70,10 +70,14 @@ def test_numbers_by_hand(prepare, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith("data: 15 B-scans from")
     assert "255 is ignore" in printed and "15 of 20 x 40 px" in printed
-    table = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.startswith("  ")}
+    table = {
+        line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.startswith("  ")
+    }
     assert table["2"] == ["5", "0", "1.00", "0.00"]
     assert table["all"] == ["15", "9", "0.41", "3.33"]
-    assert Image.open(tmp_path / "out" / "examples.png").size[0] > 3 * 384  # three pictures side by side
+    assert (
+        Image.open(tmp_path / "out" / "examples.png").size[0] > 3 * 384
+    )  # three pictures side by side
 
 
 def test_random_split_leaks_and_is_the_default(prepare, tmp_path):
@@ -85,7 +89,9 @@ def test_random_split_leaks_and_is_the_default(prepare, tmp_path):
 def test_panel_shows_fluid_first_then_empty_scans(prepare, tmp_path, monkeypatch):
     shown = {}
     monkeypatch.setattr(
-        prepare.script, "panel", lambda rows, columns, titles: shown.update(rows=rows, titles=titles)
+        prepare.script,
+        "panel",
+        lambda rows, columns, titles: shown.update(rows=rows, titles=titles),
     )
     monkeypatch.setattr(prepare.script, "save_png", lambda path, picture: None)
     prepare("--data", make_set(tmp_path / "set"))
@@ -134,7 +140,10 @@ def test_real_set_gives_the_published_numbers(prepare, real_data):
     assert found["sizes"] == {"496 x 768": 110}
     assert (found["total"]["scans"], found["total"]["empty"]) == (110, 32)
     assert round(found["total"]["fluid_percent"], 2) == 0.83
-    assert all(row["scans"] == 11 for row in found["subjects"].values()) and len(found["subjects"]) == 10
+    assert (
+        all(row["scans"] == 11 for row in found["subjects"].values())
+        and len(found["subjects"]) == 10
+    )
     assert found["split"] == {
         "name": "paper",
         "train": 88,

@@ -35,7 +35,12 @@ def test_plain():
 
 
 def test_write_json(tmp_path):
-    given = {"score": math.nan, "counts": np.eye(2, dtype=np.int64), "text": ["[\n 1", "{}"], "none": []}
+    given = {
+        "score": math.nan,
+        "counts": np.eye(2, dtype=np.int64),
+        "text": ["[\n 1", "{}"],
+        "none": [],
+    }
     write_json(tmp_path / "new" / "a.json", given)
     text = (tmp_path / "new" / "a.json").read_text()
     assert json.loads(text) == given | {"score": None, "counts": [[1, 0], [0, 1]]}
@@ -52,14 +57,21 @@ def test_provenance(monkeypatch):
     assert found.keys() == {"command", "commit", "time_utc", "versions", "device"}
     assert found["command"] == "python experiments/prepare.py --data 'my scans'"
     monkeypatch.setattr(sys, "argv", [str(origin.ROOT / "experiments" / "bench.py"), "cache"])
-    assert provenance()["command"] == "python experiments/bench.py cache"  # the checkout's place says nothing
-    assert found["versions"]["torch"] == torch.__version__ and found["versions"]["numpy"] == np.__version__
+    assert (
+        provenance()["command"] == "python experiments/bench.py cache"
+    )  # the checkout's place says nothing
+    assert (
+        found["versions"]["torch"] == torch.__version__
+        and found["versions"]["numpy"] == np.__version__
+    )
     assert found["time_utc"].endswith("Z") and found["device"]
 
 
 def test_commit(monkeypatch, tmp_path):
     def git(*words: str) -> None:
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True
+        )
 
     monkeypatch.setattr(origin, "ROOT", tmp_path)
     assert provenance()["commit"] == "unknown"  # no checkout

@@ -41,7 +41,9 @@ class FakeSource:
         self.notes.append("read to the end, 3 µm")
 
 
-def make_scans(shapes=((12, 10),) * 3, fluid=True, layers=False, scale_um=(3.87, 11.5, 123.0)) -> list[BScan]:
+def make_scans(
+    shapes=((12, 10),) * 3, fluid=True, layers=False, scale_um=(3.87, 11.5, 123.0)
+) -> list[BScan]:
     rng = np.random.default_rng(0)
     scans = []
     for i, (h, w) in enumerate(shapes):
@@ -83,8 +85,16 @@ def test_round_trip(tmp_path):
     assert source.read == 1
     for cache in (built, opened):
         assert_holds(cache, source.records)
-        assert cache.images.shape == cache.fluid.shape == (3, 12, 10) and cache.layers.shape == (3, 8, 10)
-        assert cache.scale_um == (3.87, 11.5, 123.0) and cache.size is None and cache.source_sha256 == SHA
+        assert cache.images.shape == cache.fluid.shape == (3, 12, 10) and cache.layers.shape == (
+            3,
+            8,
+            10,
+        )
+        assert (
+            cache.scale_um == (3.87, 11.5, 123.0)
+            and cache.size is None
+            and cache.source_sha256 == SHA
+        )
         assert cache.kind == "fake" and cache.description == "made by hand"
         assert cache.notes == ["read to the end, 3 µm"]
     assert only_file(tmp_path).name == f"fake-{SHA[:12]}-native.h5"
@@ -97,7 +107,11 @@ def test_scans_of_different_sizes(tmp_path):
     open_cache(source, folder=tmp_path)
     cache = open_cache(source, folder=tmp_path)
     assert_holds(cache, source.records)
-    assert isinstance(cache.images, list) and isinstance(cache.fluid, list) and isinstance(cache.layers, list)
+    assert (
+        isinstance(cache.images, list)
+        and isinstance(cache.fluid, list)
+        and isinstance(cache.layers, list)
+    )
     assert cache.scale_um is None
 
 
@@ -114,7 +128,10 @@ def test_missing_layers_and_scales_are_noted(tmp_path):
     cache = open_cache(FakeSource(scans), folder=tmp_path)
     assert np.isnan(cache.layers[1]).all() and not np.isnan(cache.layers[2]).all()
     assert cache.scale_um is None
-    assert "1 of 3 scans have no layers" in cache.notes[1] and "2 different pixel scales" in cache.notes[2]
+    assert (
+        "1 of 3 scans have no layers" in cache.notes[1]
+        and "2 different pixel scales" in cache.notes[2]
+    )
 
 
 def test_resized_equals_pillow(tmp_path):
@@ -125,7 +142,9 @@ def test_resized_equals_pillow(tmp_path):
     cache = open_cache(source, 16, tmp_path)
     for i, scan in enumerate(scans):
         image = Image.fromarray(scan.image).resize((16, 16), Image.BICUBIC)
-        fluid = np.array(Image.fromarray((scan.fluid == 1).astype(np.uint8)).resize((16, 16), Image.BICUBIC))
+        fluid = np.array(
+            Image.fromarray((scan.fluid == 1).astype(np.uint8)).resize((16, 16), Image.BICUBIC)
+        )
         # nearest of Pillow takes the pixel below the centre of the target pixel
         rows, columns = (
             ((np.arange(16) + 0.5) * 40 / 16).astype(int),
@@ -227,12 +246,16 @@ def test_any_flipped_byte_is_harmless_or_found(tmp_path):
         found += problem is not None
         if problem is None:
             assert_holds(cache, scans)
-            assert cache.scale_um == (3.87, 11.5, 123.0) and cache.notes == ["read to the end, 3 µm"]
+            assert cache.scale_um == (3.87, 11.5, 123.0) and cache.notes == [
+                "read to the end, 3 µm"
+            ]
     assert found > 100
 
 
 def test_checksum_sees_flips_swaps_and_shifts():
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 50, 100), np.uint8)  # 3 pages and a rest
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (3, 50, 100), np.uint8
+    )  # 3 pages and a rest
     want = _checksum(pixels)
     assert _checksum(pixels.ravel()) == want == _checksum(pixels.copy())
     for at in (0, 4095, 4096, 9001, 12287, 12288, 14999):
@@ -268,7 +291,10 @@ def spoilt(**changes) -> list[BScan]:
         (spoilt(fluid=None), r"1 of 3 scans have no fluid labels \(bad_one"),
         (spoilt(image=np.zeros((12, 10), np.float32)), r"bad_one: image is float32"),
         (spoilt(image=np.zeros((12, 10, 2), np.uint8)), r"bad_one: image is uint8 \(12, 10, 2\)"),
-        (spoilt(image=np.zeros((12, 10, 3), np.uint8)), "made by hand mixes grey and colour images"),
+        (
+            spoilt(image=np.zeros((12, 10, 3), np.uint8)),
+            "made by hand mixes grey and colour images",
+        ),
         (
             spoilt(layers=np.zeros((7, 10), np.float32)),
             r"bad_one: layers are float32 \(7, 10\), expected float \(8, 10\)",
@@ -301,7 +327,9 @@ def test_full_disk(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(InputError, match="cannot write .*native.h5: File too large; free the disk"):
+        with pytest.raises(
+            InputError, match="cannot write .*native.h5: File too large; free the disk"
+        ):
             open_cache(source, folder=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

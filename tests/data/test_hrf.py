@@ -19,22 +19,32 @@ def test_records(folder, monkeypatch):
     source = open_hrf()
     scans = list(source.scans())
     assert (source.kind, len(scans)) == ("hrf", 45)
-    assert [s.name for s in scans[:4]] == ["01_dr", "01_g", "01_h", "02_dr"] and scans[-1].name == "15_h"
-    assert [(s.subject, s.position) for s in scans] == [(n, i) for n in range(1, 16) for i in range(3)]
+    assert [s.name for s in scans[:4]] == ["01_dr", "01_g", "01_h", "02_dr"] and scans[
+        -1
+    ].name == "15_h"
+    assert [(s.subject, s.position) for s in scans] == [
+        (n, i) for n in range(1, 16) for i in range(3)
+    ]
     for scan in scans:
         assert scan.image.shape == (64, 96, 3) and scan.image.dtype == np.uint8
         assert scan.fluid.shape == (64, 96) and scan.fluid.dtype == np.uint8
     vessel = np.zeros((64, 96), np.uint8)
     vessel[16 + 6 : 16 + 12] = vessel[:, 32 + 10 : 32 + 16] = 1  # 03_h
     assert np.array_equal(scans[8].fluid, vessel)
-    assert abs(scans[8].image[60, 5].astype(int) - (153, 90, 60)).max() < 6  # RGB, but for the JPEG
+    assert (
+        abs(scans[8].image[60, 5].astype(int) - (153, 90, 60)).max() < 6
+    )  # RGB, but for the JPEG
 
 
 def test_split(folder):
     names = [s.name for s in open_hrf(folder).scans()]
     train, validation = split_hrf(names)
-    assert {names[i] for i in train} == {f"{n:02d}_{g}" for n in range(1, 6) for g in ("dr", "g", "h")}
-    assert (len(train), len(validation)) == (15, 30) and sorted(train + validation) == list(range(45))
+    assert {names[i] for i in train} == {
+        f"{n:02d}_{g}" for n in range(1, 6) for g in ("dr", "g", "h")
+    }
+    assert (len(train), len(validation)) == (15, 30) and sorted(train + validation) == list(
+        range(45)
+    )
 
 
 def test_half_size_by_hand(tmp_path):
@@ -90,7 +100,9 @@ def test_wrong_folders(tmp_path, folder):
     with pytest.raises(InputError, match="has no images/ beside"):
         open_hrf(tmp_path / "a")
     for scale in (0, -1, 1.5, float("nan")):
-        with pytest.raises(InputError, match=f"scale is {scale}; it must be above 0 and at most 1"):
+        with pytest.raises(
+            InputError, match=f"scale is {scale}; it must be above 0 and at most 1"
+        ):
             open_hrf(folder, scale)
 
 
@@ -98,11 +110,15 @@ def test_wrong_files(tmp_path):
     root = make_hrf(tmp_path)
     (root / "images" / "03_h.jpg").rename(root / "images" / "3_h.jpg")
     (root / "vessels" / "15_g.png").unlink()
-    with pytest.raises(InputError, match="lacks image or mask of 2 of the 45 photographs: 03_h, 15_g$"):
+    with pytest.raises(
+        InputError, match="lacks image or mask of 2 of the 45 photographs: 03_h, 15_g$"
+    ):
         open_hrf(root)
     (root / "images" / "3_h.jpg").rename(root / "images" / "03_h.jpg")
     Image.new("1", (96, 63)).save(root / "vessels" / "15_g.png")
-    with pytest.raises(InputError, match=r"15_g\.jpg is 64 x 96 pixels, its mask 63 x 96; they must agree"):
+    with pytest.raises(
+        InputError, match=r"15_g\.jpg is 64 x 96 pixels, its mask 63 x 96; they must agree"
+    ):
         list(open_hrf(root).scans())
     photograph = root / "images" / "15_g.jpg"
     photograph.write_bytes(photograph.read_bytes()[:300])

@@ -61,24 +61,34 @@ def test_names_positions_and_scale():
         )
 
 
-@pytest.mark.parametrize("height, width", [(32, 32), (33, 57), (64, 200), (131, 97), (256, 256), (600, 800)])
+@pytest.mark.parametrize(
+    "height, width", [(32, 32), (33, 57), (64, 200), (131, 97), (256, 256), (600, 800)]
+)
 def test_labels_are_exact_at_any_size(height, width):
     for seed, fluid in ((0, True), (1, False), (2, None)):
         s = phantom_bscan(seed, height, width, fluid)
         assert s.image.shape == s.fluid.shape == (height, width) and s.layers.shape == (8, width)
         assert (s.image.dtype, s.fluid.dtype, s.layers.dtype) == (np.uint8, np.uint8, np.float32)
         assert set(np.unique(s.fluid)) <= {0, 1}
-        assert np.all(np.diff(s.layers, axis=0) > 0) and s.layers.min() > 0 and s.layers.max() < height - 1
+        assert (
+            np.all(np.diff(s.layers, axis=0) > 0)
+            and s.layers.min() > 0
+            and s.layers.max() < height - 1
+        )
         assert s.scale_um[0] * height == pytest.approx(3.87 * 496)
         assert s.scale_um[1] * width == pytest.approx(11.33 * 768)
 
 
 def test_other_sizes_show_the_same_anatomy():
     fine, coarse = phantom_bscan(11, fluid=True), phantom_bscan(11, 248, 384, fluid=True)
-    rows = (fine.layers[:, ::2] + fine.layers[:, 1::2]) / 2  # the coarse column lies between two fine ones
+    rows = (
+        fine.layers[:, ::2] + fine.layers[:, 1::2]
+    ) / 2  # the coarse column lies between two fine ones
     assert np.abs((rows - 0.5) / 2 - coarse.layers).max() < 0.1
     share = fine.fluid.reshape(248, 2, 384, 2).mean(axis=(1, 3))
-    assert np.abs(share - coarse.fluid).mean() < 0.15 * coarse.fluid.mean()  # they differ on outlines only
+    assert (
+        np.abs(share - coarse.fluid).mean() < 0.15 * coarse.fluid.mean()
+    )  # they differ on outlines only
     halved = fine.image.reshape(248, 2, 384, 2).mean(axis=(1, 3))
     assert np.corrcoef(halved.ravel(), coarse.image.ravel())[0, 1] > 0.9
 
@@ -123,7 +133,9 @@ def test_fluid_statistics_of_the_set(small_sets):
     eyes = np.sort(share.reshape(3, 10, 11).mean(axis=2), axis=1).mean(axis=0)
     assert eyes[1] < 0.25 and 1.4 < eyes[9] < 3.2
     heaviest = np.sort(share, axis=1)[:, -11:].sum(axis=1) / share.sum(axis=1)
-    assert np.all((0.3 < heaviest) & (heaviest < 0.65))  # a tenth of the real scans holds 0.457 of the fluid
+    assert np.all(
+        (0.3 < heaviest) & (heaviest < 0.65)
+    )  # a tenth of the real scans holds 0.457 of the fluid
     columns = np.flatnonzero(sum(s.fluid.any(axis=0) for scans in small_sets for s in scans))
     assert columns.min() * 8 + 7 >= 99 and columns.max() * 8 <= 624
 
@@ -180,14 +192,18 @@ def test_noise_and_speckle_have_the_measured_statistics(full):
     zeros, axial, lateral, contrast = [], [], [], []
     for s in full:
         top = int(s.layers[0, 250:500].min()) - 45
-        block = s.image[top : top + 30, 250:500].astype(float) if top > 0 else np.full((1, 1), 255.0)
+        block = (
+            s.image[top : top + 30, 250:500].astype(float) if top > 0 else np.full((1, 1), 255.0)
+        )
         if block.max() < 200:
             zeros.append((block == 0).mean())
             d = block - block.mean()
             axial.append((d[1:] * d[:-1]).mean() / d.var())
             lateral.append((d[:, 1:] * d[:, :-1]).mean() / d.var())
         cols = np.flatnonzero(~s.fluid.any(axis=0) & (np.abs(np.arange(768) - 384) < 260))
-        strip = (s.image[s.layers[1, cols].astype(int) + np.arange(4, 9)[:, None], cols] / 255.0) ** 4
+        strip = (
+            s.image[s.layers[1, cols].astype(int) + np.arange(4, 9)[:, None], cols] / 255.0
+        ) ** 4
         strip = strip / ndimage.gaussian_filter1d(strip, 8, axis=1).mean(axis=0)
         contrast.append(strip.std())
     assert len(zeros) >= 5
@@ -202,7 +218,9 @@ def test_grey_levels_match_the_real_set(full, real_data):
     ours = np.concatenate([s.image.ravel() for s in full])
     levels = (50, 75, 90, 95, 99)
     real, ours = (np.percentile(v[v < 255], levels) for v in (real, ours))
-    assert np.all(np.abs(ours / real - 1) < 0.2), f"percentiles {levels}: real {real}, phantom {ours}"
+    assert np.all(np.abs(ours / real - 1) < 0.2), (
+        f"percentiles {levels}: real {real}, phantom {ours}"
+    )
 
 
 @pytest.mark.parametrize("height, width", [(8, 8), (31, 768), (496, 31), (0, 0), (-5, 64)])
@@ -215,7 +233,9 @@ def test_too_small_an_image_is_refused(height, width):
 
 
 def test_impossible_sets_are_refused():
-    with pytest.raises(InputError, match="phantom set of 0 subjects with 11 scans each: ask for at least 1"):
+    with pytest.raises(
+        InputError, match="phantom set of 0 subjects with 11 scans each: ask for at least 1"
+    ):
         phantom_set(subjects=0)
     for n in (0, 21):
         with pytest.raises(InputError, match=f"with {n} scans each: .*1-20"):

@@ -30,9 +30,15 @@ def save(path: Path, pixels: np.ndarray, **options) -> Path:
     return path
 
 
-def make_folder(root: Path, masks: dict[str, np.ndarray] | None = None, index: str | None = None) -> Path:
+def make_folder(
+    root: Path, masks: dict[str, np.ndarray] | None = None, index: str | None = None
+) -> Path:
     """A folder of images named as the masks, and their masks in fluid/."""
-    masks = {"a": np.zeros((4, 6), np.uint8), "b": np.ones((4, 6), np.uint8)} if masks is None else masks
+    masks = (
+        {"a": np.zeros((4, 6), np.uint8), "b": np.ones((4, 6), np.uint8)}
+        if masks is None
+        else masks
+    )
     for name, mask in masks.items():
         save(root / "images" / f"{name}.png", GREY)
         save(root / "fluid" / f"{name}.png", mask)
@@ -122,7 +128,9 @@ def test_mat_finds_the_annotated_scans(tmp_path, dtype):
     source = open_source(tmp_path)
     empty, wet = source.scans()
     assert (
-        source.kind == "mat" and "1 subject from" in source.description and "grader 1" in source.description
+        source.kind == "mat"
+        and "1 subject from" in source.description
+        and "grader 1" in source.description
     )
     assert [(s.subject, s.position, s.name) for s in (empty, wet)] == [
         (7, 1, "subject07_bscan01"),
@@ -275,14 +283,18 @@ def test_fingerprint_sees_bytes_and_names(tmp_path):
 
 def test_folder_without_index(tmp_path):
     empty = np.zeros((4, 6), np.uint8)
-    source = open_source(make_folder(tmp_path, {"scan10": empty, "scan9": empty + 1, "Scan1": empty}))
+    source = open_source(
+        make_folder(tmp_path, {"scan10": empty, "scan9": empty + 1, "Scan1": empty})
+    )
     scans = list(source.scans())
     assert [s.name for s in scans] == ["Scan1", "scan9", "scan10"]
     assert [(s.subject, s.position) for s in scans] == [(1, 0), (1, 1), (1, 2)]
     np.testing.assert_array_equal(scans[1].fluid, np.ones((4, 6)))
     np.testing.assert_array_equal(scans[0].image, GREY)
     assert source.kind == "folder" and "3 B-scans" in source.description
-    assert any("subjects unknown" in note and "no split by subject" in note for note in source.notes)
+    assert any(
+        "subjects unknown" in note and "no split by subject" in note for note in source.notes
+    )
     assert "masks: binary 0/1, 1 is fluid" in source.notes
 
 
@@ -297,7 +309,9 @@ def test_folder_names_can_carry_the_subject(tmp_path):
 
 def test_folder_with_index(tmp_path):
     header = "\ufeffname,subject,bscan,paper_split,axial_um,lateral_um,spacing_um\n"
-    source = open_source(make_folder(tmp_path, index=header + "a.png,10,3,train,,,\nb,2,7,val,3.5,11,120\n"))
+    source = open_source(
+        make_folder(tmp_path, index=header + "a.png,10,3,train,,,\nb,2,7,val,3.5,11,120\n")
+    )
     b, a = source.scans()
     assert (b.name, b.subject, b.position, b.scale_um) == ("b", 2, 7, (3.5, 11.0, 120.0))
     assert (a.name, a.subject, a.position, a.scale_um) == ("a", 10, 3, None)
@@ -315,15 +329,29 @@ def test_folder_with_index(tmp_path):
         ("name,subject,bscan\na,1,x\n", ["line 2", "bscan >= 0"]),
         ("name,subject,bscan\na,0,1\n", ["line 2", "subject >= 1"]),
         ("name,subject,bscan\na\n", ["line 2", "subject >= 1"]),
-        ("name,subject,bscan,axial_um\na,1,1,3.9\n", ["line 2", "axial_um, lateral_um, spacing_um"]),
-        ("name,subject,bscan,axial_um,lateral_um,spacing_um\na,1,1,0,1,1\n", ["line 2", "axial_um"]),
-        ("name,subject,bscan,axial_um,lateral_um,spacing_um\na,1,1,nan,1,1\n", ["line 2", "axial_um"]),
-        ("name,subject,bscan,axial_um,lateral_um,spacing_um\na,1,1,1,inf,1\n", ["line 2", "axial_um"]),
+        (
+            "name,subject,bscan,axial_um\na,1,1,3.9\n",
+            ["line 2", "axial_um, lateral_um, spacing_um"],
+        ),
+        (
+            "name,subject,bscan,axial_um,lateral_um,spacing_um\na,1,1,0,1,1\n",
+            ["line 2", "axial_um"],
+        ),
+        (
+            "name,subject,bscan,axial_um,lateral_um,spacing_um\na,1,1,nan,1,1\n",
+            ["line 2", "axial_um"],
+        ),
+        (
+            "name,subject,bscan,axial_um,lateral_um,spacing_um\na,1,1,1,inf,1\n",
+            ["line 2", "axial_um"],
+        ),
         ("name,subject,bscan\na,1,0\na.png,2,0\n", ["line 3", "a is listed twice"]),
     ],
 )
 def test_index_refusals(tmp_path, index, words):
-    refused(make_folder(tmp_path, index=index), "index.csv" if "both" not in words[0] else "", *words)
+    refused(
+        make_folder(tmp_path, index=index), "index.csv" if "both" not in words[0] else "", *words
+    )
 
 
 def test_index_may_choose_images_and_says_so(tmp_path):
@@ -338,7 +366,9 @@ def test_images_directly_in_the_folder_are_unlabelled(tmp_path):
     source = open_source(tmp_path)
     (scan,) = source.scans()
     assert scan.fluid is None and scan.layers is None and scan.scale_um is None
-    assert "no fluid labels" in source.description and any("without fluid labels" in n for n in source.notes)
+    assert "no fluid labels" in source.description and any(
+        "without fluid labels" in n for n in source.notes
+    )
 
 
 def test_mask_folder_refusals(tmp_path):
@@ -398,7 +428,9 @@ def test_mask_meaning_is_that_of_the_whole_set(tmp_path):
     white = np.where(np.arange(6) < 2, 255, 0).astype(np.uint8) * np.ones((4, 1), np.uint8)
     (scan,) = open_source(make_folder(tmp_path / "binary", {"a": white})).scans()
     np.testing.assert_array_equal(scan.fluid, white // 255)
-    source = open_source(make_folder(tmp_path / "ids", {"a": white, "b": np.full((4, 6), 2, np.uint8)}))
+    source = open_source(
+        make_folder(tmp_path / "ids", {"a": white, "b": np.full((4, 6), 2, np.uint8)})
+    )
     a, b = source.scans()
     np.testing.assert_array_equal(a.fluid, white)
     assert b.fluid.all() and b.fluid.max() == 1
@@ -409,7 +441,9 @@ def test_mask_files_of_all_kinds(tmp_path):
     mask = np.zeros((4, 6), np.uint8)
     mask[1:3, 2:5] = 1
     palette = Image.fromarray(mask).convert("P")
-    palette.putpalette([200, 200, 200, 0, 0, 0])  # 1 is the darker colour: colours would turn the mask around
+    palette.putpalette(
+        [200, 200, 200, 0, 0, 0]
+    )  # 1 is the darker colour: colours would turn the mask around
     reverse = Image.fromarray(1 - mask).convert("P")
     reverse.putpalette([255, 255, 255, 0, 0, 0])  # white comes first, as Pillow's quantize has it
     files = {
@@ -525,7 +559,9 @@ def test_repair_boundaries_moves_only_what_crosses():
     rows = np.array([[1.0, 1, 5, 1], [2, 4, 3, np.nan], [3, 3, 4, 0.5]])
     repaired, crossing = repair_boundaries(rows)
     np.testing.assert_array_equal(crossing, [[0, 0, 0, 0], [0, 0, 2, 0], [0, 1, 1, 0.5]])
-    np.testing.assert_array_equal(repaired, [[1, 1, 4, 0.75], [2, 3.5, 4, np.nan], [3, 3.5, 4.5, 0.75]])
+    np.testing.assert_array_equal(
+        repaired, [[1, 1, 4, 0.75], [2, 3.5, 4, np.nan], [3, 3.5, 4.5, 0.75]]
+    )
     assert repaired.dtype == np.float32
 
 
@@ -549,7 +585,9 @@ def test_folder_boundaries(tmp_path):
     source = open_source(tmp_path)
     scan = next(scan for scan in list(source.scans()) if scan.name == "a")
     assert (np.diff(scan.layers[:, :5], axis=0) >= 0).all()
-    assert f"boundaries: 1 crossings in 1 of 1 files repaired, largest {3 / 7:.2f} px" in source.notes
+    assert (
+        f"boundaries: 1 crossings in 1 of 1 files repaired, largest {3 / 7:.2f} px" in source.notes
+    )
 
     crossed[6, 2] = 0
     crossed[5, 2] = 3.5
@@ -617,7 +655,10 @@ def test_real_folder(real_data, real_folder):
         fluid_px = {row["name"]: int(row["fluid_px"]) for row in csv.DictReader(f)}
     assert {s.name: int((s.fluid == 1).sum()) for s in scans} == fluid_px
     assert "masks: instance ids 1..15, fluid is id > 0" in source.notes
-    volume = {s.position: s.image for s in open_source(real_data / "chiu2015" / "subject01_volume").scans()}
+    volume = {
+        s.position: s.image
+        for s in open_source(real_data / "chiu2015" / "subject01_volume").scans()
+    }
     assert len(volume) == 61
     np.testing.assert_array_equal(volume[10], scans[0].image)
 

@@ -11,7 +11,11 @@ from dme.data.duke import EYE_FOLDS, PAPER_VALIDATION
 from dme.data.splits import leak, split_indices
 
 SHIFTS = {4: -4, 5: -2, 7: 1, 8: -2}
-DUKE = [(s, p + SHIFTS.get(s, 0)) for s in range(1, 11) for p in (10, 15, 20, 25, 28, 30, 32, 35, 40, 45, 50)]
+DUKE = [
+    (s, p + SHIFTS.get(s, 0))
+    for s in range(1, 11)
+    for p in (10, 15, 20, 25, 28, 30, 32, 35, 40, 45, 50)
+]
 
 
 class Set(SimpleNamespace):
@@ -55,14 +59,18 @@ def test_paper_split_works_in_any_order():
     cache = make_set(np.random.default_rng(0).permutation(DUKE))
     train, validation = split_indices(cache, "paper")
     assert_partition(cache, train, validation)
-    chosen = set(zip(cache.subjects[validation].tolist(), cache.positions[validation].tolist(), strict=True))
+    chosen = set(
+        zip(cache.subjects[validation].tolist(), cache.positions[validation].tolist(), strict=True)
+    )
     assert len(validation) == 22 and chosen == set(PAPER_VALIDATION)
     assert leak(cache, train, validation) == 21
 
 
 def test_paper_split_needs_all_22():
     with pytest.raises(InputError, match="20 of the study's 22 .*--split random"):
-        split_indices(make_set([pair for pair in DUKE if pair not in ((1, 30), (10, 35))]), "paper")
+        split_indices(
+            make_set([pair for pair in DUKE if pair not in ((1, 30), (10, 35))]), "paper"
+        )
     with pytest.raises(InputError, match="0 of the study's 22"):
         split_indices(make_set([(1, 0), (2, 0)]), "paper")
 

@@ -56,7 +56,9 @@ def test_typical_masks_are_the_most_the_median_and_the_least(fluid_px, expected)
 def test_panel_layout():
     grey = np.full((10, 20), 100, np.uint8)
     tall = np.full((40, 20, 3), (200, 0, 0), np.uint8)
-    sheet = panel([[grey, tall], [grey, grey]], ["left", "right"], ["first", "second"], cell_width=40)
+    sheet = panel(
+        [[grey, tall], [grey, grey]], ["left", "right"], ["first", "second"], cell_width=40
+    )
     # rows of 80 and 20 pixels with 22 for a title under each, 26 for titles over them, gaps of 6
     assert sheet.shape == (26 + 80 + 22 + 20 + 22, 6 + 2 * (40 + 6), 3) and sheet.dtype == np.uint8
     assert (sheet[26:46, 6:46] == 100).all()
@@ -109,7 +111,9 @@ def test_line_plot_names_its_lines():
     two = one | {"dice": [(0, 0.0), (1, 0.5)]}
     orange = (215, 95, 20)
     assert not (line_plot(one, "x", "y") == orange).all(axis=2).any()
-    assert (line_plot(two, "x", "y")[62:80, 600:] == orange).all(axis=2).any()  # second line of the legend
+    assert (
+        (line_plot(two, "x", "y")[62:80, 600:] == orange).all(axis=2).any()
+    )  # second line of the legend
 
 
 def test_save_png(tmp_path):

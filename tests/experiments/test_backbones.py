@@ -46,7 +46,9 @@ def write(script, tmp_path):
 
     def write(network, start, split, seed, dice, data="a" * 64):
         backbone, head, _ = script.NETWORKS[network]
-        weights = tmp_path / f"pretrain-{network}" / f"best-{head}.pt" if start == "hrf" else "none"
+        weights = (
+            tmp_path / f"pretrain-{network}" / f"best-{head}.pt" if start == "hrf" else "none"
+        )
         how = f"--recipe best --iters 300 --backbone {backbone} --head {head} --weights {weights}"
         content = {
             "arguments": f"{how} --split {split} --amp auto --seed {seed}".split(),
@@ -56,7 +58,11 @@ def write(script, tmp_path):
             "pooled_graded": {"dice": [0.98, dice]},
         }
         put(script.run_name(network, start, split, seed), content)
-        row = {"parameters": 1_843_668, "multiply_adds": 4_684_387_328, "device": "cpu (2 threads)"}
+        row = {
+            "parameters": 1_843_668,
+            "multiply_adds": 4_684_387_328,
+            "device": "cpu (2 threads)",
+        }
         rows = {name: row | {"seconds": 0.0963 + i} for i, name in enumerate(script.NETWORKS)}
         put("costs", {"arguments": list(script.NETWORKS), "rows": rows})
 
@@ -107,7 +113,9 @@ def test_every_run_is_asked_for(script, call, monkeypatch, tmp_path):
     assert [" ".join(words) for words in asked["finetune.py"].values()] == wanted
     with pytest.raises(InputError, match="no finished runs"):
         call("--networks", SMALL, "--starts", "none", "--splits", "paper", "--seeds", "3")
-    assert not asked["pretrain_hrf.py"] and list(asked["finetune.py"]) == [f"{SMALL}-none-paper-seed3"]
+    assert not asked["pretrain_hrf.py"] and list(asked["finetune.py"]) == [
+        f"{SMALL}-none-paper-seed3"
+    ]
 
 
 def test_what_is_finished_is_not_run_again(script, call, monkeypatch, tmp_path):
@@ -118,7 +126,11 @@ def test_what_is_finished_is_not_run_again(script, call, monkeypatch, tmp_path):
         out = Path(command[command.index("--out") + 1])
         started.append(out.name)
         out.mkdir(exist_ok=True)
-        result = {"data_kind": "phantom", "data_sha256": Path(command[1]).name, "training_minutes": 15.0}
+        result = {
+            "data_kind": "phantom",
+            "data_sha256": Path(command[1]).name,
+            "training_minutes": 15.0,
+        }
         result |= {"pooled_graded": {"dice": [0.9, len(out.name) / 100]}}
         (out / "results.json").write_text(json.dumps(result))
         return SimpleNamespace(returncode=0)
@@ -163,7 +175,9 @@ def test_table(call, write):
     sd = f"{np.std([0.5, 0.6], ddof=1):.4f}"
     dice = f"0.5500 ± {sd} | 0.7000 ± 0.0000 |  | 0.4000 | 0-2 |"
     assert unet == f"| unet, psp | 1.84 | 4.68 | 96 | 15.0 | {dice}"
-    assert small == "| mobilenet_v3_small, lraspp | 1.84 | 4.68 | 5096 |  |  |  | 0.3000 |  | 0-1 |"
+    assert (
+        small == "| mobilenet_v3_small, lraspp | 1.84 | 4.68 | 5096 |  |  |  | 0.3000 |  | 0-1 |"
+    )
     assert "0.2000" not in call("--print", "--starts", "none", "--networks", UNET)
 
 
@@ -200,7 +214,9 @@ def unet_fcn_multiply_adds(width: int, pixels: int) -> int:
 def test_sizes_against_counting_by_hand(script, monkeypatch):
     in_turns = script.in_turns
     monkeypatch.setattr(script, "in_turns", lambda ways, repeats: in_turns(ways, 1, 1e-9))
-    models = {name: script.fluid_network(*name.split("-")) for name in ("unet-psp", "unet-fcn", SMALL)}
+    models = {
+        name: script.fluid_network(*name.split("-")) for name in ("unet-psp", "unet-fcn", SMALL)
+    }
     rows = script.measure(models)
     assert rows["unet-psp"]["parameters"] == 1_843_668  # OpenMMLab's, at this width
     assert rows["unet-fcn"]["parameters"] == 1_840_404
@@ -211,7 +227,9 @@ def test_sizes_against_counting_by_hand(script, monkeypatch):
     counted = []  # for every convolution: outputs times the inputs of each
     for module in models[SMALL].modules():
         if isinstance(module, torch.nn.Conv2d):
-            module.register_forward_hook(lambda m, _, y: counted.append(y.numel() * m.weight[0].numel()))
+            module.register_forward_hook(
+                lambda m, _, y: counted.append(y.numel() * m.weight[0].numel())
+            )
     with torch.inference_mode():
         models[SMALL](torch.zeros(1, 3, 256, 384))
     # first, 11 blocks of which one does not expand, 9 attentions, last; the head has eight, of which two
@@ -255,17 +273,39 @@ def test_from_vessels_to_an_exported_network(backbone, monkeypatch, tmp_path, ca
         head,
         pretrained.weights_sha256,
     )
-    assert pretrained.arch["backbone"] == backbone and pretrained.classes == ["background", "vessel"]
+    assert pretrained.arch["backbone"] == backbone and pretrained.classes == [
+        "background",
+        "vessel",
+    ]
 
     tuned = tmp_path / "tuned"
     printed = call(
-        *("finetune", "--recipe", "best", "--iters", 3, "--batch", 2, "--crop", 128, "--split", "random"),
-        *("--data", tmp_path, "--head", head, "--weights", made / f"best-{head}.pt", "--out", tuned),
+        *(
+            "finetune",
+            "--recipe",
+            "best",
+            "--iters",
+            3,
+            "--batch",
+            2,
+            "--crop",
+            128,
+            "--split",
+            "random",
+        ),
+        *(
+            "--data",
+            tmp_path,
+            "--head",
+            head,
+            "--weights",
+            made / f"best-{head}.pt",
+            "--out",
+            tuned,
+        ),
     )
     width = pretrained.arch["width"]
-    start = (
-        f"best-{head}.pt (sha256 {pretrained.weights_sha256[:12]}), {backbone}, {head} head, width {width}"
-    )
+    start = f"best-{head}.pt (sha256 {pretrained.weights_sha256[:12]}), {backbone}, {head} head, width {width}"
     assert f"start: {start}\n" in printed
     model = load_model(tuned / "model.pt")
     assert model.arch == pretrained.arch and model.classes == ["background", "fluid"]
@@ -293,7 +333,10 @@ def test_from_vessels_to_an_exported_network(backbone, monkeypatch, tmp_path, ca
     )
     digest = sha256_file(tuned / "model.pt")
     found = json.loads((tmp_path / "found" / "measurements.json").read_text())
-    assert found["settings"]["weights_sha256"] == digest and f"model.pt (sha256 {digest[:12]})" in printed
+    assert (
+        found["settings"]["weights_sha256"] == digest
+        and f"model.pt (sha256 {digest[:12]})" in printed
+    )
     assert [scan["scan"] for scan in found["scans"]] == ["6", "7"] and not found["skipped"]
     mask = np.asarray(Image.open(tmp_path / "found" / found["scans"][0]["mask"])) > 0
     assert 0.3 < mask.mean() < 0.7 and (mask != (probability > middle)).mean() < 1e-3

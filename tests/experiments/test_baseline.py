@@ -55,7 +55,9 @@ def checkpoint(tmp_path) -> Path:
     return tmp_path / "tiny.pth"
 
 
-def test_table_picture_and_results_agree_with_each_other(monkeypatch, folder, checkpoint, tmp_path, capsys):
+def test_table_picture_and_results_agree_with_each_other(
+    monkeypatch, folder, checkpoint, tmp_path, capsys
+):
     out = tmp_path / "out"
     assert baseline(monkeypatch, "--data", folder, "--weights", checkpoint, "--out", out) == 0
     printed = capsys.readouterr().out
@@ -64,7 +66,9 @@ def test_table_picture_and_results_agree_with_each_other(monkeypatch, folder, ch
     counts = np.array(row["counts_per_scan"])
     assert counts.shape == (4, 2, 2) and (counts.sum((1, 2)) == 256 * 256).all()
     assert row["table1_measure"] == pytest.approx(table1_measure(counts), abs=1e-12)
-    assert row["pooled"]["dice"] == pytest.approx(scores(counts.sum(0))["dice"].tolist(), abs=1e-12)
+    assert row["pooled"]["dice"] == pytest.approx(
+        scores(counts.sum(0))["dice"].tolist(), abs=1e-12
+    )
     assert f"{row['table1_measure']:.4f}" in printed and "0.0022" in printed
     assert "protocol: light" in printed and str(folder) in printed
     picture = np.asarray(Image.open(out / "panel.png"))
@@ -96,7 +100,9 @@ def test_mat_files_and_images_of_the_same_pixels_score_the_same(
 def street(tmp_path) -> Path:
     """A network of 19 classes with 1/8 of the resolution, whose classifier finds several of them."""
     torch.manual_seed(0)
-    model = build_model("mobilenet_v2", "psp", num_classes=19, width=0.25, head_channels=8, aux=False)
+    model = build_model(
+        "mobilenet_v2", "psp", num_classes=19, width=0.25, head_channels=8, aux=False
+    )
     torch.nn.init.normal_(model.head.classifier.weight)
     model.classes = ["road", "sidewalk", *(f"thing{i}" for i in range(17))]
     save_model(model, tmp_path / "street.pth")
@@ -121,19 +127,28 @@ def test_of_many_classes_the_one_called_fluid_or_else_class_1_is_scored(
     assert (row["published"], row["fluid_class"]) == (None, name)
     for scan, counts in zip(scans, row["counts_per_scan"], strict=True):
         image, truth = (
-            torch.from_numpy(np.array(Image.fromarray(of).resize((256, 256), Image.Resampling.BICUBIC)))
+            torch.from_numpy(
+                np.array(Image.fromarray(of).resize((256, 256), Image.Resampling.BICUBIC))
+            )
             for of in (scan.image, scan.fluid)
         )
         found = run_protocol(model, image[None], "light")[0].argmax(0)
         assert len(found.unique()) > 2
-        table = [[int(((truth == t) & ((found == number) == p)).sum()) for p in (0, 1)] for t in (0, 1)]
+        table = [
+            [int(((truth == t) & ((found == number) == p)).sum()) for p in (0, 1)] for t in (0, 1)
+        ]
         assert counts == table
 
 
-def test_backbone_chooses_the_weights_and_is_checked(monkeypatch, folder, street, tmp_path, capsys):
+def test_backbone_chooses_the_weights_and_is_checked(
+    monkeypatch, folder, street, tmp_path, capsys
+):
     base = ("--data", folder, "--out", tmp_path / "out")
     for arguments, told in (
-        (("--backbone", "mobilenet_v2"), "no weights of a mobilenet_v2 are here; ./run.sh weights fetches "),
+        (
+            ("--backbone", "mobilenet_v2"),
+            "no weights of a mobilenet_v2 are here; ./run.sh weights fetches ",
+        ),
         (
             ("--backbone", "unet", "--weights", street),
             "--backbone unet does not fit the weights street.pth, whose backbone is mobilenet_v2; leave",
@@ -143,7 +158,9 @@ def test_backbone_chooses_the_weights_and_is_checked(monkeypatch, folder, street
         assert told in capsys.readouterr().err
 
 
-def test_without_data_the_first_line_says_synthetic(monkeypatch, checkpoint, tmp_path, capsys, scans):
+def test_without_data_the_first_line_says_synthetic(
+    monkeypatch, checkpoint, tmp_path, capsys, scans
+):
     monkeypatch.setattr("dme.data.phantom.phantom_set", lambda: iter(scans))
     out = tmp_path / "out"
     assert baseline(monkeypatch, "--weights", checkpoint, "--out", out) == 0
@@ -209,13 +226,21 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     data, weights = spoil(folder, checkpoint)
     out = tmp_path / "out"
     assert baseline(monkeypatch, "--data", data, "--weights", weights, "--out", out) == 2
-    complaint = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    complaint = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")
+    ]
     assert len(complaint) == 1 and told in complaint[0]
-    assert not out.exists() and not list(tmp_path.rglob("*.part")) and not (tmp_path / "payload-ran").exists()
+    assert (
+        not out.exists()
+        and not list(tmp_path.rglob("*.part"))
+        and not (tmp_path / "payload-ran").exists()
+    )
 
 
 @pytest.mark.slow
-def test_real_scans_as_images_and_as_mat_files_score_the_same(monkeypatch, real_data, checkpoint, tmp_path):
+def test_real_scans_as_images_and_as_mat_files_score_the_same(
+    monkeypatch, real_data, checkpoint, tmp_path
+):
     (tmp_path / "mat").mkdir()
     for subject in range(1, 11):
         path = tmp_path / "mat" / f"Subject_{subject:02d}.mat"

@@ -97,7 +97,9 @@ def test_laps(turns, monkeypatch):
 
 def test_share_of_the_limit(turns, capsys):
     rows = {"dme, float32": {"median_s": 2.0}, "dme, bfloat16": {"median_s": 1.0}}
-    turns.report_limits(80, rows, {"copy_bytes": 5e9, "float32_flop": 160.0, "bfloat16_flop": 320.0})
+    turns.report_limits(
+        80, rows, {"copy_bytes": 5e9, "float32_flop": 160.0, "bfloat16_flop": 320.0}
+    )
     assert [row["of_limit"] for row in rows.values()] == [0.25, 0.25]
     assert " 25 % dme, bfloat16" in capsys.readouterr().out
 
@@ -112,8 +114,12 @@ def test_ways_to_count_agree(bench, classes):
 
 @pytest.mark.parametrize("classes", [2, 9])
 def test_torchmetrics_counts_the_same(bench, classes):
-    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: pip install -e '.[bench]'")
-    first, *others = (way() for way in bench.confusion_ways(classes, (2, 30, 40), torchmetrics=True).values())
+    pytest.importorskip(
+        "torchmetrics", reason="torchmetrics is not installed: pip install -e '.[bench]'"
+    )
+    first, *others = (
+        way() for way in bench.confusion_ways(classes, (2, 30, 40), torchmetrics=True).values()
+    )
     assert len(others) == 2 and all(torch.equal(first, other) for other in others)
 
 
@@ -121,12 +127,19 @@ def test_torchmetrics_counts_the_same(bench, classes):
 @pytest.mark.parametrize("training", [True, False])
 def test_plain_networks_are_the_same_functions(peers, head, training):
     torch.manual_seed(0)
-    model = build_model(head=head, width=4).double().train(training).to(memory_format=torch.channels_last)
+    model = (
+        build_model(head=head, width=4)
+        .double()
+        .train(training)
+        .to(memory_format=torch.channels_last)
+    )
     for module in model.modules():
         if isinstance(module, nn.Dropout2d):
             module.p = 0.0
     plain = peers.plain(model)
-    assert type(plain.backbone) is peers.PlainUNet and type(model.backbone) is dme.nets.segmenter.UNet
+    assert (
+        type(plain.backbone) is peers.PlainUNet and type(model.backbone) is dme.nets.segmenter.UNet
+    )
     assert plain.backbone.encoder[1][0].conv.weight.is_contiguous()
     x = torch.randn(2, 3, 48, 80, dtype=torch.float64)
     for ours, theirs in zip(model.forward_with_aux(x), plain.forward_with_aux(x), strict=True):
@@ -137,14 +150,27 @@ def test_plain_networks_are_the_same_functions(peers, head, training):
 def test_a_step_is_one_of_training(bench, tmp_path, amp):
     model, data, augment = networks("fcn")["fcn"], discs(), Augment(crop=32, flip=0.5)
     dtype = bench.amp_dtype(amp, bench.DEVICE)
-    step = bench.Step(model, data, augment, Recipe(steps=2, weight_decay=0.0), torch.channels_last, dtype)
+    step = bench.Step(
+        model, data, augment, Recipe(steps=2, weight_decay=0.0), torch.channels_last, dtype
+    )
     before = model.head.classifier.weight.clone()
     phases = [step() for _ in range(2)]
-    trained = fit(tmp_path, {"fcn": model}, data, augment, steps=2, schedule="constant", amp=amp)["fcn"]
+    trained = fit(tmp_path, {"fcn": model}, data, augment, steps=2, schedule="constant", amp=amp)[
+        "fcn"
+    ]
     assert not torch.allclose(trained.head.classifier.weight, before, atol=1e-4)
     for name, value in step.model.state_dict().items():
-        torch.testing.assert_close(value, trained.state_dict()[name], rtol=1e-5, atol=1e-6, msg=name)
-    assert list(phases[0].seconds()) == ["batch", "forward", "loss", "counts", "backward", "optimiser"]
+        torch.testing.assert_close(
+            value, trained.state_dict()[name], rtol=1e-5, atol=1e-6, msg=name
+        )
+    assert list(phases[0].seconds()) == [
+        "batch",
+        "forward",
+        "loss",
+        "counts",
+        "backward",
+        "optimiser",
+    ]
 
 
 def test_monai_slides_over_the_same_windows(peers):
@@ -162,7 +188,9 @@ def test_monai_slides_over_the_same_windows(peers):
 @pytest.mark.slow
 def test_onnxruntime_gives_the_same_probabilities(peers, tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[bench]'")
+        pytest.importorskip(
+            package, reason=f"{package} is not installed: pip install -e '.[bench]'"
+        )
     model = dme.load_model("hrf-fcn").eval()
     model.preprocess = model.preprocess | {"size": "half"}
     image = torch.from_numpy(phantom_bscan(0).image)
@@ -181,7 +209,10 @@ def test_which_benches(bench, monkeypatch, capsys):
     assert arguments(bench, monkeypatch, "ops", "cache").names == ["ops", "cache"]
     with pytest.raises(SystemExit) as left:
         arguments(bench, monkeypatch, "opps")
-    assert left.value.code == 2 and "unknown bench opps; choose of cache, ops" in capsys.readouterr().err
+    assert (
+        left.value.code == 2
+        and "unknown bench opps; choose of cache, ops" in capsys.readouterr().err
+    )
     with pytest.raises(InputError, match="--repeats 0: expected 1 or more"):
         arguments(bench, monkeypatch, "--repeats", "0")
 
@@ -192,7 +223,9 @@ def test_missing_peer_is_said_and_its_rows_left_out(bench, peers, monkeypatch, c
     ways = bench.confusion_ways
     monkeypatch.setattr(bench, "confusion_ways", lambda c, shape, peer: ways(c, (1, 16, 16), peer))
     losses = bench.loss_ways
-    monkeypatch.setattr(bench, "loss_ways", lambda shape, peer: losses((2, shape[1], 16, 16), peer))
+    monkeypatch.setattr(
+        bench, "loss_ways", lambda shape, peer: losses((2, shape[1], 16, 16), peer)
+    )
     call_main(bench, "ops", "--repeats", 2, "--out", tmp_path)
     said = capsys.readouterr().out
     assert "without torchmetrics, whose rows are left out; install with: " in said

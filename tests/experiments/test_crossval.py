@@ -51,7 +51,9 @@ def folds(tmp_path):
 
 
 def table(script, tmp_path, *more):
-    return written_table(script, tmp_path / "out", "--print", "--results", tmp_path / "folds", *more)
+    return written_table(
+        script, tmp_path / "out", "--print", "--results", tmp_path / "folds", *more
+    )
 
 
 def test_all_folds_together(script, folds, tmp_path):
@@ -63,9 +65,14 @@ def test_all_folds_together(script, folds, tmp_path):
     assert "| scans without fluid left empty | 0.800 (4 of 5) | 1.000 (5 of 5) |" in text
     # Dice of the five with fluid: 0.5882, four times 0.6667; all columns also the empty one with 10 false: 0
     dice = np.array([100 / 170, *[2 / 3] * 4, 0])
-    assert f"| Dice per scan, empty ones left out | {dice.mean():.4f} ± {dice.std(ddof=1):.4f} |" in text
+    assert (
+        f"| Dice per scan, empty ones left out | {dice.mean():.4f} ± {dice.std(ddof=1):.4f} |"
+        in text
+    )
     dice = np.array([100 / 170, *[2 / 3] * 4, 0, *[1] * 4])
-    assert f"| Dice per scan, empty counting 1 | {dice.mean():.4f} ± {dice.std(ddof=1):.4f} |" in text
+    assert (
+        f"| Dice per scan, empty counting 1 | {dice.mean():.4f} ± {dice.std(ddof=1):.4f} |" in text
+    )
     # area: a pixel is 48 um²; errors -50 px (four times), -30, +10 and 0 (four times)
     error = np.array([-50] * 4 + [-30, 10] + [0] * 4) * 48e-6
     assert f"| {error.mean():+.4f} ({error.mean() - 1.96 * error.std(ddof=1):+.4f} to " in text
@@ -94,7 +101,9 @@ def test_another_start_belongs_to_the_arguments(script, folds, tmp_path):
 
 def test_leaky_splits_stand_apart(script, folds, tmp_path):
     for seed, hit in ((0, 60), (1, 80)):
-        content = fold((1,), arguments("paper", seed), [counts(hit, 100 - hit, 0)], [counts(90, 10, 0)])
+        content = fold(
+            (1,), arguments("paper", seed), [counts(hit, 100 - hit, 0)], [counts(90, 10, 0)]
+        )
         (folds / f"paper-seed{seed}.json").write_text(json.dumps(content))
     text = table(script, tmp_path, "--leaky", "--seeds", "0", "1")
     values = np.array([120 / 160, 160 / 180])

@@ -19,7 +19,9 @@ def call(script, tmp_path):
     return lambda *words: written_table(script, tmp_path, *words)
 
 
-def write(script, folder: Path, candidate: str, fold: int, hit: int, outside: int, data="a" * 64) -> None:
+def write(
+    script, folder: Path, candidate: str, fold: int, hit: int, outside: int, data="a" * 64
+) -> None:
     """A finished fold of one scan: of 100 px of fluid `hit` found, `outside` px false in ungraded columns."""
     words = f"{script.BASE} {script.CANDIDATES[candidate]} --split dev:{fold}/4 --amp auto --seed 0".split()
     graded, every = ([[[1000, false], [100 - hit, hit]]] for false in (0, outside))

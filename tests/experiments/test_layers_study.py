@@ -28,7 +28,9 @@ def call(script, monkeypatch, tmp_path):
 
 def write(folder: Path, start: str, eye: int, errors, data="a" * 64) -> None:
     weights = "out/phantom/model.pt" if start == "phantom" else start
-    words = f"--recipe layers --amp auto --seed 0 --split subject:{eye}/7 --weights {weights}".split()
+    words = (
+        f"--recipe layers --amp auto --seed 0 --split subject:{eye}/7 --weights {weights}".split()
+    )
     content = {
         "arguments": words,
         "data_sha256": data,
@@ -48,7 +50,10 @@ def test_errors_over_the_scans_of_all_eyes(call, tmp_path):
     sd = np.std([1, 3, 2], ddof=1)
     cell = f"2.00 ± {sd:.2f}"
     last = f"1.50 ± {np.std([1, 2], ddof=1):.2f}"  # of the last boundary one scan says nothing
-    assert f"| nothing | 2 | 3 | {cell} | {2 * 3.87:.1f} | {' | '.join([cell] * 7)} | {last} |" in text
+    assert (
+        f"| nothing | 2 | 3 | {cell} | {2 * 3.87:.1f} | {' | '.join([cell] * 7)} | {last} |"
+        in text
+    )
     assert "| synthetic scans | 1 | 1 | 0.50 ± " in text and "vessels" not in text
     assert "1.30 ± 0.48 px" in text
 
@@ -74,7 +79,10 @@ def test_every_eye_is_left_out_from_every_start(script, call, monkeypatch):
     words = "--recipe layers --amp bf16 --seed 0 --data phantom --split random --weights none"
     assert phantom == {"phantom": words.split()}
     assert len(runs) == 21 and {name.rsplit("-", 1)[0] for name in runs} == set(STARTS)
-    assert runs["none-7"] == "--recipe layers --amp bf16 --seed 0 --split subject:7/7 --weights none".split()
+    assert (
+        runs["none-7"]
+        == "--recipe layers --amp bf16 --seed 0 --split subject:7/7 --weights none".split()
+    )
     assert runs["phantom-2"][-1] == "out/phantom/model.pt"
     series.clear()
     with pytest.raises(InputError, match="no finished runs"):

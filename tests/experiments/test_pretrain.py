@@ -44,7 +44,9 @@ def fails(script, capsys):
 def test_joint_networks_share_all_but_their_heads(script):
     models = script.joint_models(["psp", "fcn", "deeplabv3"], 2)
     assert (
-        len({id(m.backbone) for m in models.values()}) == len({id(m.aux_head) for m in models.values()}) == 1
+        len({id(m.backbone) for m in models.values()})
+        == len({id(m.aux_head) for m in models.values()})
+        == 1
     )
     assert len({id(m.head) for m in models.values()}) == 3
     assert all(m.classes == ["background", "vessel"] for m in models.values())
@@ -71,9 +73,14 @@ def test_vessel_counts(script, tmp_path):
                 found = resize(logits, truth.shape).argmax(1)[0]
                 for t in (0, 1):
                     for p in (0, 1):
-                        expected[kind][t, p] += ((torch.from_numpy(truth) == t) & (found == p)).sum()
+                        expected[kind][t, p] += (
+                            (torch.from_numpy(truth) == t) & (found == p)
+                        ).sum()
         for kind, table in expected.items():
-            assert np.abs(counts[name][kind] - table.numpy()).max() <= 2, (name, kind)  # ties of rounding
+            assert np.abs(counts[name][kind] - table.numpy()).max() <= 2, (
+                name,
+                kind,
+            )  # ties of rounding
             assert counts[name][kind].sum() == table.sum() and (table[:, 1] > 0).all()
     assert picture.shape[2] == 3 and picture.dtype == np.uint8
 
@@ -88,7 +95,10 @@ def test_networks_of_different_resolution_are_scored_side_by_side(script):
     with torch.inference_mode():
         together = sliding_window(script.SideBySide(models).eval(), x, 32, 20).split(2, dim=1)
         for model, ours in zip(models, together, strict=True):
-            assert torch.allclose(ours, sliding_window(model, x, 32, 20), atol=1e-6) and ours.std() > 0
+            assert (
+                torch.allclose(ours, sliding_window(model, x, 32, 20), atol=1e-6)
+                and ours.std() > 0
+            )
 
 
 def test_best_weights_are_reported(script, tmp_path):
@@ -107,9 +117,14 @@ def test_best_weights_are_reported(script, tmp_path):
 
 
 def test_wrong_arguments(fails, tmp_path):
-    assert fails("--eval-only") == "--eval-only and --weights go together: name the checkpoints to score"
+    assert (
+        fails("--eval-only")
+        == "--eval-only and --weights go together: name the checkpoints to score"
+    )
     assert "go together" in fails("--weights", "hrf-psp")
-    assert fails("--heads", "psp", "lraspp").startswith("unknown head 'lraspp' for a unet; choose one of")
+    assert fails("--heads", "psp", "lraspp").startswith(
+        "unknown head 'lraspp' for a unet; choose one of"
+    )
     assert fails("--width", 0) == "width is 0; it must be at least 1"
     assert fails("--steps", 0) == "steps is 0; it must be at least 1"
     assert fails("--amp", "fp8").startswith("amp is fp8; it must be auto")
@@ -138,11 +153,23 @@ def test_networks_that_normalise_differently_are_scored_apart(script, tmp_path):
 def test_from_photographs_to_scores(tmp_path):
     """Two steps of the small recipe at half size; then the checkpoints score what the training reported."""
     root = make_hrf(tmp_path / "hrf", 512, 512)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HRF_DATA": str(root)}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "HRF_DATA": str(root),
+    }
 
     def call(out: Path, *arguments) -> tuple[dict, str]:
-        command = [sys.executable, EXPERIMENTS / "pretrain_hrf.py", "--out", out, *map(str, arguments)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+        command = [
+            sys.executable,
+            EXPERIMENTS / "pretrain_hrf.py",
+            "--out",
+            out,
+            *map(str, arguments),
+        ]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=500
+        )
         assert done.returncode == 0, done.stderr
         return json.loads((out / "results.json").read_text()), done.stdout
 
@@ -168,9 +195,9 @@ def test_from_photographs_to_scores(tmp_path):
             assert row[f"dice_{kind}"] == pytest.approx(scores(counts)["dice"][1], abs=1e-12)
         assert f"{row['dice_scale']:.4f}" in text
 
-    (scored,) = call(tmp_path / "eval", "--eval-only", "--weights", tmp_path / "run" / "best-psp.pt")[0][
-        "rows"
-    ]
+    (scored,) = call(
+        tmp_path / "eval", "--eval-only", "--weights", tmp_path / "run" / "best-psp.pt"
+    )[0]["rows"]
     for kind in ("dice_scale", "dice_full"):
         assert 0 < scored[kind] == pytest.approx(trained["rows"][0][kind], abs=1e-4)
     assert scored["weights_sha256"] == trained["rows"][0]["weights_sha256"]

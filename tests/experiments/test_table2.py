@@ -56,8 +56,17 @@ def result(dice: float = 0.6, iou: float = 0.45, background: float = 0.99, **oth
     """What the table reads of a row's results."""
     pooled = {"dice": [background, dice], "iou": [0.98, iou]}
     pooled |= {"mean_dice": (background + dice) / 2, "mean_iou": (0.98 + iou) / 2}
-    content = {"pooled": pooled, "seconds_per_iteration": 1.25, "data_kind": "folder", "data_sha256": "d1"}
-    return content | {"arch": {"width": 16}, "scans": [f"s{i}" for i in range(22)], "leak": 21} | other
+    content = {
+        "pooled": pooled,
+        "seconds_per_iteration": 1.25,
+        "data_kind": "folder",
+        "data_sha256": "d1",
+    }
+    return (
+        content
+        | {"arch": {"width": 16}, "scans": [f"s{i}" for i in range(22)], "leak": 21}
+        | other
+    )
 
 
 def arguments(table2, row: int, seed: int, weights: str = "hrf-psp") -> list[str]:
@@ -81,7 +90,8 @@ def cells(text: str, row: int) -> list[str]:
 
 def test_the_published_numbers(table2):
     scores = {
-        n: (row.mean_dice, row.mean_iou, row.fluid_dice, row.fluid_iou) for n, row in table2.ROWS.items()
+        n: (row.mean_dice, row.mean_iou, row.fluid_dice, row.fluid_iou)
+        for n, row in table2.ROWS.items()
     }
     assert scores == {n: row[6:] for n, row in PUBLISHED.items()}
 
@@ -143,10 +153,25 @@ def test_other_heads_start_from_weights_that_ship(table2, settings, row, head):
 
 def test_the_table_gives_mean_and_deviation_over_seeds(table2, call, tmp_path):
     rows = tmp_path / "rows"
-    for seed, dice, iou, seconds in ((0, 0.60, 0.40, 1.0), (1, 0.64, 0.44, 9.0), (2, 0.65, 0.45, 2.0)):
-        write_row(table2, rows, 6, seed, dice=dice, iou=iou, seconds_per_iteration=seconds, background=0.98)
+    for seed, dice, iou, seconds in (
+        (0, 0.60, 0.40, 1.0),
+        (1, 0.64, 0.44, 9.0),
+        (2, 0.65, 0.45, 2.0),
+    ):
+        write_row(
+            table2,
+            rows,
+            6,
+            seed,
+            dice=dice,
+            iou=iou,
+            seconds_per_iteration=seconds,
+            background=0.98,
+        )
     write_row(table2, rows, 11, 0, dice=0.7, iou=0.5, background=0.994)
-    code, printed, _ = call("--print", "--results", rows, "--seeds", 0, 1, 2, "--out", tmp_path / "out")
+    code, printed, _ = call(
+        "--print", "--results", rows, "--seeds", 0, 1, 2, "--out", tmp_path / "out"
+    )
     assert code == 0
     # fluid 0.60, 0.64, 0.65: mean 0.63, squares 0.0009 + 0.0001 + 0.0004 over 2; the means of two, half of it
     assert cells(printed, 6) == [
@@ -157,7 +182,11 @@ def test_the_table_gives_mean_and_deviation_over_seeds(table2, call, tmp_path):
         *("11", "crop 320, L2 1e-3", "0.8312", "0.7464", "", ""),
         *("0.8470", "0.7400", "0.7000", "0.5000", "1", "1.25"),
     ]
-    assert [line.split()[1] for line in printed.splitlines() if line.startswith("| ")] == ["row", "6", "11"]
+    assert [line.split()[1] for line in printed.splitlines() if line.startswith("| ")] == [
+        "row",
+        "6",
+        "11",
+    ]
     assert "Published, and ours on real scans: head PSP" in printed
     assert "width 16, 22 validation scans of split paper" in printed
     assert "Dice here is 0.980 to 0.994 whatever the fluid's" in printed
@@ -182,7 +211,12 @@ def test_extended_rows_come_on_demand(table2, call, tmp_path):
         lines = [line.split()[1] for line in printed.splitlines() if line.startswith("| ")]
         numbers[asked] = lines[1:]
     assert list(numbers.values()) == [["10"], ["10", "12", "14"], ["14", "12"]]
-    assert cells(printed, 14)[2:6] == [""] * 4 and cells(printed, 12)[2:6] == ["0.8351", "0.7509", "", ""]
+    assert cells(printed, 14)[2:6] == [""] * 4 and cells(printed, 12)[2:6] == [
+        "0.8351",
+        "0.7509",
+        "",
+        "",
+    ]
 
 
 # Running
@@ -214,7 +248,9 @@ def test_only_what_is_missing_runs(table2, call, monkeypatch, tmp_path):
     monkeypatch.setattr(dme.training.series.subprocess, "run", trainings)
     monkeypatch.setenv("DME_DATA", "another-folder")
     write_row(table2, tmp_path / "rows", 6, seed=0, dice=0.9)
-    code, printed, _ = call("--rows", 6, 10, "--seeds", 0, 1, "--out", tmp_path, "--data", "some-folder")
+    code, printed, _ = call(
+        "--rows", 6, 10, "--seeds", 0, 1, "--out", tmp_path, "--data", "some-folder"
+    )
     assert code == 0
     expected = []
     for row, seed in ((6, 1), (10, 0), (10, 1)):
@@ -234,7 +270,9 @@ def test_only_what_is_missing_runs(table2, call, monkeypatch, tmp_path):
 def test_all_rows_of_the_paper_run_by_default(table2, call, monkeypatch, tmp_path):
     trainings = Trainings()
     monkeypatch.setattr(dme.training.series.subprocess, "run", trainings)
-    code, printed, _ = call("--extended", "--weights", "mine.pth", "--amp", "off", "--out", tmp_path / "all")
+    code, printed, _ = call(
+        "--extended", "--weights", "mine.pth", "--amp", "off", "--out", tmp_path / "all"
+    )
     assert code == 0 and len(trainings.started) == 22 and cells(printed, 22)[8] == "0.7200"
     for n, command in enumerate(trainings.started, start=1):
         own = {21: "hrf-fcn", 22: "hrf-deeplabv3"}.get(n, "mine.pth")
@@ -249,8 +287,13 @@ def test_all_rows_of_the_paper_run_by_default(table2, call, monkeypatch, tmp_pat
 def test_a_failing_row_keeps_those_before_it(table2, call, monkeypatch, tmp_path):
     monkeypatch.setattr(dme.training.series.subprocess, "run", Trainings(fails_at=3))
     code, _, told = call("--out", tmp_path)
-    assert code == 2 and told.startswith("error: run 03-seed0 failed with exit code 2 (see above); 2 of 11")
-    assert sorted(f.name for f in (tmp_path / "rows").iterdir()) == ["01-seed0.json", "02-seed0.json"]
+    assert code == 2 and told.startswith(
+        "error: run 03-seed0 failed with exit code 2 (see above); 2 of 11"
+    )
+    assert sorted(f.name for f in (tmp_path / "rows").iterdir()) == [
+        "01-seed0.json",
+        "02-seed0.json",
+    ]
     assert not (tmp_path / "table2.md").exists()
 
 
@@ -262,7 +305,9 @@ def test_rows_of_different_data_do_not_mix(table2, call, tmp_path):
     write_row(table2, tmp_path / "rows", 10, data_sha256="d2")
     code, _, told = call("--print", "--out", tmp_path)
     assert code == 2 and not (tmp_path / "table2.md").exists()
-    assert told.startswith(f"error: the results in {tmp_path / 'rows'} were made on different data; keep one")
+    assert told.startswith(
+        f"error: the results in {tmp_path / 'rows'} were made on different data; keep one"
+    )
     assert call("--print", "--rows", 10, "--out", tmp_path)[0] == 0
 
 
@@ -274,7 +319,10 @@ def test_unknown_rows(call, tmp_path, number):
 
 def test_nothing_finished(call, tmp_path):
     code, _, told = call("--print", "--out", tmp_path)
-    assert (code, told) == (2, f"error: no finished rows in {tmp_path / 'rows'}; run without --print first")
+    assert (code, told) == (
+        2,
+        f"error: no finished rows in {tmp_path / 'rows'}; run without --print first",
+    )
     assert not any(tmp_path.iterdir())
 
 
@@ -282,4 +330,6 @@ def test_rows_made_with_other_weights_are_refused(table2, call, tmp_path):
     write_row(table2, tmp_path / "rows", 6)
     code, _, told = call("--print", "--weights", "other.pth", "--out", tmp_path)
     assert code == 2 and "06-seed0.json was made with --iters" not in told
-    assert "06-seed0.json was made with --crop 320 --l2 5e-4 --split paper --weights hrf-psp" in told
+    assert (
+        "06-seed0.json was made with --crop 320 --l2 5e-4 --split paper --weights hrf-psp" in told
+    )

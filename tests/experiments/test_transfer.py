@@ -28,7 +28,8 @@ def write(script, tmp_path):
     def write(start, split, seed, early, late, data="a" * 64):
         how = f"--weights {start} --split {split} --amp auto --seed {seed}"
         history = [
-            [step, early + (late - early) * (step - 400) / 1200, 0.1] for step in range(200, 1601, 200)
+            [step, early + (late - early) * (step - 400) / 1200, 0.1]
+            for step in range(200, 1601, 200)
         ]
         content = {
             "arguments": f"--crop 320 --iters 1600 --eval-every 200 {how}".split(),
@@ -37,7 +38,9 @@ def write(script, tmp_path):
             "history": history,
         }
         (tmp_path / "runs").mkdir(exist_ok=True)
-        (tmp_path / "runs" / f"{script.run_name(start, split, seed)}.json").write_text(json.dumps(content))
+        (tmp_path / "runs" / f"{script.run_name(start, split, seed)}.json").write_text(
+            json.dumps(content)
+        )
 
     return write
 
@@ -50,7 +53,10 @@ def test_table_and_curve(script, call, write, tmp_path):
         write("none", "subject:4/5", seed, 0.1, 0.3 + 0.1 * seed)
     text = call("--print")
     assert "real scans" in text
-    assert f"| vessels (HRF) | 400 | 0.3200 ± {np.std([0.3, 0.32, 0.34], ddof=1):.4f} |  |  | 0-3 |" in text
+    assert (
+        f"| vessels (HRF) | 400 | 0.3200 ± {np.std([0.3, 0.32, 0.34], ddof=1):.4f} |  |  | 0-3 |"
+        in text
+    )
     assert "| nothing | 1600 | 0.5000 ± 0.0000 |  | 0.3500 ± 0.0707 | 0-3 |" in text
     assert (tmp_path / "transfer.png").read_bytes().startswith(b"\x89PNG")
 
@@ -61,7 +67,10 @@ def test_table_and_curve(script, call, write, tmp_path):
     assert lines["vessels (HRF)"][1] == (400, pytest.approx(0.32))
     args.splits = ["paper", "subject:4/5"]  # a mean over splits only where all have been run
     lines = script.curves(args, found)
-    assert list(lines) == ["nothing"] and lines["nothing"][-1] == (1600, pytest.approx((0.5 + 0.35) / 2))
+    assert list(lines) == ["nothing"] and lines["nothing"][-1] == (
+        1600,
+        pytest.approx((0.5 + 0.35) / 2),
+    )
 
 
 def test_all_27_runs_are_asked_for(script, call, monkeypatch):

@@ -18,6 +18,8 @@ def make_hrf(root: Path, height: int = 64, width: int = 96) -> Path:
             image = np.full((height, width, 3), (150 + number, 90, 40 + 10 * i), np.uint8)
             image[mask] = (90, 30, 20)
             suffix = "JPG" if group == "dr" else "jpg"  # as in the original archive
-            Image.fromarray(image).save(root / "images" / f"{number:02d}_{group}.{suffix}", format="JPEG")
+            Image.fromarray(image).save(
+                root / "images" / f"{number:02d}_{group}.{suffix}", format="JPEG"
+            )
             Image.fromarray(mask).save(root / "vessels" / f"{number:02d}_{group}.png")
     return root

@@ -28,7 +28,10 @@ def example(classes, shape=(3, 13, 17), dtype=torch.float64, layout="contiguous"
 def agree(found, expected, dtype, what):
     scale = expected.abs().max().clamp_min(1e-6)
     tolerance = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, 0.01)
-    assert (found.cpu().double() - expected.double()).abs().max() <= tolerance * scale, (dtype, what)
+    assert (found.cpu().double() - expected.double()).abs().max() <= tolerance * scale, (
+        dtype,
+        what,
+    )
 
 
 def interpreted(code: str) -> None:
@@ -48,7 +51,9 @@ def machine_code(kernel, types: str, compute_capability: int, **constants) -> by
 
     names = kernel.arg_names
     arguments = [name for name in names if name not in constants]
-    signature = dict(zip(arguments, types.split(), strict=True)) | dict.fromkeys(constants, "constexpr")
+    signature = dict(zip(arguments, types.split(), strict=True)) | dict.fromkeys(
+        constants, "constexpr"
+    )
     values = {(names.index(name),): value for name, value in constants.items()}
     with warnings.catch_warnings(action="ignore"):
         made = compile_kernel(

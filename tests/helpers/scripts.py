@@ -12,7 +12,12 @@ from dme.common.errors import run
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
-FOLDERS = [ROOT / "dme" / "commands", EXPERIMENTS, EXPERIMENTS / "studies", EXPERIMENTS / "benchmarks"]
+FOLDERS = [
+    ROOT / "dme" / "commands",
+    EXPERIMENTS,
+    EXPERIMENTS / "studies",
+    EXPERIMENTS / "benchmarks",
+]
 
 
 def load_script(name: str) -> ModuleType:
@@ -23,7 +28,9 @@ def load_script(name: str) -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(path.parent)
         spec.loader.exec_module(script)
-    for neighbour in sys.modules.keys() & {path.stem for folder in FOLDERS for path in folder.glob("*.py")}:
+    for neighbour in sys.modules.keys() & {
+        path.stem for folder in FOLDERS for path in folder.glob("*.py")
+    }:
         del sys.modules[neighbour]
     return script
 

@@ -17,7 +17,17 @@ from dme.training.augment import Augment, TrainingSet
 from dme.training.recipe import Recipe
 
 # several of everything that a resumed run has to continue: draws, dropout, BN, momentum, average, best score
-FULL = dict(steps=12, batch=2, accumulate=2, ema=0.9, eval_every=4, save_every=5, lr=0.05, warmup=3, clip=1.0)
+FULL = dict(
+    steps=12,
+    batch=2,
+    accumulate=2,
+    ema=0.9,
+    eval_every=4,
+    save_every=5,
+    lr=0.05,
+    warmup=3,
+    clip=1.0,
+)
 MOVING = Augment(crop=32, flip=0.5, rotate_deg=20, brightness=0.1, speckle=0.1)
 
 
@@ -72,7 +82,9 @@ def fit(
 def state(out: Path) -> dict[str, Tensor]:
     """Every tensor of a run's checkpoint."""
     saved = torch.load(out / "last.pt", weights_only=True)
-    found = {f"{part} {k}": v for part in ("model", "average") for k, v in (saved[part] or {}).items()}
+    found = {
+        f"{part} {k}": v for part in ("model", "average") for k, v in (saved[part] or {}).items()
+    }
     for i, held in saved["optimizer"]["state"].items():
         found |= {f"optimizer {i} {k}": v for k, v in held.items() if isinstance(v, Tensor)}
     return found

@@ -17,7 +17,14 @@ from dme.inference.scan import probabilities
 from dme.nets.checkpoint import save_model
 from dme.nets.segmenter import BACKBONES, build_model
 
-SHAPES = [(1, 64, 96), (2, 37, 50), (3, 100, 75), (1, 161, 90), (1, 16, 16), (1, 1, 7)]  # batch, H, W
+SHAPES = [
+    (1, 64, 96),
+    (2, 37, 50),
+    (3, 100, 75),
+    (1, 161, 90),
+    (1, 16, 16),
+    (1, 1, 7),
+]  # batch, H, W
 
 
 def network(backbone="unet", head="psp"):
@@ -38,7 +45,9 @@ def network(backbone="unet", head="psp"):
 
 def images(batch: int, height: int, width: int, channels: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(height)
-    coarse = torch.rand(batch, channels, -(-height // 5), -(-width // 5), generator=generator) * 255
+    coarse = (
+        torch.rand(batch, channels, -(-height // 5), -(-width // 5), generator=generator) * 255
+    )
     return F.interpolate(coarse, (height, width), mode="bilinear")
 
 
@@ -73,7 +82,9 @@ def traced(backbone="unet", head="psp", channels=1):
 @pytest.fixture
 def onnx():
     for package in ("onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[export]'")
+        pytest.importorskip(
+            package, reason=f"{package} is not installed: pip install -e '.[export]'"
+        )
     return pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[export]'")
 
 
@@ -194,14 +205,18 @@ def test_script(script, monkeypatch, tmp_path, capsys):
     with zipfile.ZipFile("runs/export/ours.pt2") as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("metadata.json")]
         about = json.loads(archive.read(name))
-    assert about["weights"] == "ours.pth" and len(about["weights_sha256"]) == 64 and about["commit"]
+    assert (
+        about["weights"] == "ours.pth" and len(about["weights_sha256"]) == 64 and about["commit"]
+    )
 
 
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])
 def test_a_file_that_differs_is_not_kept(script, monkeypatch, tmp_path, capsys, wrong):
     monkeypatch.setattr(export, "CHECKED", SHAPES[1:2])
     monkeypatch.setattr(
-        export, "open_torch", lambda path: lambda image: expected(network(), image) + np.float32(wrong)
+        export,
+        "open_torch",
+        lambda path: lambda image: expected(network(), image) + np.float32(wrong),
     )
     out = tmp_path / "out" / "m.pt2"
     assert script("--weights", "ours.pth", "--format", "torch", "--out", out) == 2
@@ -215,7 +230,10 @@ def test_a_file_that_differs_is_not_kept(script, monkeypatch, tmp_path, capsys, 
         (["--weights", "nothing"], "unknown weights 'nothing'"),
         (["--weights", "absent.pth"], "absent.pth is not there"),
         (["--out", "fluid.onnx"], "with --format torch its name must end in .pt2"),
-        (["--backbone", "mobilenet_v2"], "--backbone mobilenet_v2 does not fit .*ours.pth.* is unet"),
+        (
+            ["--backbone", "mobilenet_v2"],
+            "--backbone mobilenet_v2 does not fit .*ours.pth.* is unet",
+        ),
         (["--channels", "2"], "ours.pth can be given 1 .grey. or 3"),
         (["--out", "ours.pth/m.pt2"], "cannot write"),
     ],
@@ -237,7 +255,9 @@ def test_missing_packages(script, monkeypatch, capsys):
 
 def test_unchecked_is_said(script, monkeypatch, tmp_path, capsys):
     script.module.find_spec = lambda name: None if name == "onnxruntime" else object()
-    monkeypatch.setattr(export, "write_onnx", lambda program, about, path: path.write_text("graph"))
+    monkeypatch.setattr(
+        export, "write_onnx", lambda program, about, path: path.write_text("graph")
+    )
     assert script("--weights", "ours.pth", "--out", "m.onnx") == 0
     printed = capsys.readouterr()
     assert "not checked" in printed.err and "pip install onnxruntime" in printed.err

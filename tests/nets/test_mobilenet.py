@@ -73,7 +73,10 @@ def test_agrees_with_the_committed_golden_file(name, tmp_path):
     torch.save({"state_dict": state}, tmp_path / "golden.pth")
     model = convert_openmmlab(tmp_path / "golden.pth").eval()
     described = dict(backbone=backbone, head=head, width=width, head_channels=head_channels)
-    assert model.arch.items() >= (described | {"aux_channels": aux_channels, "num_classes": 5}).items()
+    assert (
+        model.arch.items()
+        >= (described | {"aux_channels": aux_channels, "num_classes": 5}).items()
+    )
     size = (1, 3, *(int(side) for side in stored[f"{name}_size"]))
     x = torch.from_numpy(np.random.RandomState(1).standard_normal(size).astype(np.float32))
     with torch.inference_mode():
@@ -94,7 +97,10 @@ def test_agrees_with_the_committed_golden_file(name, tmp_path):
 @pytest.mark.parametrize("head", ["pspnet", "fcn", "deeplabv3"])
 def test_v2_agrees_with_the_full_golden_files(golden, head):
     model = convert_openmmlab(next(golden.glob(f"mobilenet_v2_{head}_s0-*.pth"))).eval()
-    assert model.arch["width"] == 0.25 and model.arch["head_channels"] == model.arch["aux_channels"] == 16
+    assert (
+        model.arch["width"] == 0.25
+        and model.arch["head_channels"] == model.arch["aux_channels"] == 16
+    )
     assert model.classes == list("01234")
     numbers = np.load(golden / f"mobilenet_v2_{head}_s0.npz")
     for size in ("96x128", "130x111"):
@@ -113,7 +119,10 @@ def test_v3_agrees_with_the_full_golden_files(golden):
     with torch.inference_mode():
         features = model.backbone(x)
         decode = model.head(features)
-    for ours, theirs in ((features[-1], numbers["feat0_400x528"]), (decode, numbers["decode_400x528"])):
+    for ours, theirs in (
+        (features[-1], numbers["feat0_400x528"]),
+        (decode, numbers["decode_400x528"]),
+    ):
         assert_close(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
@@ -126,7 +135,9 @@ def test_v3_agrees_with_the_full_golden_files(golden):
         ("mobilenet_v3_small", 2_542_856, 577 * 1024 + 1025 * 1000),
     ],
 )
-def test_full_size_backbones_have_the_published_number_of_parameters(backbone, published, classifier):
+def test_full_size_backbones_have_the_published_number_of_parameters(
+    backbone, published, classifier
+):
     count = sum(p.numel() for p in build_model(backbone).backbone.parameters())
     assert count == published - classifier
 
@@ -189,7 +200,10 @@ def test_squeeze_and_excitation_gates_with_the_hard_sigmoid():
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.zero_()
-        block.squeeze.weight[0, 0], block.squeeze.weight[1, 0] = 1.0, -1.0  # the second is cut by ReLU
+        block.squeeze.weight[0, 0], block.squeeze.weight[1, 0] = (
+            1.0,
+            -1.0,
+        )  # the second is cut by ReLU
         block.excite.weight[:, 0, 0, 0] = torch.linspace(-4, 4, 24)
         block.excite.weight[:, 1] = 100.0
     x = torch.rand(2, 24, 5, 7, generator=torch.Generator().manual_seed(0))
@@ -225,7 +239,9 @@ def test_strided_convolutions_of_v3_pad_as_tensorflow(kernel, sides):
     assert_close(conv(x).detach()[0, 0], np.array(expected), atol=1e-6)
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 12), (49, 49), (60, 8), (64, 70), (81, 89), (82, 90)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(8, 12), (49, 49), (60, 8), (64, 70), (81, 89), (82, 90)]
+)
 def test_lraspp_averages_windows_of_49_or_all_there_is(height, width):
     """OpenMMLab's pool takes windows of 49 x 49, 16 rows and 20 columns apart, and no smaller feature."""
     head, seen = LRASPPHead([2, 2, 3], 2, channels=4).eval(), []
@@ -238,7 +254,10 @@ def test_lraspp_averages_windows_of_49_or_all_there_is(height, width):
         [s for s in range(0, side, step) if s == 0 or s + 49 <= side]
         for side, step in ((height, 16), (width, 20))
     ]
-    expected = [[x[0, :, r : r + 49, c : c + 49].mean((1, 2)).tolist() for c in starts[1]] for r in starts[0]]
+    expected = [
+        [x[0, :, r : r + 49, c : c + 49].mean((1, 2)).tolist() for c in starts[1]]
+        for r in starts[0]
+    ]
     assert_close(seen[0][0].permute(1, 2, 0), np.array(expected), atol=1e-5)
 
 
@@ -251,10 +270,14 @@ def test_lraspp_gates_resizes_and_joins_as_written_out():
         return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
 
     def conv_bn_relu(block, x):
-        return F.relu(F.conv2d(x, block.conv.weight) / (1 + 1e-3) ** 0.5)  # fresh statistics: 0 and 1
+        return F.relu(
+            F.conv2d(x, block.conv.weight) / (1 + 1e-3) ** 0.5
+        )  # fresh statistics: 0 and 1
 
     with torch.inference_mode():
-        gate = torch.sigmoid(F.conv2d(features[2].mean((2, 3), keepdim=True), head.image_pool.conv.weight))
+        gate = torch.sigmoid(
+            F.conv2d(features[2].mean((2, 3), keepdim=True), head.image_pool.conv.weight)
+        )
         x = conv_bn_relu(head.gated, features[2]) * gate
         x = F.conv2d(x, head.mix.weight, head.mix.bias)
         for i in (1, 0):
@@ -273,7 +296,11 @@ def test_any_size_gives_features_of_ceiled_fractions(backbone, height, width):
     with torch.inference_mode():
         x = torch.zeros(1, 3, height, width)
         sizes = [tuple(feature.shape[-2:]) for feature in model.backbone(x)]
-        assert whole(model, x).shape == sliding_window(model, x, 32, 20).shape == (1, 2, height, width)
+        assert (
+            whole(model, x).shape
+            == sliding_window(model, x, 32, 20).shape
+            == (1, 2, height, width)
+        )
     assert sizes == [(math.ceil(height / part), math.ceil(width / part)) for part in parts]
 
 
@@ -283,7 +310,9 @@ def test_one_exported_graph_takes_any_size(backbone):
     model = build_model(backbone, width=0.25, head_channels=8).eval()
     height, width = (16 * torch.export.Dim(name, max=50) for name in ("height", "width"))
     example = (torch.zeros(1, 3, 64, 80),)
-    graph = torch.export.export(model, example, dynamic_shapes={"x": {2: height, 3: width}}).module()
+    graph = torch.export.export(
+        model, example, dynamic_shapes={"x": {2: height, 3: width}}
+    ).module()
     with torch.inference_mode():
         for sides in ((32, 48), (416, 400)):  # less and more than LR-ASPP's window
             x = torch.rand(1, 3, *sides, generator=torch.Generator().manual_seed(0))
@@ -292,7 +321,16 @@ def test_one_exported_graph_takes_any_size(backbone):
 
 def test_width_multiplies_and_rounds_as_the_paper():
     """To the nearest multiple of 8, at least 8 and at least 90 %: MobileNetV2's rule."""
-    assert [divisible(c) for c in (1, 8, 11, 12, 18, 19, 33.6, 134.4)] == [8, 8, 16, 16, 24, 24, 32, 136]
+    assert [divisible(c) for c in (1, 8, 11, 12, 18, 19, 33.6, 134.4)] == [
+        8,
+        8,
+        16,
+        16,
+        24,
+        24,
+        32,
+        136,
+    ]
     assert build_model("mobilenet_v2", width=0.5).backbone.out_channels == [16, 16, 48, 160]
     assert build_model("mobilenet_v2", width=1.4).backbone.out_channels == [32, 48, 136, 448]
     assert build_model("mobilenet_v3_large", width=0.5).backbone.out_channels == [8, 16, 480]
@@ -322,26 +360,40 @@ def test_the_named_networks_can_be_built_and_their_scores_are_openmmlabs(golden)
         for url, e in listed.items()
         if e["trained_on"] in ("Cityscapes", "ADE20K") and "deeplabv3plus" not in e["name"]
     }
-    entries = {e["url"]: (name, e) for name, e in known().items() if "url" in e and "hrf" not in name}
+    entries = {
+        e["url"]: (name, e) for name, e in known().items() if "url" in e and "hrf" not in name
+    }
     assert set(entries) == wanted and len(wanted) == 11
     for url, (name, entry) in entries.items():
         assert entry["sha256"] == listed[url]["sha256_prefix"]
         assert entry["reported"]["miou_percent"] == listed[url]["reported"]["mIoU"]
-        assert entry["arch"]["num_classes"] == {"Cityscapes": 19, "ADE20K": 150}[listed[url]["trained_on"]]
+        assert (
+            entry["arch"]["num_classes"]
+            == {"Cityscapes": 19, "ADE20K": 150}[listed[url]["trained_on"]]
+        )
         assert name.split("-")[:2] == [listed[url]["trained_on"].lower(), entry["arch"]["head"]]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mobilenet_v3_small", "psp"), "unknown head 'psp' for a mobilenet_v3_small; choose one of lraspp"),
-        (("mobilenet_v2", "lraspp"), "unknown head 'lraspp' for a mobilenet_v2; .* psp, fcn, deeplabv3"),
+        (
+            ("mobilenet_v3_small", "psp"),
+            "unknown head 'psp' for a mobilenet_v3_small; choose one of lraspp",
+        ),
+        (
+            ("mobilenet_v2", "lraspp"),
+            "unknown head 'lraspp' for a mobilenet_v2; .* psp, fcn, deeplabv3",
+        ),
         (("mobilenet_v2", None, 2, 0), "width is 0; it must be at least 0.01"),
         (("mobilenet_v2", None, 2, math.inf), "width is inf; a mobilenet_v2's is a finite number"),
         (("mobilenet_v2", None, 2, math.nan), "width is nan; it must be at least 0.01"),
         (("unet", None, 2, 2.5), "width is 2.5; a unet's is a whole number"),
         (("unet", None, 2, math.inf), "width is inf; a unet's is a whole number"),
-        (("mobilenet_v3_large", None, 2, 1.0, 3, None, True), "aux_channels is 0; it must be at least 1"),
+        (
+            ("mobilenet_v3_large", None, 2, 1.0, 3, None, True),
+            "aux_channels is 0; it must be at least 1",
+        ),
     ],
 )
 def test_impossible_networks_are_refused(arguments, message):
@@ -363,14 +415,24 @@ def test_weights_of_another_network_are_refused_with_the_reason(golden):
         torch.load(path, weights_only=True)["state_dict"]["backbone.layer7.0.conv.2.conv.weight"],
     )
     with pytest.raises(InputError, match="width 0.25, the network 0.5; build with width=0.25"):
-        load_openmmlab(build_model("mobilenet_v2", "psp", 5, 0.5, head_channels=16, aux_channels=16), path)
-    with pytest.raises(InputError, match="aux_channels 16, the network 8; build with aux_channels=16"):
-        load_openmmlab(build_model("mobilenet_v2", "psp", 5, 0.25, head_channels=16, aux_channels=8), path)
-    with pytest.raises(InputError, match="backbone mobilenet_v2, the network unet; build with backbone="):
+        load_openmmlab(
+            build_model("mobilenet_v2", "psp", 5, 0.5, head_channels=16, aux_channels=16), path
+        )
+    with pytest.raises(
+        InputError, match="aux_channels 16, the network 8; build with aux_channels=16"
+    ):
+        load_openmmlab(
+            build_model("mobilenet_v2", "psp", 5, 0.25, head_channels=16, aux_channels=8), path
+        )
+    with pytest.raises(
+        InputError, match="backbone mobilenet_v2, the network unet; build with backbone="
+    ):
         load_openmmlab(build_model(), path)
     model = load_model(path)
     require_arch(model, backbone="mobilenet_v2", head=None, width=0.25)
-    with pytest.raises(InputError, match="--width 1 does not fit the weights mobilenet_v2_pspnet_s0-.*0.25"):
+    with pytest.raises(
+        InputError, match="--width 1 does not fit the weights mobilenet_v2_pspnet_s0-.*0.25"
+    ):
         require_arch(model, width=1.0)
 
 
@@ -390,7 +452,9 @@ def test_fresh_convolutions_are_he_and_only_the_classifier_is_small():
     assert last.weight.std().item() == pytest.approx((2 / 576) ** 0.5, rel=0.02)
     assert model.head.mix.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
     assert model.head.classifier.weight.std().item() == pytest.approx(0.01, rel=0.1)
-    biases = [p for name, p in model.named_parameters() if name.endswith("bias") and "bn" not in name]
+    biases = [
+        p for name, p in model.named_parameters() if name.endswith("bias") and "bn" not in name
+    ]
     assert len(biases) == 2 * 9 + 2 and not any(bias.any() for bias in biases)
 
 
@@ -426,7 +490,9 @@ def test_a_new_backbone_is_one_class_and_one_entry_of_the_table(monkeypatch, tmp
             assert torch.equal(load_model(tmp_path / "m.pth")(x), expected)
             theirs = {
                 name.replace("backbone.steps", "backbone.downs")
-                .replace(".conv.weight", ".body.conv.weight" if "backbone" in name else ".conv.weight")
+                .replace(
+                    ".conv.weight", ".body.conv.weight" if "backbone" in name else ".conv.weight"
+                )
                 .replace(".bn.", ".body.bn." if "backbone" in name else ".bn.")
                 .replace("aux_head.conv.", "auxiliary_head.convs.0.")
                 .replace("aux_head.classifier", "auxiliary_head.conv_seg")
@@ -435,7 +501,10 @@ def test_a_new_backbone_is_one_class_and_one_entry_of_the_table(monkeypatch, tmp
                 for name, value in model.state_dict().items()
             }
             if head == "fcn":
-                theirs = {n.replace("auxiliary_decode_head", "auxiliary_head"): v for n, v in theirs.items()}
+                theirs = {
+                    n.replace("auxiliary_decode_head", "auxiliary_head"): v
+                    for n, v in theirs.items()
+                }
                 torch.save({"state_dict": theirs}, tmp_path / "theirs.pth")
                 assert torch.equal(convert_openmmlab(tmp_path / "theirs.pth").eval()(x), expected)
 
@@ -464,9 +533,13 @@ def scans(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("backbone", MOBILENETS)
-def test_pretrained_fine_tuned_and_predicting(backbone, photographs, scans, tmp_path, monkeypatch, capsys):
+def test_pretrained_fine_tuned_and_predicting(
+    backbone, photographs, scans, tmp_path, monkeypatch, capsys
+):
     pretrain, finetune = load_script("pretrain_hrf"), load_script("finetune")
-    monkeypatch.setitem(pretrain.RECIPES["small"], "augment", Augment(crop=64, max_class_share=1.0))
+    monkeypatch.setitem(
+        pretrain.RECIPES["small"], "augment", Augment(crop=64, max_class_share=1.0)
+    )
     head, options = next(iter(BACKBONES[backbone].HEADS.items()))
     monkeypatch.setitem(
         options, "channels", 16

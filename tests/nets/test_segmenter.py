@@ -46,7 +46,9 @@ def committed_model(head: str, tmp_path: Path):
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     state = {name: value for name, value in state.items() if name.startswith("backbone.")}
     state |= {
-        name.removeprefix("state_"): torch.from_numpy(stored[name]) for name in stored if "state_" in name
+        name.removeprefix("state_"): torch.from_numpy(stored[name])
+        for name in stored
+        if "state_" in name
     }
     torch.save({"state_dict": state}, tmp_path / "rebuilt.pth")
     return convert_openmmlab(tmp_path / "rebuilt.pth").eval()
@@ -121,9 +123,9 @@ def use_the_order_of_the_reference(monkeypatch) -> None:
 
 
 def test_training_agrees_closely_with_the_kernels_and_order_of_the_reference(golden):
-    if not torch.__version__.startswith("2.13") or not torch.backends.cpu.get_cpu_capability().startswith(
-        "AVX"
-    ):
+    if not torch.__version__.startswith(
+        "2.13"
+    ) or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         pytest.skip("the golden gradients come from torch 2.13 and AVX2 convolution kernels")
     script = (
         "import sys, pathlib, pytest, torch, test_segmenter; torch.set_num_threads(2); "
@@ -136,7 +138,10 @@ def test_training_agrees_closely_with_the_kernels_and_order_of_the_reference(gol
         "PYTHONPATH": os.pathsep.join(map(str, (here.parents[1], here.parent, here))),
     }
     done = subprocess.run(
-        [sys.executable, "-c", script, str(golden)], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", script, str(golden)],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
 
@@ -158,7 +163,9 @@ def test_forward_agrees_with_the_committed_golden_files(tmp_path, head):
 
 
 def test_training_agrees_with_the_committed_golden_files(tmp_path):
-    check_training(committed_model("psp", tmp_path), np.load(COMMITTED / "psp_w8.npz"), deep_tolerance=0.05)
+    check_training(
+        committed_model("psp", tmp_path), np.load(COMMITTED / "psp_w8.npz"), deep_tolerance=0.05
+    )
 
 
 @pytest.mark.parametrize("size", [(33, 47), (5, 4), (96, 128)])
@@ -187,7 +194,9 @@ def test_fresh_weights_have_the_stated_deviations():
     torch.manual_seed(0)
     model = build_model(head="fcn", width=16)
     conv = model.backbone.encoder[4][0].conv  # He, fan out: sqrt(2 / (9 x output channels))
-    assert conv.weight.std().item() == pytest.approx((2 / (9 * conv.out_channels)) ** 0.5, rel=0.02)
+    assert conv.weight.std().item() == pytest.approx(
+        (2 / (9 * conv.out_channels)) ** 0.5, rel=0.02
+    )
     assert model.head.classifier.weight.std().item() == pytest.approx(0.01, rel=0.3)
     assert not model.head.classifier.bias.any()
 
@@ -195,7 +204,10 @@ def test_fresh_weights_have_the_stated_deviations():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"head": "pspnet"}, "unknown head 'pspnet' for a unet; choose one of psp, fcn, deeplabv3"),
+        (
+            {"head": "pspnet"},
+            "unknown head 'pspnet' for a unet; choose one of psp, fcn, deeplabv3",
+        ),
         ({"backbone": "resnet"}, "unknown backbone 'resnet'; choose one of unet, mobilenet_v2"),
         ({"num_classes": 1}, "num_classes is 1; it must be at least 2"),
         ({"width": 0}, "width is 0; it must be at least 1"),
@@ -209,7 +221,9 @@ def test_impossible_networks_are_refused(arguments, message):
 
 
 def test_arch_rebuilds_the_network_and_aux_is_optional():
-    model = build_model(head="deeplabv3", num_classes=4, width=2, in_channels=1, head_channels=6, aux=False)
+    model = build_model(
+        head="deeplabv3", num_classes=4, width=2, in_channels=1, head_channels=6, aux=False
+    )
     again = build_model(**model.arch)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     assert shapes == {name: value.shape for name, value in again.state_dict().items()}
@@ -227,7 +241,10 @@ def test_other_classes_replace_the_classifiers_and_nothing_else(aux):
     torch.manual_seed(1)
     replaced = set_classes(model, ["background", "fluid", "drusen", "vessel"])
     assert replaced == ["head.classifier", "aux_head.classifier"][: 1 + aux]
-    assert model.classes == ["background", "fluid", "drusen", "vessel"] and model.arch["num_classes"] == 4
+    assert (
+        model.classes == ["background", "fluid", "drusen", "vessel"]
+        and model.arch["num_classes"] == 4
+    )
     after = model.state_dict()
     assert after.keys() == before.keys() == build_model(**model.arch).state_dict().keys()
     for name, value in after.items():
@@ -249,7 +266,9 @@ def test_classifiers_start_at_shares(aux):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     shares = torch.tensor([0.9, 0.07, 0.03])
     start_at_shares(model, shares)
-    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    changed = [
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    ]
     assert changed == ["head.classifier.bias", "aux_head.classifier.bias"][: 1 + aux]
     for head in (model.head, model.aux_head)[: 1 + aux]:
         logits = head.classifier(torch.zeros(1, head.classifier.in_channels, 1, 1))
@@ -276,7 +295,9 @@ def test_as_many_classes_keep_every_weight():
     ("height", "width", "fit"), [(40, 48, "48 x 48"), (48, 33, "48 x 48"), (1, 1, "16 x 16")]
 )
 def test_unet_alone_refuses_sizes_that_16_does_not_divide(height, width, fit):
-    with pytest.raises(ValueError, match=f"UNet got {height} x {width}, wants multiples of 16; pad to {fit}"):
+    with pytest.raises(
+        ValueError, match=f"UNet got {height} x {width}, wants multiples of 16; pad to {fit}"
+    ):
         UNet(3, width=1)(torch.zeros(1, 3, height, width))
 
 
@@ -307,12 +328,17 @@ def naive_sliding_window(model, x, window, stride):
     columns = 1 if width <= window else int(np.ceil((width - window) / stride)) + 1
     for row in range(rows):
         for column in range(columns):
-            bottom, right = min(row * stride + window, height), min(column * stride + window, width)
+            bottom, right = (
+                min(row * stride + window, height),
+                min(column * stride + window, width),
+            )
             top, left = max(bottom - window, 0), max(right - window, 0)
             piece = x[:, :, top:bottom, left:right]
             tall, wide = piece.shape[-2:]
             padded = F.pad(piece, (0, -wide % 16, 0, -tall % 16), mode="replicate")
-            logits = F.interpolate(model(padded), padded.shape[-2:], mode="bilinear", align_corners=False)
+            logits = F.interpolate(
+                model(padded), padded.shape[-2:], mode="bilinear", align_corners=False
+            )
             total[:, :, top:bottom, left:right] += logits[..., :tall, :wide].numpy()
             count[top:bottom, left:right] += 1
     assert count.min() >= 1
@@ -394,10 +420,14 @@ def test_protocol_enlarges_rounds_normalises_and_comes_back():
         def forward(self, x):  # a pointwise network does not notice the windows
             return torch.stack([x[:, 0] ** 2, x[:, 2]], dim=1)
 
-    images = torch.randint(0, 256, (2, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images = torch.randint(
+        0, 256, (2, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     side = PROTOCOLS["light"]
     assert side == 512
-    enlarged = F.interpolate(images[:, None].double(), (side, side), mode="bilinear", align_corners=False)
+    enlarged = F.interpolate(
+        images[:, None].double(), (side, side), mode="bilinear", align_corners=False
+    )
     grey = enlarged[:, 0].numpy().round()
     logits = torch.from_numpy(np.stack([((grey - 10) / 2) ** 2, grey], axis=1))
     expected = F.interpolate(logits, (40, 40), mode="bilinear", align_corners=False).numpy()
@@ -408,7 +438,9 @@ def test_protocol_enlarges_rounds_normalises_and_comes_back():
 
 def scan(height: int, width: int) -> torch.Tensor:
     """Random grey levels that change over some pixels, as in pictures."""
-    noise = torch.rand(1, 1, height // 8 + 1, width // 8 + 1, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(
+        1, 1, height // 8 + 1, width // 8 + 1, generator=torch.Generator().manual_seed(0)
+    )
     smooth = F.interpolate(noise, (height, width), mode="bilinear")
     return (255 * smooth[0, 0]).round().to(torch.uint8)
 
@@ -431,7 +463,9 @@ def test_probabilities_of_any_scan_are_those_of_its_256_version(tmp_path):
     """Bicubic as Pillow does it, twice as large, and the logits back on the scan's own pixels."""
     model, image = trained_at("512", tmp_path), scan(123, 301)
     small = Image.fromarray(image.numpy()).resize((256, 256), Image.Resampling.BICUBIC)
-    doubled = F.interpolate(torch.tensor(np.array(small))[None, None].double(), (512, 512), mode="bilinear")
+    doubled = F.interpolate(
+        torch.tensor(np.array(small))[None, None].double(), (512, 512), mode="bilinear"
+    )
     with torch.inference_mode():
         x = normalise(doubled[0].round(), model.preprocess)
         logits = torch.from_numpy(naive_sliding_window(model, x, 256, 170))
@@ -448,7 +482,9 @@ def test_probabilities_of_a_native_scan_are_those_of_its_pixels(tmp_path):
     assert_close(ours, logits.softmax(1)[0].numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "shape"), [("native", (99, 261)), ("512", (256, 256)), ("512", (123, 301))])
+@pytest.mark.parametrize(
+    ("size", "shape"), [("native", (99, 261)), ("512", (256, 256)), ("512", (123, 301))]
+)
 def test_flipping_averages_a_scan_and_its_mirror_image(tmp_path, size, shape):
     model, image = trained_at(size, tmp_path), scan(*shape)
     straight = probabilities(model, image)

@@ -27,7 +27,11 @@ from dme.nets.loading import convert_openmmlab, load_model, load_openmmlab
 from dme.nets.segmenter import PREPROCESS, build_model, normalise
 
 CHECKPOINT = next((ROOT / "tests" / "golden").glob("pspnet_unet_s5-d16_w8*.pth"))
-NAMES = [f"hrf-{head}{loss}-openmmlab" for loss in ("", "-ce-dice") for head in ("psp", "fcn", "deeplabv3")]
+NAMES = [
+    f"hrf-{head}{loss}-openmmlab"
+    for loss in ("", "-ce-dice")
+    for head in ("psp", "fcn", "deeplabv3")
+]
 
 
 def small_model(head="psp", width=2, **arguments):
@@ -36,7 +40,11 @@ def small_model(head="psp", width=2, **arguments):
     generator = torch.Generator().manual_seed(0)
     for name, value in model.state_dict().items():
         if value.is_floating_point():
-            value.copy_(torch.rand(value.shape, generator=generator) + 0.5 if "var" in name else value + 0.1)
+            value.copy_(
+                torch.rand(value.shape, generator=generator) + 0.5
+                if "var" in name
+                else value + 0.1
+            )
     return model.eval()
 
 
@@ -65,7 +73,9 @@ def ours(tmp_path, **changes):
     """A file of ours with changed entries; None removes one."""
     save_model(small_model(), tmp_path / "ours.pth")
     content = torch.load(tmp_path / "ours.pth", weights_only=True) | changes
-    torch.save({key: value for key, value in content.items() if value is not None}, tmp_path / "ours.pth")
+    torch.save(
+        {key: value for key, value in content.items() if value is not None}, tmp_path / "ours.pth"
+    )
     return tmp_path / "ours.pth"
 
 
@@ -89,7 +99,9 @@ def test_convert_reads_the_architecture_and_the_class_names():
         model.backbone.up[3].bn.running_var,
         state["backbone.decoder.3.upsample.interp_upsample.1.bn.running_var"],
     )
-    assert torch.equal(model.head.pools[2].conv.weight, state["decode_head.psp_modules.2.1.conv.weight"])
+    assert torch.equal(
+        model.head.pools[2].conv.weight, state["decode_head.psp_modules.2.1.conv.weight"]
+    )
 
 
 def test_load_takes_old_archives_plain_state_dicts_and_training_leftovers(tmp_path):
@@ -103,12 +115,17 @@ def test_load_takes_old_archives_plain_state_dicts_and_training_leftovers(tmp_pa
     for path in (
         tmp_path / "plain.pth",
         openmmlab(tmp_path, legacy=True),
-        openmmlab(tmp_path, change=drop_counters, optimizer={"state": {}, "param_groups": [{"lr": 0.01}]}),
+        openmmlab(
+            tmp_path, change=drop_counters, optimizer={"state": {}, "param_groups": [{"lr": 0.01}]}
+        ),
     ):
         model = build_model(head="psp", width=8)
         load_openmmlab(model, path)
         for name, value in reference.state_dict().items():
-            assert torch.equal(value, model.state_dict()[name]) or name.endswith("tracked"), (path, name)
+            assert torch.equal(value, model.state_dict()[name]) or name.endswith("tracked"), (
+                path,
+                name,
+            )
 
 
 def test_convert_takes_mmengine_meta_and_its_preprocessing(tmp_path):
@@ -121,8 +138,12 @@ def test_convert_takes_mmengine_meta_and_its_preprocessing(tmp_path):
 
 def test_convert_refuses_bgr_and_meta_that_does_not_fit(tmp_path):
     with pytest.raises(InputError, match="trained on BGR images, dme's networks take RGB"):
-        convert_openmmlab(openmmlab(tmp_path, meta={"config": "img_norm_cfg = dict(to_rgb=False)"}))
-    with pytest.raises(InputError, match=r"classes \['a', 'b', 'c'\].*do not fit a network with 2 classes"):
+        convert_openmmlab(
+            openmmlab(tmp_path, meta={"config": "img_norm_cfg = dict(to_rgb=False)"})
+        )
+    with pytest.raises(
+        InputError, match=r"classes \['a', 'b', 'c'\].*do not fit a network with 2 classes"
+    ):
         convert_openmmlab(openmmlab(tmp_path, meta={"CLASSES": ("a", "b", "c")}))
     for meta in ({"CLASSES": 3}, {"config": "mean=[1e]"}):
         with pytest.raises(InputError, match="its meta data cannot be read"):
@@ -133,13 +154,19 @@ def test_convert_refuses_bgr_and_meta_that_does_not_fit(tmp_path):
     ("arguments", "reason"),
     [
         ({"width": 16}, "the checkpoint has width 8, the network 16; build with width=8"),
-        ({"num_classes": 3}, "the checkpoint has num_classes 2, the network 3; build with num_classes=2"),
+        (
+            {"num_classes": 3},
+            "the checkpoint has num_classes 2, the network 3; build with num_classes=2",
+        ),
         ({"head": "fcn"}, "the checkpoint has head psp, the network fcn; build with head='psp'"),
         (
             {"head_channels": 32},
             "the checkpoint has head_channels 16, the network 32; build with head_channels=16",
         ),
-        ({"in_channels": 1}, "the checkpoint has in_channels 3, the network 1; build with in_channels=3"),
+        (
+            {"in_channels": 1},
+            "the checkpoint has in_channels 3, the network 1; build with in_channels=3",
+        ),
         ({"aux": False}, "the checkpoint has aux True, the network False; build with aux=True"),
     ],
 )
@@ -176,7 +203,9 @@ def test_every_wrong_name_or_shape_is_listed(tmp_path):
 
 
 def test_other_networks_are_no_unet(tmp_path):
-    torch.save({"state_dict": {"backbone.layer1.conv.weight": torch.zeros(1)}}, tmp_path / "resnet.pth")
+    torch.save(
+        {"state_dict": {"backbone.layer1.conv.weight": torch.zeros(1)}}, tmp_path / "resnet.pth"
+    )
     with pytest.raises(InputError) as error:
         convert_openmmlab(tmp_path / "resnet.pth")
     told = one_line(error)
@@ -188,7 +217,11 @@ def test_a_file_must_have_the_hash_in_its_name(tmp_path):
     true_name = shutil.copy(CHECKPOINT, tmp_path / "renamed-ddfb472e.pth")
     assert convert_openmmlab(true_name).arch["width"] == 8
     false_name = shutil.copy(CHECKPOINT, tmp_path / "renamed-00000000.pth")
-    for read in (convert_openmmlab, load_model, lambda path: load_openmmlab(build_model(width=8), path)):
+    for read in (
+        convert_openmmlab,
+        load_model,
+        lambda path: load_openmmlab(build_model(width=8), path),
+    ):
         with pytest.raises(InputError, match="has sha256 ddfb472e, its name says 00000000"):
             read(false_name)
 
@@ -224,7 +257,8 @@ def test_what_training_logs_beside_the_weights_is_named_with_the_way_out(tmp_pat
         convert_openmmlab(path)
     message = one_line(error)
     assert (
-        "contains code (numpy." in message and "torch.save({'state_dict': c['state_dict']}, NEW)" in message
+        "contains code (numpy." in message
+        and "torch.save({'state_dict': c['state_dict']}, NEW)" in message
     )
     # the advice as given
     c = torch.load(path, weights_only=False)
@@ -239,7 +273,9 @@ def test_truncated_files_are_refused(tmp_path, kept, legacy):
     content = path.read_bytes()
     path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
     for read in (convert_openmmlab, load_model):
-        with pytest.raises(InputError, match="no torch checkpoint, or damaged or cut short") as error:
+        with pytest.raises(
+            InputError, match="no torch checkpoint, or damaged or cut short"
+        ) as error:
             read(path)
         assert one_line(error)
 
@@ -253,7 +289,9 @@ def test_files_that_are_something_else_are_refused(tmp_path):
     with pytest.raises(InputError, match="holds a list, expected a checkpoint's dictionary"):
         load_model(tmp_path / "list.pth")
     torch.save({"step": 3, "model": "psp"}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match="neither a dme checkpoint .* OpenMMLab's .* it has step, model"):
+    with pytest.raises(
+        InputError, match="neither a dme checkpoint .* OpenMMLab's .* it has step, model"
+    ):
         load_model(tmp_path / "other.pth")
     torch.save({"state_dict": [1]}, tmp_path / "odd.pth")
     with pytest.raises(InputError, match="neither a dme checkpoint"):
@@ -280,8 +318,14 @@ def test_save_and_load_give_the_same_network(tmp_path, head, aux):
     again = load_model(tmp_path / "sub" / "m.pth")
     assert_same_network(model, again)
     assert not again.training
-    assert again.weights_name == "m.pth" and again.weights_extra == {"seed": 3, "note": ["a", None]}
-    assert again.weights_sha256 == hashlib.sha256((tmp_path / "sub" / "m.pth").read_bytes()).hexdigest()
+    assert again.weights_name == "m.pth" and again.weights_extra == {
+        "seed": 3,
+        "note": ["a", None],
+    }
+    assert (
+        again.weights_sha256
+        == hashlib.sha256((tmp_path / "sub" / "m.pth").read_bytes()).hexdigest()
+    )
     x = some_input(channels=1)
     with torch.inference_mode():
         assert torch.equal(model(x), again(x))
@@ -304,7 +348,9 @@ def test_float16_is_small_and_close(tmp_path):
     save_model(model, tmp_path / "half.pth", dtype=torch.float16)
     assert (tmp_path / "half.pth").stat().st_size < 4_000_000
     again = load_model(tmp_path / "half.pth")
-    assert all(value.dtype in (torch.float32, torch.int64) for value in again.state_dict().values())
+    assert all(
+        value.dtype in (torch.float32, torch.int64) for value in again.state_dict().values()
+    )
     assert torch.equal(
         again.backbone.encoder[0][0].bn.running_var, model.backbone.encoder[0][0].bn.running_var
     )
@@ -320,7 +366,8 @@ def test_float16_that_cannot_hold_a_weight_is_refused(tmp_path, value):
     with torch.no_grad():
         model.backbone.up[0].conv.weight.fill_(value)
     with pytest.raises(
-        InputError, match=r"backbone.up.0.conv.weight \(largest value .*\) does not fit torch.float16"
+        InputError,
+        match=r"backbone.up.0.conv.weight \(largest value .*\) does not fit torch.float16",
     ):
         save_model(model, tmp_path / "half.pth", dtype=torch.float16)
     save_model(model, tmp_path / "full.pth")
@@ -331,14 +378,16 @@ def test_diverged_weights_are_neither_written_nor_read(tmp_path):
     model = small_model()
     model.backbone.decoder[1][0].bn.running_mean[0] = float("nan")
     with pytest.raises(
-        InputError, match="m.pth not written: NaN or infinity in backbone.decoder.1.0.bn.running_mean;"
+        InputError,
+        match="m.pth not written: NaN or infinity in backbone.decoder.1.0.bn.running_mean;",
     ):
         save_model(model, tmp_path / "m.pth")
     state = small_model().state_dict()
     state["head.classifier.bias"][1] = float("inf")
     state = {name: value for name, value in state.items() if not name.endswith("tracked")}
     with pytest.raises(
-        InputError, match="NaN or infinity in head.classifier.bias; the training that made it diverged"
+        InputError,
+        match="NaN or infinity in head.classifier.bias; the training that made it diverged",
     ):
         load_model(ours(tmp_path, state_dict=state))
 
@@ -346,7 +395,10 @@ def test_diverged_weights_are_neither_written_nor_read(tmp_path):
 def test_a_record_of_provenance_can_be_read_again(tmp_path):
     """torch's own version is no string but a class, which weights_only refuses."""
     save_model(small_model(), tmp_path / "m.pth", extra={"made": provenance()})
-    assert load_model(tmp_path / "m.pth").weights_extra["made"]["versions"]["torch"] == torch.__version__
+    assert (
+        load_model(tmp_path / "m.pth").weights_extra["made"]["versions"]["torch"]
+        == torch.__version__
+    )
 
 
 def test_extra_must_be_plain_data(tmp_path):
@@ -393,7 +445,10 @@ SMALL = {
         ({"preprocess": {"mean": [0.0] * 3, "std": [1.0, 0.0, 1.0]}}, "do not fit a network"),
         ({"classes": "ab"}, "classes ab .*do not fit a network with 2 classes"),
         ({"state_dict": {1: torch.zeros(1)}}, "its state_dict does not map names to tensors"),
-        ({"classes": ["only one"]}, r"classes \['only one'\].* do not fit a network with 2 classes"),
+        (
+            {"classes": ["only one"]},
+            r"classes \['only one'\].* do not fit a network with 2 classes",
+        ),
         ({"state_dict": [1, 2]}, "its state_dict does not map names to tensors"),
         ({"state_dict": {"a": 1}}, "its state_dict does not map names to tensors"),
         (
@@ -424,8 +479,12 @@ def test_trained_checkpoints_find_the_vessels_of_a_real_fundus(golden, real_data
     if not paths:
         pytest.skip("no trained checkpoints beside the golden folder")
     half, crop = (1752, 1168), np.s_[300:812, 600:1112]
-    image = Image.open(real_data / "hrf" / "images" / "08_h.jpg").resize(half, Image.Resampling.BILINEAR)
-    vessels = Image.open(next((real_data / "hrf" / "vessels").glob("08_h*"))).convert("L").resize(half)
+    image = Image.open(real_data / "hrf" / "images" / "08_h.jpg").resize(
+        half, Image.Resampling.BILINEAR
+    )
+    vessels = (
+        Image.open(next((real_data / "hrf" / "vessels").glob("08_h*"))).convert("L").resize(half)
+    )
     truth = np.asarray(vessels)[crop] > 127
     rgb = torch.from_numpy(np.asarray(image)[crop].copy()).permute(2, 0, 1).unsqueeze(0)
 
@@ -457,9 +516,9 @@ def test_the_committed_names_are_complete():
         assert arch.items() <= build_model(**arch).arch.items(), name
         assert entry["licence"] and entry["trained_on"] and entry["reported"]["what"], name
         if "url" in entry:
-            assert entry["url"].startswith("https://") and entry["url"].endswith(f"-{entry['sha256']}.pth"), (
-                name
-            )
+            assert entry["url"].startswith("https://") and entry["url"].endswith(
+                f"-{entry['sha256']}.pth"
+            ), name
             assert name.split("-")[1] == arch["head"] and arch["width"] == (
                 64 if arch["backbone"] == "unet" else 1
             )
@@ -475,9 +534,10 @@ def test_the_committed_names_are_complete():
             }
             assert mark[arch["backbone"]] in entry["url"]
         else:
-            assert hashlib.sha256((named.ZOO / entry["file"]).read_bytes()).hexdigest() == entry["sha256"], (
-                name
-            )
+            assert (
+                hashlib.sha256((named.ZOO / entry["file"]).read_bytes()).hexdigest()
+                == entry["sha256"]
+            ), name
     reported = {name: entries[name]["reported"]["dice_percent"] for name in NAMES[:3]}
     assert list(reported.values()) == [80.07, 79.45, 80.21]
 
@@ -495,8 +555,12 @@ def test_nothing_is_downloaded_unless_asked_for(tmp_path, monkeypatch):
     )
     with pytest.raises(InputError) as error:
         load_model("hrf-psp-openmmlab")
-    assert "not downloaded" in one_line(error) and "run ./run.sh weights hrf-psp-openmmlab" in one_line(error)
-    assert str(tmp_path / "cache" / "weights" / "hrf-psp-openmmlab.pth") in one_line(error)  # DME_CACHE
+    assert "not downloaded" in one_line(
+        error
+    ) and "run ./run.sh weights hrf-psp-openmmlab" in one_line(error)
+    assert str(tmp_path / "cache" / "weights" / "hrf-psp-openmmlab.pth") in one_line(
+        error
+    )  # DME_CACHE
 
 
 @pytest.fixture
@@ -537,7 +601,9 @@ def test_shipped_weights_load_by_name_and_only_unaltered(zoo):
     with torch.no_grad():
         other.head.classifier.bias += 1
     save_model(other, folder / "tiny.pth")  # a sound checkpoint, but another one
-    with pytest.raises(InputError, match=f"tiny.pth was altered: its sha256 is .*, expected {digest}"):
+    with pytest.raises(
+        InputError, match=f"tiny.pth was altered: its sha256 is .*, expected {digest}"
+    ):
         load_model("tiny")
     (folder / "tiny.pth").unlink()
     with pytest.raises(InputError, match="tiny.pth is not there"):
@@ -608,10 +674,14 @@ def test_download_verifies_converts_and_leaves_one_file(remote, server, capsys):
     model = load_model("remote")
     assert_same_network(model, convert_openmmlab(CHECKPOINT))
     assert model.weights_name == "remote"
-    assert model.weights_extra["source_sha256"] == hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()
+    assert (
+        model.weights_extra["source_sha256"] == hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()
+    )
     assert model.weights_extra["url"] == f"{server.url}/psp-ddfb472e.pth"
     assert model.weights_extra["licence"] == "Apache-2.0"
-    assert download("remote") == path and len(server.asked) == 1  # there already: not asked for again
+    assert (
+        download("remote") == path and len(server.asked) == 1
+    )  # there already: not asked for again
 
 
 def test_download_into_another_folder(remote, server, tmp_path):
@@ -683,7 +753,9 @@ def test_a_missing_page_and_a_refused_connection_are_one_line(remote, server, zo
         InputError, match="cannot download .*/psp-ddfb472e.pth: the server answered 404 Not Found"
     ) as e:
         download("remote")
-    assert f"--convert FILE --out {remote / 'remote.pth'}" in one_line(e) and "resumes" not in one_line(e)
+    assert f"--convert FILE --out {remote / 'remote.pth'}" in one_line(
+        e
+    ) and "resumes" not in one_line(e)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -718,7 +790,9 @@ def test_script_lists_downloads_and_converts(monkeypatch, capsys, remote, server
     code, out, _ = run_script(monkeypatch, capsys, "remote")
     assert code == 0 and load_model("remote").weights_sha256 in out
     assert "remote (downloaded)" in run_script(monkeypatch, capsys)[1]
-    code, out, _ = run_script(monkeypatch, capsys, "--convert", CHECKPOINT, "--out", tmp_path / "c.pth")
+    code, out, _ = run_script(
+        monkeypatch, capsys, "--convert", CHECKPOINT, "--out", tmp_path / "c.pth"
+    )
     assert code == 0 and "classes background, vessel" in out
     assert_same_network(load_model(tmp_path / "c.pth"), convert_openmmlab(CHECKPOINT))
 

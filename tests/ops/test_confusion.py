@@ -33,7 +33,9 @@ def count_slowly(pred, target, num_classes, ignore_index=255):
     return counts
 
 
-def example(rng, shape, num_classes, logit_type=torch.float32, label_type=torch.uint8, coarse=True):
+def example(
+    rng, shape, num_classes, logit_type=torch.float32, label_type=torch.uint8, coarse=True
+):
     """Logits with many ties (when coarse) and a target with a fifth of its pixels ignored."""
     n, h, w = shape
     logits = torch.from_numpy(rng.normal(size=(n, num_classes, h, w)))
@@ -65,7 +67,9 @@ def test_equals_the_slow_reference(num_classes, shape, monkeypatch):
     for i, logit_type in enumerate(LOGITS):
         logits, target = example(rng, shape, num_classes, logit_type, LABELS[i], coarse=i != 3)
         expected = count_slowly(logits, target, num_classes)
-        assert np.array_equal(confusion_matrix(logits, target, num_classes, per_image=True), expected)
+        assert np.array_equal(
+            confusion_matrix(logits, target, num_classes, per_image=True), expected
+        )
         assert np.array_equal(confusion_matrix(logits, target, num_classes), expected.sum(0))
 
 
@@ -116,7 +120,10 @@ def test_inputs_keep_their_values_and_no_gradient_flows():
 
 
 def test_empty_batch_counts_nothing():
-    assert confusion_matrix(torch.zeros(0, 3, 4, 4), torch.zeros(0, 4, 4, dtype=torch.uint8), 3).sum() == 0
+    assert (
+        confusion_matrix(torch.zeros(0, 3, 4, 4), torch.zeros(0, 4, 4, dtype=torch.uint8), 3).sum()
+        == 0
+    )
 
 
 def test_opcheck():
@@ -175,23 +182,43 @@ def check_kernel_on_cpu():
         (3, (2, 23, 1)),
     )
     for i, (num_classes, shape) in enumerate(cases):
-        for j, (logit_type, label_type, layout) in enumerate(zip(LOGITS, LABELS, layouts, strict=True)):
-            logits, target = example(rng, shape, num_classes, logit_type, label_type, coarse=j != 3)
-            logits, target = with_strides(logits, layouts[(i + j) % 4]), with_strides(target, layout)
+        for j, (logit_type, label_type, layout) in enumerate(
+            zip(LOGITS, LABELS, layouts, strict=True)
+        ):
+            logits, target = example(
+                rng, shape, num_classes, logit_type, label_type, coarse=j != 3
+            )
+            logits, target = (
+                with_strides(logits, layouts[(i + j) % 4]),
+                with_strides(target, layout),
+            )
             expected = confusion_matrix(logits, target, num_classes, per_image=True)
-            for programs in (1, 7):  # several tiles for one program; several programs for one image
+            for programs in (
+                1,
+                7,
+            ):  # several tiles for one program; several programs for one image
                 counts, outside = kernel(logits, target, num_classes, programs=programs, block=128)
-                assert torch.equal(counts, expected), (num_classes, shape, logit_type, label_type, layout)
+                assert torch.equal(counts, expected), (
+                    num_classes,
+                    shape,
+                    logit_type,
+                    label_type,
+                    layout,
+                )
                 assert outside.sum() == 0
 
-    labels, target = (example(rng, (2, 9, 40), 4, label_type=t)[1] for t in (torch.int16, torch.int64))
+    labels, target = (
+        example(rng, (2, 9, 40), 4, label_type=t)[1] for t in (torch.int16, torch.int64)
+    )
     counts, _ = kernel(with_strides(labels, "sliced"), target, 4, block=128)
     assert torch.equal(counts, confusion_matrix(labels, target, 4, per_image=True))
 
     special = torch.tensor([0.0, 1.0, float("inf"), float("-inf"), float("nan")])
     logits = special[torch.from_numpy(rng.integers(0, 5, (1, 3, 30, 30)))]
     target = torch.from_numpy(rng.integers(0, 3, (1, 30, 30)))
-    assert torch.equal(kernel(logits, target, 3)[0][0], confusion_matrix(logits.argmax(1), target, 3))
+    assert torch.equal(
+        kernel(logits, target, 3)[0][0], confusion_matrix(logits.argmax(1), target, 3)
+    )
 
     # Out of range: counted apart, per image; nothing is counted where either side is ignored.
     target = torch.tensor([[[0, 1, 2, -1, 255, 2**32]], [[0, 1, 1, 1, 0, 255]]])
@@ -214,7 +241,9 @@ def test_triton_kernel_in_the_interpreter():
     ("pred", "target", "compute_capability"),
     [("*fp32", "*u8", 75), ("*bf16", "*i64", 80), ("*i64", "*i32", 90)],
 )
-def test_triton_kernel_becomes_machine_code(pred, target, compute_capability, tmp_path, monkeypatch):
+def test_triton_kernel_becomes_machine_code(
+    pred, target, compute_capability, tmp_path, monkeypatch
+):
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from dme.ops.confusion_triton import _count_kernel
@@ -228,9 +257,7 @@ def test_triton_kernel_becomes_machine_code(pred, target, compute_capability, tm
 
 
 def test_triton_is_not_imported_without_a_gpu():
-    code = (
-        "import sys, dme, dme.training.loop; sys.exit(any(name.endswith('_triton') for name in sys.modules))"
-    )
+    code = "import sys, dme, dme.training.loop; sys.exit(any(name.endswith('_triton') for name in sys.modules))"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
 
@@ -246,10 +273,14 @@ def test_cuda_equals_cpu():
                 logits, target = example(rng, (3, 333, 517), num_classes, logit_type, label_type)
                 expected = confusion_matrix(logits, target, num_classes, per_image=True)
                 there = with_strides(logits.cuda(), layout), with_strides(target.cuda(), layout)
-                assert torch.equal(confusion_matrix(*there, num_classes, per_image=True).cpu(), expected)
+                assert torch.equal(
+                    confusion_matrix(*there, num_classes, per_image=True).cpu(), expected
+                )
     target[1, 5, 5] = 99  # an invalid label marks its own image, and the sum
     marked = confusion_matrix(logits.cuda(), target.cuda(), 32, per_image=True)
     assert (marked[1] == confusion.INVALID).all() and (marked[[0, 2]] >= 0).all()
     with pytest.raises(InputError, match="out of range on CUDA"):
         scores(marked.sum(0))
-    torch.library.opcheck(torch.ops.dme.confusion_matrix.default, (logits.cuda(), target.cuda(), 32, 255))
+    torch.library.opcheck(
+        torch.ops.dme.confusion_matrix.default, (logits.cuda(), target.cuda(), 32, 255)
+    )

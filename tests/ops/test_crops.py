@@ -46,7 +46,10 @@ def sampled_by_scipy(image, mask, row, out_h, out_w):
     turned = (i - out_h / 2 + 1j * (j - out_w / 2)) * np.exp(1j * angle)
     y, x = (turned.real + top + out_h / 2) * step_y, (turned.imag + left + out_w / 2) * step_x
     inside = (y >= 0) & (y < mask.shape[0]) & (x >= 0) & (x < mask.shape[1])
-    between = [map_coordinates(c.astype(float), (y - 0.5, x - 0.5), order=1, mode="nearest") for c in image]
+    between = [
+        map_coordinates(c.astype(float), (y - 0.5, x - 0.5), order=1, mode="nearest")
+        for c in image
+    ]
     nearest = mask[np.where(inside, y, 0).astype(int), np.where(inside, x, 0).astype(int)]
     return np.stack(between), np.where(inside, nearest, 255), inside
 
@@ -58,10 +61,14 @@ def test_crops_equal_those_by_scipy(channels, sliced):
     assert (x.dtype, labels.dtype, inside.dtype) == (torch.float32, torch.uint8, torch.bool)
     assert (x.shape, labels.shape) == ((len(images), channels, 33, 42), (len(images), 33, 42))
     for i, row in enumerate(GEOMETRY):
-        of_image, of_mask, framed = sampled_by_scipy(images[i].numpy(), masks[i].numpy(), row, 33, 42)
+        of_image, of_mask, framed = sampled_by_scipy(
+            images[i].numpy(), masks[i].numpy(), row, 33, 42
+        )
         assert np.array_equal(inside[i], framed) and np.array_equal(labels[i], of_mask)
         tolerance = 0 if row[2:5].tolist() == [1, 1, 0] else 0.01  # of 255; copied bit for bit
-        np.testing.assert_allclose(x[i].numpy()[:, framed], of_image[:, framed], rtol=0, atol=tolerance)
+        np.testing.assert_allclose(
+            x[i].numpy()[:, framed], of_image[:, framed], rtol=0, atol=tolerance
+        )
 
 
 def test_opcheck():
@@ -71,13 +78,19 @@ def test_opcheck():
 
 def test_bad_input_says_found_and_wanted():
     images, masks = example()
-    with pytest.raises(InputError, match="6 images, 5 masks and geometry .6, 6.; wanted as many of each"):
+    with pytest.raises(
+        InputError, match="6 images, 5 masks and geometry .6, 6.; wanted as many of each"
+    ):
         sample_crops(images, masks[1:], GEOMETRY, 20, 24)
     with pytest.raises(InputError, match=r"geometry \(6, 5\); wanted .* geometry \(B, 6\)"):
         sample_crops(images, masks, GEOMETRY[:, 1:], 20, 24)
-    with pytest.raises(InputError, match="image of torch.float32 and a mask of torch.uint8; wanted uint8"):
+    with pytest.raises(
+        InputError, match="image of torch.float32 and a mask of torch.uint8; wanted uint8"
+    ):
         sample_crops([image.float() for image in images], masks, GEOMETRY, 20, 24)
-    with pytest.raises(InputError, match=r"image \(1, 53, 38\) and its mask \(53, 37\); wanted \(H, W\)"):
+    with pytest.raises(
+        InputError, match=r"image \(1, 53, 38\) and its mask \(53, 37\); wanted \(H, W\)"
+    ):
         sample_crops(images, [mask[:, 1:] for mask in masks], GEOMETRY, 20, 24)
 
 
@@ -116,7 +129,9 @@ def test_triton_kernel_becomes_machine_code(compute_capability, tmp_path, monkey
     from dme.ops.crops_triton import _crops_kernel
 
     pointers = "*i64 *fp32 *fp32 *u8 *u8"
-    assert machine_code(_crops_kernel, f"{pointers} i32 i32 i32", compute_capability, IGNORE=255, BLOCK=1024)
+    assert machine_code(
+        _crops_kernel, f"{pointers} i32 i32 i32", compute_capability, IGNORE=255, BLOCK=1024
+    )
     grey = dict(channels=1, IGNORE=255, BLOCK=1024)  # Triton makes every 1 a constant
     assert machine_code(_crops_kernel, f"{pointers} i32 i32", compute_capability, **grey)
 
@@ -134,6 +149,8 @@ def test_cuda_equals_cpu():
 
 
 def test_without_triton_cuda_tensors_are_refused():
-    with pytest.raises(InputError, match="no Triton .*; CUDA tensors need it; install triton or use the CPU"):
+    with pytest.raises(
+        InputError, match="no Triton .*; CUDA tensors need it; install triton or use the CPU"
+    ):
         with needing_triton():
             raise ImportError("No module named 'triton'")

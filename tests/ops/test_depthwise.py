@@ -97,7 +97,9 @@ def test_a_bias_is_added_once():
 def test_a_block_trains_in_bfloat16_as_in_float32(kernel, dilation):
     """PyTorch's own gradient of such a weight is off by a factor up to 1e30 on some CPUs."""
     torch.manual_seed(0)
-    block = InvertedResidual(16, 64, 16, kernel, dilation=dilation).to(memory_format=torch.channels_last)
+    block = InvertedResidual(16, 64, 16, kernel, dilation=dilation).to(
+        memory_format=torch.channels_last
+    )
     assert type(block.depthwise.conv) is DepthwiseConv2d
     x = torch.randn(4, 16, 31, 24).contiguous(memory_format=torch.channels_last)
     gradients = []

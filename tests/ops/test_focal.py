@@ -51,7 +51,9 @@ def test_a_class_can_be_ignored(classes, ignored):
     torch.testing.assert_close(mine.grad, gradient)
 
 
-@pytest.mark.parametrize("block", [1, 150, 600])  # of an image's 663 logits: a row each, three rows, seven
+@pytest.mark.parametrize(
+    "block", [1, 150, 600]
+)  # of an image's 663 logits: a row each, three rows, seven
 def test_work_in_pieces_adds_up(block, monkeypatch):
     logits, target = example(3)
     sums, gradient = expected_of(logits, target, 2.0, 0.25)
@@ -80,7 +82,9 @@ def test_opcheck_and_gradcheck():
     of_sums = torch.rand(2, dtype=torch.float64)
     torch.library.opcheck(backward, (logits.detach(), target, 255, 2.0, 0.25, of_sums))
     for gamma, alpha in SETTINGS:
-        assert torch.autograd.gradcheck(lambda z, g=gamma, a=alpha: focal_sums(z, target, 255, g, a), logits)
+        assert torch.autograd.gradcheck(
+            lambda z, g=gamma, a=alpha: focal_sums(z, target, 255, g, a), logits
+        )
 
 
 def test_bad_input_says_found_and_wanted():
@@ -93,7 +97,9 @@ def check_kernels_on_cpu():
     from dme.ops.focal_triton import add_up, differentiate
 
     cases = ((2, (2, 7, 19)), (9, (1, 12, 30)), (3, (2, 1, 1)))
-    for (classes, shape), dtype, layout, settings in zip(cases, DTYPES, LAYOUTS, SETTINGS, strict=False):
+    for (classes, shape), dtype, layout, settings in zip(
+        cases, DTYPES, LAYOUTS, SETTINGS, strict=False
+    ):
         logits, target = example(classes, shape, dtype, layout)
         sums, gradient = expected_of(logits, target, *settings)
         found = add_up(logits, target, 255, *settings, block=128)
@@ -109,7 +115,9 @@ def test_triton_kernels_in_the_interpreter():
     interpreted("from test_focal import check_kernels_on_cpu; check_kernels_on_cpu()")
 
 
-@pytest.mark.parametrize(("logits", "compute_capability"), [("fp16", 75), ("fp64", 80), ("fp32", 90)])
+@pytest.mark.parametrize(
+    ("logits", "compute_capability"), [("fp16", 75), ("fp64", 80), ("fp32", 90)]
+)
 def test_triton_kernels_become_machine_code(logits, compute_capability, tmp_path, monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))

@@ -11,7 +11,9 @@ from dme.ops.region_sums import region_sums, sums_by_pytorch
 def weighed(results, seed=1):
     """A number that weighs every sum differently."""
     generator = torch.Generator().manual_seed(seed)
-    return sum((part * torch.rand(part.shape, generator=generator).to(part)).sum() for part in results)
+    return sum(
+        (part * torch.rand(part.shape, generator=generator).to(part)).sum() for part in results
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -24,7 +26,9 @@ def test_sums_and_gradient_equal_the_definition(classes, dtype, layout):
     weighed(expected).backward()
     mine = logits.requires_grad_()
     found = region_sums(mine, target)
-    assert {part.dtype for part in found} == {torch.float64 if dtype == torch.float64 else torch.float32}
+    assert {part.dtype for part in found} == {
+        torch.float64 if dtype == torch.float64 else torch.float32
+    }
     for part, wanted in zip(found, expected, strict=True):
         assert part.shape == wanted.shape
         agree(part.detach(), wanted.detach(), torch.promote_types(dtype, torch.float32), "sums")
@@ -34,7 +38,9 @@ def test_sums_and_gradient_equal_the_definition(classes, dtype, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("block", [1, 150, 600])  # of an image's 663 logits: a row each, three rows, seven
+@pytest.mark.parametrize(
+    "block", [1, 150, 600]
+)  # of an image's 663 logits: a row each, three rows, seven
 def test_work_in_pieces_adds_up(block, layout, monkeypatch):
     logits, target = example(3, layout=layout)
     logits.requires_grad_()
@@ -70,11 +76,19 @@ def test_opcheck_and_gradcheck(classes):
 
 def test_bad_input_says_found_and_wanted():
     labels = torch.zeros(2, 4, 5, dtype=torch.int64)
-    for logits in (torch.zeros(2, 3, 4), torch.zeros(2, 1, 4, 5), torch.zeros(2, 2, 4, 5, dtype=torch.int64)):
-        with pytest.raises(InputError, match=r"logits torch.*; wanted floating \(N, C, H, W\) of 2 to 32"):
+    for logits in (
+        torch.zeros(2, 3, 4),
+        torch.zeros(2, 1, 4, 5),
+        torch.zeros(2, 2, 4, 5, dtype=torch.int64),
+    ):
+        with pytest.raises(
+            InputError, match=r"logits torch.*; wanted floating \(N, C, H, W\) of 2 to 32"
+        ):
             region_sums(logits, labels)
     for target in (labels[:, :3], labels.float(), labels[:, None]):
-        with pytest.raises(InputError, match=r"target torch.* for logits .*; wanted integers \(N, H, W\)"):
+        with pytest.raises(
+            InputError, match=r"target torch.* for logits .*; wanted integers \(N, H, W\)"
+        ):
             region_sums(torch.zeros(2, 2, 4, 5), target)
 
 
@@ -83,7 +97,9 @@ def check_kernels_on_cpu():
     from dme.ops.region_sums_triton import add_up, differentiate
 
     for classes, shape in ((2, (2, 7, 19)), (9, (1, 12, 30)), (3, (2, 1, 1))):
-        for dtype, layout in zip((torch.float32, torch.bfloat16, torch.float64), LAYOUTS, strict=True):
+        for dtype, layout in zip(
+            (torch.float32, torch.bfloat16, torch.float64), LAYOUTS, strict=True
+        ):
             logits, target = example(classes, shape, dtype, layout)
             exact = logits.double().requires_grad_()
             expected = sums_by_pytorch(exact, target, 255)
@@ -95,7 +111,9 @@ def check_kernels_on_cpu():
             leaves = [part.detach().requires_grad_() for part in expected]
             weighed(leaves).backward()
             weighed(expected).backward()
-            gradient = differentiate(logits, target, 255, *(leaf.grad.to(kind) for leaf in leaves), block=128)
+            gradient = differentiate(
+                logits, target, 255, *(leaf.grad.to(kind) for leaf in leaves), block=128
+            )
             assert (gradient.dtype, gradient.shape) == (dtype, logits.shape)
             agree(gradient, exact.grad, dtype, "gradient")
 
@@ -105,7 +123,9 @@ def test_triton_kernels_in_the_interpreter():
     interpreted("from test_region_sums import check_kernels_on_cpu; check_kernels_on_cpu()")
 
 
-@pytest.mark.parametrize(("logits", "compute_capability"), [("fp16", 75), ("fp64", 80), ("fp32", 90)])
+@pytest.mark.parametrize(
+    ("logits", "compute_capability"), [("fp16", 75), ("fp64", 80), ("fp32", 90)]
+)
 def test_triton_kernels_become_machine_code(logits, compute_capability, tmp_path, monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -113,11 +133,15 @@ def test_triton_kernels_become_machine_code(logits, compute_capability, tmp_path
 
     double = logits == "fp64"
     result = "fp64" if double else "fp32"
-    constants = dict(C=9, IGNORE=255, FLOAT=FLOATS[torch.float64 if double else torch.float32], BLOCK=1024)
+    constants = dict(
+        C=9, IGNORE=255, FLOAT=FLOATS[torch.float64 if double else torch.float32], BLOCK=1024
+    )
     strides = "i32 i32 i32 i32"
     sums = f"*{logits} *i64 *{result} *{result} i32 i32 i32 {strides} i32 i32 i32"
     assert machine_code(_sums_kernel, sums, compute_capability, **constants)
-    gradient = f"*{logits} *i64 *{result} *{result} *{logits} i32 i32 {strides} i32 i32 i32 {strides}"
+    gradient = (
+        f"*{logits} *i64 *{result} *{result} *{logits} i32 i32 {strides} i32 i32 i32 {strides}"
+    )
     assert machine_code(_gradient_kernel, gradient, compute_capability, **constants)
 
 
@@ -135,6 +159,11 @@ def test_cuda_equals_the_definition():
                 there = logits.detach().cuda().requires_grad_()
                 found = region_sums(there, target.cuda())
                 for part, wanted in zip(found, expected, strict=True):
-                    agree(part.detach(), wanted.detach(), torch.promote_types(dtype, torch.float32), "sums")
+                    agree(
+                        part.detach(),
+                        wanted.detach(),
+                        torch.promote_types(dtype, torch.float32),
+                        "sums",
+                    )
                 weighed([part.cpu() for part in found]).backward()
                 agree(there.grad, exact.grad, dtype, "gradient")

@@ -29,15 +29,23 @@ def test_overlay_keeps_the_scan_and_adds_a_legend():
     outside = mask == 0
     np.testing.assert_array_equal(found[:300][outside], np.repeat(image[outside][:, None], 3, 1))
     contour = (found[:300] == CYAN).all(2)
-    assert contour.sum() == 2 * 20 + 2 * 40 - 4 and contour[100, 50:90].all() and not contour[105, 60]
+    assert (
+        contour.sum() == 2 * 20 + 2 * 40 - 4 and contour[100, 50:90].all() and not contour[105, 60]
+    )
     legend = found[300:]
-    assert (legend == CYAN).all(2).any() and (legend[:, 36:] == 255).all(2).any() and (legend[0] == 0).all()
+    assert (
+        (legend == CYAN).all(2).any()
+        and (legend[:, 36:] == 255).all(2).any()
+        and (legend[0] == 0).all()
+    )
 
 
 def test_small_scans_are_enlarged_and_the_legend_always_fits():
     image, mask = np.full((20, 50), 90, np.uint8), np.zeros((20, 50), np.uint8)
     mask[5, 10] = 1
-    found = scan_overlay(image, mask, "a legend that is much longer than the scan is wide, by far " * 2)
+    found = scan_overlay(
+        image, mask, "a legend that is much longer than the scan is wide, by far " * 2
+    )
     assert found.shape[0] == 20 * 7 + STRIP and found.shape[1] > 50 * 7
     assert (found[35:42, 70:77] == CYAN).all(2).any() and (found[0, : 50 * 7] == 90).all()
     assert found[-STRIP:, -8:].max() == 0  # the text ends before the border
@@ -98,7 +106,9 @@ def page(tmp_path) -> Path:
     for i, (name, area_mm2, regions) in enumerate(ROWS):
         picture = np.full((60 + STRIP, 90, 3), 50 + 40 * i, np.uint8)
         save_picture(tmp_path / "overlays" / f"{i}.png", picture)
-        rows.append({"scan": name, "area": area_mm2, "regions": regions, "overlay": f"overlays/{i}.png"})
+        rows.append(
+            {"scan": name, "area": area_mm2, "regions": regions, "overlay": f"overlays/{i}.png"}
+        )
     columns = [Column("scan", "scan"), Column("area", "area mm2", 2), Column("regions", "regions")]
     tables = [
         Table("Scans", columns, rows, rank="area", picture="overlay", strip=STRIP, thumbnails=3),
@@ -107,13 +117,17 @@ def page(tmp_path) -> Path:
     ]
     headline = [("scans", "4"), ("with fluid", "2")]
     skipped = [("bad<script>.png", "not an image & no scan")]
-    write_report(tmp_path / "report.html", "Fluid & more", headline, tables, [("network", "n1")], skipped)
+    write_report(
+        tmp_path / "report.html", "Fluid & more", headline, tables, [("network", "n1")], skipped
+    )
     return tmp_path / "report.html"
 
 
 def test_page_stands_alone_and_escapes(page):
     text = page.read_text(encoding="utf-8")
-    for address in re.findall(r'(?:src|href)="?([^" >]+)', text) + re.findall(r"url\(([^)]*)", text):
+    for address in re.findall(r'(?:src|href)="?([^" >]+)', text) + re.findall(
+        r"url\(([^)]*)", text
+    ):
         assert address.startswith("data:image/") or (page.parent / address).is_file(), address
     assert "http" not in text and "{{" not in text and "@import" not in text
     assert "b&lt;i&gt;" in text and "b<i>" not in text
@@ -139,7 +153,9 @@ def test_nothing_is_left_of_a_failed_page(page, tmp_path):
     (tmp_path / "overlays" / "0.png").unlink()
     rows = [{"scan": "x", "overlay": "overlays/0.png"}]
     with pytest.raises(FileNotFoundError):
-        write_report(page, "t", [], [Table("T", [Column("scan", "scan")], rows, picture="overlay")], [], [])
+        write_report(
+            page, "t", [], [Table("T", [Column("scan", "scan")], rows, picture="overlay")], [], []
+        )
     assert page.read_bytes() == before and not list(tmp_path.glob(".*part"))
 
 
@@ -151,7 +167,9 @@ class Browser:
 
     def __init__(self, program: str, profile: Path):
         (read_here, write_there), (read_there, write_here) = os.pipe(), os.pipe()
-        options = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --remote-debugging-pipe"
+        options = (
+            "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --remote-debugging-pipe"
+        )
         command = f'exec "{program}" {options} --user-data-dir="{profile}" 3<&{read_there} 4>&{write_there}'
         self.process = subprocess.Popen(
             ["bash", "-c", command], pass_fds=(read_there, write_there), stderr=subprocess.DEVNULL
@@ -181,7 +199,9 @@ class Browser:
 
     def open(self, page: Path) -> None:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         self.call("Runtime.enable")
         self.call("Page.enable")
         self.call("Page.navigate", url=page.as_uri())
@@ -207,12 +227,19 @@ class Browser:
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call(
-                "Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1
+                "Input.dispatchMouseEvent",
+                type=kind,
+                x=where[0],
+                y=where[1],
+                button="left",
+                clickCount=1,
             )
 
     def press(self, key: str, code: int) -> None:
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
+            )
 
     def close(self) -> None:
         self.requests.close()
@@ -234,13 +261,13 @@ def browser(tmp_path):
 
 def test_sort_and_enlarge_in_chromium(page, browser):
     browser.open(page)
-    names = (
-        "Array.from(document.querySelectorAll('table')[0].tBodies[0].rows, row => row.cells[1].textContent)"
-    )
+    names = "Array.from(document.querySelectorAll('table')[0].tBodies[0].rows, row => row.cells[1].textContent)"
     states = "Array.from(document.querySelectorAll('th[aria-sort]'), th => th.ariaSort)"
     assert browser.get(names) == ["a9", "b<i>", "a10", "c"]
 
-    browser.click("th:nth-child(3) button")  # area: from largest first to smallest first, unknown last
+    browser.click(
+        "th:nth-child(3) button"
+    )  # area: from largest first to smallest first, unknown last
     assert browser.get(names) == ["c", "b<i>", "a9", "a10"]
     assert browser.get(states)[:3] == ["none", "ascending", "none"]
     browser.click("th:nth-child(3) button")
@@ -249,13 +276,17 @@ def test_sort_and_enlarge_in_chromium(page, browser):
     assert browser.get(names) == ["a9", "a10", "b<i>", "c"]
     browser.click("th:nth-child(4) button")  # numbers, not texts: 100, 11, 10, 9
     assert browser.get(names) == ["a10", "a9", "c", "b<i>"]
-    assert browser.get("document.querySelectorAll('tbody')[1].rows[0].cells[0].textContent") == "b<i>"
+    assert (
+        browser.get("document.querySelectorAll('tbody')[1].rows[0].cells[0].textContent") == "b<i>"
+    )
 
     shown = "document.querySelector('dialog').open && document.querySelector('dialog img').src"
     assert browser.get(shown) is False
     browser.click("tbody .picture img")
     assert browser.get(shown).endswith("overlays/1.png")
-    browser.wait("document.querySelector('dialog img').naturalHeight === 84")  # the file, not the thumbnail
+    browser.wait(
+        "document.querySelector('dialog img').naturalHeight === 84"
+    )  # the file, not the thumbnail
     assert "a10" in browser.get("document.querySelector('dialog p').textContent")
     assert browser.get("document.querySelector('dialog img').getBoundingClientRect().width") > 300
     browser.press("ArrowRight", 39)

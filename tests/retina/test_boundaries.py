@@ -12,10 +12,27 @@ from dme.common.errors import InputError
 from dme.data.phantom import phantom_bscan
 from dme.metrics import scores
 from dme.retina import boundaries
-from dme.retina.accuracy import boundary_errors_px, layer_confusion, over_scans, thickness_errors_um
-from dme.retina.boundaries import boundaries_from_probabilities, ordered_rows, smooth_rows, with_fluid
+from dme.retina.accuracy import (
+    boundary_errors_px,
+    layer_confusion,
+    over_scans,
+    thickness_errors_um,
+)
+from dme.retina.boundaries import (
+    boundaries_from_probabilities,
+    ordered_rows,
+    smooth_rows,
+    with_fluid,
+)
 from dme.retina.fluid import fluid_per_layer
-from dme.retina.rows import BOUNDARIES, CLASSES, THICKNESSES, check_rows, layer_labels, repair_boundaries
+from dme.retina.rows import (
+    BOUNDARIES,
+    CLASSES,
+    THICKNESSES,
+    check_rows,
+    layer_labels,
+    repair_boundaries,
+)
 from dme.retina.thickness import thickness_um
 
 
@@ -41,7 +58,9 @@ def slopes(width=200, bend=0.0):
 
 
 def test_labels_by_hand():
-    rows = np.array([[0.5, 1, 1.5, 3, 3.001, 4, 5, 8], [0] * 6 + [0.2, 1], [1] * 5 + [np.nan, 2, 3]]).T
+    rows = np.array(
+        [[0.5, 1, 1.5, 3, 3.001, 4, 5, 8], [0] * 6 + [0.2, 1], [1] * 5 + [np.nan, 2, 3]]
+    ).T
     found = layer_labels(rows, 7)
     assert found.dtype == np.uint8
     # the first pixel below a boundary at 0.5 is 1, at 3 it is 3 and at 3.001 it is 4
@@ -66,7 +85,11 @@ def test_labels_are_unbiased_on_the_phantom():
 @pytest.mark.parametrize(
     ("rows", "fluid", "message"),
     [
-        (np.zeros((7, 5)), None, r"boundaries have shape \(7, 5\), expected \(8, width\), rows from ILM to"),
+        (
+            np.zeros((7, 5)),
+            None,
+            r"boundaries have shape \(7, 5\), expected \(8, width\), rows from ILM to",
+        ),
         (np.zeros(8), None, r"boundaries have shape \(8,\)"),
         (np.zeros((8, 5)), np.zeros((9, 6)), r"fluid mask is \(9, 6\), expected \(9, 5\)"),
         (
@@ -138,13 +161,17 @@ def test_smoother_equals_the_normal_equations():
         assert np.allclose(boundaries._whittaker(values, weight, 7.0), expected)
 
 
-@pytest.mark.parametrize(("seed", "height", "width"), [(0, 496, 768), (1, 496, 768), (2, 331, 257)])
+@pytest.mark.parametrize(
+    ("seed", "height", "width"), [(0, 496, 768), (1, 496, 768), (2, 331, 257)]
+)
 def test_rows_of_a_phantom_without_noise(seed, height, width):
     rows = phantom_bscan(seed, height, width, fluid=False).layers
     error = np.abs(boundaries_from_probabilities(one_hot(layer_labels(rows, height))) - rows)
     assert error.max() <= 0.55 and error.mean() < 0.2  # rounding alone: up to 0.5, mean 0.25
     error = np.abs(boundaries_from_probabilities(shares(rows, height)) - rows)
-    assert error.max() <= 0.5 and error.mean() < 0.06  # the columns of a small scan are wide: more bent
+    assert (
+        error.max() <= 0.5 and error.mean() < 0.06
+    )  # the columns of a small scan are wide: more bent
     blurred = gaussian_filter(shares(rows, height), (0, 0.8, 0.8))
     error = np.abs(boundaries_from_probabilities(blurred) - rows)
     assert error.max() <= 1.0 and error.mean() < 0.1
@@ -172,16 +199,22 @@ def test_fluid_of_another_network_lies_within_the_retina():
     y, columns = np.arange(160)[:, None], slice(80, 120)
     fluid = np.zeros(labels.shape, np.float32)
     fluid[:, columns] = ((y > rows[1]) & (y < rows[4]))[:, columns]
-    labels[:, columns][(y < rows[4])[:, columns]] = 0  # the cyst and the tissue above it, taken for vitreous
+    labels[:, columns][(y < rows[4])[:, columns]] = (
+        0  # the cyst and the tissue above it, taken for vitreous
+    )
     seen = torch.from_numpy(one_hot(labels))
     alone = boundaries_from_probabilities(seen)
     found = boundaries_from_probabilities(with_fluid(seen, torch.from_numpy(fluid)))
-    assert np.abs(alone - rows)[0].max() > 40  # the surface falls to the floor of the cyst, 48 px below
+    assert (
+        np.abs(alone - rows)[0].max() > 40
+    )  # the surface falls to the floor of the cyst, 48 px below
     assert (found[0] < rows[1] + 1).all()  # nor does it reach below the upper edge of the fluid
     assert np.abs(found - rows)[5:].max() < 1 and np.abs(found - rows)[:, :70].max() < 1
 
 
-@pytest.mark.parametrize(("classes", "height", "width"), [(9, 33, 47), (10, 7, 5), (9, 1, 1), (10, 64, 2)])
+@pytest.mark.parametrize(
+    ("classes", "height", "width"), [(9, 33, 47), (10, 7, 5), (9, 1, 1), (10, 64, 2)]
+)
 def test_rows_are_ordered_whatever_the_probabilities(classes, height, width):
     rng = np.random.default_rng(height)
     for sharpness in (0.1, 1, 10, 100):
@@ -235,7 +268,9 @@ def test_a_missing_layer_has_no_thickness():
 def test_rows_follow_shifts_and_mirrors():
     rng = np.random.default_rng(5)
     labels = layer_labels(slopes(61, bend=3), 150)
-    logits = 4 * one_hot(labels) + gaussian_filter(rng.standard_normal((9, 150, 61)), (0, 1, 2)) * 3
+    logits = (
+        4 * one_hot(labels) + gaussian_filter(rng.standard_normal((9, 150, 61)), (0, 1, 2)) * 3
+    )
     p = torch.tensor(logits).softmax(0).numpy()
     found = boundaries_from_probabilities(p)
     lower = np.concatenate([np.tile(one_hot(np.zeros((1, 61), int)), (1, 13, 1)), p], axis=1)
@@ -283,12 +318,30 @@ def test_boundary_errors_by_hand():
 def test_thickness_by_hand():
     truth = np.tile(np.array([0, 1, 3, 6, 10, 15, 21, 28.0])[:, None], (1, 2))
     found = thickness_um(truth, 4.0)
-    assert len(found) == len(THICKNESSES) and found[:, 0].tolist() == [4, 8, 12, 16, 20, 24, 28, 112]
+    assert len(found) == len(THICKNESSES) and found[:, 0].tolist() == [
+        4,
+        8,
+        12,
+        16,
+        20,
+        24,
+        28,
+        112,
+    ]
     predicted = truth.copy()
     predicted[1] += [0.5, -0.5]
     predicted[7] += 2
     absolute, bias = thickness_errors_um(predicted, truth, 4.0)
-    assert absolute.tolist() == [2, 2, 0, 0, 0, 0, 8, 8] and bias.tolist() == [0, 0, 0, 0, 0, 0, 8, 8]
+    assert absolute.tolist() == [2, 2, 0, 0, 0, 0, 8, 8] and bias.tolist() == [
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        8,
+        8,
+    ]
     truth[0, 1] = np.nan
     absolute, bias = thickness_errors_um(predicted, truth, 4.0)
     assert bias.tolist() == [2, 0, 0, 0, 0, 0, 8, 8]
@@ -303,7 +356,9 @@ def test_layer_dice_by_hand():
     truth[4, 7:] = np.nan
     cm = layer_confusion(predicted, truth, 20)
     assert cm.shape == (9, 9) and cm.sum() == 20 * 7
-    assert scores(cm)["dice"][:3].tolist() == pytest.approx([2 * 7 / (14 + 7), 2 * 14 / (21 + 14), 1])
+    assert scores(cm)["dice"][:3].tolist() == pytest.approx(
+        [2 * 7 / (14 + 7), 2 * 14 / (21 + 14), 1]
+    )
     with pytest.raises(InputError, match="expected"):
         layer_confusion(predicted, truth[:, :9], 20)
 
@@ -346,7 +401,9 @@ def steepest_rise(scans, boundary):
 
 
 def test_rows_of_the_phantom_count_from_0():
-    scans = [(scan.image, scan.layers) for scan in (phantom_bscan(i, fluid=False) for i in range(3))]
+    scans = [
+        (scan.image, scan.layers) for scan in (phantom_bscan(i, fluid=False) for i in range(3))
+    ]
     for boundary in (0, 5):
         assert abs(steepest_rise(scans, boundary)) < 0.5
 

@@ -14,7 +14,8 @@ CENTRE = (383.5, 30)
 
 def table(thickness, eye=None, centre=CENTRE, **scale):
     return {
-        row["sector"]: row for row in sector_table(thickness, **(scale or SPECTRALIS), centre=centre, eye=eye)
+        row["sector"]: row
+        for row in sector_table(thickness, **(scale or SPECTRALIS), centre=centre, eye=eye)
     }
 
 
@@ -75,7 +76,9 @@ def test_the_grid_follows_the_fovea():
     thickness = np.zeros((61, 768))
     thickness[10:13, 100:130] = 80
     volume_mm3 = 90 * 80 * 11.33 * 123 / 1e9
-    assert table(thickness, centre=(114.5, 11))["center"]["volume_mm3"] == pytest.approx(volume_mm3)
+    assert table(thickness, centre=(114.5, 11))["center"]["volume_mm3"] == pytest.approx(
+        volume_mm3
+    )
     assert table(thickness)["center"]["volume_mm3"] == 0
 
 
@@ -104,7 +107,9 @@ def test_unknown_cells_are_not_covered():
 
 
 def test_map_smaller_than_the_grid():
-    found = table(np.full((20, 100), 10.0), centre=(49.5, 9.5), lateral_um=10.0, spacing_um=50.0)  # 1 x 1 mm
+    found = table(
+        np.full((20, 100), 10.0), centre=(49.5, 9.5), lateral_um=10.0, spacing_um=50.0
+    )  # 1 x 1 mm
     assert found["center"]["covered_percent"] == pytest.approx(100, abs=0.5)
     corners_mm2 = 1 - math.pi / 4
     assert found["inner_left"]["covered_percent"] == pytest.approx(

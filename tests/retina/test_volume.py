@@ -26,7 +26,9 @@ def test_scan_by_hand():
 def test_scan_without_scale_or_without_fluid():
     ones = np.ones((4, 5), np.uint8)
     found = measure_scan(ones, ones * 0.5, None)
-    assert found["fluid_px"] == 20 and found["fluid_area_mm2"] is found["largest_region_mm2"] is None
+    assert (
+        found["fluid_px"] == 20 and found["fluid_area_mm2"] is found["largest_region_mm2"] is None
+    )
     dry = measure_scan(ones * 0, ones * 0.5, (2.0, 3.0))
     assert dry == {
         "fluid_px": 0,
@@ -39,7 +41,9 @@ def test_scan_without_scale_or_without_fluid():
 
 
 def test_map_interpolates_between_scans_only():
-    found = enface_map({7: np.array([8, 0]), 3: np.array([0, 4]), 4: np.array([2, 4])}, first=2, last=8)
+    found = enface_map(
+        {7: np.array([8, 0]), 3: np.array([0, 4]), 4: np.array([2, 4])}, first=2, last=8
+    )
     nan = np.nan
     expected = [[nan, nan], [0, 4], [2, 4], [4, 8 / 3], [6, 4 / 3], [8, 0], [nan, nan]]
     np.testing.assert_allclose(found, expected)
@@ -49,7 +53,13 @@ def scans(counts: dict[int, list[int]], scale=(4.0, 10.0, 100.0), height=50):
     """Rows and columns of a volume "v" with these fluid pixels per column."""
     columns = {position: np.array(line, np.int32) for position, line in counts.items()}
     rows = [
-        {"volume": "v", "bscan": position, "height_px": height, "width_px": len(line), "fluid_px": sum(line)}
+        {
+            "volume": "v",
+            "bscan": position,
+            "height_px": height,
+            "width_px": len(line),
+            "fluid_px": sum(line),
+        }
         | dict(zip(SCALE, scale, strict=True))
         for position, line in counts.items()
     ]
@@ -94,9 +104,9 @@ def test_fovea_moves_the_sectors_or_lies_outside():
     columns[25][110] = rows[25]["fluid_px"] = 7
     volume = 7 * 4 * 20 * 100 / 1e9
     centred, _ = measured(rows, columns, (0, 29), eye="OS")
-    assert {s["sector"]: s["volume_mm3"] for s in centred["sectors"]}["inner_superior"] == pytest.approx(
-        volume
-    )
+    assert {s["sector"]: s["volume_mm3"] for s in centred["sectors"]}[
+        "inner_superior"
+    ] == pytest.approx(volume)
     moved, _ = measured(rows, columns, (0, 29), eye="OS", fovea=(110, 25))
     assert moved["sectors"][0]["volume_mm3"] == pytest.approx(volume)
     for outside in ((200, 5), (5, 30), (-1, 5)):

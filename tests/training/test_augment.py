@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from dme.common.errors import InputError
-from dme.training.augment import Augment, TrainingSet, _saturate_and_turn, batch_indices, sample_batch
+from dme.training.augment import (
+    Augment,
+    TrainingSet,
+    _saturate_and_turn,
+    batch_indices,
+    sample_batch,
+)
 
 EVERYTHING = Augment(
     crop=48,
@@ -23,7 +29,9 @@ EVERYTHING = Augment(
     colour=True,
     speckle=0.1,
 )
-GEOMETRY = dataclasses.replace(EVERYTHING, brightness=0, contrast=0, gamma=0, colour=False, speckle=0)
+GEOMETRY = dataclasses.replace(
+    EVERYTHING, brightness=0, contrast=0, gamma=0, colour=False, speckle=0
+)
 
 
 def _coordinates(height, width):
@@ -34,7 +42,9 @@ def _coordinates(height, width):
 
 
 def _noise(*shape, high=256):
-    return torch.randint(0, high, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
+    return torch.randint(
+        0, high, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(7)
+    )
 
 
 def _scans(images, masks):
@@ -107,7 +117,9 @@ def test_every_origin_is_equally_likely():
     x, _ = _many(image, image[0], Augment(crop=8, max_class_share=1), 3000)
     origins, counts = np.unique(x[:, :2, 0, 0].numpy(), axis=0, return_counts=True)
     assert len(origins) == 5 * 3  # also those at all four borders
-    assert ((counts - 200) ** 2 / 200).sum() < 36.1  # 0.1 % of a chi-square of 14 degrees of freedom
+    assert (
+        (counts - 200) ** 2 / 200
+    ).sum() < 36.1  # 0.1 % of a chi-square of 14 degrees of freedom
 
 
 def test_flip_probability():
@@ -129,16 +141,22 @@ def test_crops_go_onto_the_label_that_is_fluid():
 def test_crops_onto_fluid_hold_one_of_its_pixels_and_all_alike():
     mask = torch.zeros(60, 90, dtype=torch.uint8)
     mask[3, 5] = mask[50, 80] = 1
-    _, onto = _many(_coordinates(60, 90), mask, Augment(crop=16, max_class_share=1, on_fluid=1), 400)
+    _, onto = _many(
+        _coordinates(60, 90), mask, Augment(crop=16, max_class_share=1, on_fluid=1), 400
+    )
     held = (onto == 1).sum((1, 2))
     assert (held == 1).all()
     rows, columns = ((onto == 1).any(axis).int().argmax(1) for axis in (2, 1))
     low = rows[columns <= 5].numel()  # at (3, 5) no origin leaves more than 5 columns to its left
     assert 150 < low < 260
     assert set(columns.tolist()) == set(range(16))  # anywhere in the crop, not in its middle
-    x, onto = _many(_coordinates(60, 90), mask, Augment(crop=16, max_class_share=1, on_fluid=0.5), 400)
+    x, onto = _many(
+        _coordinates(60, 90), mask, Augment(crop=16, max_class_share=1, on_fluid=0.5), 400
+    )
     assert 0.45 < (onto == 1).any(2).any(1).float().mean() < 0.75
-    empty, _ = _many(_coordinates(60, 90), mask * 0, Augment(crop=16, max_class_share=1, on_fluid=1), 200)
+    empty, _ = _many(
+        _coordinates(60, 90), mask * 0, Augment(crop=16, max_class_share=1, on_fluid=1), 200
+    )
     assert empty[:, 0, 0, 0].unique().numel() > 35  # without fluid, anywhere
 
 
@@ -170,7 +188,9 @@ def test_crops_are_redrawn_ten_times_and_the_next_is_taken():
     mask[:, 23] = 255
     # An 8-wide crop from column 19 or 20 holds 2 or 3 of 7 fluid columns, less than 0.75 background.
     fine = [
-        c for c in range(21) if 1 - (mask[0, c : c + 8] == 1).sum() / (mask[0, c : c + 8] < 255).sum() < 0.75
+        c
+        for c in range(21)
+        if 1 - (mask[0, c : c + 8] == 1).sum() / (mask[0, c : c + 8] < 255).sum() < 0.75
     ]
     assert fine == [19, 20]
     x, _ = _many(image, mask, Augment(crop=8, max_class_share=0.75), 3000)
@@ -182,7 +202,9 @@ def test_crops_are_redrawn_ten_times_and_the_next_is_taken():
 @pytest.mark.parametrize("max_class_share, kept", [(0.75, False), (0.76, True), (1.0, True)])
 def test_the_largest_class_must_cover_less_than_its_share(max_class_share, kept):
     image = _coordinates(40, 40)
-    mask = (image[1] % 4 == 0).to(torch.uint8)  # every 8 x 8 crop: exactly three quarters background
+    mask = (image[1] % 4 == 0).to(
+        torch.uint8
+    )  # every 8 x 8 crop: exactly three quarters background
     first, _ = _many(image, mask, Augment(crop=8, max_class_share=1), 20)
     x, _ = _many(image, mask, Augment(crop=8, max_class_share=max_class_share), 20)
     assert torch.equal(x, first) is kept
@@ -196,17 +218,23 @@ def test_a_single_class_or_only_ignored_pixels_are_redrawn():
         x, _ = _many(image, mask, Augment(crop=8, max_class_share=0.999), 20)
         assert not torch.equal(x, first)
     # Ignored pixels do not count: half of each crop is unknown, the rest is three quarters background.
-    mask = torch.where(image[0] % 2 == 0, 255, torch.where(image[1] % 4 == 0, 1, 0)).to(torch.uint8)
+    mask = torch.where(image[0] % 2 == 0, 255, torch.where(image[1] % 4 == 0, 1, 0)).to(
+        torch.uint8
+    )
     for max_class_share, kept in ((0.75, False), (0.76, True)):
         x, _ = _many(image, mask, Augment(crop=8, max_class_share=max_class_share), 20)
         assert torch.equal(x, first) is kept
 
 
-@pytest.mark.parametrize("ratio", [0.5, 0.803, 1.6])  # sizes without ties between two nearest pixels
+@pytest.mark.parametrize(
+    "ratio", [0.5, 0.803, 1.6]
+)  # sizes without ties between two nearest pixels
 def test_scaling_equals_resizing_the_whole_frame_and_cropping(ratio):
     image, mask = _noise(40, 60), _noise(40, 60, high=5)
     size = (int(40 * ratio + 0.5), int(60 * ratio + 0.5))
-    resized = F.interpolate(image[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
+    resized = F.interpolate(image[None, None].float(), size, mode="bilinear", align_corners=False)[
+        0, 0
+    ]
     labels = F.interpolate(mask[None, None].float(), size, mode="nearest-exact")[0, 0].long()
     for step in range(5):
         x, y = _one(image, mask, Augment(crop=16, scale=(ratio, ratio), max_class_share=1), step)
@@ -260,7 +288,12 @@ def test_brightness_adds_a_uniform_fraction_of_255():
     x, _ = _many(image, image, Augment(brightness=0.1), 400)
     added = x[:, 0, 0, 0] - 100
     assert torch.equal(x, x[:, :, :1, :1].expand_as(x))
-    assert added.abs().max() <= 25.5 and added.min() < -24 and added.max() > 24 and abs(added.mean()) < 3
+    assert (
+        added.abs().max() <= 25.5
+        and added.min() < -24
+        and added.max() > 24
+        and abs(added.mean()) < 3
+    )
     bright, _ = _many(torch.full_like(image, 250), image, Augment(brightness=0.1), 100)
     assert bright.max() == 255
 
@@ -275,7 +308,9 @@ def test_contrast_keeps_the_mean_of_the_frame():
         if values.max() > values.min() and (labels != 255).any(0).sum() % 2 == 0:
             assert values.mean() == pytest.approx(100, abs=1e-3)
             spread.append(float(values.max() - values.min()) / 40)
-    assert min(spread) >= 0.7 and max(spread) <= 1.3001 and min(spread) < 0.73 and max(spread) > 1.27
+    assert (
+        min(spread) >= 0.7 and max(spread) <= 1.3001 and min(spread) < 0.73 and max(spread) > 1.27
+    )
 
 
 def test_gamma_is_a_log_uniform_exponent():
@@ -291,9 +326,9 @@ def test_speckle_is_multiplicative_noise_of_its_own_for_each_sample():
     image = torch.full((3, 64, 64), 100, dtype=torch.uint8)
     image[:, :, 32:] = 20
     x, _ = _many(image, image[0], Augment(speckle=0.2), 4)
-    assert x[..., :32].std() == pytest.approx(20, rel=0.05) and x[..., :32].mean() == pytest.approx(
-        100, rel=0.02
-    )
+    assert x[..., :32].std() == pytest.approx(20, rel=0.05) and x[
+        ..., :32
+    ].mean() == pytest.approx(100, rel=0.02)
     assert x[..., 32:].std() == pytest.approx(4, rel=0.05)
     assert torch.equal(x[:, 0], x[:, 1])
     assert torch.corrcoef(x[:, 0, :, :32].flatten(1)).fill_diagonal_(0).abs().max() < 0.1
@@ -351,7 +386,10 @@ def test_contrast_of_colour_distortion_comes_before_or_after_saturation():
 
 
 def test_shares_are_of_the_annotated_pixels_and_never_zero():
-    masks = [torch.tensor([[0, 0, 255], [2, 0, 0]], dtype=torch.uint8), torch.full((1, 3), 255).byte()]
+    masks = [
+        torch.tensor([[0, 0, 255], [2, 0, 0]], dtype=torch.uint8),
+        torch.full((1, 3), 255).byte(),
+    ]
     assert torch.allclose(_scans(masks, masks).shares(3), torch.tensor([5.0, 1.0, 2.0]) / 8)
 
 
@@ -366,7 +404,11 @@ def test_the_same_seed_step_and_position_give_the_same_sample():
         assert torch.equal(whole[i], again[i])
         assert torch.equal(whole[i], torch.cat([first[i], second[i]]))
     assert not torch.equal(whole[0][3], whole[0][4])
-    for other in ({"seed": 4, "step": 5}, {"seed": 3, "step": 6}, {"seed": 3, "step": 5, "offset": 5}):
+    for other in (
+        {"seed": 4, "step": 5},
+        {"seed": 3, "step": 6},
+        {"seed": 3, "step": 5, "offset": 5},
+    ):
         assert not torch.equal(sample_batch(scans, [0], EVERYTHING, **other)[0], whole[0][:1])
 
 

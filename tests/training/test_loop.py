@@ -74,23 +74,31 @@ def test_a_step_by_hand(tmp_path):
     model.backbone.register_forward_pre_hook(lambda module, args: layout.append(args[0]))
     fit(tmp_path, {"fcn": model}, data, steps=1, lr=0.1)
     assert layout[0].is_contiguous(memory_format=torch.channels_last)
-    assert model.backbone.encoder[1][0].conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.backbone.encoder[1][0].conv.weight.is_contiguous(
+        memory_format=torch.channels_last
+    )
 
     reference = networks(dropout=False)["fcn"].train()
     x = normalise(torch.stack(data.images), reference.preprocess)
     target = torch.stack(data.masks).long()
-    logits = [F.interpolate(one, (48, 48), mode="bilinear") for one in reference.forward_with_aux(x)]
+    logits = [
+        F.interpolate(one, (48, 48), mode="bilinear") for one in reference.forward_with_aux(x)
+    ]
     main, aux = (F.cross_entropy(one, target) for one in logits)
     (main + 0.4 * aux).backward()
     for (name, ours), theirs in zip(model.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs - 0.1 * theirs.grad, rtol=0, atol=1e-5, msg=name)
     (row,) = rows(tmp_path)
     assert row["train/loss"] == pytest.approx((main + 0.4 * aux).item(), rel=1e-5)
-    assert row["train/dice"] == pytest.approx(scores(confusion_matrix(logits[0], target, 2))["dice"][1])
+    assert row["train/dice"] == pytest.approx(
+        scores(confusion_matrix(logits[0], target, 2))["dice"][1]
+    )
 
 
 def test_two_batches_of_one_equal_one_of_two(tmp_path):
-    half = fit(tmp_path / "1", networks("psp", dropout=False), batch=1, accumulate=2, freeze_bn=True)
+    half = fit(
+        tmp_path / "1", networks("psp", dropout=False), batch=1, accumulate=2, freeze_bn=True
+    )
     whole = fit(tmp_path / "2", networks("psp", dropout=False), batch=2, freeze_bn=True)
     assert_same(weights(half), weights(whole), atol=1e-6)
     for ours, theirs in zip(results(tmp_path / "1"), results(tmp_path / "2"), strict=True):
@@ -102,7 +110,9 @@ def test_clipping(tmp_path):
         models = networks(dropout=False)
         before = [p.detach().clone() for p in models["fcn"].parameters()]
         fit(tmp_path, models, steps=1, lr=0.5, **recipe)
-        moves = [p.detach() - old for p, old in zip(models["fcn"].parameters(), before, strict=True)]
+        moves = [
+            p.detach() - old for p, old in zip(models["fcn"].parameters(), before, strict=True)
+        ]
         return math.sqrt(sum(move.square().sum().item() for move in moves))
 
     free = moved()
@@ -129,7 +139,9 @@ def test_moving_average(tmp_path):
         best["head.classifier.weight"], expected["head.classifier.weight"], rtol=0, atol=1e-6
     )
     theirs = state(tmp_path / "ema")  # training itself goes on with the plain weights
-    assert_same(state(tmp_path / "plain"), {k: v for k, v in theirs.items() if not k.startswith("average")})
+    assert_same(
+        state(tmp_path / "plain"), {k: v for k, v in theirs.items() if not k.startswith("average")}
+    )
 
 
 def test_frozen_batch_norm(tmp_path):
@@ -148,7 +160,9 @@ def test_low_precision_is_close_to_float32(tmp_path, amp, tolerance):
     dtypes = []
     for precision in ("off", amp):
         models = networks(width=4, dropout=False)
-        models["fcn"].head.classifier.register_forward_hook(lambda m, args, y: dtypes.append(y.dtype))
+        models["fcn"].head.classifier.register_forward_hook(
+            lambda m, args, y: dtypes.append(y.dtype)
+        )
         fit(tmp_path / precision, models, steps=12, amp=precision, ema=0.5, clip=1.0)
     assert dtypes[0] is torch.float32
     assert dtypes[-1] is {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
@@ -171,11 +185,19 @@ def test_the_gradient_scaler_is_resumed(tmp_path):
 @pytest.mark.slow
 def test_compiled_training_is_that_of_eager_mode(tmp_path):
     for name, compiled in (("eager", False), ("compiled", True)):
-        fit(tmp_path / name, networks("psp", dropout=False), steps=5, eval_every=1, compile=compiled)
+        fit(
+            tmp_path / name,
+            networks("psp", dropout=False),
+            steps=5,
+            eval_every=1,
+            compile=compiled,
+        )
     ours, theirs = (results(tmp_path / name) for name in ("compiled", "eager"))
     assert [row["step"] for row in ours] == [1, 2, 3, 4, 5]
     for key in ("train/loss", "validation/score"):
-        assert [row[key] for row in ours] == pytest.approx([row[key] for row in theirs], rel=1e-5), key
+        assert [row[key] for row in ours] == pytest.approx(
+            [row[key] for row in theirs], rel=1e-5
+        ), key
 
 
 @pytest.mark.gpu
@@ -193,14 +215,27 @@ def test_gpu_is_close_to_the_cpu(tmp_path, amp, monkeypatch):
 class Readings(TorchDispatchMode):
     """Counts what gives the host a value, or a shape, that depends on the data: it waits for a GPU."""
 
-    OPERATORS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
+    OPERATORS = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "unique",
+        "is_nonzero",
+        "equal",
+    )
 
     def __init__(self):
         super().__init__()
         self.count = 0
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        chosen = [t for a in args if isinstance(a, list | tuple) for t in a if isinstance(t, torch.Tensor)]
+        chosen = [
+            t
+            for a in args
+            if isinstance(a, list | tuple)
+            for t in a
+            if isinstance(t, torch.Tensor)
+        ]
         masked = operator.overloadpacket._qualified_op_name.startswith("aten::index") and any(
             t.dtype in (torch.bool, torch.uint8) for t in chosen
         )
@@ -216,7 +251,9 @@ def test_no_step_makes_the_host_wait(tmp_path, monkeypatch, optimizer, loss):
     # drawing the batch is left to test_augment.py, counting pixels to the GPU's kernel
     batch = dme.training.loop.sample_batch(discs(), [0, 1], Augment(), 0, 0)
     monkeypatch.setattr(dme.training.loop, "sample_batch", lambda *_: batch)
-    monkeypatch.setattr(dme.training.loop, "confusion_matrix", lambda *_: torch.ones(2, 2, dtype=torch.int64))
+    monkeypatch.setattr(
+        dme.training.loop, "confusion_matrix", lambda *_: torch.ones(2, 2, dtype=torch.int64)
+    )
 
     def readings(steps: int, **recipe) -> int:
         with Readings() as found:
@@ -285,12 +322,25 @@ def test_run_folder(tmp_path):
     recipe = dict(steps=12, eval_every=5, save_every=4, schedule="poly", warmup=6, horizon=20)
     trained = fit(tmp_path, networks("psp", "fcn"), augment=MOVING, **recipe)
     found = {f.name for f in tmp_path.iterdir() if not f.name.startswith("events.")}
-    assert found == {"config.json", "metrics.jsonl", "last.pt", "best-psp.pt", "best-fcn.pt", "loss.png"}
+    assert found == {
+        "config.json",
+        "metrics.jsonl",
+        "last.pt",
+        "best-psp.pt",
+        "best-fcn.pt",
+        "loss.png",
+    }
 
     config = json.loads((tmp_path / "config.json").read_text())
-    assert (config["config"]["warmup"], config["config"]["crop"], config["config"]["psp.width"]) == (6, 32, 2)
+    assert (
+        config["config"]["warmup"],
+        config["config"]["crop"],
+        config["config"]["psp.width"],
+    ) == (6, 32, 2)
     assert config["config"]["precision"] == "torch.float32"
-    assert config["versions"]["torch"] == torch.__version__ and config["commit"] and config["command"]
+    assert (
+        config["versions"]["torch"] == torch.__version__ and config["commit"] and config["command"]
+    )
 
     lines = rows(tmp_path)
     assert [row["step"] for row in lines] == [4, 5, 8, 10, 12]
@@ -367,13 +417,17 @@ def test_resume_after_ctrl_c(tmp_path, uninterrupted):
 
 
 def test_resume_after_kill_9(tmp_path, uninterrupted):
-    killed = subprocess.run([sys.executable, SCRIPT, "killed", tmp_path], env=environment(), timeout=300)
+    killed = subprocess.run(
+        [sys.executable, SCRIPT, "killed", tmp_path], env=environment(), timeout=300
+    )
     assert killed.returncode == -signal.SIGKILL
     assert [row["step"] for row in rows(tmp_path)] == [4, 5, 8, 10]
     (half,) = tmp_path.glob(".last.pt.*.part")
     assert half.read_bytes() == b"PK half a checkpoint"
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5
-    time.sleep(1)  # TensorBoard reads event files in the order of their second, then of their process
+    time.sleep(
+        1
+    )  # TensorBoard reads event files in the order of their second, then of their process
     assert_continued(tmp_path, uninterrupted)
 
 
@@ -394,7 +448,9 @@ class FullDisk:
 
 
 # torch.save fails differently once it has written something
-@pytest.mark.parametrize(("name", "left"), [("last.pt", 50_000), ("best-psp.pt", 50_000), ("best-psp.pt", 0)])
+@pytest.mark.parametrize(
+    ("name", "left"), [("last.pt", 50_000), ("best-psp.pt", 50_000), ("best-psp.pt", 0)]
+)
 def test_resume_after_a_full_disk(tmp_path, uninterrupted, monkeypatch, capsys, name, left):
     save = torch.save
 
@@ -410,7 +466,10 @@ def test_resume_after_a_full_disk(tmp_path, uninterrupted, monkeypatch, capsys, 
         run(lambda: fit(tmp_path, networks("psp", "fcn"), augment=MOVING, evaluate=rising, **FULL))
     assert stopped.value.code == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("error: cannot write") and "No space left on device; free the disk" in message
+    assert (
+        message.startswith("error: cannot write")
+        and "No space left on device; free the disk" in message
+    )
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5
     monkeypatch.undo()
     fit(tmp_path, networks("psp", "fcn"), augment=MOVING, resume=True, **FULL)
@@ -446,9 +505,14 @@ def test_resume_refuses_other_settings(tmp_path):
         (dict(steps=2, augment=Augment(crop=32)), r"\(flip 0.5 -> 0.0, rotate_deg 20 -> 0.0, "),
         (dict(steps=2, models=networks(width=4)), r"\(fcn.width 2 -> 4\)"),
         (dict(steps=2, models=networks("psp")), r"psp.width None -> 2.*fcn.width 2 -> None"),
-        (dict(steps=2, data=discs(seed=1)), r"\(data 3 scans, crc32 \w{8} -> 3 scans, crc32 \w{8}\)"),
+        (
+            dict(steps=2, data=discs(seed=1)),
+            r"\(data 3 scans, crc32 \w{8} -> 3 scans, crc32 \w{8}\)",
+        ),
     ):
-        with pytest.raises(InputError, match=f"made with other settings .*{told}.*resume with the same or"):
+        with pytest.raises(
+            InputError, match=f"made with other settings .*{told}.*resume with the same or"
+        ):
             fit(tmp_path, resume=True, **{"augment": MOVING} | other)
     assert (tmp_path / "last.pt").read_bytes() == before
 
@@ -461,7 +525,9 @@ def test_resume_refuses_a_damaged_checkpoint(tmp_path):
     best = (tmp_path / "best-fcn.pt").read_bytes()
     for damaged in (bytes(flipped), whole[:-100], whole[:1000], b"", b"no checkpoint", best):
         (tmp_path / "last.pt").write_bytes(damaged)
-        with pytest.raises(InputError, match=r"last\.pt is damaged or no training checkpoint") as refused:
+        with pytest.raises(
+            InputError, match=r"last\.pt is damaged or no training checkpoint"
+        ) as refused:
             fit(tmp_path, resume=True)
         assert "\n" not in str(refused.value)
 
@@ -473,7 +539,9 @@ def test_resume_refuses_what_another_version_wrote(tmp_path):
         if change == {"best": "gone"}:
             del saved["best"]
         torch.save(saved, tmp_path / "last.pt")
-        with pytest.raises(InputError, match=r"last\.pt holds another network or was written by another ver"):
+        with pytest.raises(
+            InputError, match=r"last\.pt holds another network or was written by another ver"
+        ):
             fit(tmp_path, resume=True)
         fit(tmp_path)
 
@@ -553,11 +621,15 @@ def test_what_cannot_be_trained_leaves_an_older_run_alone(tmp_path):
     fit(tmp_path)
     before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
     assert "last.pt" in before
-    with pytest.raises(InputError, match="crop 64 is larger than a scan of 48 x 48 pixels: choose a smaller"):
+    with pytest.raises(
+        InputError, match="crop 64 is larger than a scan of 48 x 48 pixels: choose a smaller"
+    ):
         fit(tmp_path, augment=Augment(crop=64))
     small, large = discs(1), discs(1, side=64)
     mixed = TrainingSet(small.images + large.images, small.masks + large.masks, ["small", "large"])
-    with pytest.raises(InputError, match="scans of 48 x 48 and 64 x 64 pixels cannot share a batch"):
+    with pytest.raises(
+        InputError, match="scans of 48 x 48 and 64 x 64 pixels cannot share a batch"
+    ):
         fit(tmp_path, data=mixed)
     with pytest.raises(InputError, match="colour augmentation needs RGB images"):
         fit(tmp_path, augment=Augment(colour=True))
@@ -579,14 +651,30 @@ def test_joint_networks_share_their_backbone():
 
 def environment() -> dict[str, str]:
     root = SCRIPT.parents[2]
-    return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return {
+        **os.environ,
+        "PYTHONPATH": str(root),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
 
 
 @pytest.mark.slow
 def test_two_ranks(tmp_path):
-    one = subprocess.run([sys.executable, SCRIPT, "ranks", tmp_path / "1"], env=environment(), timeout=300)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    two = subprocess.run([*launch, SCRIPT, "ranks", tmp_path / "2"], env=environment(), timeout=300)
+    one = subprocess.run(
+        [sys.executable, SCRIPT, "ranks", tmp_path / "1"], env=environment(), timeout=300
+    )
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    two = subprocess.run(
+        [*launch, SCRIPT, "ranks", tmp_path / "2"], env=environment(), timeout=300
+    )
     assert one.returncode == two.returncode == 0
     # without batch statistics and dropout they do what one rank does, and rank 0 alone writes
     alike = [tmp_path / n / "alike" for n in "12"]
@@ -604,11 +692,17 @@ def test_two_ranks(tmp_path):
 
 
 def test_ranks_must_fit_batch_and_machine(monkeypatch):
-    with pytest.raises(InputError, match="batch 4 does not divide over 3 ranks; choose a multiple of 3"):
+    with pytest.raises(
+        InputError, match="batch 4 does not divide over 3 ranks; choose a multiple of 3"
+    ):
         share_of_batch(networks(), discs(), Augment(), Recipe(steps=1, batch=4), world=3)
-    assert share_of_batch(networks("psp"), discs(), Augment(), Recipe(steps=1, batch=6), world=3) == 2
+    assert (
+        share_of_batch(networks("psp"), discs(), Augment(), Recipe(steps=1, batch=6), world=3) == 2
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(InputError, match="2 or more ranks on a machine with 1 GPU; start one per GPU"):
+    with pytest.raises(
+        InputError, match="2 or more ranks on a machine with 1 GPU; start one per GPU"
+    ):
         ranks.join()

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from dme.common.errors import InputError
-from dme.training.recipe import OPTIMIZERS, Recipe, amp_dtype, freeze_bn, learning_rate, update_average
+from dme.training.recipe import (
+    OPTIMIZERS,
+    Recipe,
+    amp_dtype,
+    freeze_bn,
+    learning_rate,
+    update_average,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +59,15 @@ def test_poly_equals_the_recursion_of_mmengine():
 
 def test_cosine_with_warmup():
     recipe = Recipe(steps=110, schedule="cosine", lr=1.0, lr_min=0.2, warmup=10)
-    expected = {0: 0.1, 4: 0.5, 9: 1.0, 10: 1.0, 35: 0.2 + 0.4 * (1 + math.sqrt(0.5)), 60: 0.6, 110: 0.2}
+    expected = {
+        0: 0.1,
+        4: 0.5,
+        9: 1.0,
+        10: 1.0,
+        35: 0.2 + 0.4 * (1 + math.sqrt(0.5)),
+        60: 0.6,
+        110: 0.2,
+    }
     for step, lr in expected.items():
         assert learning_rate(recipe, step) == pytest.approx(lr)
 
@@ -68,7 +83,10 @@ def test_warmup_of_poly_and_constant():
     ("name", "after"),
     [
         # two steps from w = 1 with gradient 1, lr 0.1, decay 0.5, by hand
-        ("sgd", 1 - 0.1 * 1.5 - 0.1 * (0.9 * 1.5 + 1 + 0.5 * 0.85)),  # momentum 0.9, L2 in the gradient
+        (
+            "sgd",
+            1 - 0.1 * 1.5 - 0.1 * (0.9 * 1.5 + 1 + 0.5 * 0.85),
+        ),  # momentum 0.9, L2 in the gradient
         ("adam", 1 - 0.1 - 0.1 * 0.99897),  # L2 in the gradient, so normalised with it
         ("adamw", (0.95 - 0.1) * 0.95 - 0.1),  # decoupled
     ],
@@ -108,7 +126,11 @@ def test_moving_average_by_hand():
         net.running_mean.fill_(8.0)
         net.num_batches_tracked.fill_(5)
     update_average(average, net, 0.75)
-    assert (average.weight.item(), average.running_mean.item(), average.bias.item()) == (1.5, 2.0, 0.0)
+    assert (average.weight.item(), average.running_mean.item(), average.bias.item()) == (
+        1.5,
+        2.0,
+        0.0,
+    )
     assert average.num_batches_tracked.item() == 5
     update_average(average, net, 0.5)
     assert (average.weight.item(), average.running_mean.item()) == (2.25, 5.0)

@@ -41,7 +41,9 @@ def test_a_run_is_continued(tmp_path):
         (tmp_path / name).touch()
     third = Run(tmp_path, {"lr": 0.2})  # a new run where an old one was
     third.close()
-    assert read_rows(tmp_path / "metrics.jsonl") == [] and not any((tmp_path / name).exists() for name in old)
+    assert read_rows(tmp_path / "metrics.jsonl") == [] and not any(
+        (tmp_path / name).exists() for name in old
+    )
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["config"] == {"lr": 0.2} and "commit" in config
 

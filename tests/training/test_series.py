@@ -87,7 +87,9 @@ def test_a_run_that_fails_keeps_those_before_it(out, tmp_path):
 
 def test_a_run_on_other_data_is_kept_apart(out, tmp_path):
     runs = {"a": ["-x"], "b": ["other-data"], "c": ["-x"]}
-    with pytest.raises(InputError, match="rows were made on different data; keep one folder per data set"):
+    with pytest.raises(
+        InputError, match="rows were made on different data; keep one folder per data set"
+    ):
         run_missing("fake.py", runs, out, tmp_path / "rows")
     assert started(out) == ["a", "b"] and list(finished(runs, tmp_path / "rows")) == ["a"]
 
@@ -110,7 +112,9 @@ def test_a_result_made_with_other_arguments_is_refused(out, tmp_path):
     with pytest.raises(InputError, match=told):
         finished(other, tmp_path / "rows")
     assert started(out) == ["a", "b"] and (tmp_path / "rows" / "a.json").read_bytes() == before
-    assert list(finished({"b": ["-x"]}, tmp_path / "rows")) == ["b"]  # what nobody asks for is not looked at
+    assert list(finished({"b": ["-x"]}, tmp_path / "rows")) == [
+        "b"
+    ]  # what nobody asks for is not looked at
 
 
 @pytest.mark.parametrize(
@@ -119,7 +123,9 @@ def test_a_result_made_with_other_arguments_is_refused(out, tmp_path):
 def test_a_damaged_result_is_refused(out, tmp_path, content):
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "a.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.json is damaged or no result of this script; delete it"):
+    with pytest.raises(
+        InputError, match=r"a\.json is damaged or no result of this script; delete it"
+    ):
         run_missing("fake.py", {"b": ["-x"], "a": ["-x"]}, out, tmp_path / "rows")
     assert started(out) == []
 

@@ -31,7 +31,18 @@ def make_cache(height=100, width=130, count=3, size=None, layers=None, pairs=Non
     subjects, positions = np.array(pairs or [(1, i) for i in range(count)]).T
     names = [f"scan{i}" for i in range(count)]
     return Cache(
-        "folder", "made up", "0" * 64, size, None, names, [], subjects, positions, images, fluid, layers
+        "folder",
+        "made up",
+        "0" * 64,
+        size,
+        None,
+        names,
+        [],
+        subjects,
+        positions,
+        images,
+        fluid,
+        layers,
     )
 
 
@@ -46,7 +57,9 @@ def network(size: str):
 def test_scans_enter_at_512_as_in_the_study():
     image = torch.from_numpy(RNG.integers(0, 256, (90, 140), dtype=np.uint8))
     small = np.array(Image.fromarray(image.numpy()).resize((256, 256), Image.Resampling.BICUBIC))
-    wanted = F.interpolate(torch.from_numpy(small)[None, None].float(), (512, 512), mode="bilinear").round()
+    wanted = F.interpolate(
+        torch.from_numpy(small)[None, None].float(), (512, 512), mode="bilinear"
+    ).round()
     assert torch.equal(entering(image, "512").float(), wanted[0, 0])
     assert torch.equal(entering(torch.from_numpy(small), "512").float(), wanted[0, 0])
 
@@ -59,7 +72,9 @@ def test_half_is_the_mean_of_2_x_2_pixels():
 
 
 def test_half_masks():
-    mask = torch.tensor([[1, 0, 1, 1, 255, 0], [1, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1], [0, 1, 1, 0, 1, 255]])
+    mask = torch.tensor(
+        [[1, 0, 1, 1, 255, 0], [1, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1], [0, 1, 1, 0, 1, 255]]
+    )
     assert entering_mask(mask.byte(), "half").tolist() == [[1, 1, 255], [0, 1, 255]]
     assert entering_mask(mask.byte(), "half").dtype == torch.uint8
 
@@ -97,7 +112,9 @@ def test_graded_columns():
     assert make_cache(4, 768, count=110).graded(5).all()  # of other eyes nothing is known
     some = np.full((3, 8, 130), np.nan, np.float32)
     some[0, :, 26:104] = 50.0
-    cache = make_cache(layers=some)  # boundaries of one scan say nothing about the fluid of the others
+    cache = make_cache(
+        layers=some
+    )  # boundaries of one scan say nothing about the fluid of the others
     assert [int(cache.graded(i).sum()) for i in range(3)] == [78, 130, 130]
     with pytest.raises(ValueError, match="native"):
         make_cache(size=256).graded(0)
@@ -106,7 +123,10 @@ def test_graded_columns():
 @pytest.mark.parametrize("size", ["512", "native", "half"])
 @pytest.mark.parametrize("flip", [False, True])
 def test_probabilities_have_the_size_of_the_scan(size, flip):
-    model, image = network(size), torch.from_numpy(RNG.integers(0, 256, (101, 131), dtype=np.uint8))
+    model, image = (
+        network(size),
+        torch.from_numpy(RNG.integers(0, 256, (101, 131), dtype=np.uint8)),
+    )
 
     predict = sliding_window if size == "512" else whole
 
@@ -169,7 +189,11 @@ def test_the_scans_shown_are_validation_scans():
 
 def straight_layers(width=130, count=3) -> np.ndarray:
     """Boundaries at rows 9.5, 19.5, ... 79.5 of scans 100 high; the first ten columns unknown."""
-    rows = np.broadcast_to(np.arange(9.5, 80, 10)[None, :, None], (count, 8, width)).astype(np.float32).copy()
+    rows = (
+        np.broadcast_to(np.arange(9.5, 80, 10)[None, :, None], (count, 8, width))
+        .astype(np.float32)
+        .copy()
+    )
     rows[:, 3, :10] = np.nan
     return rows
 
@@ -249,7 +273,8 @@ def test_boundary_errors_of_validation(task, down):
 def test_graders_are_compared_scan_by_scan():
     native, other = make_cache(layers=straight_layers()), make_cache(layers=straight_layers() + 2)
     first, second = (
-        Validation(make_cache(size=256), cache, np.array([0, 2]), CPU, "layers") for cache in (native, other)
+        Validation(make_cache(size=256), cache, np.array([0, 2]), CPU, "layers")
+        for cache in (native, other)
     )
     counts, errors_px = agreement(first, second)
     np.testing.assert_allclose(errors_px, 2)
