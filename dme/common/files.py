@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,11 +54,12 @@ def load_archive(path: str | Path, device: str | torch.device = "cpu"):
 
 
 def write_json(path: str | Path, content: dict) -> None:
-    """Write JSON atomically; arrays become lists, NaN null; a list of numbers takes one line."""
-    text = json.dumps(plain(content), indent=1, allow_nan=False)
-    text = re.sub(r"\[\n[^\[\]{}]*\]", lambda found: re.sub(r"\n\s*", " ", found[0]), text)
+    """Write JSON atomically, one key of `content` a line; arrays become lists, NaN null."""
+    lines = []
+    for key, value in plain(content).items():
+        lines.append(f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def plain(value):
