@@ -1,0 +1,134 @@
+"""Settings and their command line from one place: fields that know range, choices and help.
+
+    @dataclass(frozen=True)
+    class Settings:
+        batch: int = setting(2, "images per forward pass", minimum=1)
+        __post_init__ = check
+
+    parser = option_parser(__doc__)
+    add_options(parser, Settings)  # --batch 2
+    settings = from_options(Settings, parser.parse_args())
+
+Python's standard library alone is needed, so `--help` answers at once.
+"""
+
+import argparse
+import math
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import Field, field, fields
+from typing import Any
+
+from dme.common.errors import InputError
+
+
+def setting(
+    default: Any,
+    help: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    choices: Sequence | None = None,
+    aliases: Sequence[str] = (),
+) -> Any:
+    """A dataclass field that is also an option.
+
+    minimum, maximum: inclusive. above: exclusive. They and `choices` hold for every value but None.
+    aliases: other names of the option, without dashes. A help text may say in brackets what None,
+    the default, stands for; other defaults are appended to it.
+    """
+    limits = {"minimum": minimum, "maximum": maximum, "above": above, "choices": choices}
+    return field(default=default, metadata={"help": help, "aliases": aliases, **limits})
+
+
+def option_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser that shows a script's docstring as it stands."""
+    show = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=doc, formatter_class=show)
+
+
+def add_options(parser: Any, settings: type, defaults: Any = None) -> None:
+    """One option per `setting` of a dataclass: `--max-class-share` of max_class_share.
+
+    The annotation gives the type: `X | None` is X, bool a pair --name and --no-name,
+    `tuple[X, ...]` one or more X. parser: also a group of one. defaults: an instance, say a preset,
+    whose values are the defaults.
+    """
+    annotations = typing.get_type_hints(settings)
+    for item in _settings(settings):
+        default = item.default if defaults is None else getattr(defaults, item.name)
+        names = ["--" + name.replace("_", "-") for name in (item.name, *item.metadata["aliases"])]
+        text = item.metadata["help"].replace("%", "%%")
+        parser.add_argument(
+            *names,
+            dest=item.name,
+            default=default,
+            help=text + _default_text(default),
+            **_parsing(annotations[item.name], item.metadata["choices"]),
+        )
+
+
+def from_options(settings: type, args: argparse.Namespace) -> Any:
+    """The dataclass with what the command line says."""
+    values = {}
+    for item in _settings(settings):
+        value = getattr(args, item.name)
+        values[item.name] = tuple(value) if isinstance(value, list) else value
+    return settings(**values)
+
+
+def check(settings: Any) -> None:
+    """Raise InputError for a value that is not finite, out of its range or none of its choices."""
+    for item in _settings(settings):
+        value = getattr(settings, item.name)
+        values = value if isinstance(value, tuple) else (value,)
+        if not all(each is None or _allowed(each, item.metadata) for each in values):
+            raise InputError(f"{item.name} is {value}; expected {_expected(item.metadata)}")
+
+
+def _settings(settings: Any) -> Iterator[Field]:
+    """The fields that `setting` made."""
+    return (item for item in fields(settings) if "aliases" in item.metadata)
+
+
+def _allowed(value: Any, limits: typing.Mapping) -> bool:
+    if limits["choices"] is not None and value not in limits["choices"]:
+        return False
+    if not isinstance(value, int | float):
+        return True
+    at_least = limits["minimum"] is None or value >= limits["minimum"]
+    at_most = limits["maximum"] is None or value <= limits["maximum"]
+    above = limits["above"] is None or value > limits["above"]
+    return math.isfinite(value) and at_least and at_most and above
+
+
+def _expected(limits: typing.Mapping) -> str:
+    """What a value should be, in words."""
+    if limits["choices"] is not None:
+        return "one of " + ", ".join(map(str, limits["choices"]))
+    if limits["minimum"] is not None and limits["maximum"] is not None:
+        return f"a number from {limits['minimum']} to {limits['maximum']}"
+    words = {"minimum": "at least", "above": "above", "maximum": "at most"}
+    parts = [f"{word} {limits[key]}" for key, word in words.items() if limits[key] is not None]
+    return "a finite number" + (" " + " and ".join(parts) if parts else "")
+
+
+def _parsing(annotation: Any, choices: Sequence | None) -> dict:
+    """How argparse reads a value of that type."""
+    if isinstance(annotation, types.UnionType):  # X | None
+        (annotation,) = set(typing.get_args(annotation)) - {types.NoneType}
+    if annotation is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(annotation) is tuple:
+        return {"type": typing.get_args(annotation)[0], "nargs": "+", "choices": choices}
+    return {"type": annotation, "choices": choices}
+
+
+def _default_text(default: Any) -> str:
+    if default is None or default == ():
+        return ""
+    if isinstance(default, bool):
+        return f" (default {'on' if default else 'off'})"
+    values = default if isinstance(default, tuple) else (default,)
+    return f" (default {' '.join(map(str, values))})".replace("%", "%%")

@@ -1,0 +1,96 @@
+import math
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from dme.common.errors import InputError
+from dme.common.options import add_options, check, from_options, option_parser, setting
+
+
+@dataclass(frozen=True)
+class Settings:
+    batch: int = setting(2, "images", minimum=1, aliases=("batch_size",))
+    max_class_share: float = setting(0.75, "share, 100% is all", minimum=0, maximum=1)
+    lr: float = setting(0.01, "rate", above=0)
+    optimizer: str = setting("sgd", "which", choices=("sgd", "adam"))
+    flip: bool = setting(False, "mirror")
+    width: float | None = setting(None, "channels (default: the checkpoint's)", above=0)
+    out: Path = setting(Path("runs"), "folder")
+    seeds: tuple[int, ...] = setting((0,), "one run each", minimum=0)
+    hidden: int = 7
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def parsed(*arguments, defaults=None):
+    parser = option_parser("doc")
+    add_options(parser, Settings, defaults)
+    return from_options(Settings, parser.parse_args(arguments))
+
+
+def test_without_options_the_defaults_hold():
+    assert parsed() == Settings()
+
+
+def test_every_type_is_read_from_its_annotation():
+    settings = parsed(
+        *("--batch", "3", "--max-class-share", "0.5", "--lr", "1e-3", "--optimizer", "adam"),
+        *("--flip", "--width", "8", "--out", "elsewhere", "--seeds", "1", "2"),
+    )
+    assert settings == Settings(3, 0.5, 1e-3, "adam", True, 8.0, Path("elsewhere"), (1, 2))
+    assert isinstance(settings.width, float) and isinstance(settings.out, Path)
+
+
+def test_old_names_are_accepted():
+    assert parsed("--batch-size", "5").batch == 5
+
+
+def test_a_preset_gives_the_defaults_and_options_change_it():
+    preset = replace(Settings(), batch=6, flip=True)
+    assert parsed(defaults=preset) == preset
+    assert parsed("--no-flip", defaults=preset) == replace(preset, flip=False)
+
+
+def test_help_says_defaults_once(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for expected in (
+        "images (default 2)",
+        "share, 100% is all (default 0.75)",
+        "mirror (default off)",
+        "channels (default: the checkpoint's)",
+        "one run each (default 0)",
+        "folder (default runs)",
+    ):
+        assert expected in text
+    assert text.count("default") == 8
+    assert "hidden" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 0}, "batch is 0; expected a finite number at least 1"),
+        ({"max_class_share": 1.5}, "max_class_share is 1.5; expected a number from 0 to 1"),
+        ({"lr": 0.0}, "lr is 0.0; expected a finite number above 0"),
+        ({"lr": math.nan}, "lr is nan; expected a finite number above 0"),
+        ({"width": math.inf}, "width is inf; expected a finite number above 0"),
+        ({"optimizer": "lion"}, "optimizer is lion; expected one of sgd, adam"),
+        ({"seeds": (0, -1)}, r"seeds is \(0, -1\); expected a finite number at least 0"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(change, message):
+    with pytest.raises(InputError, match=message):
+        Settings(**change)
+
+
+def test_needs_no_package():
+    code = "import dme.common.options, sys; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed == "False False\n"
