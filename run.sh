@@ -17,6 +17,7 @@ usage: ./run.sh COMMAND [arguments; --help lists a command's own]
   crossval   subject-disjoint cross-validation over the eyes
   layers     retinal layers of eyes not trained on, leaving one eye out
   backbones  UNet and MobileNets compared: cost, and fluid Dice with the same budget
+  width      how much the width of the network decides
   predict    find fluid or layers in new scans: masks, overlays, measurements, report
   export     a network as one file that runs without dme: ONNX or torch.export
   prepare    the preliminary study of a data set: counts, class balance, splits, pictures
@@ -32,28 +33,45 @@ usage: ./run.sh COMMAND [arguments; --help lists a command's own]
 TEXT
 }
 
+# PyTorch and dme, and the extras (of setup.py) given. .venv/installed says what is there: the line
+# "torch VERSION", then a line per extra. An extra that a command can do without may fail to install.
 install() {
-    local wanted="torch $torch_version"
-    [ "$(cat "$root/.venv/installed" 2>/dev/null)" = "$wanted" ] && return
-    echo "first use: installing into $root/.venv ($wanted)" >&2
-    "${PYTHON:-python3}" -m venv "$root/.venv"
-    "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check "torch==$torch_version"
-    "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$root"
-    echo "$wanted" >"$root/.venv/installed"
+    local marker="$root/.venv/installed" base="torch $torch_version" extra
+    local pip=("$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+    if [ "$(head -n 1 "$marker" 2>/dev/null)" != "$base" ] || [ ! -x "$root/.venv/bin/dme" ]; then
+        echo "first use: installing into $root/.venv ($base)" >&2
+        "${PYTHON:-python3}" -m venv "$root/.venv"
+        "${pip[@]}" "torch==$torch_version"
+        "${pip[@]}" -e "$root"
+        echo "$base" >"$marker"
+    fi
+    for extra in "$@"; do
+        grep -qx "$extra" "$marker" && continue
+        echo "first use: installing what '$command' needs beside it (dme[$extra])" >&2
+        if "${pip[@]}" -e "$root[$extra]"; then
+            echo "$extra" >>"$marker"
+        elif [ "$extra" != export ] && [ "$extra" != bench ]; then
+            return 1
+        fi
+    done
 }
 
 command="${1:-}"
 [ $# -gt 0 ] && shift
+extras=()
 case "$command" in
-    reproduce | baseline | finetune | table2 | predict | export | prepare | weights) script="$command.py" ;;
-    pretrain) script=pretrain_hrf.py ;;
-    transfer | development | crossval | layers | backbones) script="studies/$command.py" ;;
-    bench) script=benchmarks/bench.py ;;
-    test) script= ;;
+    predict | prepare | weights | baseline) script="$command.py" ;;
+    export) script=export.py extras=(export) ;;
+    finetune | table2) script="$command.py" extras=(train) ;;
+    reproduce) script=reproduce.py extras=(test) ;;
+    pretrain) script=pretrain_hrf.py extras=(train) ;;
+    transfer | development | crossval | layers | backbones | width) script="studies/$command.py" extras=(train) ;;
+    bench) script=benchmarks/bench.py extras=(bench) ;;
+    test) script="" extras=(test) ;;
     "" | help | -h | --help) usage; exit 0 ;;
     *) echo "error: unknown command '$command'; ./run.sh lists what there is" >&2; exit 2 ;;
 esac
-install
+install ${extras[@]+"${extras[@]}"}  # bash before 4.4 minds an empty array
 if [ "$command" = test ]; then
     cd "$root"
     exec .venv/bin/python -m pytest "$@"

@@ -1,4 +1,4 @@
-"""Packaging of dme: the library, and the named weights as its package dme.zoo."""
+"""Packaging of dme: the library, the command `dme`, and the named weights as its package dme.zoo."""
 
 import re
 from pathlib import Path
@@ -6,12 +6,18 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+PUBLIC_NAMES = (HERE / "dme/__init__.py").read_text("utf-8")
+VERSION = re.search(r'^__version__ = "(.+)"', PUBLIC_NAMES, re.MULTILINE)[1]
+
+TRAIN = ["tensorboard"]  # without it a training run writes no TensorBoard events
+EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+BENCH = ["torchmetrics", "monai", *EXPORT]  # the peers
+TEST = ["pytest", *TRAIN]
+DEV = ["ruff", "vulture", "triton; platform_system == 'Linux'", *TEST, *EXPORT]
 
 setup(
     name="dme",
-    version=re.search(
-        r'^__version__ = "(.+)"', (HERE / "dme/__init__.py").read_text("utf-8"), re.M
-    )[1],
+    version=VERSION,
     description="Retinal OCT segmentation from pretrained networks with very few labelled scans",
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
@@ -20,10 +26,7 @@ setup(
     packages=[*find_packages(include=["dme", "dme.*"]), "dme.zoo"],
     package_dir={"dme.zoo": "weights"},
     package_data={"dme.report": ["page.html"], "dme.zoo": ["*.json", "*.pth", "*.md"]},
-    install_requires=["torch>=2.11", "numpy", "scipy", "h5py", "tqdm", "tensorboard", "pytest"],
-    extras_require={
-        "dev": ["ruff", "triton; platform_system == 'Linux'"],
-        "export": ["onnx", "onnxscript", "onnxruntime"],
-        "bench": ["torchmetrics", "monai", "onnx", "onnxscript", "onnxruntime"],
-    },
+    entry_points={"console_scripts": ["dme = dme.__main__:main"]},
+    install_requires=["torch>=2.11", "numpy", "scipy", "h5py", "tqdm", "Pillow"],
+    extras_require={"train": TRAIN, "export": EXPORT, "bench": BENCH, "test": TEST, "dev": DEV},
 )

@@ -7,10 +7,12 @@ import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # scripts write files and answer --help without waiting for torch
+    import torch
 
 
 @contextlib.contextmanager
@@ -44,8 +46,10 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def load_archive(path: str | Path, device: str | torch.device = "cpu"):
+def load_archive(path: str | Path, device: "str | torch.device" = "cpu"):
     """The content of a torch file, without running anything in it. Whatever is wrong with it raises."""
+    import torch
+
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():  # torch itself does not look at the checksums
@@ -68,10 +72,8 @@ def plain(value):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
-    if isinstance(value, (np.ndarray, Tensor)):
+    if hasattr(value, "tolist"):  # arrays, tensors, and NumPy's numbers
         return plain(value.tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value

@@ -8,17 +8,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 
 
 def provenance() -> dict:
     """Where a result comes from: command, commit, versions, device, time (UTC)."""
-    script = Path(sys.argv[0]).resolve()
-    script = str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else sys.argv[0]
+    import torch  # not before it is needed: scripts answer --help without it
+
     return {
-        "command": shlex.join(["python", script, *sys.argv[1:]]),
+        "command": _command(),
         "commit": _commit(),
         "time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {
@@ -33,9 +32,21 @@ def provenance() -> dict:
 
 def device_name() -> str:
     """The GPU's name, or the number of CPU threads in use."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _command() -> str:
+    """The command line that repeats what runs: of a script, or of the installed `dme`."""
+    program = sys.argv[0]
+    if program.startswith("dme "):  # so set by dme/__main__.py
+        return shlex.join([*program.split(), *sys.argv[1:]])
+    script = Path(program).resolve()
+    shown = str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else program
+    return shlex.join(["python", shown, *sys.argv[1:]])
 
 
 def _commit() -> str:

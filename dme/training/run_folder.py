@@ -1,12 +1,13 @@
 """What a training run leaves behind: config, metrics line by line, TensorBoard events, pictures."""
 
 import json
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from dme.common.files import atomic_path, plain, write_json
 from dme.common.provenance import provenance
@@ -36,23 +37,37 @@ class Run:
         with atomic_path(out / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self.file = open(out / "metrics.jsonl", "a")
-        self.board = SummaryWriter(str(out), purge_step=start + 1)
+        self.board = events_writer(out, start)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append one line and one TensorBoard point per value, at `step` completed steps."""
         self.file.write(json.dumps({"step": step, **plain(values)}) + "\n")
         self.file.flush()
+        if self.board is None:
+            return
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
         self.board.flush()
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Show a uint8 (H, W, 3) picture in TensorBoard."""
-        self.board.add_image(name, picture, step, dataformats="HWC")
+        if self.board is not None:
+            self.board.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
         self.file.close()
-        self.board.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def events_writer(out: Path, start: int) -> Any:
+    """TensorBoard's SummaryWriter of a run; None, and a line that says so, where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("no TensorBoard events: install tensorboard, or dme[train]", file=sys.stderr)
+        return None
+    return SummaryWriter(str(out), purge_step=start + 1)
 
 
 def read_rows(path: str | Path) -> list[dict]:

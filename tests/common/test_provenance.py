@@ -45,7 +45,9 @@ def test_write_json(tmp_path):
     text = (tmp_path / "new" / "a.json").read_text()
     assert json.loads(text) == given | {"score": None, "counts": [[1, 0], [0, 1]]}
     assert "NaN" not in text
-    assert ' "counts": [[1, 0], [0, 1]],' in text.splitlines()  # a key and all it holds take one line
+    assert (
+        ' "counts": [[1, 0], [0, 1]],' in text.splitlines()
+    )  # a key and all it holds take one line
     with pytest.raises(TypeError):
         write_json(tmp_path / "new" / "a.json", {"unknown": object()})
     assert (tmp_path / "new" / "a.json").read_text() == text  # a failed write leaves the old file

@@ -2,7 +2,9 @@
 
 import json
 import math
+import sys
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -82,3 +84,13 @@ def test_loss_curve(tmp_path):
     rows = [{"step": s, "train/loss": 1 / s, "train/dice": None} for s in (1, 2, 3)]
     blank, drawn = loss_curve([]), loss_curve(rows)
     assert blank.shape == drawn.shape == (480, 800, 3) and (blank != drawn).any()
+
+
+def test_without_tensorboard_a_run_keeps_its_metrics(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    run = Run(tmp_path, {"lr": 0.1})
+    run.log(1, {"loss": 2.0})
+    run.image(1, "picture", np.zeros((4, 4, 3), np.uint8))
+    run.close()
+    assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.0}]
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,134 @@
+"""What a user gets: the commands `dme` and `./run.sh`, and the wheel installed away from the checkout."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dme
+
+ROOT = Path(dme.__file__).parents[1]
+
+
+def call(*command, folder: Path, **environment) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def python_block(readme: str) -> str:
+    """The first Python code of a README that predicts."""
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    return next(block for block in blocks if "dme.predict(" in block)
+
+
+def test_dme_lists_its_commands(tmp_path):
+    for words in ([], ["--help"], ["help"]):
+        done = call(sys.executable, "-m", "dme", *words, folder=tmp_path, PYTHONPATH=str(ROOT))
+        assert done.returncode == 0 and not done.stderr
+        for name in ("predict", "finetune", "prepare", "weights", "export"):
+            assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE)
+    done = call(sys.executable, "-m", "dme", "--version", folder=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.stdout == f"dme {dme.__version__}\n"
+
+
+def test_dme_refuses_an_unknown_command(tmp_path):
+    done = call(sys.executable, "-m", "dme", "predit", folder=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr == "error: unknown command 'predit'; dme --help lists what there is\n"
+
+
+def test_dme_lists_its_commands_without_torch(tmp_path):
+    code = "import sys; sys.modules['torch'] = sys.modules['numpy'] = None; import dme.__main__ as m; m.main()"
+    done = call(sys.executable, "-c", code, folder=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0 and "usage: dme COMMAND" in done.stdout
+
+
+def test_run_sh_installs_nothing_to_answer(tmp_path):
+    script = shutil.copy(ROOT / "run.sh", tmp_path)
+    for words, status in ((["--help"], 0), ([], 0), (["help"], 0), (["predit"], 2)):
+        done = call("bash", script, *words, folder=tmp_path, PYTHON="/does/not/exist")
+        assert done.returncode == status
+    assert done.stderr == "error: unknown command 'predit'; ./run.sh lists what there is\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["run.sh"]
+
+
+def test_run_sh_installs_what_a_command_needs(tmp_path):
+    """A stand-in for Python writes down what it is asked to do; what is there is not installed again."""
+    script = shutil.copy(ROOT / "run.sh", tmp_path)
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\n'
+        'if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; touch "$3/bin/dme"; '
+        'chmod +x "$3/bin/dme"; fi\n'
+    )
+    python.chmod(0o755)
+
+    def calls(command: str) -> list[str]:
+        (tmp_path / "calls").write_text("")
+        done = call(
+            "bash", script, command, folder=tmp_path, PYTHON=str(python), TORCH_VERSION="9"
+        )
+        assert done.returncode == 0, done.stderr
+        lines = (tmp_path / "calls").read_text().splitlines()
+        return [line.split()[-1].replace(str(tmp_path), ".") for line in lines]
+
+    assert calls("predict") == ["./.venv", "torch==9", ".", "./experiments/predict.py"]
+    assert calls("predict") == ["./experiments/predict.py"]
+    assert calls("finetune") == [".[train]", "./experiments/finetune.py"]
+    assert calls("transfer") == ["./experiments/studies/transfer.py"]
+    assert calls("test") == [".[test]", "pytest"]
+    assert calls("test") == ["pytest"]
+    marker = tmp_path / ".venv" / "installed"
+    assert marker.read_text().splitlines() == ["torch 9", "train", "test"]
+    marker.write_text("torch 8\n")  # another version: everything anew
+    assert calls("weights") == ["./.venv", "torch==9", ".", "./experiments/weights.py"]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder into which the wheel was installed, without what it needs, which is here already."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    for name in ("dme", "weights"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    build = call(*pip, "wheel", "--no-deps", "-w", folder, source, folder=folder)
+    assert build.returncode == 0, build.stderr
+    (wheel,) = folder.glob("*.whl")
+    target = folder / "packages"
+    done = call(*pip, "install", "--no-deps", "--target", target, wheel, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.mark.slow
+def test_the_wheel_predicts_from_another_folder(installed, tmp_path):
+    program = installed / "bin" / "dme"
+    seen = {"PYTHONPATH": str(installed)}
+    where = call(sys.executable, "-c", "import dme; print(dme.__file__)", folder=tmp_path, **seen)
+    assert Path(where.stdout.strip()).is_relative_to(installed)
+
+    done = call(program, "predict", "phantom", "--out", "found", folder=tmp_path, **seen)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "found" / "report.html").exists() and any(
+        tmp_path.glob("found/masks/*.png")
+    )
+    record = (tmp_path / "found" / "measurements.json").read_text()
+    assert '"command": "dme predict phantom --out found"' in record
+
+    block = python_block((ROOT / "README.md").read_text(encoding="utf-8"))
+    done = call(sys.executable, "-c", block, folder=tmp_path, **seen)
+    assert done.returncode == 0, done.stderr
+    listed = call(program, "weights", folder=tmp_path, **seen)
+    assert "dme-fluid (shipped)" in listed.stdout
