@@ -1,4 +1,4 @@
-"""Packaging of dme: the library, the command `dme`, and the named weights as its package dme.zoo."""
+"""Packaging of dme: the library, the command `dme`, and the named weights as package dme.zoo."""
 
 import re
 from pathlib import Path

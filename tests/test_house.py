@@ -1,4 +1,4 @@
-"""The house: what may import what, what `import dme` brings, and that no module hides a public function."""
+"""The house: what may import what, what `import dme` brings, that no module hides a function."""
 
 import ast
 import subprocess
@@ -72,7 +72,7 @@ def test_imports_only_go_down():
 
 
 def test_no_circle():
-    """Modules can be put in an order in which each imports only earlier ones; so can, by floors, folders."""
+    """There is an order of modules in which each imports only earlier ones; floors order folders."""
     arrows = {
         module: imported(path) & MODULES.keys() - {module} for module, path in MODULES.items()
     }
@@ -83,7 +83,7 @@ def test_no_circle():
 
 
 def test_no_module_hides_a_public_function():
-    """`dme.predict` is the function. Only a command is called what its user types: nothing imports it."""
+    """`dme.predict` is the function. Only a command, which nothing imports, has a function's name."""
     functions = {name for name in dme.__all__ if callable(getattr(dme, name))}
     assert {"predict", "scores", "load_model"} <= functions
     assert not functions & {

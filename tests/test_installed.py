@@ -1,4 +1,4 @@
-"""What a user gets: the commands `dme` and `./run.sh`, and the wheel installed away from the checkout."""
+"""What a user gets: the commands `dme` and `./run.sh`, and the wheel, away from the checkout."""
 
 import os
 import re
@@ -47,7 +47,10 @@ def test_dme_refuses_an_unknown_command(tmp_path):
 
 
 def test_dme_lists_its_commands_without_torch(tmp_path):
-    code = "import sys; sys.modules['torch'] = sys.modules['numpy'] = None; import dme.__main__ as m; m.main()"
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['numpy'] = None; "
+        "from dme.__main__ import main; main()"
+    )
     done = call(sys.executable, "-c", code, folder=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 0 and "usage: dme COMMAND" in done.stdout
 
@@ -62,7 +65,7 @@ def test_run_sh_installs_nothing_to_answer(tmp_path):
 
 
 def test_run_sh_installs_what_a_command_needs(tmp_path):
-    """A stand-in for Python writes down what it is asked to do; what is there is not installed again."""
+    """A stand-in for Python notes what it is asked to do; what is there is not installed again."""
     script = shutil.copy(ROOT / "run.sh", tmp_path)
     python = tmp_path / "python"
     python.write_text(
@@ -95,7 +98,7 @@ def test_run_sh_installs_what_a_command_needs(tmp_path):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """A folder into which the wheel was installed, without what it needs, which is here already."""
+    """A folder into which the wheel was installed; what it needs is here already."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     for name in ("dme", "weights"):
