@@ -15,6 +15,11 @@ if TYPE_CHECKING:  # scripts write files and answer --help without waiting for t
     import torch
 
 
+def cache_folder() -> Path:
+    """Where what can be made or fetched again is kept: $DME_CACHE, else ~/.cache/dme."""
+    return Path(os.environ.get("DME_CACHE") or "~/.cache/dme").expanduser()
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on any failure.

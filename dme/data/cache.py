@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 from dme.bscan import BScan
 from dme.common.errors import InputError
-from dme.common.files import atomic_path
+from dme.common.files import atomic_path, cache_folder
 from dme.common.labels import IGNORE
-from dme.data.duke import DUKE_ANNOTATED, DUKE_WIDTH, GRADED_COLUMNS
+from dme.data.duke import DUKE_SHAPE, GRADED_COLUMNS, is_duke
 from dme.data.source import Source
 
 FORMAT = 1  # raise it when this layout changes, or how a source is read or pixels are resized
@@ -70,10 +70,7 @@ class Cache:
     @property
     def is_duke(self) -> bool:
         """Whether these are the 110 scans that Duke's graders annotated, by subjects and positions."""
-        return (
-            set(zip(self.subjects.tolist(), self.positions.tolist(), strict=True))
-            == DUKE_ANNOTATED
-        )
+        return is_duke(zip(self.subjects.tolist(), self.positions.tolist(), strict=True))
 
     def graded(self, index: int) -> np.ndarray:
         """Columns of a native scan that somebody annotated, bool (W,); elsewhere no fluid only means unknown.
@@ -90,7 +87,7 @@ class Cache:
         columns = np.ones(self.images[index].shape[1], bool)
         if self.is_duke:
             first, end = (
-                side * len(columns) // DUKE_WIDTH
+                side * len(columns) // DUKE_SHAPE[1]
                 for side in (GRADED_COLUMNS[0], GRADED_COLUMNS[1] + 1)
             )
             columns[:first] = columns[end:] = False
@@ -111,7 +108,7 @@ def open_cache(source: Source, size: int | None = None, folder: Path | None = No
         raise InputError(
             f"size {size} is not a number of pixels; give 1 or more, or none for the native size"
         )
-    folder = Path(folder or os.environ.get("DME_CACHE") or "~/.cache/dme").expanduser()
+    folder = Path(folder).expanduser() if folder else cache_folder()
     path = folder / f"{source.kind}-{source.sha256[:12]}-{size or 'native'}.h5"
     cache, _ = _read(path, source, size)
     if cache is not None:

@@ -5,10 +5,10 @@ Their names are in weights/zoo.json: an entry with `file` ships beside it, one w
 """
 
 import json
-import os
 from pathlib import Path
 
 from dme.common.errors import InputError
+from dme.common.files import cache_folder
 
 # An installed package holds the folder weights/ as dme/zoo; a clone (also pip install -e) has it beside dme/
 INSTALLED = Path(__file__).parents[1] / "zoo"
@@ -29,8 +29,4 @@ def path_of(name: str) -> Path:
         )
     if "file" in entries[name]:
         return ZOO / entries[name]["file"]
-    return (
-        Path(os.environ.get("DME_CACHE") or "~/.cache/dme").expanduser()
-        / "weights"
-        / f"{name}.pth"
-    )
+    return cache_folder() / "weights" / f"{name}.pth"
