@@ -16,7 +16,6 @@ from dme.common.files import write_json
 from dme.common.labels import IGNORE
 from dme.common.provenance import provenance
 from dme.data.cache import Cache, open_cache
-from dme.data.duke import DUKE_ANNOTATED
 from dme.data.opening import open_source
 from dme.data.splits import leak, split_indices
 from dme.drawing.canvas import save_png
@@ -140,9 +139,7 @@ def main() -> None:
         raise InputError(
             f"{source.description}: nothing to study without fluid labels; add masks or choose other data"
         )
-    scans = set(zip(native.subjects.tolist(), native.positions.tolist(), strict=True))
-    duke = source.kind != "phantom" and scans == DUKE_ANNOTATED
-    found = study(native, small, args.split or ("paper" if duke else "random"))
+    found = study(native, small, args.split or ("paper" if native.is_duke else "random"))
     print_study(found)
 
     results, examples = args.out / "results.json", args.out / "examples.png"

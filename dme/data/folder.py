@@ -1,162 +1,181 @@
 """B-scans of a folder of images, with masks, boundaries and index.csv."""
 
-import csv
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from dme.bscan import BScan
 from dme.common.errors import InputError
-from dme.data.duke import DUKE_ANNOTATED, DUKE_NOTE, DUKE_SCALE_UM
-from dme.data.images import mask_lookup, read_boundaries, read_grey, read_mask, read_pixels
+from dme.data.boundary_files import read_boundaries
+from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
+from dme.data.images import Survey, read_grey, survey_images
+from dme.data.index import IndexRow, read_index
+from dme.data.masks import mask_lookup, read_mask
 from dme.data.source import IMAGE_SUFFIXES, Source, files_in, fingerprint, listing
 
-SCALE_COLUMNS = ("axial_um", "lateral_um", "spacing_um")
+MASK_FOLDERS = ("fluid", "masks")
+PLACE_IN_NAME = r"subject_?(\d+)_(\d+)"  # subject and position of an image without index.csv
 
 
-class _Row(NamedTuple):
-    subject: int
-    position: int
-    name: str
-    scale_um: tuple[float, ...] | None = None
+@dataclass
+class Files:
+    """The files of a folder by stem, and the rows that say which images are read, in this order."""
+
+    rows: list[IndexRow]
+    images: dict[str, Path]
+    masks: dict[str, Path] | None  # None when there is no folder of masks
+    boundaries: dict[str, Path]
 
 
 def open_folder(root: Path) -> Source:
+    """Source of a folder laid out as `dme.data.opening.open_source` says. Raises InputError."""
     image_folder = root / "images" if (root / "images").is_dir() else root
     images = files_in(image_folder, IMAGE_SUFFIXES)
     if not images:
-        inside = listing(sorted(f.name for f in root.iterdir())) or "nothing"
+        inside = listing(sorted(file.name for file in root.iterdir())) or "nothing"
         raise InputError(
             f"no Subject_NN.mat and no images in {image_folder}; {root} holds {inside}"
         )
-    mask_folders = [root / name for name in ("fluid", "masks") if (root / name).is_dir()]
-    if len(mask_folders) == 2:
-        raise InputError(f"{root} has both fluid/ and masks/: keep one")
-    fluid = files_in(mask_folders[0], IMAGE_SUFFIXES) if mask_folders else {}
-    layers = files_in(root / "boundaries", (".npy",)) if (root / "boundaries").is_dir() else {}
-    index = [root / "index.csv"] if (root / "index.csv").is_file() else []
-    notes = []
-    if index:
-        rows = read_index(index[0], images)
-    elif all(re.fullmatch(r"subject_?\d+_\d+", name, re.IGNORECASE) for name in images):
-        rows = [_Row(*map(int, re.findall(r"\d+", name)), name) for name in images]
-        notes.append("no index.csv: subject and position come from the file names (subjectNN_MM)")
+    boundary_folder = root / "boundaries"
+    boundaries = files_in(boundary_folder, (".npy",)) if boundary_folder.is_dir() else {}
+    mask_folder = _mask_folder(root)
+    masks = None if mask_folder is None else files_in(mask_folder, IMAGE_SUFFIXES)
+
+    # which images, and where they belong
+    notes: list[str] = []
+    index = root / "index.csv"
+    if index.is_file():
+        rows = read_index(index, images)
     else:
-        rows = [_Row(1, i, name) for i, name in enumerate(images)]
-        notes.append(
-            "no index.csv: subjects unknown (all called 1: no split by subject), positions by name"
-        )
+        rows = _rows_by_name(images, notes)
     rows.sort()
-    for a, b in zip(rows, rows[1:], strict=False):
-        if a[:2] == b[:2]:
-            raise InputError(
-                f"{root}: {a.name} and {b.name} are both subject {a[0]}, B-scan {a[1]}"
-            )
-    names = {row.name for row in rows}
-    if mask_folders and (missing := [row.name for row in rows if row.name not in fluid]):
-        raise InputError(
-            f"{mask_folders[0]}: no mask for {listing(missing)}; if it has no fluid, add zeros"
-        )
-    if lossy := [file for file in fluid.values() if file.suffix.lower() in (".jpg", ".jpeg")]:
-        raise InputError(f"{lossy[0]}: JPEG changes labels; save masks as PNG")
-    if not mask_folders:
+    _check_places(root, rows)
+    if masks is None:
         notes.append("no folder fluid/ or masks/: scans without fluid labels")
-    used = index
-    for label, files in [
-        ("images not in index.csv", images),
-        ("masks", fluid),
-        ("boundaries", layers),
-    ]:
-        used = used + [files[name] for name in names if name in files]
-        if extra := [name for name in files if name not in names]:
-            notes.append(f"{label} without use, left out: {listing(extra)}")
-    text = f"{len(rows)} B-scans from {root} (folder{'' if mask_folders else ', no fluid labels'})"
+    else:
+        _check_masks(mask_folder, masks, rows)
 
-    def read(source: Source, labelled_only: bool) -> Iterator[BScan]:
-        return _read_folder(source, rows, images, fluid, layers)
-
-    return Source("folder", str(root), fingerprint(root, used, "folder\n"), text, read, notes)
+    # what is read makes the fingerprint, what is not is named
+    files = Files(rows, images, masks, boundaries)
+    used = [index] if index.is_file() else []
+    used += _used_files(files, notes)
+    digest = fingerprint(root, used, "folder\n")
+    labels = ", no fluid labels" if masks is None else ""
+    text = f"{len(rows)} B-scans from {root} (folder{labels})"
+    return Source("folder", str(root), digest, text, partial(_read_folder, files), notes)
 
 
-def read_index(path: Path, images: dict[str, Path]) -> list[_Row]:
-    """Rows of index.csv: name (extension or not), subject from 1, bscan from 0, optional scale in um."""
-    rows, line, listed = [], 1, set()
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as f:
-            table = csv.DictReader(f)
-            found = table.fieldnames or []
-            if missing := [key for key in ("name", "subject", "bscan") if key not in found]:
-                raise InputError(f"{path}: no column {listing(missing)}; found {listing(found)}")
-            for line, row in enumerate(table, start=2):
-                name = row["name"] if row["name"] in images else Path(row["name"]).stem
-                if name not in images:
-                    raise InputError(f"{path} line {line}: there is no image {row['name']}")
-                if name in listed:
-                    raise InputError(f"{path} line {line}: {name} is listed twice; keep one line")
-                listed.add(name)
-                subject, position = int(row["subject"]), int(row["bscan"])
-                scale_um = tuple(float(row[key]) for key in SCALE_COLUMNS if row.get(key))
-                if (
-                    subject < 1
-                    or position < 0
-                    or len(scale_um) % 3
-                    or not all(0 < um < math.inf for um in scale_um)
-                ):
-                    raise ValueError
-                rows.append(_Row(subject, position, name, scale_um or None))
-    except (ValueError, TypeError, csv.Error) as e:  # UnicodeDecodeError is a ValueError
-        wanted = (
-            f"UTF-8, subject >= 1, bscan >= 0, and {', '.join(SCALE_COLUMNS)} > 0 or all empty"
+def _mask_folder(root: Path) -> Path | None:
+    folders = [root / name for name in MASK_FOLDERS if (root / name).is_dir()]
+    if len(folders) == 2:
+        raise InputError(f"{root} has both fluid/ and masks/: keep one")
+    return folders[0] if folders else None
+
+
+def _rows_by_name(images: dict[str, Path], notes: list[str]) -> list[IndexRow]:
+    """Rows without index.csv, from file names like subjectNN_MM, else of one subject in natural order."""
+    matches = {name: re.fullmatch(PLACE_IN_NAME, name, re.IGNORECASE) for name in images}
+    if all(matches.values()):
+        notes.append("no index.csv: subject and position come from the file names (subjectNN_MM)")
+        return [IndexRow(int(match[1]), int(match[2]), name) for name, match in matches.items()]
+    notes.append(
+        "no index.csv: subjects unknown (all called 1: no split by subject), positions by name"
+    )
+    return [IndexRow(1, position, name) for position, name in enumerate(images)]
+
+
+def _check_places(root: Path, rows: list[IndexRow]) -> None:
+    for row, following in zip(rows, rows[1:], strict=False):
+        if row.place == following.place:
+            place = f"subject {row.subject}, B-scan {row.position}"
+            raise InputError(f"{root}: {row.name} and {following.name} are both {place}")
+
+
+def _check_masks(folder: Path, masks: dict[str, Path], rows: list[IndexRow]) -> None:
+    missing = [row.name for row in rows if row.name not in masks]
+    if missing:
+        raise InputError(
+            f"{folder}: no mask for {listing(missing)}; if it has no fluid, add zeros"
         )
-        raise InputError(f"{path} line {line}: expected {wanted}") from e
-    if not rows:
-        raise InputError(f"{path} has no rows: list one image per line or remove the file")
-    return rows
+    for file in masks.values():
+        if file.suffix.lower() in (".jpg", ".jpeg"):
+            raise InputError(f"{file}: JPEG changes labels; save masks as PNG")
 
 
-def _read_folder(
-    source, rows: list[_Row], images: dict, fluid: dict, layers: dict
-) -> Iterator[BScan]:
-    """Survey the whole set (grey range, meaning of mask values, whether it is the Duke set), then yield."""
-    peak, sizes, values = 0, set(), set()
-    for row in rows:
-        pixels = read_pixels(images[row.name])
-        sizes.add(pixels.shape[:2])
-        peak = max(peak, int(pixels.max()) if pixels.dtype.kind in "ui" else 0)
-        if fluid:
-            mask = read_mask(fluid[row.name])
-            values.update(np.unique(mask).tolist())
-            if mask.shape != pixels.shape[:2]:
-                raise InputError(
-                    f"{fluid[row.name]}: mask is {mask.shape}, its image is {pixels.shape[:2]}"
-                )
-    if fluid:
-        lookup, meaning = mask_lookup(values)
+def _used_files(files: Files, notes: list[str]) -> list[Path]:
+    """Files of the listed images; notes name the others."""
+    names = {row.name for row in files.rows}
+    kinds = {
+        "images not in index.csv": files.images,
+        "masks": files.masks or {},
+        "boundaries": files.boundaries,
+    }
+    used = []
+    for kind, by_name in kinds.items():
+        used += [by_name[name] for name in names if name in by_name]
+        extra = [name for name in by_name if name not in names]
+        if extra:
+            notes.append(f"{kind} without use, left out: {listing(extra)}")
+    return used
+
+
+def _read_folder(files: Files, source: Source, labelled_only: bool) -> Iterator[BScan]:
+    """Survey the whole set, then yield its scans; `source` notes what was found and done."""
+    rows = files.rows
+    survey = survey_images([files.images[row.name] for row in rows])
+    lookup = None
+    if files.masks is not None:
+        lookup, meaning = mask_lookup(_mask_values(files, survey))
         source.note(f"masks: {meaning}")
-    duke = {row[:2] for row in rows} == DUKE_ANNOTATED and sizes == {(496, 768)}
-    if duke and not any(row.scale_um for row in rows):
+    scale_known = any(row.scale_um for row in rows)
+    if not scale_known and is_duke((row.place for row in rows), survey.shapes.values()):
         rows = [row._replace(scale_um=DUKE_SCALE_UM) for row in rows]
-        source.note(f"recognised by its 110 subjects and positions: {DUKE_NOTE}")
-    conversions, crossings = Counter(), []
+        source.note(DUKE_RECOGNISED)
+
+    conversions: Counter[str] = Counter()
+    crossings = []
     for row in rows:
-        image, how = read_grey(images[row.name], peak)
-        conversions[how] += 1
+        image, conversion = read_grey(files.images[row.name], survey.peak)
+        conversions[conversion] += 1
         scan = BScan(row.name, image, None, None, row.subject, row.position, row.scale_um)
-        if fluid:
-            scan.fluid = lookup[read_mask(fluid[row.name])]
-        if row.name in layers:
-            scan.layers, crossing = read_boundaries(layers[row.name], image.shape)
+        if lookup is not None:
+            scan.fluid = lookup[read_mask(files.masks[row.name])]
+        if row.name in files.boundaries:
+            file = files.boundaries[row.name]
+            scan.layers, crossing = read_boundaries(file, image.shape)
             crossings.append(crossing)
         yield scan
-    for how, count in conversions.items():
-        if how:
-            source.note(f"{count} of {len(rows)} images: {how}")
-    if crossed := [c for c in crossings if c.any()]:
-        points, worst = sum(int((c > 0).sum()) for c in crossed), max(c.max() for c in crossed)
-        files = f"{len(crossed)} of {len(crossings)} files"
-        source.note(f"boundaries: {points} crossings in {files} repaired, largest {worst:.2f} px")
+
+    for conversion, count in conversions.items():
+        if conversion:
+            source.note(f"{count} of {len(rows)} images: {conversion}")
+    _note_crossings(source, crossings)
+
+
+def _mask_values(files: Files, survey: Survey) -> set[int]:
+    """All values of the masks. Raises InputError for a mask of another size than its image."""
+    values = set()
+    for row in files.rows:
+        file = files.masks[row.name]
+        mask = read_mask(file)
+        values.update(np.unique(mask).tolist())
+        shape = survey.shapes.get(files.images[row.name], mask.shape)
+        if mask.shape != shape:
+            raise InputError(f"{file}: mask is {mask.shape}, its image is {shape}")
+    return values
+
+
+def _note_crossings(source: Source, crossings: list[np.ndarray]) -> None:
+    """Note how many boundary points were moved. crossings: (8, W) px of every file."""
+    crossed = [crossing for crossing in crossings if crossing.any()]
+    if not crossed:
+        return
+    points = sum(int((crossing > 0).sum()) for crossing in crossed)
+    worst_px = max(crossing.max() for crossing in crossed)
+    files = f"{len(crossed)} of {len(crossings)} files"
+    source.note(f"boundaries: {points} crossings in {files} repaired, largest {worst_px:.2f} px")

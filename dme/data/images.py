@@ -1,26 +1,58 @@
-"""One file's pixels, labels or boundaries, read, checked and brought to one form."""
+"""Pixels of one image file, and grey values of any kind as the uint8 that networks see."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from dme.common.errors import InputError
-from dme.common.labels import IGNORE
-from dme.retina.rows import MAX_CROSSING_PX, repair_boundaries
+
+# kinds of pixels that Pillow turns into RGB
+CONVERTED_MODES = ("CMYK", "YCbCr", "LAB", "HSV", "PA")
+DEEPEST = 65535  # largest 16-bit value
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What must be known of all images of a set before the first is read.
+
+    peak: largest value of the 16-bit images, 0 without any. shapes: (height, width) by file, without broken
+    files: reading them will say what is wrong.
+    """
+
+    peak: int
+    shapes: dict[Path, tuple[int, int]]
+
+
+def survey_images(files: Iterable[Path]) -> Survey:
+    """Look at the headers of image files; only those of more than 8 bits are decoded."""
+    peak = 0
+    shapes = {}
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                deep = image.mode.startswith("I")
+                shapes[file] = (image.height, image.width)
+            if deep:
+                peak = max(peak, int(read_pixels(file).max()))
+        except Exception:  # whatever Pillow raises: reading the file itself will say it
+            continue
+    return Survey(peak, shapes)
 
 
 def read_pixels(path: Path, palette_colours: bool = True) -> np.ndarray:
-    """Stored pixels, (H, W) or (H, W, channels); of a palette image its colours, or its indices."""
+    """Stored pixels, (H, W) or (H, W, channels); of a palette image its colours, or its indices.
+
+    Raises InputError for what is no image, and for several pages in one file.
+    """
     try:
         with Image.open(path) as image:
             pages = getattr(image, "n_frames", 1)
             image.load()
-            if (
-                image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "PA")
-                or image.mode == "P"
-                and palette_colours
-            ):
+            palette = image.mode == "P" and palette_colours
+            if palette or image.mode in CONVERTED_MODES:
                 image = image.convert("RGB")
             pixels = np.asarray(image)
     except Exception as e:  # Pillow raises OSError, SyntaxError, ValueError, ... on broken files
@@ -45,104 +77,35 @@ def to_grey_uint8(pixels: np.ndarray, peak: int | None = None) -> tuple[np.ndarr
     4095, ..., 65535 to hold `peak`, the largest value of the whole set (default: of this image).
     Raises ValueError for anything but 1-, 8- or 16-bit whole numbers.
     """
-    how = []
+    # channels: alpha is the last of two or four, three are colour, one is grey
+    steps = []
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        pixels, how = pixels[:, :, :-1], ["alpha dropped"]
+        pixels = pixels[:, :, :-1]
+        steps.append("alpha dropped")
     if pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8:
-        pixels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
-        how.append("colour converted to grey by Rec. 601 luma")
-    pixels = pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels
-    if (
-        pixels.ndim != 2
-        or pixels.dtype.kind not in "bui"
-        or pixels.min() < 0
-        or pixels.max() > 65535
-    ):
+        colour = Image.fromarray(np.ascontiguousarray(pixels))
+        pixels = np.asarray(colour.convert("L"))
+        steps.append("colour converted to grey by Rec. 601 luma")
+    if pixels.shape[2:] == (1,):
+        pixels = pixels[:, :, 0]
+
+    # only whole numbers of up to 16 bits are left
+    whole = pixels.ndim == 2 and pixels.dtype.kind in "bui"
+    if not whole or pixels.min() < 0 or pixels.max() > DEEPEST:
         raise ValueError(
             f"pixels are {pixels.dtype} {pixels.shape}, expected 8- or 16-bit grey or 8-bit RGB"
         )
+
+    # depth
     if pixels.dtype == bool:
-        pixels, how = pixels.astype(np.uint8) * 255, [*how, "1-bit image scaled to 0 and 255"]
+        pixels = pixels.astype(np.uint8) * 255
+        steps.append("1-bit image scaled to 0 and 255")
     elif pixels.dtype != np.uint8:
-        white = 2 ** max(8, int(pixels.max() if peak is None else peak).bit_length()) - 1
+        largest = int(pixels.max()) if peak is None else int(peak)
+        white = 2 ** max(8, largest.bit_length()) - 1
         pixels = np.rint(pixels * (255 / white)).astype(np.uint8)
-        how.append(f"16-bit values scaled by 255/{white}")
-    return pixels, "; ".join(how)
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """Mask values as stored, uint8 (H, W); of black and white in a palette 0 and 1, whichever comes first."""
-    mask = read_pixels(path, palette_colours=False)
-    if mask.ndim == 2 and mask.max(initial=0) <= 1:
-        colours = read_pixels(path)
-        if (
-            colours.ndim == 3
-            and np.isin(colours, (0, 255)).all()
-            and not np.ptp(colours, axis=2).any()
-        ):
-            mask = colours[:, :, 0] // 255
-    if mask.ndim == 3:
-        if mask.shape[2] > 2 and np.ptp(mask[:, :, :3], axis=2).any():
-            raise InputError(f"{path}: a coloured mask; save it as grey, palette or 1-bit PNG")
-        mask = mask[:, :, 0]
-    if mask.dtype.kind not in "bui" or mask.min() < 0 or mask.max() > 255:
-        raise InputError(
-            f"{path}: mask values {mask.min()}..{mask.max()}, expected whole numbers 0..255"
-        )
-    return mask.astype(np.uint8)
-
-
-def mask_lookup(values: set[int]) -> tuple[np.ndarray, str]:
-    """Meaning of the mask values of a whole set: table uint8 (256,) from value to 0, 1 or 255, and a text.
-
-    {0, 1} and {0, 255} are binary, other ids are instances (fluid where > 0), and 255 beside ids is ignore.
-    """
-    ids = sorted(values - {0, 255})
-    if 255 in values and len(ids) > 64:
-        raise InputError(
-            f"masks hold {len(ids)} values between 0 and 255: interpolated? resize with nearest"
-        )
-    lookup = np.ones(256, np.uint8)
-    lookup[0] = 0
-    if not ids:
-        return lookup, "binary 0/255, 255 is fluid" if 255 in values else "all empty"
-    lookup[255] = IGNORE
-    meaning = (
-        "binary 0/1, 1 is fluid"
-        if ids == [1]
-        else f"instance ids {ids[0]}..{ids[-1]}, fluid is id > 0"
-    )
-    return lookup, meaning + (", 255 is ignore" if 255 in values else "")
-
-
-def read_boundaries(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        rows = np.load(path, allow_pickle=False)
-    except (
-        Exception
-    ) as e:  # NumPy raises OSError, ValueError, TokenError, BadZipFile, ... on broken files
-        raise InputError(f"{path}: not a readable .npy array ({e})") from e
-    if not isinstance(rows, np.ndarray):
-        raise InputError(
-            f"{path}: an archive of arrays (.npz), expected one array; save it by numpy.save"
-        )
-    if rows.shape != (8, shape[1]) or rows.dtype.kind not in "uif":
-        raise InputError(
-            f"{path}: {rows.dtype} {rows.shape}, expected numbers (8, width {shape[1]})"
-        )
-    if (rows < 0).any() or (rows > shape[0]).any():
-        found = f"rows {np.nanmin(rows):g}..{np.nanmax(rows):g}"
-        raise InputError(f"{path}: {found} leave the image, {shape[0]} px high")
-    repaired, crossing = repair_boundaries(rows)
-    if crossing.max() > MAX_CROSSING_PX:
-        k, column = np.unravel_index(crossing.argmax(), crossing.shape)
-        found = (
-            f"boundary {k + 1} lies {crossing.max():.1f} px above an upper one in column {column}"
-        )
-        raise InputError(
-            f"{path}: {found}; only crossings up to {MAX_CROSSING_PX:g} px are repaired"
-        )
-    return repaired, crossing
+        steps.append(f"16-bit values scaled by 255/{white}")
+    return pixels, "; ".join(steps)
 
 
 def to_scan(pixels: np.ndarray, peak: float | None = None) -> np.ndarray:
@@ -155,8 +118,9 @@ def to_scan(pixels: np.ndarray, peak: float | None = None) -> np.ndarray:
     if pixels.dtype.kind == "f":
         if not np.isfinite(pixels).all():
             raise ValueError("holds NaN or infinity, expected grey values 0..255")
-        if pixels.min() < 0 or not 1 < max(pixels.max(), peak or 0) <= 255:
-            found = f"float values {pixels.min():g}..{max(pixels.max(), peak or 0):g}"
+        largest = max(pixels.max(), peak or 0)
+        if pixels.min() < 0 or not 1 < largest <= 255:
+            found = f"float values {pixels.min():g}..{largest:g}"
             raise ValueError(f"{found}, expected grey values 0..255: scale them (0..1 times 255)")
         pixels = np.rint(pixels).astype(np.uint8)
     return to_grey_uint8(pixels, peak)[0]

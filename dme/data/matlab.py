@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -10,42 +12,78 @@ import scipy.io
 
 from dme.bscan import BScan
 from dme.common.errors import InputError
-from dme.data.duke import DUKE_NOTE, DUKE_SCALE_UM
+from dme.data.duke import DUKE_NOTE, DUKE_SCALE_UM, is_duke_volume
 from dme.data.source import Source, files_in, fingerprint, listing
 from dme.retina.rows import MAX_CROSSING_PX, repair_boundaries
 
 
+@dataclass
+class Volume:
+    """The arrays of one file. A B-scan is annotated when its fluid map is not all NaN.
+
+    images: (H, W, B-scans). fluid: region ids of the same shape; layers: (8, W, B-scans); None when absent.
+    """
+
+    path: Path
+    images: np.ndarray
+    fluid: np.ndarray | None
+    layers: np.ndarray | None
+    fluid_key: str  # name of the fluid in the file
+
+    @property
+    def annotated(self) -> list[int]:
+        if self.fluid is None:
+            return []
+        nothing = np.isnan(self.fluid).all(axis=(0, 1))  # (B-scans,)
+        return np.flatnonzero(~nothing).tolist()
+
+
+@dataclass
+class Repairs:
+    """What the cleaning of a volume changed, for its notes."""
+
+    nan_px: int = 0  # within annotated fluid maps
+    crossings: int = 0  # points of boundaries that were put in order
+    columns: int = 0  # set to NaN
+
+
 def open_mat(path: Path, grader: int) -> Source:
+    """Source of one Subject_NN.mat or a folder of them, with the annotations of grader 1 or 2."""
     files = {path.stem: path} if path.is_file() else files_in(path, (".mat",))
     subjects: dict[int, Path] = {}
     for stem, file in files.items():
-        if number := re.fullmatch(r"subject_?(\d+)", stem, re.IGNORECASE):
-            if int(number[1]) in subjects:
-                raise InputError(
-                    f"{subjects[int(number[1])]} and {file.name} are the same subject: keep one"
-                )
-            subjects[int(number[1])] = file
+        match = re.fullmatch(r"subject_?(\d+)", stem, re.IGNORECASE)
+        if not match:
+            continue
+        subject = int(match[1])
+        if subject in subjects:
+            raise InputError(f"{subjects[subject]} and {file.name} are the same subject: keep one")
+        subjects[subject] = file
     if not subjects:
         raise InputError(
             f"{file}: the subject number comes from the file name; rename it to Subject_NN.mat"
         )
 
-    def read(source: Source, labelled_only: bool) -> Iterator[BScan]:
-        for subject in sorted(subjects):
-            yield from _read_mat(source, subjects[subject], subject, grader, labelled_only)
-
     digest = fingerprint(file.parent, list(subjects.values()), f"mat grader {grader}\n")
     many = "s" if len(subjects) > 1 else ""
     text = f"real B-scans of {len(subjects)} subject{many} from {path} (mat, grader {grader})"
-    return Source("mat", str(path), digest, text, read)
+    return Source("mat", str(path), digest, text, partial(_read_files, subjects, grader))
+
+
+def _read_files(
+    subjects: dict[int, Path], grader: int, source: Source, labelled_only: bool
+) -> Iterator[BScan]:
+    for subject in sorted(subjects):
+        volume = _load_volume(subjects[subject], grader, labelled_only)
+        yield from _read_volume(source, volume, subject, labelled_only)
 
 
 def _load_mat(path: Path, keys: list[str]) -> dict[str, np.ndarray]:
     """Those of the keys that the file has. HDF5 (MATLAB v7.3) holds the axes in reverse order."""
     try:
         if h5py.is_hdf5(path):
-            with h5py.File(path) as f:
-                return {key: f[key][()].T for key in keys if key in f}
+            with h5py.File(path) as file:
+                return {key: file[key][()].T for key in keys if key in file}
         return scipy.io.loadmat(path, variable_names=keys)
     except Exception as e:  # scipy and h5py raise nearly anything on a broken file
         raise InputError(
@@ -53,86 +91,129 @@ def _load_mat(path: Path, keys: list[str]) -> dict[str, np.ndarray]:
         ) from e
 
 
-def _read_mat(
-    source: Source, path: Path, subject: int, grader: int, labelled_only: bool
-) -> Iterator[BScan]:
-    """B-scans of one volume. Annotated ones are found: those whose fluid map is not all NaN."""
-    fluid_key, layers_key = f"manualFluid{grader}", f"manualLayers{grader}"
-    mat = _load_mat(path, ["images", fluid_key, layers_key])
-    for key in ["images", fluid_key] if labelled_only else ["images"]:
-        if key not in mat:
+def _load_volume(path: Path, grader: int, labelled_only: bool) -> Volume:
+    """The arrays of a file, their names, shapes and types checked."""
+    fluid_key = f"manualFluid{grader}"
+    layers_key = f"manualLayers{grader}"
+    arrays = _load_mat(path, ["images", fluid_key, layers_key])
+    needed = ["images", fluid_key] if labelled_only else ["images"]
+    for key in needed:
+        if key not in arrays:
             raise InputError(
                 f"{path}: no variable {key}; expected images, {fluid_key}, {layers_key}"
             )
-    images, fluid, layers = mat["images"], mat.get(fluid_key), mat.get(layers_key)
-    shapes = {"images": ("height", "width", "B-scans")}
+
+    # the images give the shape of the others
+    images = arrays["images"]
     if images.ndim == 3 and images.size:
-        shapes = {
-            "images": images.shape,
-            fluid_key: images.shape,
-            layers_key: (8, *images.shape[1:]),
-        }
-    for key, shape in shapes.items():
-        if key in mat and (mat[key].shape != shape or mat[key].dtype.kind not in "uif"):
-            got, wanted = (
-                f"{mat[key].dtype} {mat[key].shape}",
-                f"numbers ({', '.join(map(str, shape))})",
-            )
-            raise InputError(f"{path}: {key} is {got}, expected {wanted}")
+        _check_array(path, arrays, "images", images.shape)
+        _check_array(path, arrays, fluid_key, images.shape)
+        _check_array(path, arrays, layers_key, (8, *images.shape[1:]))
+    else:
+        _check_array(path, arrays, "images", ("height", "width", "B-scans"))
     if images.dtype.kind == "f" and images.max() <= 1:
         raise InputError(
             f"{path}: images lie within 0..1, expected grey values 0..255: multiply them by 255"
         )
+    return Volume(path, images, arrays.get(fluid_key), arrays.get(layers_key), fluid_key)
 
-    count = images.shape[2]
-    annotated = [
-        i for i in range(count) if fluid is not None and not np.isnan(fluid[:, :, i]).all()
-    ]
+
+def _check_array(path: Path, arrays: dict[str, np.ndarray], key: str, shape: tuple) -> None:
+    """Raises InputError when the file has the array, but not as numbers of this shape."""
+    array = arrays.get(key)
+    if array is None or array.shape == shape and array.dtype.kind in "uif":
+        return
+    expected = f"numbers ({', '.join(map(str, shape))})"
+    raise InputError(f"{path}: {key} is {array.dtype} {array.shape}, expected {expected}")
+
+
+def _read_volume(
+    source: Source, volume: Volume, subject: int, labelled_only: bool
+) -> Iterator[BScan]:
+    """B-scans of one volume, those that somebody annotated or all; `source` notes what was found."""
+    # what there is
+    name = volume.path.name
+    shape = volume.images.shape
+    count = shape[2]
+    annotated = volume.annotated
     if labelled_only and not annotated:
         raise InputError(
-            f"{path}: no B-scan is annotated, {fluid_key} is all NaN; check grader and file"
+            f"{volume.path}: no B-scan is annotated, {volume.fluid_key} is all NaN; "
+            "check grader and file"
         )
-    source.note(
-        f"{path.name}: {len(annotated)} of {count} B-scans annotated, positions {listing(annotated)}"
-    )
-    scale_um = DUKE_SCALE_UM if images.shape == (496, 768, 61) else None
-    source.note(
-        DUKE_NOTE
-        if scale_um
-        else f"{path.name}: {images.shape} is not a Duke volume, scale unknown"
-    )
-    nan_px = repaired = blanked = 0
-    for i in annotated if labelled_only else range(count):
-        image = images[:, :, i]
-        if not (image.min() >= 0 and image.max() <= 255):  # also false for NaN
-            raise InputError(
-                f"{path}: images of B-scan {i} leave 0..255 or hold NaN, expected grey values"
-            )
-        image = np.ascontiguousarray(np.rint(image), np.uint8)
-        scan = BScan(f"subject{subject:02d}_bscan{i:02d}", image, None, None, subject, i, scale_um)
-        if i in annotated:
-            ids = np.nan_to_num(fluid[:, :, i])
-            if (ids < 0).any() or (ids % 1).any():
-                raise InputError(
-                    f"{path}: {fluid_key} of B-scan {i} holds values other than ids 0, 1, 2 ..."
-                )
-            scan.fluid = np.ascontiguousarray(ids > 0, np.uint8)
-            nan_px += int(np.isnan(fluid[:, :, i]).sum())
-        if layers is not None:
-            rows = np.where(np.isinf(layers[:, :, i]), -1.0, layers[:, :, i])  # outside the image
-            scan.layers, crossing = repair_boundaries(rows)
-            wrong = (crossing > MAX_CROSSING_PX).any(axis=0)
-            wrong |= ((scan.layers < 0) | (scan.layers > len(image))).any(axis=0)
-            scan.layers[:, wrong] = np.nan  # not worth refusing a volume whose fluid is sound
-            repaired, blanked = (
-                repaired + int((crossing[:, ~wrong] > 0).sum()),
-                blanked + int(wrong.sum()),
-            )
+    positions = listing(annotated)
+    source.note(f"{name}: {len(annotated)} of {count} B-scans annotated, positions {positions}")
+    if is_duke_volume(shape):
+        scale_um = DUKE_SCALE_UM
+        source.note(DUKE_NOTE)
+    else:
+        scale_um = None
+        source.note(f"{name}: {shape} is not a Duke volume, scale unknown")
+
+    # the scans
+    repairs = Repairs()
+    for position in annotated if labelled_only else range(count):
+        image = _grey(volume, position)
+        scan = BScan(
+            name=f"subject{subject:02d}_bscan{position:02d}",
+            image=image,
+            subject=subject,
+            position=position,
+            scale_um=scale_um,
+        )
+        if position in annotated:
+            scan.fluid = _fluid(volume, position, repairs)
+        if volume.layers is not None:
+            scan.layers = _layers(volume.layers[:, :, position], len(image), repairs)
         yield scan
-    if nan_px:
+
+    # what was changed in them
+    if repairs.nan_px:
         source.note(
-            f"{path.name}: {nan_px} px are NaN within annotated B-scans, taken as not fluid"
+            f"{name}: {repairs.nan_px} px are NaN within annotated B-scans, taken as not fluid"
         )
-    if repaired or blanked:
-        larger = f"{blanked} columns with larger ones or rows outside the image set to NaN"
-        source.note(f"{path.name}: {repaired} boundary crossings up to 3 px repaired, {larger}")
+    if repairs.crossings or repairs.columns:
+        larger = f"{repairs.columns} columns with larger ones or rows outside the image set to NaN"
+        source.note(
+            f"{name}: {repairs.crossings} boundary crossings up to 3 px repaired, {larger}"
+        )
+
+
+def _grey(volume: Volume, position: int) -> np.ndarray:
+    """One image as uint8 (H, W)."""
+    image = volume.images[:, :, position]
+    in_range = image.min() >= 0 and image.max() <= 255  # also false for NaN
+    if not in_range:
+        raise InputError(
+            f"{volume.path}: images of B-scan {position} leave 0..255 or hold NaN, "
+            "expected grey values"
+        )
+    return np.ascontiguousarray(np.rint(image), np.uint8)
+
+
+def _fluid(volume: Volume, position: int, repairs: Repairs) -> np.ndarray:
+    """One fluid mask, uint8 (H, W) of 0 and 1, from the ids of its regions."""
+    stored = volume.fluid[:, :, position]
+    ids = np.nan_to_num(stored)
+    if (ids < 0).any() or (ids % 1).any():
+        raise InputError(
+            f"{volume.path}: {volume.fluid_key} of B-scan {position} holds values other than ids "
+            "0, 1, 2 ..."
+        )
+    repairs.nan_px += int(np.isnan(stored).sum())
+    return np.ascontiguousarray(ids > 0, np.uint8)
+
+
+def _layers(stored: np.ndarray, height: int, repairs: Repairs) -> np.ndarray:
+    """Boundary rows float32 (8, W), in order; columns that cannot be repaired are NaN.
+
+    They are not worth refusing a volume whose fluid is sound.
+    """
+    rows = np.where(np.isinf(stored), -1.0, stored)  # outside the image
+    layers, crossing = repair_boundaries(rows)
+    wrong = (crossing > MAX_CROSSING_PX).any(axis=0)  # (W,)
+    wrong |= ((layers < 0) | (layers > height)).any(axis=0)
+    layers[:, wrong] = np.nan
+    repairs.crossings += int((crossing[:, ~wrong] > 0).sum())
+    repairs.columns += int(wrong.sum())
+    return layers

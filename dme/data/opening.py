@@ -5,8 +5,10 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from dme.bscan import BScan
 from dme.common.errors import InputError
 from dme.data import phantom
 from dme.data.folder import open_folder
@@ -26,13 +28,11 @@ def open_source(path: str | Path | None = None, grader: int = 1) -> Source:
     path = path or os.environ.get("DME_DATA")
     if grader not in (1, 2):
         raise InputError(f"grader {grader} does not exist: expected 1 or 2")
-    if not path or path == "phantom":
-        digest = hashlib.sha256(f"phantom_set() version {phantom.VERSION}\n".encode()).hexdigest()
-        why = "as asked" if path else "no DME_DATA given"
-        text = f"SYNTHETIC phantom B-scans, {why} (results say nothing about real scans)"
-        return Source(
-            "phantom", "", digest, text, lambda source, labelled_only: phantom.phantom_set()
-        )
+    if not path:
+        return _open_phantom("no DME_DATA given")
+    if path == "phantom":
+        return _open_phantom("as asked")
+
     root = Path(path)
     if not root.exists():
         raise InputError(
@@ -49,3 +49,13 @@ def open_source(path: str | Path | None = None, grader: int = 1) -> Source:
             f"no grader {grader} in {root}: only .mat files have two; a folder has grader 1"
         )
     return open_folder(root)
+
+
+def _open_phantom(why: str) -> Source:
+    digest = hashlib.sha256(f"phantom_set() version {phantom.VERSION}\n".encode())
+    text = f"SYNTHETIC phantom B-scans, {why} (results say nothing about real scans)"
+    return Source("phantom", "", digest.hexdigest(), text, _read_phantom)
+
+
+def _read_phantom(source: Source, labelled_only: bool) -> Iterator[BScan]:
+    return phantom.phantom_set()

@@ -6,7 +6,7 @@ step leaves a line in `Source.notes`.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,37 +36,47 @@ class Source:
         return self.reader(self, labelled_only)
 
     def note(self, text: str) -> None:
+        """Add a line to the notes, once however often the scans are read."""
         if text not in self.notes:
             self.notes.append(text)
 
 
 def files_in(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Files of a folder by stem, in natural order (2 before 10), without hidden ones (._x of macOS)."""
-    found = [
-        f
-        for f in folder.iterdir()
-        if f.suffix.lower() in suffixes and f.is_file() and f.name[0] != "."
-    ]
-    found.sort(
-        key=lambda f: [int(t) if k % 2 else t for k, t in enumerate(re.split(r"(\d+)", f.name))]
-    )
-    by_stem = {f.stem: f for f in found}
-    for f in found:
-        if by_stem[f.stem] != f:
-            raise InputError(f"{f} and {by_stem[f.stem].name} have the same name: keep one")
-    return by_stem
+    """Files of a folder by stem, in natural order, without hidden ones (._x of macOS)."""
+    files: dict[str, Path] = {}
+    for file in sorted(folder.iterdir(), key=natural):
+        hidden = file.name[0] == "."
+        if hidden or file.suffix.lower() not in suffixes or not file.is_file():
+            continue
+        if file.stem in files:
+            earlier = files[file.stem]
+            raise InputError(f"{earlier} and {file.name} have the same name: keep one")
+        files[file.stem] = file
+    return files
+
+
+def natural(path: Path) -> list[str | int]:
+    """Sort key of file names: 2 before 10."""
+    parts = re.split(r"(\d+)", path.name)  # text and digits in turn
+    parts[1::2] = map(int, parts[1::2])
+    return parts
 
 
 def fingerprint(root: Path, files: list[Path], settings: str) -> str:
+    """sha256 of the files' names below `root` and their bytes, and of the settings they are read with."""
+    by_name = {file.relative_to(root).as_posix(): file for file in files}
     digest = hashlib.sha256(settings.encode())
     try:
-        for name, file in sorted((f.relative_to(root).as_posix(), f) for f in files):
-            digest.update(f"{name}\0{sha256_file(file)}\n".encode())
+        for name in sorted(by_name):
+            digest.update(f"{name}\0{sha256_file(by_name[name])}\n".encode())
     except OSError as e:
         raise InputError(f"cannot read {e.filename}: {e.strerror}") from e
     return digest.hexdigest()
 
 
-def listing(items: list) -> str:
-    more = f", ... ({len(items)} in all)" if len(items) > 12 else ""
-    return ", ".join(map(str, items[:12])) + more
+def listing(items: Sequence) -> str:
+    """The first twelve items, and how many there are."""
+    text = ", ".join(map(str, items[:12]))
+    if len(items) > 12:
+        text += f", ... ({len(items)} in all)"
+    return text

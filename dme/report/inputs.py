@@ -8,15 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dme.common.errors import InputError
 from dme.data import phantom
-from dme.data.duke import DUKE_ANNOTATED, DUKE_NOTE, DUKE_SCALE_UM
-from dme.data.folder import read_index
-from dme.data.images import read_grey, read_pixels, to_scan
+from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
+from dme.data.images import read_grey, survey_images, to_scan
+from dme.data.index import read_index
 from dme.data.opening import open_source
-from dme.data.source import IMAGE_SUFFIXES, files_in
+from dme.data.source import IMAGE_SUFFIXES, files_in, natural
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".mat")
 # names that say which volume and which B-scan of it a file is
@@ -93,11 +92,6 @@ def list_items(inputs: list[str], volume: bool = False) -> tuple[list[Item], dic
     return items, faults
 
 
-def natural(path: Path) -> list:
-    """Sort key of file names: 2 before 10."""
-    return [int(t) if k % 2 else t for k, t in enumerate(re.split(r"(\d+)", path.name))]
-
-
 # ---- the kinds of items ---------------------------------------------------------------------------------
 def _folder_items(root: Path, volume: bool) -> list[Item]:
     folder = root / "images" if (root / "images").is_dir() else root
@@ -142,12 +136,13 @@ def _open_images(
     folder: Path, files: list[Path], index: Path | None, volume: bool, notes: list[str]
 ) -> list[Scan]:
     label = folder.resolve().name or "scans"
-    peak, sizes = _survey(files)
+    survey = survey_images(files)
     scans = [
-        Scan(f.stem, str(f), partial(_read_image, f, peak)) for f in sorted(files, key=natural)
+        Scan(f.stem, str(f), partial(_read_image, f, survey.peak))
+        for f in sorted(files, key=natural)
     ]
     if index:
-        _place_by_index(scans, index, label, sizes, notes)
+        _place_by_index(scans, index, label, set(survey.shapes.values()), notes)
         scans = [scan for scan in scans if scan.volume]
     elif volume:
         for position, scan in enumerate(scans):
@@ -164,7 +159,7 @@ def _open_images(
 
 
 def _place_by_index(
-    scans: list[Scan], index: Path, label: str, sizes: set, notes: list[str]
+    scans: list[Scan], index: Path, label: str, shapes: set, notes: list[str]
 ) -> None:
     """Volume, B-scan and scale from index.csv; images that it does not list stay without a volume."""
     by_name = {scan.name: scan for scan in scans}
@@ -175,9 +170,9 @@ def _place_by_index(
         scan.scale_um = row.scale_um
     if extra := len(scans) - len(rows):
         notes.append(f"{index}: {extra} images without a line in it left out")
-    if {row[:2] for row in rows} == DUKE_ANNOTATED and sizes == {(496, 768)}:
+    if is_duke((row.place for row in rows), shapes):
         if not any(row.scale_um for row in rows):
-            notes.append(f"{index}: recognised by its 110 subjects and positions: {DUKE_NOTE}")
+            notes.append(f"{index}: {DUKE_RECOGNISED}")
             for scan in scans:
                 scan.scale_um = DUKE_SCALE_UM
 
@@ -209,21 +204,6 @@ def _unique(name: str, kind: str, taken: set[str]) -> str:
 
 def _read_image(path: Path, peak: int) -> np.ndarray:
     return read_grey(path, peak)[0]
-
-
-def _survey(files: list[Path]) -> tuple[int, set[tuple[int, int]]]:
-    """Largest value of the 16-bit images, and all sizes. 8-bit ones are not decoded for it."""
-    peak, sizes = 0, set()
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                deep = image.mode.startswith("I")
-                sizes.add((image.height, image.width))
-            if deep:
-                peak = max(peak, int(read_pixels(file).max()))
-        except Exception:  # reading the file for its prediction will say what is wrong with it
-            continue
-    return peak, sizes
 
 
 def _open_array(path: Path, notes: list[str]) -> list[Scan]:

@@ -15,7 +15,8 @@ from PIL import Image
 from dme.common.errors import InputError
 from dme.data import phantom
 from dme.data.duke import DUKE_ANNOTATED, DUKE_SCALE_UM
-from dme.data.images import mask_lookup, read_grey, to_grey_uint8
+from dme.data.images import read_grey, to_grey_uint8
+from dme.data.masks import mask_lookup
 from dme.data.opening import open_source
 from dme.retina.rows import repair_boundaries
 from dme.retina.wedge import saturated_wedge, without_wedge
