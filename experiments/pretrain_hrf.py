@@ -35,10 +35,10 @@ from dme.metrics import scores
 from dme.nets.loading import load_model
 from dme.nets.segmenter import BACKBONES, Segmenter, build_model, normalise, require_arch
 from dme.ops.confusion import confusion_matrix
-from dme.training.augment import Augment, TrainingSet
+from dme.training.augment import TrainingSet
 from dme.training.loop import train
-from dme.training.recipe import Recipe
 from dme.training.run_folder import read_rows, seconds_per_step
+from dme.training.settings import Augment, Recipe
 
 CLASSES = ["background", "vessel"]
 OPENMMLAB_DICE = {
@@ -52,14 +52,14 @@ RECIPES = {
     # what OpenMMLab's configuration says, for a GPU
     "openmmlab": dict(
         scale=1.0,
-        augment=Augment(crop=256, scale=(0.5, 2.0), flip=0.5, colour=True),
+        augment=Augment(crop=256, zoom_range=(0.5, 2.0), flip=True, colour=True),
         train=dict(
-            steps=40_000,
+            iters=40_000,
             batch=16,
             loss="ce",
             optimizer="sgd",
             lr=0.01,
-            weight_decay=5e-4,
+            l2=5e-4,
             schedule="poly",
         ),
     ),
@@ -69,18 +69,18 @@ RECIPES = {
         augment=Augment(
             crop=256,
             max_class_share=1.0,
-            scale=(0.85, 1.2),
-            flip=0.5,
+            zoom_range=(0.85, 1.2),
+            flip=True,
             brightness=0.05,
             contrast=0.2,
         ),
         train=dict(
-            steps=1500,
+            iters=1500,
             batch=4,
             loss="ce+dice",
             optimizer="adamw",
             lr=2e-3,
-            weight_decay=1e-2,
+            l2=1e-2,
             schedule="cosine",
             lr_min=0.0,
             warmup=50,
@@ -105,11 +105,11 @@ def parse_args() -> argparse.Namespace:
         type=float,
         help="channels of a unet's first stage (16), a MobileNet's factor of them (1.0)",
     )
-    add("--steps", type=int, help="optimiser steps (default: the recipe's)")
+    add("--iters", "--steps", type=int, help="optimiser steps (default: the recipe's)")
     add(
         "--minutes",
         type=float,
-        help="instead of --steps: as many as fit, timed on a short trial run",
+        help="instead of --iters: as many as fit, timed on a short trial run",
     )
     add("--batch", type=int, help="crops per step (default: the recipe's)")
     add(
@@ -150,12 +150,12 @@ def main() -> None:
     args.out = args.out or Path("runs/eval_hrf" if args.eval_only else "runs/pretrain_hrf")
     recipe = RECIPES[args.recipe]
     scale = recipe["scale"] if args.scale is None else args.scale
-    given = {k: v for k in ("steps", "batch", "lr") if (v := getattr(args, k)) is not None}
+    given = {k: v for k in ("iters", "batch", "lr") if (v := getattr(args, k)) is not None}
     settings = Recipe(
         **recipe["train"] | given, seed=args.seed, amp=args.amp, eval_every=args.eval_every
     )
-    if args.minutes is not None and (args.steps is not None or args.minutes <= 0):
-        raise InputError("--minutes: expected a number above 0, and not beside --steps")
+    if args.minutes is not None and (args.iters is not None or args.minutes <= 0):
+        raise InputError("--minutes: expected a number above 0, and not beside --iters")
     torch.manual_seed(args.seed)
     if args.eval_only:
         models = load_pretrained(args.weights)
@@ -176,12 +176,12 @@ def main() -> None:
         evaluate = partial(evaluate_some, cache, validation[::5])  # 6 of 30, two of each group
         if args.minutes is not None:
             steps = steps_within(args.minutes, models, data, recipe["augment"], settings, args)
-            settings = replace(settings, steps=steps)
+            settings = replace(settings, iters=steps)
             if rank == 0:
                 print(f"steps: {steps}, which take about {args.minutes:g} minutes")
         settings = replace(
             settings,
-            horizon=settings.steps,  # poly ends with the run, as OpenMMLab's
+            horizon=settings.iters,  # poly ends with the run, as OpenMMLab's
             save_every=1000 if device.type == "cuda" else 100,  # a minute's work or less
         )
         trained = train(models, data, recipe["augment"], settings, args.out, evaluate, args.resume)
@@ -202,9 +202,9 @@ def steps_within(
     """How many steps fit into `minutes`; of a run that is resumed, what it was made with."""
     config = args.out / "config.json"
     if args.resume and config.is_file():
-        return json.loads(config.read_text())["config"]["steps"]
+        return json.loads(config.read_text())["config"]["iters"]
     with tempfile.TemporaryDirectory() as folder:
-        trial = replace(settings, steps=30, save_every=30)
+        trial = replace(settings, iters=30, save_every=30)
         score = {"score": 0.0}
         train(copy.deepcopy(models), data, augment, trial, Path(folder), lambda _: (score, None))
         seconds = seconds_per_step(read_rows(Path(folder) / "metrics.jsonl"))

@@ -41,10 +41,9 @@ from dme.nets.segmenter import (
 from dme.nets.zoo import known
 from dme.retina.accuracy import over_scans
 from dme.retina.rows import BOUNDARIES, LAYERS, THICKNESSES
-from dme.training.augment import Augment
 from dme.training.loop import train
-from dme.training.recipe import Recipe
 from dme.training.run_folder import read_rows, seconds_per_step
+from dme.training.settings import Augment, Recipe
 from dme.training.tasks import TASKS, check_annotated, training_set
 from dme.training.validation import Validation, agreement
 
@@ -318,24 +317,24 @@ def settings(args: argparse.Namespace) -> tuple[Augment, Recipe]:
         max_class_share=args.max_class_share,
         on_fluid=args.on_fluid,
         border=args.border,
-        flip=0.5 * args.flip,
-        scale=(1 - args.zoom, 1 + args.zoom),
-        rotate_deg=args.rotate,
+        flip=args.flip,
+        zoom=args.zoom,
+        rotate=args.rotate,
         shift=args.shift,
         brightness=args.brightness,
         contrast=args.contrast,
         gamma=args.gamma,
-        speckle=args.noise,
+        noise=args.noise,
     )
     recipe = Recipe(
-        steps=args.iters,
+        iters=args.iters,
         batch=args.batch,
         accumulate=args.accumulate,
         loss=args.loss,
         aux_weight=args.aux_weight,
         optimizer=args.optimizer,
         lr=args.lr,
-        weight_decay=args.l2,
+        l2=args.l2,
         schedule=args.schedule,
         lr_min=args.lr_min,
         warmup=args.warmup,

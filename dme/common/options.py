@@ -25,16 +25,16 @@ from dme.common.errors import InputError
 
 def setting(
     default: Any,
-    help: str,
+    help: str | None,
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
     choices: Sequence | None = None,
     aliases: Sequence[str] = (),
 ) -> Any:
-    """A dataclass field that is also an option.
+    """A dataclass field that is also an option, or merely checked where `help` is None.
 
-    minimum, maximum: inclusive. above: exclusive. They and `choices` hold for every value but None.
+    minimum, maximum: inclusive. above: exclusive. They and `choices` hold for all values but None.
     aliases: other names of the option, without dashes. A help text may say in brackets what None,
     the default, stands for; other defaults are appended to it.
     """
@@ -48,15 +48,19 @@ def option_parser(doc: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=doc, formatter_class=show)
 
 
-def add_options(parser: Any, settings: type, defaults: Any = None) -> None:
+def add_options(
+    parser: Any, settings: type, defaults: Any = None, only: Sequence[str] | None = None
+) -> None:
     """One option per `setting` of a dataclass: `--max-class-share` of max_class_share.
 
     The annotation gives the type: `X | None` is X, bool a pair --name and --no-name,
-    `tuple[X, ...]` one or more X. parser: also a group of one. defaults: an instance, say a preset,
-    whose values are the defaults.
+    `tuple[X, ...]` one or more X. parser: also a group of one. defaults: an instance, a preset say,
+    whose values are the defaults. only: names of the settings to add, all if not given.
     """
     annotations = typing.get_type_hints(settings)
     for item in _settings(settings):
+        if item.metadata["help"] is None or (only is not None and item.name not in only):
+            continue
         default = item.default if defaults is None else getattr(defaults, item.name)
         names = ["--" + name.replace("_", "-") for name in (item.name, *item.metadata["aliases"])]
         text = item.metadata["help"].replace("%", "%%")
@@ -69,13 +73,15 @@ def add_options(parser: Any, settings: type, defaults: Any = None) -> None:
         )
 
 
-def from_options(settings: type, args: argparse.Namespace) -> Any:
-    """The dataclass with what the command line says."""
+def from_options(settings: type, args: argparse.Namespace, defaults: Any = None) -> Any:
+    """The dataclass with what the command line says; what it cannot say is as in `defaults`."""
     values = {}
     for item in _settings(settings):
-        value = getattr(args, item.name)
+        value = getattr(args, item.name, getattr(defaults or settings, item.name))
         values[item.name] = tuple(value) if isinstance(value, list) else value
-    return settings(**values)
+    made = settings(**values)
+    check(made)
+    return made
 
 
 def check(settings: Any) -> None:
@@ -115,14 +121,15 @@ def _expected(limits: typing.Mapping) -> str:
 
 
 def _parsing(annotation: Any, choices: Sequence | None) -> dict:
-    """How argparse reads a value of that type."""
+    """How argparse reads a value of that type. `check` looks at choices, with one line if it fails."""
     if isinstance(annotation, types.UnionType):  # X | None
         (annotation,) = set(typing.get_args(annotation)) - {types.NoneType}
+    metavar = None if choices is None else f"{{{','.join(map(str, choices))}}}"
     if annotation is bool:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(annotation) is tuple:
-        return {"type": typing.get_args(annotation)[0], "nargs": "+", "choices": choices}
-    return {"type": annotation, "choices": choices}
+        return {"type": typing.get_args(annotation)[0], "nargs": "+", "metavar": metavar}
+    return {"type": annotation, "metavar": metavar}
 
 
 def _default_text(default: Any) -> str:

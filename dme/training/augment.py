@@ -19,68 +19,7 @@ from torch import Tensor
 from dme.common.errors import InputError
 from dme.common.labels import IGNORE
 from dme.ops.crops import sample_crops
-
-
-@dataclass(frozen=True)
-class Augment:
-    """What may happen to a sample. The defaults change nothing and take the whole image.
-
-    crop: side of the square crop in pixels, its origin uniform over the integers; 0 takes the whole image.
-    max_class_share: a crop is kept when it holds more than one class and the largest covers less than this
-        share of its pixels that are not ignored; after ten crops that fail, the next is taken whatever it
-        holds; 1 takes the first crop (OpenMMLab's RandomCrop, `cat_max_ratio`).
-    on_fluid: probability that a crop of a scan with fluid is placed to hold a random one of its fluid pixels.
-    border: origins are drawn as if the frame were larger by this share of the crop on every side, then moved
-        back into it, so that crops touch the frame's border as often as a border pixel deserves.
-    flip: probability of a horizontal flip. scale: range of the uniform resize ratio before the crop
-        (OpenMMLab's RandomResize). rotate_deg: uniform in +-, about the crop's centre. shift: of the frame,
-        uniform in +- this fraction of its size, in whole pixels.
-    brightness: uniform +- this fraction of 255 is added. contrast: factor uniform in 1 +- this, about the
-        crop's mean. gamma: exponent log-uniform in [1 / (1 + gamma), 1 + gamma]. speckle: standard deviation
-        of multiplicative normal noise, the same in all channels.
-    colour: OpenMMLab's PhotoMetricDistortion on RGB without its rounding to 8 bits: brightness +-32, contrast
-        0.5-1.5 (before or after the next two), saturation 0.5-1.5, hue +-36 degrees (18 of OpenCV's units of
-        2 degrees), each with probability 0.5.
-
-    Raises InputError for values out of range.
-    """
-
-    crop: int = 0
-    max_class_share: float = 0.75
-    on_fluid: float = 0.0
-    border: float = 0.0
-    flip: float = 0.0
-    rotate_deg: float = 0.0
-    shift: float = 0.0
-    scale: tuple[float, float] = (1.0, 1.0)
-    brightness: float = 0.0
-    contrast: float = 0.0
-    gamma: float = 0.0
-    colour: bool = False
-    speckle: float = 0.0
-
-    def __post_init__(self) -> None:
-        limits = {
-            "crop": 1 << 16,
-            "max_class_share": 1,
-            "on_fluid": 1,
-            "border": 1,
-            "flip": 1,
-            "rotate_deg": 180,
-            "shift": 1,
-        }
-        limits |= {"brightness": 1, "contrast": 1, "gamma": 10, "speckle": 10}
-        for name, limit in limits.items():
-            if not 0 <= getattr(self, name) <= limit:
-                value = getattr(self, name)
-                raise InputError(
-                    f"augmentation {name} is {value}: expected a number from 0 to {limit}"
-                )
-        low, high = self.scale
-        if not 0 < low <= high <= 100:
-            raise InputError(
-                f"augmentation scale is {low}, {high}: expected 0 < smallest <= largest <= 100"
-            )
+from dme.training.settings import Augment
 
 
 @dataclass
@@ -157,10 +96,10 @@ def sample_batch(
         images, masks, torch.tensor(crops, dtype=torch.float64), *size
     )
     x = _photometric(x, inside, torch.tensor(parameters), augment)
-    if augment.speckle:
+    if augment.noise:
         for sample, noise_seed in zip(x, noise_seeds, strict=True):
             noise = torch.Generator(x.device).manual_seed(noise_seed)
-            sample *= 1 + augment.speckle * torch.randn(
+            sample *= 1 + augment.noise * torch.randn(
                 x.shape[2:], generator=noise, device=x.device
             )
     return x.clamp_(0, 255).mul_(inside[:, None]), labels.long()
@@ -198,8 +137,9 @@ def _draw_crop(
     frame = chosen_by.shape
     out = (augment.crop, augment.crop) if augment.crop else frame
     u = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
-    ratio = augment.scale[0] + u[0] * (augment.scale[1] - augment.scale[0])
-    angle = math.radians(augment.rotate_deg) * (2 * u[1] - 1)
+    smallest, largest = augment.zoom_factors
+    ratio = smallest + u[0] * (largest - smallest)
+    angle = math.radians(augment.rotate) * (2 * u[1] - 1)
     scaled = [max(1, int(size * ratio + 0.5)) for size in frame]
     shift = [
         round(augment.shift * (2 * v - 1) * size) for v, size in zip(u[2:4], scaled, strict=True)
@@ -227,7 +167,7 @@ def _draw_crop(
         ):
             break
 
-    return [top, left, *step, angle, u[4] < augment.flip]
+    return [top, left, *step, angle, augment.flip and u[4] < 0.5]
 
 
 def _pixel_of(label: int | None, mask: Tensor, generator: torch.Generator) -> list[int] | None:

@@ -23,17 +23,17 @@ from dme.metrics import scores
 from dme.nets.checkpoint import save_model
 from dme.nets.segmenter import Segmenter, normalise
 from dme.ops.confusion import confusion_matrix
-from dme.training.augment import Augment, TrainingSet, batch_indices, check_sample, sample_batch
+from dme.training.augment import TrainingSet, batch_indices, check_sample, sample_batch
 from dme.training.joint import Joint
 from dme.training.recipe import (
     OPTIMIZERS,
-    Recipe,
     amp_dtype,
     freeze_bn,
     learning_rate,
     update_average,
 )
 from dme.training.run_folder import Run, Stopwatch, loss_curve, read_rows
+from dme.training.settings import Augment, Recipe
 from dme.training.state import State
 
 LOG_EVERY = 10  # steps between log lines, and between looks at whether everything is still finite
@@ -80,7 +80,7 @@ def train(
     forward = torch.compile(net) if recipe.compile else net
     average = copy.deepcopy(joint).requires_grad_(False) if recipe.ema else None
     parameters = list(joint.parameters())
-    optimizer = OPTIMIZERS[recipe.optimizer](parameters, recipe.lr, recipe.weight_decay)
+    optimizer = OPTIMIZERS[recipe.optimizer](parameters, recipe.lr, recipe.l2)
     scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
 
     config = asdict(recipe) | asdict(augment)
@@ -100,8 +100,8 @@ def train(
     watch = Stopwatch(device)
     recent = []  # losses since the last log line, on the device: reading them makes the host wait
     counts = torch.zeros((first.arch["num_classes"],) * 2, dtype=torch.int64, device=device)
-    steps = range(start, recipe.steps)
-    progress = tqdm(steps, desc="train", initial=start, total=recipe.steps, disable=rank > 0)
+    steps = range(start, recipe.iters)
+    progress = tqdm(steps, desc="train", initial=start, total=recipe.iters, disable=rank > 0)
     for step in progress:
         torch.manual_seed((recipe.seed << 32) + (step << 8) + rank)  # dropout
         lr = learning_rate(recipe, step)
@@ -152,8 +152,8 @@ def train(
         watch.lap("optimiser")
 
         done = step + 1
-        saving = done % recipe.save_every == 0 or done == recipe.steps
-        evaluating = done == recipe.steps or (recipe.eval_every and done % recipe.eval_every == 0)
+        saving = done % recipe.save_every == 0 or done == recipe.iters
+        evaluating = done == recipe.iters or (recipe.eval_every and done % recipe.eval_every == 0)
         if not (saving or evaluating or done % LOG_EVERY == 0):
             continue
         losses = ranks.total(torch.stack(recent)) / world

@@ -39,8 +39,9 @@ from dme.nets.segmenter import Segmenter, build_model, normalise
 from dme.ops.confusion import confusion_matrix
 from dme.ops.crops import crops_by_pytorch, sample_crops
 from dme.ops.depthwise import depthwise_conv
-from dme.training.augment import Augment, TrainingSet, batch_indices, sample_batch
-from dme.training.recipe import OPTIMIZERS, Recipe, amp_dtype
+from dme.training.augment import TrainingSet, batch_indices, sample_batch
+from dme.training.recipe import OPTIMIZERS, amp_dtype
+from dme.training.settings import Augment, Recipe
 
 
 def parse_args() -> argparse.Namespace:
@@ -235,7 +236,7 @@ def bench_train(args: argparse.Namespace) -> dict:
     """One optimiser step, as `train` makes it; the peer has the same batch, loss, counts and optimiser."""
     data = synthetic_set(4)
     model = build_model(width=args.width)
-    recipe, augment = Recipe(steps=1, batch=args.batch), Augment(crop=args.crop)
+    recipe, augment = Recipe(iters=1, batch=args.batch), Augment(crop=args.crop)
     ways = {}
     for dtype in (None, amp_dtype(args.amp, DEVICE)):
         name = f"dme, {str(dtype or torch.float32).removeprefix('torch.')}"
@@ -283,7 +284,7 @@ class Step:
             dtype,
         )
         make = OPTIMIZERS[recipe.optimizer]
-        self.optimizer = make(list(self.model.parameters()), recipe.lr, recipe.weight_decay)
+        self.optimizer = make(list(self.model.parameters()), recipe.lr, recipe.l2)
         self.scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype is torch.float16)
         self.done = 0
 

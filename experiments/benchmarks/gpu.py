@@ -35,8 +35,7 @@ from dme.nets.folding import folded
 from dme.nets.loading import load_model
 from dme.nets.segmenter import Segmenter, build_model, normalise
 from dme.ops.confusion import confusion_matrix
-from dme.training.augment import Augment
-from dme.training.recipe import Recipe
+from dme.training.settings import Augment, Recipe
 
 # by classes, labels (N, H, W): their logits fit into no cache, so that memory is what limits a kernel
 CONFUSION_SHAPES = {2: (64, 1024, 1024), 9: (16, 1024, 1024)}
@@ -122,7 +121,7 @@ def training(args: argparse.Namespace) -> dict:
     results = {}
     data, model = synthetic_set(4), build_model(width=args.width)
     for batch in BATCHES:
-        recipe, augment = Recipe(steps=1, batch=batch), Augment(crop=CROP)
+        recipe, augment = Recipe(iters=1, batch=batch), Augment(crop=CROP)
         step = partial(Step, data=data, augment=augment, recipe=recipe)
         ours = partial(step, model, layout=torch.channels_last)
         ways: dict[str, Way] = {"dme, bfloat16": ours(dtype=torch.bfloat16)}

@@ -32,8 +32,8 @@ from dme.nets.loading import load_model
 from dme.nets.segmenter import build_model, normalise
 from dme.retina.accuracy import boundary_errors_px
 from dme.retina.boundaries import boundaries_from_probabilities
-from dme.training.augment import Augment
-from dme.training.recipe import OPTIMIZERS, Recipe
+from dme.training.recipe import OPTIMIZERS
+from dme.training.settings import Augment, Recipe
 
 RUN = ("--iters", 3, "--crop", 64)
 WET = (1, 1, 0, 1, 1, 1, 0, 1, 1, 0)  # which of the made-up scans hold fluid
@@ -459,9 +459,9 @@ def test_validation_scans_are_not_trained_on(prepared, folder, seed):
 
 def test_the_defaults_are_the_best_row_of_the_study(settings):
     augment, recipe = settings()
-    assert augment == Augment(crop=320, max_class_share=0.75, flip=0.0)
-    study = {"steps": 400, "batch": 2, "accumulate": 1, "loss": "ce", "aux_weight": 0.4, "seed": 0}
-    study |= {"optimizer": "sgd", "lr": 0.01, "weight_decay": 1e-4}
+    assert augment == Augment(crop=320, max_class_share=0.75, flip=False)
+    study = {"iters": 400, "batch": 2, "accumulate": 1, "loss": "ce", "aux_weight": 0.4, "seed": 0}
+    study |= {"optimizer": "sgd", "lr": 0.01, "l2": 1e-4}
     study |= {
         "schedule": "poly",
         "horizon": 40_000,
@@ -472,7 +472,7 @@ def test_the_defaults_are_the_best_row_of_the_study(settings):
     }
     study |= {"freeze_bn": False, "amp": "auto", "compile": False}
     assert {name: getattr(recipe, name) for name in study} == study
-    optimizer = OPTIMIZERS[recipe.optimizer]([torch.zeros(1)], recipe.lr, recipe.weight_decay)
+    optimizer = OPTIMIZERS[recipe.optimizer]([torch.zeros(1)], recipe.lr, recipe.l2)
     assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, False)
 
 
@@ -522,17 +522,17 @@ def test_every_setting_arrives(settings):
         *("--amp", "bf16", "--compile", "--seed", 11, "--eval-every", 2),
     )
     assert augment == Augment(
-        crop=96, flip=0.5, rotate_deg=10, shift=0.1, brightness=0.2, contrast=0.3, speckle=0.05
+        crop=96, flip=True, rotate=10, shift=0.1, brightness=0.2, contrast=0.3, noise=0.05
     )
     assert recipe == Recipe(
         **dict(
-            steps=7,
+            iters=7,
             batch=4,
             accumulate=3,
             loss="iou",
             optimizer="adamw",
             lr=1e-5,
-            weight_decay=0.03,
+            l2=0.03,
         ),
         **dict(
             schedule="cosine",
@@ -704,35 +704,35 @@ def test_a_run_is_not_continued_with_another_start(done, call, folder, tmp_path,
             "crop 800 is larger than a scan of 512 x 512 pixels: choose a smaller crop",
         ),
         (("--crop", 112), "crop 112 is larger than a scan of 96 x 128 pixels"),
-        (("--crop", -64), "augmentation crop is -64"),
+        (("--crop", -64), "crop is -64"),
         (("--weights", "hrf-pspp"), "unknown weights 'hrf-pspp'; give a file (.pth) or one of"),
         (("--weights", "nowhere.pth"), "nowhere.pth is not there; give a checkpoint file"),
         (("--weights", "none", "--width", 0), "width is 0; it must be at least 1"),
-        (("--lr", 0), "lr is 0.0; it must be above 0 and finite"),
-        (("--lr", -1), "lr is -1.0; it must be above 0 and finite"),
-        (("--lr", "nan"), "lr is nan; it must be above 0 and finite"),
-        (("--l2", -1), "weight_decay is -1.0; it must be at least 0"),
+        (("--lr", 0), "lr is 0.0; expected a finite number above 0"),
+        (("--lr", -1), "lr is -1.0; expected a finite number above 0"),
+        (("--lr", "nan"), "lr is nan; expected a finite number above 0"),
+        (("--l2", -1), "l2 is -1.0; expected a finite number at least 0"),
         (("--split", "paper"), "split paper: 0 of"),
         (("--split", "nonsense"), "unknown split 'nonsense': expected paper, random"),
         (("--split", "subject:1/2"), "split subject:1/2: 2 folds need 2 subjects, found 1"),
         (("--head", "fcn"), "--head fcn does not fit the weights"),
         (("--width", 4), "--width 4 does not fit the weights"),
         (("--batch", 1), "batch 1 gives a rank one image, which the psp head pools"),
-        (("--batch", 0), "batch is 0; it must be at least 1"),
-        (("--iters", 0), "steps is 0; it must be at least 1"),
+        (("--batch", 0), "batch is 0; expected a finite number at least 1"),
+        (("--iters", 0), "iters is 0; expected a finite number at least 1"),
         (("--data", "nowhere"), "no such file or folder: nowhere"),
         (("--grader", 2), "no grader 2 in"),
         (("--loss", "nonsense"), "loss 'nonsense': expected ce, dice, focal, iou, ce+dice or"),
         (("--loss", "ce+dice:1"), "loss 'ce+dice:1': expected"),
-        (("--aux-weight", "nan"), "aux_weight is nan; it must be at least 0"),
-        (("--noise", -1), "augmentation speckle is -1.0: expected a number from 0 to 10"),
-        (("--shift", "nan"), "augmentation shift is nan"),
-        (("--optimizer", "lion"), "optimizer is lion; it must be one of sgd, adam, adamw"),
-        (("--schedule", "step"), "schedule is step; it must be poly, cosine or constant"),
-        (("--ema", 1), "ema is 1.0; it must be between 0 and 1"),
-        (("--amp", "fp8"), "amp is fp8; it must be auto, off, bf16 or fp16"),
-        (("--seed", -1), "seed is -1; it must be between 0 and"),
-        (("--eval-every", -1), "eval_every is -1; it must be at least 0"),
+        (("--aux-weight", "nan"), "aux_weight is nan; expected a finite number at least 0"),
+        (("--noise", -1), "noise is -1.0; expected a number from 0 to 10"),
+        (("--shift", "nan"), "shift is nan"),
+        (("--optimizer", "lion"), "optimizer is lion; expected one of sgd, adam, adamw"),
+        (("--schedule", "step"), "schedule is step; expected one of poly, cosine, constant"),
+        (("--ema", 1), "ema is 1.0; expected a number from 0 to 1"),
+        (("--amp", "fp8"), "amp is fp8; expected one of auto, off, bf16, fp16"),
+        (("--seed", -1), "seed is -1; expected a number from 0 to"),
+        (("--eval-every", -1), "eval_every is -1; expected a finite number at least 0"),
         (("--resume",), "nothing to resume"),
     ],
 )

@@ -21,15 +21,16 @@ class Settings:
     out: Path = setting(Path("runs"), "folder")
     seeds: tuple[int, ...] = setting((0,), "one run each", minimum=0)
     hidden: int = 7
+    inner: int = setting(1, None, minimum=1)
 
     def __post_init__(self) -> None:
         check(self)
 
 
-def parsed(*arguments, defaults=None):
+def parsed(*arguments, defaults=None, only=None):
     parser = option_parser("doc")
-    add_options(parser, Settings, defaults)
-    return from_options(Settings, parser.parse_args(arguments))
+    add_options(parser, Settings, defaults, only)
+    return from_options(Settings, parser.parse_args(arguments), defaults)
 
 
 def test_without_options_the_defaults_hold():
@@ -55,6 +56,20 @@ def test_a_preset_gives_the_defaults_and_options_change_it():
     assert parsed("--no-flip", defaults=preset) == replace(preset, flip=False)
 
 
+def test_what_has_no_option_stays_as_in_the_preset():
+    preset = replace(Settings(), batch=6, inner=3)
+    assert parsed("--lr", "1", defaults=preset, only=["lr"]) == replace(preset, lr=1.0)
+    with pytest.raises(SystemExit):
+        parsed("--batch", "1", only=["lr"])
+    with pytest.raises(SystemExit):
+        parsed("--inner", "1")
+
+
+def test_a_wrong_choice_gets_one_line():
+    with pytest.raises(InputError, match="optimizer is lion; expected one of sgd, adam"):
+        parsed("--optimizer", "lion")
+
+
 def test_help_says_defaults_once(capsys):
     with pytest.raises(SystemExit):
         parsed("--help")
@@ -69,7 +84,8 @@ def test_help_says_defaults_once(capsys):
     ):
         assert expected in text
     assert text.count("default") == 8
-    assert "hidden" not in text
+    assert "{sgd,adam}" in text
+    assert "hidden" not in text and "inner" not in text
 
 
 @pytest.mark.parametrize(
@@ -81,6 +97,7 @@ def test_help_says_defaults_once(capsys):
         ({"lr": math.nan}, "lr is nan; expected a finite number above 0"),
         ({"width": math.inf}, "width is inf; expected a finite number above 0"),
         ({"optimizer": "lion"}, "optimizer is lion; expected one of sgd, adam"),
+        ({"inner": 0}, "inner is 0; expected a finite number at least 1"),
         ({"seeds": (0, -1)}, r"seeds is \(0, -1\); expected a finite number at least 0"),
     ],
 )

@@ -16,8 +16,7 @@ from dme.data.phantom import phantom_bscan
 from dme.inference.scan import probabilities
 from dme.inference.windows import sliding_window
 from dme.nets.segmenter import build_model
-from dme.training.augment import Augment
-from dme.training.recipe import Recipe
+from dme.training.settings import Augment, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +147,12 @@ def test_plain_networks_are_the_same_functions(peers, head, training):
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_a_step_is_one_of_training(bench, tmp_path, amp):
-    model, data, augment = networks("fcn")["fcn"], discs(), Augment(crop=32, flip=0.5)
+    model, data, augment = networks("fcn")["fcn"], discs(), Augment(crop=32, flip=True)
     dtype = bench.amp_dtype(amp, bench.DEVICE)
-    step = bench.Step(
-        model, data, augment, Recipe(steps=2, weight_decay=0.0), torch.channels_last, dtype
-    )
+    step = bench.Step(model, data, augment, Recipe(iters=2, l2=0.0), torch.channels_last, dtype)
     before = model.head.classifier.weight.clone()
     phases = [step() for _ in range(2)]
-    trained = fit(tmp_path, {"fcn": model}, data, augment, steps=2, schedule="constant", amp=amp)[
+    trained = fit(tmp_path, {"fcn": model}, data, augment, iters=2, schedule="constant", amp=amp)[
         "fcn"
     ]
     assert not torch.allclose(trained.head.classifier.weight, before, atol=1e-4)

@@ -126,8 +126,8 @@ def test_wrong_arguments(fails, tmp_path):
         "unknown head 'lraspp' for a unet; choose one of"
     )
     assert fails("--width", 0) == "width is 0; it must be at least 1"
-    assert fails("--steps", 0) == "steps is 0; it must be at least 1"
-    assert fails("--amp", "fp8").startswith("amp is fp8; it must be auto")
+    assert fails("--steps", 0) == "iters is 0; expected a finite number at least 1"
+    assert fails("--amp", "fp8").startswith("amp is fp8; expected one of auto")
     assert fails().startswith("no fundus photographs: give --data or HRF_DATA")
     assert fails("--data", tmp_path).startswith(f"{tmp_path} has no images/")
     assert fails("--data", tmp_path, "--scale", 0).startswith("scale is 0.0; it must be above 0")

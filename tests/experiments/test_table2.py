@@ -10,8 +10,7 @@ from helpers.scripts import EXPERIMENTS, exit_code, finetune_settings, load_scri
 
 import dme.training.series
 from dme.nets.zoo import known
-from dme.training.augment import Augment
-from dme.training.recipe import Recipe
+from dme.training.settings import Augment, Recipe
 
 # The study's Table 2 once more: iterations, crop, flip, loss, optimizer, L2, mDice, mIoU, fluid Dice, IoU
 PUBLISHED = {
@@ -100,15 +99,15 @@ def test_the_published_numbers(table2):
 def test_rows_ask_for_what_the_study_did(table2, settings, row):
     steps, crop, flip, loss, optimizer, decay, *_ = PUBLISHED[row]
     args, augment, recipe = settings(table2.ROWS[row].arguments)
-    assert augment == Augment(crop=crop, max_class_share=0.75, flip=0.5 * flip)
+    assert augment == Augment(crop=crop, max_class_share=0.75, flip=flip)
     assert recipe == Recipe(
-        steps=steps,
+        iters=steps,
         batch=2,
         loss=loss,
         aux_weight=1.0 if loss in ("dice", "focal") else 0.4,
         optimizer=optimizer,
         lr=0.01,
-        weight_decay=decay,
+        l2=decay,
         schedule="poly",
         horizon=40_000,
         lr_min=1e-4,
@@ -120,9 +119,9 @@ def test_rows_beyond_the_paper_differ_from_its_best_in_what_they_are_named_for(t
     _, augment, recipe = settings(table2.ROWS[10].arguments)
     best = vars(augment) | vars(recipe)
     expected = {
-        12: {"crop": 288, "weight_decay": 5e-4},
-        13: {"crop": 288, "weight_decay": 5e-4, "flip": 0.5},
-        14: {"rotate_deg": 10},
+        12: {"crop": 288, "l2": 5e-4},
+        13: {"crop": 288, "l2": 5e-4, "flip": True},
+        14: {"rotate": 10},
         15: {"shift": 0.1},
         16: {"brightness": 0.1},
         17: {"loss": "iou"},

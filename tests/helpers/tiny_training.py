@@ -13,12 +13,12 @@ import dme.training.loop
 from dme.common import ranks
 from dme.common.errors import InputError
 from dme.nets.segmenter import Segmenter, build_model
-from dme.training.augment import Augment, TrainingSet
-from dme.training.recipe import Recipe
+from dme.training.augment import TrainingSet
+from dme.training.settings import Augment, Recipe
 
 # several of everything that a resumed run has to continue: draws, dropout, BN, momentum, average, best score
 FULL = dict(
-    steps=12,
+    iters=12,
     batch=2,
     accumulate=2,
     ema=0.9,
@@ -28,7 +28,7 @@ FULL = dict(
     warmup=3,
     clip=1.0,
 )
-MOVING = Augment(crop=32, flip=0.5, rotate_deg=20, brightness=0.1, speckle=0.1)
+MOVING = Augment(crop=32, flip=True, rotate=20, brightness=0.1, noise=0.1)
 
 
 def discs(count: int = 3, side: int = 48, seed: int = 0) -> TrainingSet:
@@ -73,7 +73,7 @@ def fit(
     **recipe,
 ) -> dict[str, Segmenter]:
     """`train` with defaults that do little."""
-    recipe = Recipe(**{"steps": 3, "schedule": "constant", "weight_decay": 0.0, **recipe})
+    recipe = Recipe(**{"iters": 3, "schedule": "constant", "l2": 0.0, **recipe})
     return dme.training.loop.train(
         models or networks(), data or discs(), augment or Augment(), recipe, out, evaluate, resume
     )
@@ -123,10 +123,10 @@ if __name__ == "__main__":
         fit(folder, networks("psp", "fcn"), augment=MOVING, **FULL)
     if job == "ranks":
         # what two ranks and one must do alike: no batch statistics, no dropout, ce
-        alike = dict(augment=MOVING, steps=2, batch=4, freeze_bn=True, lr=0.1)
+        alike = dict(augment=MOVING, iters=2, batch=4, freeze_bn=True, lr=0.1)
         fit(folder / "alike", networks(dropout=False), **alike)
-        fit(folder / "average", networks(), evaluate=spread, steps=2, batch=4, ema=0.9)
-        fit(folder / "statistics", networks(), evaluate=spread, steps=2, batch=4)
+        fit(folder / "average", networks(), evaluate=spread, iters=2, batch=4, ema=0.9)
+        fit(folder / "statistics", networks(), evaluate=spread, iters=2, batch=4)
     if job == "ranks" and ranks.rank() == 1:
         dme.training.loop.get_loss = lambda name: lambda logits, target: logits.sum() * math.nan
     if job == "ranks" and ranks.world_size() > 1:

@@ -24,7 +24,7 @@ from dme.nets.mobilenet_v3 import SameConv2d
 from dme.nets.openmmlab import read_arch
 from dme.nets.segmenter import BACKBONES, build_model, require_arch, set_classes
 from dme.nets.zoo import known
-from dme.training.augment import Augment
+from dme.training.settings import Augment
 
 NUMBERS = ROOT / "tests" / "golden" / "mobilenets.npz"
 MOBILENETS = [name for name in BACKBONES if name != "unet"]

@@ -25,10 +25,11 @@ from dme.common.errors import InputError, run
 from dme.metrics import scores
 from dme.nets.segmenter import normalise
 from dme.ops.confusion import confusion_matrix
-from dme.training.augment import Augment, TrainingSet, batch_indices
+from dme.training.augment import TrainingSet, batch_indices
 from dme.training.joint import Joint
 from dme.training.loop import share_of_batch
-from dme.training.recipe import Recipe, learning_rate
+from dme.training.recipe import learning_rate
+from dme.training.settings import Augment, Recipe
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "tiny_training.py"
 
@@ -72,7 +73,7 @@ def test_a_step_by_hand(tmp_path):
     data, layout = discs(2), []
     model = networks(dropout=False)["fcn"]
     model.backbone.register_forward_pre_hook(lambda module, args: layout.append(args[0]))
-    fit(tmp_path, {"fcn": model}, data, steps=1, lr=0.1)
+    fit(tmp_path, {"fcn": model}, data, iters=1, lr=0.1)
     assert layout[0].is_contiguous(memory_format=torch.channels_last)
     assert model.backbone.encoder[1][0].conv.weight.is_contiguous(
         memory_format=torch.channels_last
@@ -109,7 +110,7 @@ def test_clipping(tmp_path):
     def moved(**recipe) -> float:
         models = networks(dropout=False)
         before = [p.detach().clone() for p in models["fcn"].parameters()]
-        fit(tmp_path, models, steps=1, lr=0.5, **recipe)
+        fit(tmp_path, models, iters=1, lr=0.5, **recipe)
         moves = [
             p.detach() - old for p, old in zip(models["fcn"].parameters(), before, strict=True)
         ]
@@ -123,9 +124,9 @@ def test_clipping(tmp_path):
 def test_moving_average(tmp_path):
     """What is evaluated, saved and returned is the average of the weights plain training goes through."""
     path = Recorder()
-    fit(tmp_path / "plain", evaluate=path, steps=12, eval_every=1)
+    fit(tmp_path / "plain", evaluate=path, iters=12, eval_every=1)
     seen = Recorder()
-    averaged = fit(tmp_path / "ema", evaluate=seen, steps=12, ema=0.5, eval_every=12)
+    averaged = fit(tmp_path / "ema", evaluate=seen, iters=12, ema=0.5, eval_every=12)
     expected = weights(networks())
     for step, now in enumerate(path.weights):
         decay = min(0.5, (1 + step) / (10 + step))  # rises, so that the start is soon forgotten
@@ -163,7 +164,7 @@ def test_low_precision_is_close_to_float32(tmp_path, amp, tolerance):
         models["fcn"].head.classifier.register_forward_hook(
             lambda m, args, y: dtypes.append(y.dtype)
         )
-        fit(tmp_path / precision, models, steps=12, amp=precision, ema=0.5, clip=1.0)
+        fit(tmp_path / precision, models, iters=12, amp=precision, ema=0.5, clip=1.0)
     assert dtypes[0] is torch.float32
     assert dtypes[-1] is {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
     ours, theirs = ([row["train/loss"] for row in rows(tmp_path / p)] for p in (amp, "off"))
@@ -175,7 +176,7 @@ def test_the_gradient_scaler_is_resumed(tmp_path):
     def interrupt(models):
         raise KeyboardInterrupt
 
-    recipe = dict(steps=4, save_every=2, amp="fp16")
+    recipe = dict(iters=4, save_every=2, amp="fp16")
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path, evaluate=interrupt, **recipe)
     fit(tmp_path, resume=True, **recipe)
@@ -188,7 +189,7 @@ def test_compiled_training_is_that_of_eager_mode(tmp_path):
         fit(
             tmp_path / name,
             networks("psp", dropout=False),
-            steps=5,
+            iters=5,
             eval_every=1,
             compile=compiled,
         )
@@ -204,7 +205,7 @@ def test_compiled_training_is_that_of_eager_mode(tmp_path):
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_gpu_is_close_to_the_cpu(tmp_path, amp, monkeypatch):
     def losses(name: str, **recipe) -> list[float]:
-        fit(tmp_path / name, networks(width=4, dropout=False), steps=20, **recipe)
+        fit(tmp_path / name, networks(width=4, dropout=False), iters=20, **recipe)
         return [row["train/loss"] for row in rows(tmp_path / name)]
 
     ours = losses("gpu", amp=amp)
@@ -258,7 +259,7 @@ def test_no_step_makes_the_host_wait(tmp_path, monkeypatch, optimizer, loss):
     def readings(steps: int, **recipe) -> int:
         with Readings() as found:
             settings = dict(optimizer=optimizer, loss=loss, ema=0.9, clip=1.0, accumulate=2)
-            fit(tmp_path / "run", steps=steps, **settings, **recipe)
+            fit(tmp_path / "run", iters=steps, **settings, **recipe)
         return found.count
 
     few = readings(3)
@@ -293,7 +294,7 @@ def test_no_step_makes_the_host_wait_for_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(dme.training.loop, "sample_batch", from_the_second_step_on)
     monkeypatch.setattr(dme.training.loop, "refuse_nonfinite", until_the_end)
     try:
-        fit(tmp_path, data=scans, augment=MOVING, steps=5, amp="bf16", ema=0.9, clip=1.0)
+        fit(tmp_path, data=scans, augment=MOVING, iters=5, amp="bf16", ema=0.9, clip=1.0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(drawn) == 5
@@ -308,7 +309,7 @@ def test_fits_two_scans(tmp_path):
         counts = confusion_matrix(logits, torch.stack(data.masks), 2)
         return {"score": scores(counts)["dice"][1]}, None
 
-    recipe = dict(steps=40, loss="ce+dice", optimizer="adamw", lr=0.01)
+    recipe = dict(iters=40, loss="ce+dice", optimizer="adamw", lr=0.01)
     fit(tmp_path, networks("psp", width=4), data, evaluate=fluid_dice, **recipe)
     (row,) = rows(tmp_path)[-1:]
     assert row["validation/score"] > 0.95
@@ -319,7 +320,7 @@ def test_fits_two_scans(tmp_path):
 
 
 def test_run_folder(tmp_path):
-    recipe = dict(steps=12, eval_every=5, save_every=4, schedule="poly", warmup=6, horizon=20)
+    recipe = dict(iters=12, eval_every=5, save_every=4, schedule="poly", warmup=6, horizon=20)
     trained = fit(tmp_path, networks("psp", "fcn"), augment=MOVING, **recipe)
     found = {f.name for f in tmp_path.iterdir() if not f.name.startswith("events.")}
     assert found == {
@@ -365,7 +366,7 @@ def test_run_folder(tmp_path):
 
 def test_best_is_kept(tmp_path):
     told = Recorder(math.nan, 0.2, math.nan, 0.7, 0.7, 0.3)
-    last = fit(tmp_path, evaluate=told, steps=6, eval_every=1)
+    last = fit(tmp_path, evaluate=told, iters=6, eval_every=1)
     best = dme.load_model(tmp_path / "best-fcn.pt").state_dict()
     saved = {name: best[name] for name in best if "num_batches" not in name}
     assert_same(saved, {name: told.weights[3][name] for name in saved})
@@ -484,12 +485,12 @@ def test_resume_of_a_finished_run(tmp_path):
 
 
 def test_without_resume_an_older_run_is_replaced(tmp_path):
-    fit(tmp_path, steps=12)
-    fit(tmp_path, steps=2)
+    fit(tmp_path, iters=12)
+    fit(tmp_path, iters=2)
     assert [row["step"] for row in rows(tmp_path)] == [2]
     assert [event.step for event in EventAccumulator(str(tmp_path)).Reload().Scalars("lr")] == [2]
     with pytest.raises(InputError, match="no checkpoint yet"):
-        fit(tmp_path, steps=2, lr=1e30)
+        fit(tmp_path, iters=2, lr=1e30)
     with pytest.raises(
         InputError, match=r"nothing to resume: .*last\.pt does not exist; start without --resume"
     ):
@@ -497,16 +498,16 @@ def test_without_resume_an_older_run_is_replaced(tmp_path):
 
 
 def test_resume_refuses_other_settings(tmp_path):
-    fit(tmp_path, augment=MOVING, steps=2)
+    fit(tmp_path, augment=MOVING, iters=2)
     before = (tmp_path / "last.pt").read_bytes()
     for other, told in (
-        (dict(steps=3), r"\(steps 2 -> 3\)"),
-        (dict(steps=2, lr=0.5, seed=7), r"\(lr 0.01 -> 0.5, seed 0 -> 7\)"),
-        (dict(steps=2, augment=Augment(crop=32)), r"\(flip 0.5 -> 0.0, rotate_deg 20 -> 0.0, "),
-        (dict(steps=2, models=networks(width=4)), r"\(fcn.width 2 -> 4\)"),
-        (dict(steps=2, models=networks("psp")), r"psp.width None -> 2.*fcn.width 2 -> None"),
+        (dict(iters=3), r"\(iters 2 -> 3\)"),
+        (dict(iters=2, lr=0.5, seed=7), r"\(lr 0.01 -> 0.5, seed 0 -> 7\)"),
+        (dict(iters=2, augment=Augment(crop=32)), r"\(flip True -> False, rotate 20 -> 0.0, "),
+        (dict(iters=2, models=networks(width=4)), r"\(fcn.width 2 -> 4\)"),
+        (dict(iters=2, models=networks("psp")), r"psp.width None -> 2.*fcn.width 2 -> None"),
         (
-            dict(steps=2, data=discs(seed=1)),
+            dict(iters=2, data=discs(seed=1)),
             r"\(data 3 scans, crc32 \w{8} -> 3 scans, crc32 \w{8}\)",
         ),
     ):
@@ -566,14 +567,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, accumula
     monkeypatch.setattr(dme.training.loop, "sample_batch", spy)
     monkeypatch.setattr(dme.training.loop, "get_loss", lambda spec: poisoned)
     with pytest.raises(InputError) as stopped:
-        fit(tmp_path, data=discs(5), steps=14, save_every=10, accumulate=accumulate)
+        fit(tmp_path, data=discs(5), iters=14, save_every=10, accumulate=accumulate)
     scans = ", ".join(f"scan{i}" for i in sampled[13 * accumulate - 1])
     assert str(stopped.value).startswith(f"loss is nan at step 13 (scans {scans}); ")
     assert f"last good checkpoint is {tmp_path / 'last.pt'}; lower --lr" in str(stopped.value)
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 10
     assert all(value.isfinite().all() for value in state(tmp_path).values())
     monkeypatch.undo()
-    fit(tmp_path, data=discs(5), steps=14, save_every=10, accumulate=accumulate, resume=True)
+    fit(tmp_path, data=discs(5), iters=14, save_every=10, accumulate=accumulate, resume=True)
 
 
 def test_weights_that_are_not_finite_do_not_reach_the_checkpoint(tmp_path):
@@ -587,7 +588,7 @@ def test_weights_that_are_not_finite_do_not_reach_the_checkpoint(tmp_path):
     with pytest.raises(
         InputError, match=r"the weights are not finite after step 10 \(scans scan\d, scan\d\)"
     ):
-        fit(tmp_path, models, steps=20, save_every=5)
+        fit(tmp_path, models, iters=20, save_every=5)
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5
 
 
@@ -601,7 +602,7 @@ def test_bad_input(tmp_path):
 
 def test_scans_that_16_does_not_divide_are_padded_and_the_loss_sees_only_them(tmp_path):
     data = discs(2, side=42)
-    fit(tmp_path, networks("fcn", dropout=False), data, Augment(), steps=1, batch=2, eval_every=0)
+    fit(tmp_path, networks("fcn", dropout=False), data, Augment(), iters=1, batch=2, eval_every=0)
     logged = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["train/loss"]
 
     model = networks("fcn", dropout=False)["fcn"].train()
@@ -695,9 +696,9 @@ def test_ranks_must_fit_batch_and_machine(monkeypatch):
     with pytest.raises(
         InputError, match="batch 4 does not divide over 3 ranks; choose a multiple of 3"
     ):
-        share_of_batch(networks(), discs(), Augment(), Recipe(steps=1, batch=4), world=3)
+        share_of_batch(networks(), discs(), Augment(), Recipe(iters=1, batch=4), world=3)
     assert (
-        share_of_batch(networks("psp"), discs(), Augment(), Recipe(steps=1, batch=6), world=3) == 2
+        share_of_batch(networks("psp"), discs(), Augment(), Recipe(iters=1, batch=6), world=3) == 2
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

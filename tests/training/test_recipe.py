@@ -7,48 +7,58 @@ import torch
 from torch import nn
 
 from dme.common.errors import InputError
+from dme.losses import get_loss
 from dme.training.recipe import (
     OPTIMIZERS,
-    Recipe,
     amp_dtype,
     freeze_bn,
     learning_rate,
     update_average,
 )
+from dme.training.settings import Recipe, default_aux_weight, default_lr_min
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"steps": 0}, "steps is 0; it must be at least 1"),
-        ({"batch": 0}, "batch is 0; it must be at least 1"),
-        ({"accumulate": -1}, "accumulate is -1; it must be at least 1"),
-        ({"save_every": 0}, "save_every is 0; it must be at least 1"),
-        ({"horizon": 0}, "horizon is 0; it must be at least 1"),
-        ({"aux_weight": -0.1}, "aux_weight is -0.1; it must be at least 0"),
-        ({"weight_decay": float("nan")}, "weight_decay is nan; it must be at least 0"),
-        ({"warmup": -1}, "warmup is -1; it must be at least 0"),
-        ({"clip": -1.0}, "clip is -1.0; it must be at least 0"),
-        ({"eval_every": -1}, "eval_every is -1; it must be at least 0"),
-        ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
-        ({"lr": math.inf}, "lr is inf; it must be above 0"),
-        ({"lr": 1e-5}, "lr_min is 0.0001; it must be at most lr"),
-        ({"ema": 1.0}, "ema is 1.0; it must be between 0 and 1"),
-        ({"seed": -1}, "seed is -1; it must be between 0"),
-        ({"seed": 2**31}, "seed is 2147483648; it must be between 0"),
-        ({"optimizer": "lion"}, "optimizer is lion; it must be one of sgd, adam, adamw"),
-        ({"schedule": "step"}, "schedule is step; it must be poly, cosine or constant"),
-        ({"amp": "fp8"}, "amp is fp8; it must be auto, off, bf16 or fp16"),
-        ({"loss": "hinge"}, "loss 'hinge': expected ce, dice"),
+        ({"iters": 0}, "iters is 0; expected a finite number at least 1"),
+        ({"batch": 0}, "batch is 0; expected a finite number at least 1"),
+        ({"accumulate": -1}, "accumulate is -1; expected a finite number at least 1"),
+        ({"save_every": 0}, "save_every is 0; expected a finite number at least 1"),
+        ({"horizon": 0}, "horizon is 0; expected a finite number at least 1"),
+        ({"aux_weight": -0.1}, "aux_weight is -0.1; expected a finite number at least 0"),
+        ({"l2": float("nan")}, "l2 is nan; expected a finite number at least 0"),
+        ({"warmup": -1}, "warmup is -1; expected a finite number at least 0"),
+        ({"clip": -1.0}, "clip is -1.0; expected a finite number at least 0"),
+        ({"eval_every": -1}, "eval_every is -1; expected a finite number at least 0"),
+        ({"lr": 0.0}, "lr is 0.0; expected a finite number above 0"),
+        ({"lr": math.inf}, "lr is inf; expected a finite number above 0"),
+        ({"lr": 1e-5}, "lr_min is 0.0001; expected at most lr"),
+        ({"ema": 1.0}, "ema is 1.0; expected a number from 0 to 1"),
+        ({"seed": -1}, "seed is -1; expected a number from 0 to 2147483647"),
+        ({"seed": 2**31}, "seed is 2147483648; expected a number from 0 to 2147483647"),
+        ({"optimizer": "lion"}, "optimizer is lion; expected one of sgd, adam, adamw"),
+        ({"schedule": "step"}, "schedule is step; expected one of poly, cosine, constant"),
+        ({"amp": "fp8"}, "amp is fp8; expected one of auto, off, bf16, fp16"),
     ],
 )
 def test_values_out_of_range_are_refused(wrong, message):
     with pytest.raises(InputError, match=message):
-        Recipe(**{"steps": 10} | wrong)
+        Recipe(**{"iters": 10} | wrong)
+
+
+def test_an_unknown_loss_is_refused():
+    with pytest.raises(InputError, match="loss 'hinge': expected ce, dice"):
+        get_loss(Recipe(loss="hinge").loss)
+
+
+def test_what_is_not_given_follows_the_study():
+    assert [default_aux_weight(loss) for loss in ("ce", "dice", "focal")] == [0.4, 1.0, 1.0]
+    assert [default_lr_min(lr) for lr in (0.01, 1e-5)] == [1e-4, 1e-5]
 
 
 def test_poly_equals_the_recursion_of_mmengine():
-    recipe = Recipe(steps=400, lr=0.01, lr_min=1e-4, horizon=400)
+    recipe = Recipe(iters=400, lr=0.01, lr_min=1e-4, horizon=400)
     lr = 0.01
     for step in range(401):
         if step:
@@ -58,7 +68,7 @@ def test_poly_equals_the_recursion_of_mmengine():
 
 
 def test_cosine_with_warmup():
-    recipe = Recipe(steps=110, schedule="cosine", lr=1.0, lr_min=0.2, warmup=10)
+    recipe = Recipe(iters=110, schedule="cosine", lr=1.0, lr_min=0.2, warmup=10)
     expected = {
         0: 0.1,
         4: 0.5,
@@ -73,9 +83,9 @@ def test_cosine_with_warmup():
 
 
 def test_warmup_of_poly_and_constant():
-    poly = Recipe(steps=100, lr=1.0, lr_min=0.0, horizon=100, warmup=4)
+    poly = Recipe(iters=100, lr=1.0, lr_min=0.0, horizon=100, warmup=4)
     assert [learning_rate(poly, s) for s in (0, 3, 4)] == pytest.approx([0.25, 1.0, 0.96**0.9])
-    constant = Recipe(steps=100, lr=1e-5, schedule="constant", warmup=2)
+    constant = Recipe(iters=100, lr=1e-5, schedule="constant", warmup=2)
     assert [learning_rate(constant, s) for s in (0, 1, 99)] == pytest.approx([5e-6, 1e-5, 1e-5])
 
 

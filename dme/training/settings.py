@@ -1,0 +1,187 @@
+"""Settings of a training run: what happens to its samples, and how its weights are updated.
+
+Python's standard library alone is needed, so a command line can be shown without torch.
+"""
+
+from dataclasses import dataclass
+
+from dme.common.errors import InputError
+from dme.common.options import check, setting
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What may happen to a sample. The defaults change nothing and take the whole image.
+
+    crop: its origin is uniform over the integers; 0 takes the whole image.
+    max_class_share: a crop is kept when it holds more than one class and the largest covers less
+        than this share of its pixels that are not ignored; after ten crops that fail, the next is
+        taken whatever it holds; 1 takes the first crop (OpenMMLab's RandomCrop, `cat_max_ratio`).
+    on_fluid: probability that a crop of a scan with fluid is placed to hold a random one of its
+        fluid pixels.
+    border: origins are drawn as if the frame were larger by this share of the crop on every side,
+        then moved back into it, so that crops touch the frame's border as often as a border pixel
+        deserves.
+    zoom, zoom_range: the resize ratio before the crop is uniform in 1 +- zoom or, if it is given,
+        between the two of zoom_range (OpenMMLab's RandomResize).
+    rotate: about the crop's centre. shift: of the frame, in whole pixels.
+    brightness: a fraction of 255 that is added. contrast: about the crop's mean.
+    noise: multiplicative and normal, the same in all channels.
+    colour: OpenMMLab's PhotoMetricDistortion on RGB without its rounding to 8 bits: brightness
+        +-32, contrast 0.5-1.5 (before or after the next two), saturation 0.5-1.5, hue +-36 degrees
+        (18 of OpenCV's units of 2 degrees), each with probability 0.5.
+
+    Raises InputError for values out of range.
+    """
+
+    crop: int = setting(
+        0,
+        "side of random crops in pixels of --size, 0 for none",
+        minimum=0,
+        maximum=1 << 16,
+    )
+    max_class_share: float = setting(
+        0.75,
+        "of the largest class in a crop, else it is redrawn",
+        minimum=0,
+        maximum=1,
+    )
+    on_fluid: float = setting(
+        0.0,
+        "share of crops that are placed onto fluid",
+        minimum=0,
+        maximum=1,
+    )
+    border: float = setting(
+        0.0,
+        "share of the crop's side by which origins may overshoot",
+        minimum=0,
+        maximum=1,
+    )
+    flip: bool = setting(False, "mirror half of the crops left to right", choices=(False, True))
+    rotate: float = setting(
+        0.0,
+        "degrees, uniform in +- this",
+        minimum=0,
+        maximum=180,
+        aliases=("rotate_deg",),
+    )
+    shift: float = setting(
+        0.0,
+        "fraction of the side, uniform in +- this",
+        minimum=0,
+        maximum=1,
+    )
+    zoom: float = setting(0.0, "factor, uniform in 1 +- this", minimum=0)
+    zoom_range: tuple[float, float] | None = setting(None, None)
+    brightness: float = setting(
+        0.0,
+        "fraction of white, uniform in +- this",
+        minimum=0,
+        maximum=1,
+    )
+    contrast: float = setting(0.0, "factor, uniform in 1 +- this", minimum=0, maximum=1)
+    gamma: float = setting(
+        0.0,
+        "exponent, log-uniform in 1/(1 + this) to 1 + this",
+        minimum=0,
+        maximum=10,
+    )
+    noise: float = setting(
+        0.0,
+        "standard deviation of speckle, fraction of the grey value",
+        minimum=0,
+        maximum=10,
+        aliases=("speckle",),
+    )
+    colour: bool = setting(False, None)
+
+    def __post_init__(self) -> None:
+        check(self)
+        smallest, largest = self.zoom_factors
+        if not 0 < smallest <= largest <= 100:
+            raise InputError(
+                f"zoom is from {smallest} to {largest}; expected 0 < smallest <= largest <= 100"
+            )
+
+    @property
+    def zoom_factors(self) -> tuple[float, float]:
+        """Smallest and largest factor by which a frame is resized before the crop."""
+        return self.zoom_range or (1 - self.zoom, 1 + self.zoom)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Raises InputError for a value outside its range.
+
+    aux_weight and lr_min have a rule for what is not given, `default_aux_weight` and
+    `default_lr_min`, which the command line follows.
+    """
+
+    iters: int = setting(400, "optimiser steps", minimum=1, aliases=("steps",))
+    batch: int = setting(2, "images per forward pass, over all ranks", minimum=1)
+    accumulate: int = setting(1, "forward passes per step", minimum=1)
+    loss: str = setting("ce", "ce, dice, focal, iou, ce+dice or ce+dice:W_CE,W_DICE")
+    aux_weight: float = setting(
+        0.4,
+        "of the auxiliary loss; with dice and focal 1.0 unless given",
+        minimum=0,
+    )
+    optimizer: str = setting(
+        "sgd",
+        "sgd (momentum 0.9), adam (L2 in the gradient) or adamw (decoupled)",
+        choices=("sgd", "adam", "adamw"),
+    )
+    lr: float = setting(0.01, "learning rate at the start", above=0)
+    lr_min: float = setting(
+        1e-4,
+        "learning rate at the schedule's end, at most --lr",
+        minimum=0,
+    )
+    l2: float = setting(5e-4, "weight decay", minimum=0, aliases=("weight_decay",))
+    schedule: str = setting(
+        "poly",
+        "poly (power 0.9, ends at step 40000), cosine (ends with the run) or constant",
+        choices=("poly", "cosine", "constant"),
+    )
+    # step at which poly reaches lr_min; the study stops long before
+    horizon: int = setting(40_000, None, minimum=1)
+    warmup: int = setting(0, "steps of linear rise of the learning rate", minimum=0)
+    clip: float = setting(0.0, "largest norm of the gradient, 0 for any", minimum=0)
+    ema: float = setting(
+        0.0,
+        "decay per step of the weights' moving average, less in the first steps, 0 for none",
+        minimum=0,
+    )
+    freeze_bn: bool = setting(False, None)  # keep the batch-norm statistics as loaded
+    amp: str = setting(
+        "auto",
+        "auto (bf16 or fp16 on a GPU, float32 on a CPU), off, bf16 or fp16",
+        choices=("auto", "off", "bf16", "fp16"),
+    )
+    compile: bool = setting(False, "torch.compile the training step")
+    seed: int = setting(
+        0,
+        "of weights, batches, augmentation and random split",
+        minimum=0,
+        maximum=2**31 - 1,
+    )
+    eval_every: int = setting(0, "steps between validations, 0 for one at the end", minimum=0)
+    save_every: int = setting(100, None, minimum=1)  # steps between checkpoints
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.ema >= 1:
+            raise InputError(f"ema is {self.ema}; expected a number from 0 to 1 (1 excluded)")
+        if self.schedule != "constant" and self.lr_min > self.lr:
+            raise InputError(f"lr_min is {self.lr_min}; expected at most lr, {self.lr}")
+
+
+def default_aux_weight(loss: str) -> float:
+    """Weight of the auxiliary head's loss, as in the study."""
+    return 1.0 if loss in ("dice", "focal") else 0.4
+
+
+def default_lr_min(lr: float) -> float:
+    """Where the learning rate ends, as in the study, but no higher than it starts."""
+    return min(1e-4, max(lr, 0.0))
