@@ -11,9 +11,11 @@ class BScan:
 
     image: uint8 (H, W), H axial (depth), W lateral.
     fluid: uint8 (H, W) of 0 background, 1 fluid, 255 unknown; None when nobody annotated it.
-    layers: float32 (8, W), row of each boundary from ILM to RPE/choroid, NaN where ungraded; None if absent.
+    layers: float32 (8, W), row of each boundary from ILM to RPE/choroid, NaN where ungraded; None
+    if absent.
     subject: eye or patient number, from 1; position: index of the B-scan in its volume, from 0.
-    scale_um: (axial, lateral, spacing) in micrometres per pixel, per pixel, per B-scan; None when unknown.
+    scale_um: (axial, lateral, spacing) in micrometres per pixel, per pixel, per B-scan; None when
+    unknown.
     """
 
     name: str

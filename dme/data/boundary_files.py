@@ -9,10 +9,11 @@ from dme.retina.rows import MAX_CROSSING_PX, repair_boundaries
 
 
 def read_boundaries(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows float32 (8, W) of a .npy file, in order, and by how many px each crossed an upper one, (8, W).
+    """Rows float32 (8, W) of a .npy file, in order, and by how many px each crossed an upper one,
+    (8, W).
 
-    shape: (height, width) of the scan. Raises InputError for another shape, rows outside the image, and
-    crossings of more than MAX_CROSSING_PX.
+    shape: (height, width) of the scan. Raises InputError for another shape, rows outside the
+    image, and crossings of more than MAX_CROSSING_PX.
     """
     try:
         rows = np.load(path, allow_pickle=False)
@@ -34,7 +35,6 @@ def read_boundaries(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.
     if crossing.max() > MAX_CROSSING_PX:
         k, column = np.unravel_index(crossing.argmax(), crossing.shape)
         lies = f"lies {crossing.max():.1f} px above an upper one in column {column}"
-        raise InputError(
-            f"{path}: boundary {k + 1} {lies}; only crossings up to {MAX_CROSSING_PX:g} px are repaired"
-        )
+        remedy = f"only crossings up to {MAX_CROSSING_PX:g} px are repaired"
+        raise InputError(f"{path}: boundary {k + 1} {lies}; {remedy}")
     return repaired, crossing

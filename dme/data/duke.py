@@ -1,4 +1,6 @@
-"""What is known of Duke's set, 2015_BOE_Chiu: its size and scale, what was annotated, the study's splits."""
+"""What is known of Duke's set, 2015_BOE_Chiu: its size and scale, what was annotated, the study's
+splits.
+"""
 
 from collections.abc import Iterable
 
@@ -39,9 +41,9 @@ PAPER_VALIDATION = tuple(
     for position in positions
 )
 
-# Two eyes per fold. Eyes 3 and 9 hold least fluid, eyes 1 and 5 about a quarter of all each: neither couple
-# shares a fold. Given (4, 8) and (9, 10), no other pairing spreads the fluid of grader 1 more evenly:
-# 87022, 62811, 93790, 51544 and 50985 px.
+# Two eyes per fold. Eyes 3 and 9 hold least fluid, eyes 1 and 5 about a quarter of all each:
+# neither couple shares a fold. Given (4, 8) and (9, 10), no other pairing spreads the fluid of
+# grader 1 more evenly: 87022, 62811, 93790, 51544 and 50985 px.
 EYE_FOLDS = ((1, 7), (2, 6), (3, 5), (4, 8), (9, 10))
 
 
@@ -50,7 +52,8 @@ def is_duke(
 ) -> bool:
     """Whether scans at these places are the 110 that Duke's graders annotated.
 
-    places: (subject, position) of every scan. shapes: their (height, width); None leaves them open.
+    places: (subject, position) of every scan. shapes: their (height, width); None leaves them
+    open.
     """
     of_its_shape = shapes is None or set(shapes) == {DUKE_SHAPE}
     return of_its_shape and set(places) == DUKE_ANNOTATED

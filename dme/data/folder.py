@@ -24,7 +24,7 @@ PLACE_IN_NAME = r"subject_?(\d+)_(\d+)"  # subject and position of an image with
 
 @dataclass
 class Files:
-    """The files of a folder by stem, and the rows that say which images are read, in this order."""
+    """The files of a folder by stem, and the rows that say which images are read."""
 
     rows: list[IndexRow]
     images: dict[str, Path]
@@ -78,7 +78,9 @@ def _mask_folder(root: Path) -> Path | None:
 
 
 def _rows_by_name(images: dict[str, Path], notes: list[str]) -> list[IndexRow]:
-    """Rows without index.csv, from file names like subjectNN_MM, else of one subject in natural order."""
+    """Rows without index.csv, from file names like subjectNN_MM, else of one subject in natural
+    order.
+    """
     matches = {name: re.fullmatch(PLACE_IN_NAME, name, re.IGNORECASE) for name in images}
     if all(matches.values()):
         notes.append("no index.csv: subject and position come from the file names (subjectNN_MM)")

@@ -1,6 +1,8 @@
-"""The High-Resolution Fundus set (Budai et al. 2013, CC BY 4.0): 45 photographs with hand-drawn vessels.
+"""The High-Resolution Fundus set (Budai et al. 2013, CC BY 4.0): 45 photographs with hand-drawn
+vessels.
 
-Records are BScans whose `image` is RGB uint8 (H, W, 3) and whose `fluid` is the vessel mask, of 0 and 1.
+Records are BScans whose `image` is RGB uint8 (H, W, 3) and whose `fluid` is the vessel mask, of 0
+and 1.
 """
 
 import hashlib
@@ -18,16 +20,21 @@ from dme.data.source import Source
 
 GROUPS = ("dr", "g", "h")  # diabetic retinopathy, glaucoma, healthy
 SIZE = (3504, 2336)  # width and height of the photographs
+NAMES = [f"{number:02d}_{group}" for number in range(1, 16) for group in GROUPS]
+MASK_FOLDERS = ("vessels", "manual1")
 TRAIN_NUMBERS = range(1, 6)  # OpenMMLab trains on 01-05 of each group and validates on 06-15
 
 
 def open_hrf(path: str | Path | None = None, scale: float = 1.0) -> Source:
-    """Open a folder with `images/NN_GROUP.*` and masks of the same names in `vessels/` or `manual1/`.
+    """Open a folder with `images/NN_GROUP.*` and masks of the same names in `vessels/` or
+    `manual1/`.
 
-    path: the folder, else the environment variable HRF_DATA. scale: the pictures are reduced to this share of
-    their size, by box averaging; a mask pixel is vessel when at least half of what it covers is. A copy of
-    the set that holds them at that size already (see experiments/pack_data.py) is taken as it is.
-    Raises InputError when the folder is missing or incomplete, or a picture has another size than its mask.
+    path: the folder, else the environment variable HRF_DATA. scale: the pictures are reduced to
+    this share of their size, by box averaging; a mask pixel is vessel when at least half of what
+    it covers is. A copy of the set that holds them at that size already (see
+    experiments/pack_data.py) is taken as it is.
+    Raises InputError when the folder is missing or incomplete, or a picture has another size than
+    its mask.
     """
     path = path or os.environ.get("HRF_DATA")
     if not path:
@@ -39,27 +46,13 @@ def open_hrf(path: str | Path | None = None, scale: float = 1.0) -> Source:
             f"scale is {scale}; it must be above 0 and at most 1, the photographs' own size"
         )
     root = Path(path)
-    folders = [root / name for name in ("images", "vessels", "manual1") if (root / name).is_dir()]
-    if len(folders) < 2 or folders[0].name != "images":
-        raise InputError(
-            f"{root} has no images/ beside vessels/ or manual1/; give the unpacked HRF set"
-        )
-    images, masks = (
-        {f.stem.lower(): f for f in sorted(folder.iterdir())} for folder in folders[:2]
-    )
-    names = [f"{number:02d}_{group}" for number in range(1, 16) for group in GROUPS]
-    missing = [name for name in names if name not in images or name not in masks]
-    if missing:
-        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise InputError(
-            f"{root} lacks image or mask of {len(missing)} of the 45 photographs: {some}"
-        )
+    images, masks = _files(root)
     digest = hashlib.sha256(f"hrf {scale}".encode())
-    for name in names:
+    for name in NAMES:
         digest.update(f"{sha256_file(images[name])} {sha256_file(masks[name])}\n".encode())
 
     def read(source: Source, labelled_only: bool) -> Iterator[BScan]:
-        for i, name in enumerate(names):
+        for i, name in enumerate(NAMES):
             image, vessels = _read(images[name], masks[name], scale)
             number, group = divmod(i, len(GROUPS))
             yield BScan(name, image, vessels, subject=number + 1, position=group)
@@ -68,26 +61,58 @@ def open_hrf(path: str | Path | None = None, scale: float = 1.0) -> Source:
     return Source("hrf", str(root), digest.hexdigest(), description, read)
 
 
+def _files(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Images and vessel masks by name, or InputError when any is missing."""
+    images = root / "images"
+    mask_folders = [root / name for name in MASK_FOLDERS if (root / name).is_dir()]
+    if not images.is_dir() or not mask_folders:
+        raise InputError(
+            f"{root} has no images/ beside vessels/ or manual1/; give the unpacked HRF set"
+        )
+    image_files = _by_name(images)
+    mask_files = _by_name(mask_folders[0])
+    missing = [name for name in NAMES if name not in image_files or name not in mask_files]
+    if missing:
+        some = ", ".join(missing[:5])
+        if len(missing) > 5:
+            some += ", ..."
+        raise InputError(
+            f"{root} lacks image or mask of {len(missing)} of the 45 photographs: {some}"
+        )
+    return image_files, mask_files
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    return {file.stem.lower(): file for file in sorted(folder.iterdir())}
+
+
 def _read(image_file: Path, mask_file: Path, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Photograph uint8 (H, W, 3) and vessel mask uint8 (H, W) of 0 and 1."""
-    pictures = []
-    for file, mode in ((image_file, "RGB"), (mask_file, "L")):
-        try:
-            pictures.append(Image.open(file).convert(mode))
-        except (
-            Exception
-        ) as e:  # Pillow raises OSError, SyntaxError, ValueError, ... on broken files
-            raise InputError(f"cannot read {file}: {e}; unpack the HRF set again") from e
-    image, mask = pictures
+    image = _open(image_file, "RGB")
+    mask = _open(mask_file, "L")
     if image.size != mask.size:
         raise InputError(
             f"{image_file} is {_size(image)} pixels, its mask {_size(mask)}; they must agree"
         )
     mask = mask.point(lambda value: 255 * (value > 0))
-    if scale != 1 and image.size != tuple(round(side * scale) for side in SIZE):
-        size = [max(1, round(side * scale)) for side in image.size]
-        image, mask = (picture.resize(size, Image.Resampling.BOX) for picture in (image, mask))
+    packed = image.size == _scaled(SIZE, scale)  # a copy of the set that was reduced before
+    if scale != 1 and not packed:
+        size = _scaled(image.size, scale)
+        image = image.resize(size, Image.Resampling.BOX)
+        mask = mask.resize(size, Image.Resampling.BOX)
     return np.asarray(image), (np.asarray(mask) >= 128).astype(np.uint8)
+
+
+def _open(file: Path, mode: str) -> Image.Image:
+    try:
+        return Image.open(file).convert(mode)
+    except Exception as e:  # Pillow raises OSError, SyntaxError, ValueError, ... on broken files
+        raise InputError(f"cannot read {file}: {e}; unpack the HRF set again") from e
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    width, height = size
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _size(picture: Image.Image) -> str:

@@ -18,7 +18,8 @@ DEEPEST = 65535  # largest 16-bit value
 class Survey:
     """What must be known of all images of a set before the first is read.
 
-    peak: largest value of the 16-bit images, 0 without any. shapes: (height, width) by file, without broken
+    peak: largest value of the 16-bit images, 0 without any. shapes: (height, width) by file,
+    without broken
     files: reading them will say what is wrong.
     """
 
@@ -71,10 +72,12 @@ def read_grey(path: str | Path, peak: int | None = None) -> tuple[np.ndarray, st
 
 
 def to_grey_uint8(pixels: np.ndarray, peak: int | None = None) -> tuple[np.ndarray, str]:
-    """Pixels (H, W) or (H, W, channels) -> uint8 (H, W), and a text of what was done ("" for 8-bit grey).
+    """Pixels (H, W) or (H, W, channels) -> uint8 (H, W), and a text of what was done ("" for 8-bit
+    grey).
 
-    Colour: Rec. 601 luma, alpha dropped. 16-bit: value * 255 / white, white being the first of 255, 511, ...,
-    4095, ..., 65535 to hold `peak`, the largest value of the whole set (default: of this image).
+    Colour: Rec. 601 luma, alpha dropped. 16-bit: value * 255 / white, white being the first of
+    255, 511, ..., 4095, ..., 65535 to hold `peak`, the largest value of the whole set (default: of
+    this image).
     Raises ValueError for anything but 1-, 8- or 16-bit whole numbers.
     """
     # channels: alpha is the last of two or four, three are colour, one is grey

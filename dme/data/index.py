@@ -29,7 +29,8 @@ class IndexRow(NamedTuple):
 
 
 def read_index(path: Path, images: Iterable[str]) -> list[IndexRow]:
-    """Rows of index.csv: name (extension or not), subject from 1, bscan from 0, optional scale in um.
+    """Rows of index.csv: name (extension or not), subject from 1, bscan from 0, optional scale in
+    um.
 
     images: stems of the images there are. Raises InputError with the line that is wrong.
     """

@@ -12,7 +12,9 @@ MOST_IDS = 64  # regions that a grader numbers; more values come from an interpo
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Mask values as stored, uint8 (H, W); of black and white in a palette 0 and 1, whichever comes first."""
+    """Mask values as stored, uint8 (H, W); of black and white in a palette 0 and 1, whichever
+    comes first.
+    """
     mask = read_pixels(path, palette_colours=False)
     if mask.ndim == 2 and mask.max(initial=0) <= 1:
         colours = read_pixels(path)
@@ -39,9 +41,11 @@ def _black_and_white(colours: np.ndarray) -> bool:
 
 
 def mask_lookup(values: set[int]) -> tuple[np.ndarray, str]:
-    """Meaning of the mask values of a whole set: table uint8 (256,) from value to 0, 1 or 255, and a text.
+    """Meaning of the mask values of a whole set: table uint8 (256,) from value to 0, 1 or 255, and
+    a text.
 
-    {0, 1} and {0, 255} are binary, other ids are instances (fluid where > 0), and 255 beside ids is ignore.
+    {0, 1} and {0, 255} are binary, other ids are instances (fluid where > 0), and 255 beside ids
+    is ignore.
     """
     ids = sorted(values - {0, 255})
     if 255 in values and len(ids) > MOST_IDS:

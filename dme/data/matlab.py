@@ -21,7 +21,8 @@ from dme.retina.rows import MAX_CROSSING_PX, repair_boundaries
 class Volume:
     """The arrays of one file. A B-scan is annotated when its fluid map is not all NaN.
 
-    images: (H, W, B-scans). fluid: region ids of the same shape; layers: (8, W, B-scans); None when absent.
+    images: (H, W, B-scans). fluid: region ids of the same shape; layers: (8, W, B-scans); None
+    when absent.
     """
 
     path: Path
@@ -130,7 +131,7 @@ def _check_array(path: Path, arrays: dict[str, np.ndarray], key: str, shape: tup
 def _read_volume(
     source: Source, volume: Volume, subject: int, labelled_only: bool
 ) -> Iterator[BScan]:
-    """B-scans of one volume, those that somebody annotated or all; `source` notes what was found."""
+    """B-scans of one volume, the annotated ones or all; `source` notes what was found."""
     # what there is
     name = volume.path.name
     shape = volume.images.shape

@@ -20,10 +20,10 @@ def open_source(path: str | Path | None = None, grader: int = 1) -> Source:
     """Open `path`, else what the environment variable DME_DATA names, else the synthetic phantom.
 
     The word `phantom` asks for the latter.
-    `.mat`: one `Subject_NN.mat` of the Duke / Kaggle set or a folder of them, annotations of grader 1 or 2.
-    Folder: `images/`, or images directly in it; beside them, optional and same-named, `fluid/` or `masks/`
-    and `boundaries/*.npy` (float (8, W)); and `index.csv`: name, subject, bscan and, if the scale is known,
-    axial_um, lateral_um, spacing_um.
+    `.mat`: one `Subject_NN.mat` of the Duke / Kaggle set or a folder of them, annotations of
+    grader 1 or 2. Folder: `images/`, or images directly in it; beside them, optional and
+    same-named, `fluid/` or `masks/` and `boundaries/*.npy` (float (8, W)); and `index.csv`: name,
+    subject, bscan and, if the scale is known, axial_um, lateral_um, spacing_um.
     """
     path = path or os.environ.get("DME_DATA")
     if grader not in (1, 2):

@@ -1,11 +1,13 @@
 """Synthetic retinal B-scans with exact fluid and layer labels: what a fresh machine runs on.
 
-An eye is three-dimensional anatomy (phantom_anatomy.py) cut at the B-scan positions, so scans of one eye
-resemble each other. Here a cut becomes a picture: layer brightness, texture, vessels, cysts, speckle, noise,
-and the frame shifted by registration. Other image sizes than 496 x 768 sample the same anatomy.
+An eye is three-dimensional anatomy (phantom_anatomy.py) cut at the B-scan positions, so scans of
+one eye resemble each other. Here a cut becomes a picture: layer brightness, texture, vessels,
+cysts, speckle, noise, and the frame shifted by registration. Other image sizes than 496 x 768
+sample the same anatomy.
 
-Constants were measured on the 110 annotated scans of Chiu et al. 2015 (Biomed. Opt. Express 6:1172: noise,
-speckle, frame shifts, fluid) and on 70 healthy graded Spectralis scans (brightness of layers).
+Constants were measured on the 110 annotated scans of Chiu et al. 2015 (Biomed. Opt. Express
+6:1172: noise, speckle, frame shifts, fluid) and on 70 healthy graded Spectralis scans (brightness
+of layers).
 """
 
 from collections.abc import Iterator
@@ -39,8 +41,9 @@ VERSION = (
     1  # raise it when any pixel or label changes, here or in phantom_anatomy: caches tell by it
 )
 
-# u:grey level. u = k at boundary k (0 ILM ... 7 RPE/choroid), linear between; a unit is 10 px above the ILM
-# and below the RPE. From top to bottom: vitreous, NFL, GCL+IPL, INL, OPL, ONL, IS/OS, RPE, choroid.
+# u:grey level. u = k at boundary k (0 ILM ... 7 RPE/choroid), linear between; a unit is 10 px
+# above the ILM and below the RPE. From top to bottom: vitreous, NFL, GCL+IPL, INL, OPL, ONL,
+# IS/OS, RPE, choroid.
 LEVELS = """-1:5 -.6:20 -.3:33 -.12:55
     0:100 .15:136 .4:146 .7:141 .9:120  1.05:101 1.85:101  2.05:83 2.3:75 2.7:76 2.95:88  3.1:91 3.4:95 3.7:89
     3.95:75 4.15:60 4.4:54 4.65:56 4.75:72 4.85:66 4.95:84  5.1:146 5.3:164 5.5:152 5.75:112 5.95:135
@@ -55,13 +58,17 @@ NOISE_SHAPE, NOISE_FLOOR = (
 
 
 def log_level(grey: np.ndarray | float) -> np.ndarray | float:
-    """Log of the linear intensity that is displayed as `grey`: the device shows intensity ** (1/4)."""
+    """Log of the linear intensity that is displayed as `grey`: the device shows intensity **
+    (1/4).
+    """
     return 4 * np.log(grey / 255)
 
 
 @dataclass
 class Canvas:
-    """A scan in the making; its pixel centres lie at `rows` (H,) and `cols` (W,) of the reference frame."""
+    """A scan in the making; its pixel centres lie at `rows` (H,) and `cols` (W,) of the reference
+    frame.
+    """
 
     rows: np.ndarray
     cols: np.ndarray
@@ -91,7 +98,9 @@ def row_at(bounds: np.ndarray, u: float) -> np.ndarray:
 
 
 def blobs(rng: Generator, c: Canvas, dy: float, dx: float) -> np.ndarray:
-    """(H, W) noise of about unit variance with blobs of about 2 dy x 2 dx, the same at every image size."""
+    """(H, W) noise of about unit variance with blobs of about 2 dy x 2 dx, the same at every image
+    size.
+    """
     noise = rng.standard_normal((int(ROWS / dy) + 4, int(COLS / dx) + 4), dtype=np.float32)
     noise = 2.5 * gaussian_filter(noise, 0.7)
     for at in (c.rows / dy + 1, c.cols / dx + 1):  # linear interpolation, one axis after the other
@@ -102,7 +111,9 @@ def blobs(rng: Generator, c: Canvas, dy: float, dx: float) -> np.ndarray:
 
 
 def add_texture(rng: Generator, c: Canvas) -> None:
-    """Uneven tissue; in the choroid dark vessel lumens, small below the RPE, larger deeper, gone at 90 px."""
+    """Uneven tissue; in the choroid dark vessel lumens, small below the RPE, larger deeper, gone
+    at 90 px.
+    """
     fine, coarse = blobs(rng, c, 3.5, 5), blobs(rng, c, 7, 10)
     deep = np.clip((c.u - 7.8) / 2, 0, 1)
     lumens = 0.5 * coarse - 2.2 * np.clip(coarse - 0.3, 0, 1)
@@ -112,7 +123,9 @@ def add_texture(rng: Generator, c: Canvas) -> None:
 
 
 def add_disc(eye: Eye, z: float, c: Canvas) -> None:
-    """In the disc: nerve tissue fading into deep shadow, no layers; a bright streak where the RPE ends."""
+    """In the disc: nerve tissue fading into deep shadow, no layers; a bright streak where the RPE
+    ends.
+    """
     near = np.flatnonzero(columns_from(eye.disc, c.cols, z) < eye.disc_radius + 12)
     inside = eye.disc_radius - columns_from(eye.disc, c.cols[near], z)
     depth = c.rows[:, None] - c.bounds[0, near]
@@ -123,7 +136,9 @@ def add_disc(eye: Eye, z: float, c: Canvas) -> None:
 
 
 def add_vessels(rng: Generator, eye: Eye, z: float, c: Canvas) -> None:
-    """Retinal vessels, denser towards the disc, none at the fovea: bright, with a shadow on all below."""
+    """Retinal vessels, denser towards the disc, none at the fovea: bright, with a shadow on all
+    below.
+    """
     for _ in range(rng.poisson(11)):
         nasal, depth, strength = rng.beta(1.6, 1), rng.uniform(0.5, 1.3), rng.uniform(0.3, 1.7)
         x, sigma = (
@@ -141,10 +156,11 @@ def add_vessels(rng: Generator, eye: Eye, z: float, c: Canvas) -> None:
 
 
 def add_cysts(rng: Generator, cysts: list[Cyst], c: Canvas) -> np.ndarray:
-    """Paint the cysts as smooth dark superellipses with a thin rim; return their mask, uint8 (H, W).
+    """Paint the cysts as smooth dark superellipses with a thin rim; return their mask, uint8 (H,
+    W).
 
-    It holds the pixels whose centre is in a cyst, and at the least the one nearest to the largest cyst's
-    centre, so that coarse sampling makes no scan dry.
+    It holds the pixels whose centre is in a cyst, and at the least the one nearest to the largest
+    cyst's centre, so that coarse sampling makes no scan dry.
     """
     fluid, level = np.zeros(c.u.shape, np.uint8), log_level(rng.uniform(36, 51))
     fade_px = max(1.3, c.rows[1] - c.rows[0])
@@ -173,7 +189,9 @@ def add_cysts(rng: Generator, cysts: list[Cyst], c: Canvas) -> np.ndarray:
 
 
 def add_foci(rng: Generator, eye: Eye, c: Canvas) -> None:
-    """Hyper-reflective foci around the oedema, some in clusters (hard exudates): bright dots of 1-3 px."""
+    """Hyper-reflective foci around the oedema, some in clusters (hard exudates): bright dots of
+    1-3 px.
+    """
     for _ in range(rng.poisson(eye.foci)):
         x0, u0 = rng.normal(eye.oedema[0], 0.8 * eye.oedema_radius[0]), rng.uniform(1.5, 4.2)
         for _ in range(1 + rng.poisson(3) * int(rng.random() < 0.15)):
@@ -186,7 +204,9 @@ def add_foci(rng: Generator, eye: Eye, c: Canvas) -> None:
 
 
 def grain(rng: Generator, shape: tuple[int, int], *sigmas: tuple[float, float]) -> np.ndarray:
-    """(H, W) Gaussian noise of unit variance, correlated as a sum of blurs by `sigmas` (px, columns)."""
+    """(H, W) Gaussian noise of unit variance, correlated as a sum of blurs by `sigmas` (px,
+    columns).
+    """
     white, scale = rng.standard_normal(shape, dtype=np.float32), np.array(shape) / (ROWS, COLS)
     total = sum(gaussian_filter(white, sigma * scale, truncate=3) for sigma in sigmas)
     return total / total.std()
@@ -195,7 +215,8 @@ def grain(rng: Generator, shape: tuple[int, int], *sigmas: tuple[float, float]) 
 def detect(rng: Generator, c: Canvas, noise_grey: float, frame_rows: np.ndarray) -> np.ndarray:
     """Grey levels 0-255 (H, W): speckled signal plus noise less its floor, on a fourth-root scale.
 
-    frame_rows (H, W): row in the frame as acquired; the noise falls with it as exp(-3.7 (row / 496) ** 1.7).
+    frame_rows (H, W): row in the frame as acquired; the noise falls with it as exp(-3.7 (row /
+    496) ** 1.7).
     """
     averaged = min(
         1.0, 1.6 * np.sqrt(c.u.size / (ROWS * COLS))
@@ -218,7 +239,9 @@ def detect(rng: Generator, c: Canvas, noise_grey: float, frame_rows: np.ndarray)
 
 
 def frame_offset(rng: Generator, eye: Eye, c: Canvas) -> np.ndarray:
-    """(W,) px by which registration sheared the frame, whole pixels; the retina never leaves the frame."""
+    """(W,) px by which registration sheared the frame, whole pixels; the retina never leaves the
+    frame.
+    """
     slope = (eye.frame_tilt_px + rng.normal(0, 12)) * (c.cols / COLS - 0.5)
     least, most = (c.bounds[7] + 20 - ROWS - slope).max(), (c.bounds[0] - 12 - slope).min()
     pixel = c.rows[1] - c.rows[0]
@@ -228,7 +251,9 @@ def frame_offset(rng: Generator, eye: Eye, c: Canvas) -> np.ndarray:
 def blank_outside(
     rng: Generator, image: np.ndarray, frame_rows: np.ndarray, cols: np.ndarray
 ) -> None:
-    """What the frame does not cover is 255: wedges above or below, a few columns; at times a black margin."""
+    """What the frame does not cover is 255: wedges above or below, a few columns; at times a black
+    margin.
+    """
     columns, black = rng.integers(-3, 4), rng.exponential(10) * (rng.random() < 0.3)
     from_side = cols if columns > 0 else COLS - 1 - cols
     image[:, from_side < abs(columns) + black] = 0
@@ -282,10 +307,12 @@ def _check(height: int, width: int, seed: int) -> None:
 def phantom_bscan(
     seed: int, height: int = ROWS, width: int = COLS, fluid: bool | None = None
 ) -> BScan:
-    """One scan of an eye of its own, subject seed + 1; exact labels: fluid (H, W) 0/1, layers (8, W), no NaN.
+    """One scan of an eye of its own, subject seed + 1; exact labels: fluid (H, W) 0/1, layers (8,
+    W), no NaN.
 
-    fluid: True for a scan with some, False for one without, None as it falls (more than a quarter show
-    none, as in the real set). Raises InputError for an image under 32 pixels high or wide or a negative seed.
+    fluid: True for a scan with some, False for one without, None as it falls (more than a quarter
+    show none, as in the real set). Raises InputError for an image under 32 pixels high or wide or
+    a negative seed.
     """
     _check(height, width, seed)
     rng = default_rng([seed])
@@ -302,10 +329,13 @@ def phantom_set(
     width: int = COLS,
     seed: int = 0,
 ) -> Iterator[BScan]:
-    """Scans of `subjects` eyes, one after the other, laid out as the real set; severity is spread evenly.
+    """Scans of `subjects` eyes, one after the other, laid out as the real set; severity is spread
+    evenly.
 
-    Labels as in `phantom_bscan`; 0.8 % of all pixels are fluid, 29 % of the scans empty (means over seeds).
-    Raises InputError for no subject, for other than 1-20 scans each, and for what `phantom_bscan` refuses.
+    Labels as in `phantom_bscan`; 0.8 % of all pixels are fluid, 29 % of the scans empty (means
+    over seeds).
+    Raises InputError for no subject, for other than 1-20 scans each, and for what `phantom_bscan`
+    refuses.
     """
     _check(height, width, seed)
     if subjects < 1 or not 1 <= scans_per_subject <= 20:

@@ -1,8 +1,10 @@
-"""The anatomy behind the phantom: an eye with fovea, disc, oedema and cysts, cut at any B-scan position.
+"""The anatomy behind the phantom: an eye with fovea, disc, oedema and cysts, cut at any B-scan
+position.
 
-Lengths are those of a 496 x 768 Spectralis frame: px (rows of 3.87 um), columns (of 11.33 um), z in B-scans
-(of 123 um); points are (column, z). Constants were measured on the 110 annotated scans of Chiu et al. 2015
-(Biomed. Opt. Express 6:1172) and on the layer boundaries of 70 healthy Spectralis scans.
+Lengths are those of a 496 x 768 Spectralis frame: px (rows of 3.87 um), columns (of 11.33 um), z
+in B-scans (of 123 um); points are (column, z). Constants were measured on the 110 annotated scans
+of Chiu et al. 2015 (Biomed. Opt. Express 6:1172) and on the layer boundaries of 70 healthy
+Spectralis scans.
 """
 
 from dataclasses import dataclass, replace
@@ -44,7 +46,9 @@ class Cyst:
 
 
 class Eye:
-    """What the scans of one eye share, drawn from `rng`; `severity` of the oedema: 0 (almost dry) to 1."""
+    """What the scans of one eye share, drawn from `rng`; `severity` of the oedema: 0 (almost dry)
+    to 1.
+    """
 
     def __init__(self, rng: Generator, severity: float):
         self.side = side = int(rng.choice((-1, 1)))  # of the disc: right +1, left -1
@@ -82,7 +86,8 @@ class Eye:
 
 
 def draw_cysts(rng: Generator, eye: Eye, severity: float) -> list[Cyst]:
-    """Cysts packed at random, largest first: small ones in the INL, larger ones in Henle's layer and the ONL.
+    """Cysts packed at random, largest first: small ones in the INL, larger ones in Henle's layer
+    and the ONL.
 
     Severe eyes may have a cyst through all of them at the fovea, or fluid under it.
     """
@@ -116,7 +121,9 @@ def draw_cysts(rng: Generator, eye: Eye, severity: float) -> list[Cyst]:
 
 
 def cut_cysts(cysts: list[Cyst], z: float) -> list[Cyst]:
-    """Cross-sections of the cysts in scan `z`, largest last; slivers under 1.3 columns are not seen."""
+    """Cross-sections of the cysts in scan `z`, largest last; slivers under 1.3 columns are not
+    seen.
+    """
     radius = [c.radius_x * np.sqrt(max(0.0, 1 - ((z - c.z) / c.radius_z) ** 2)) for c in cysts]
     cut = [replace(c, z=z, radius_x=r) for c, r in zip(cysts, radius, strict=True) if r >= 1.3]
     return sorted(cut, key=lambda c: c.radius_x)
@@ -130,7 +137,9 @@ def smooth_noise(rng: Generator, sigma: float) -> np.ndarray:
 
 
 def layer_thickness(rng: Generator, eye: Eye, z: float, cysts: list[Cyst]) -> np.ndarray:
-    """(7, 768) px: healthy macula with its pit, thickened by oedema and cysts, thinning out at the disc."""
+    """(7, 768) px: healthy macula with its pit, thickened by oedema and cysts, thinning out at the
+    disc.
+    """
     r, disc_r = columns_from(eye.fovea, X, z), columns_from(eye.disc, X, z) - eye.disc_radius
     ex, ez = (X - eye.oedema[0]) / eye.oedema_radius[0], (z - eye.oedema[1]) / eye.oedema_radius[1]
     swelling = eye.oedema_px * np.exp(-((ex**2 + ez**2) ** 1.2))

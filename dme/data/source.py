@@ -1,7 +1,7 @@
 """Where B-scans come from, and what the readers of files share.
 
-`Source.scans` reads, checks and cleans the pixels, one file in memory at a time; every detection or cleaning
-step leaves a line in `Source.notes`.
+`Source.scans` reads, checks and cleans the pixels, one file in memory at a time; every detection
+or cleaning step leaves a line in `Source.notes`.
 """
 
 import hashlib
@@ -29,9 +29,11 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
     def scans(self, labelled_only: bool = True) -> Iterator[BScan]:
-        """Yield the records ordered by (subject, position). Raises InputError for what is wrong with a file.
+        """Yield the records ordered by (subject, position). Raises InputError for what is wrong
+        with a file.
 
-        `labelled_only=False` also yields the B-scans of `.mat` volumes that nobody annotated (fluid None).
+        `labelled_only=False` also yields the B-scans of `.mat` volumes that nobody annotated
+        (fluid None).
         """
         return self.reader(self, labelled_only)
 
@@ -63,7 +65,9 @@ def natural(path: Path) -> list[str | int]:
 
 
 def fingerprint(root: Path, files: list[Path], settings: str) -> str:
-    """sha256 of the files' names below `root` and their bytes, and of the settings they are read with."""
+    """sha256 of the files' names below `root` and their bytes, and of the settings they are read
+    with.
+    """
     by_name = {file.relative_to(root).as_posix(): file for file in files}
     digest = hashlib.sha256(settings.encode())
     try:

@@ -1,6 +1,9 @@
-"""Named splits of a set of B-scans into training and validation indices, and how much a split leaks."""
+"""Named splits of a set of B-scans into training and validation indices, and how much a split
+leaks.
+"""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,71 +11,91 @@ from dme.common.errors import InputError
 from dme.data.cache import Cache
 from dme.data.duke import EYE_FOLDS, PAPER_VALIDATION
 
+DEVELOPMENT_FOLDS = 4  # of EYE_FOLDS; the eyes of the last one stay unseen until the end
+
 
 def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Indices (train, validation) into the cache: int64, sorted, disjoint but for `all`.
 
     paper: the study's own validation scans; everything else trains. Leaks: see `leak`.
     random: 80:20 by B-scan, drawn from `seed`. Leaks too.
-    subject:K/N: fold K (from 1) of N validates, no eye is on both sides. With N = 5 and eyes 1..10 the folds
-    are EYE_FOLDS; otherwise the sorted subjects are dealt round-robin.
+    subject:K/N: fold K (from 1) of N validates, no eye is on both sides. With N = 5 and eyes 1..10
+    the folds are EYE_FOLDS; otherwise the sorted subjects are dealt round-robin.
     all: every scan is on both sides, for a network to be used; its scores say nothing.
-    dev:K/4: to choose a recipe by. Fold K of eyes 1..8 validates, the others of these eyes train; eyes 9 and
-    10 and the scans of `paper`'s validation are on neither side, so that they stay unseen until the end.
+    dev:K/4: to choose a recipe by. Fold K of eyes 1..8 validates, the others of these eyes train;
+    eyes 9 and 10 and the scans of `paper`'s validation are on neither side, so that they stay
+    unseen until the end.
 
-    Raises InputError for an unknown name, a fold out of range, or a set that the split does not fit.
+    Raises InputError for an unknown name, a fold out of range, or a set that the split does not
+    fit.
     """
     if name == "all":
         return np.arange(len(cache)), np.arange(len(cache))
-    subjects = sorted(set(cache.subjects.tolist()))
+
     used = np.ones(len(cache), bool)
     development = re.fullmatch(r"dev:([1-4])/4", name)
-    if name == "paper" or development:
-        pairs = list(zip(cache.subjects.tolist(), cache.positions.tolist(), strict=True))
-        present = len(set(PAPER_VALIDATION) & set(pairs))
-        if present < len(PAPER_VALIDATION):
-            found = f"{present} of the study's {len(PAPER_VALIDATION)} validation scans are in this set"
-            raise InputError(
-                f"split {name}: {found}, expected all (10 Duke eyes): use --split random"
-            )
-        validates = np.array([pair in PAPER_VALIDATION for pair in pairs])
-        if development:
-            used = ~validates & np.isin(
-                cache.subjects, [eye for fold in EYE_FOLDS[:4] for eye in fold]
-            )
-            validates = np.isin(cache.subjects, EYE_FOLDS[int(development[1]) - 1])
+    by_subject = re.fullmatch(r"subject:(\d+)/(\d+)", name)
+    if name == "paper":
+        validates = _paper_validation(cache, name)
     elif name == "random":
-        validates = np.zeros(len(cache), bool)
-        validates[np.random.default_rng(seed).permutation(len(cache))[: round(len(cache) / 5)]] = (
-            True
-        )
-    elif match := re.fullmatch(r"subject:(\d+)/(\d+)", name):
-        fold, folds = int(match[1]), int(match[2])
-        if folds < 2 or not 1 <= fold <= folds:
-            raise InputError(
-                f"split {name}: expected subject:K/N with N at least 2 and K from 1 to N"
-            )
-        if len(subjects) < folds:
-            found = f"{folds} folds need {folds} subjects, found {len(subjects)}"
-            raise InputError(f"split {name}: {found}; use fewer folds or --split random")
-        held_out = subjects[fold - 1 :: folds]
-        if folds == 5 and subjects == list(range(1, 11)):
-            held_out = EYE_FOLDS[fold - 1]
-        validates = np.isin(cache.subjects, held_out)
+        validates = _random_fifth(len(cache), seed)
+    elif development:
+        eyes = [eye for fold in EYE_FOLDS[:DEVELOPMENT_FOLDS] for eye in fold]
+        used = np.isin(cache.subjects, eyes) & ~_paper_validation(cache, name)
+        validates = np.isin(cache.subjects, EYE_FOLDS[int(development[1]) - 1])
+    elif by_subject:
+        subjects = _held_out_subjects(cache, name, int(by_subject[1]), int(by_subject[2]))
+        validates = np.isin(cache.subjects, subjects)
     else:
         expected = "paper, random, subject:K/N such as subject:1/5, dev:K/4 or all"
         raise InputError(f"unknown split {name!r}: expected {expected}")
-    train, validation = np.flatnonzero(used & ~validates), np.flatnonzero(used & validates)
+
+    train = np.flatnonzero(used & ~validates).astype(np.int64)
+    validation = np.flatnonzero(used & validates).astype(np.int64)
     for side, indices in (("training", train), ("validation", validation)):
         if indices.size == 0:
             raise InputError(
                 f"split {name} leaves no {side} scans out of {len(cache)}: use a larger set"
             )
-    return train.astype(np.int64), validation.astype(np.int64)
+    return train, validation
+
+
+def _paper_validation(cache: Cache, name: str) -> np.ndarray:
+    """Which scans are of the study's validation, bool (N,). Raises InputError unless all are
+    there.
+    """
+    places = list(zip(cache.subjects.tolist(), cache.positions.tolist(), strict=True))
+    present = len(set(PAPER_VALIDATION) & set(places))
+    if present < len(PAPER_VALIDATION):
+        found = (
+            f"{present} of the study's {len(PAPER_VALIDATION)} validation scans are in this set"
+        )
+        raise InputError(f"split {name}: {found}, expected all (10 Duke eyes): use --split random")
+    return np.array([place in PAPER_VALIDATION for place in places])
+
+
+def _random_fifth(count: int, seed: int) -> np.ndarray:
+    order = np.random.default_rng(seed).permutation(count)
+    chosen = np.zeros(count, bool)
+    chosen[order[: round(count / 5)]] = True
+    return chosen
+
+
+def _held_out_subjects(cache: Cache, name: str, fold: int, folds: int) -> Sequence[int]:
+    """Subjects of fold `fold` (from 1) of `folds`."""
+    if folds < 2 or not 1 <= fold <= folds:
+        raise InputError(f"split {name}: expected subject:K/N with N at least 2 and K from 1 to N")
+    subjects = sorted(set(cache.subjects.tolist()))
+    if len(subjects) < folds:
+        found = f"{folds} folds need {folds} subjects, found {len(subjects)}"
+        raise InputError(f"split {name}: {found}; use fewer folds or --split random")
+    if folds == len(EYE_FOLDS) and subjects == list(range(1, 11)):
+        return EYE_FOLDS[fold - 1]
+    return subjects[fold - 1 :: folds]
 
 
 def leak(cache: Cache, train: np.ndarray, validation: np.ndarray) -> int:
-    """How many validation scans have a neighbour in training: the previous or next of their eye in the set.
+    """How many validation scans have a neighbour in training: the previous or next of their eye.
 
     Neighbouring B-scans of one eye are near copies, so such scores say little about unseen eyes.
     """

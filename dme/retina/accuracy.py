@@ -11,9 +11,11 @@ from dme.retina.thickness import thickness_um
 
 
 def boundary_errors_px(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Mean absolute error of one scan, float64 (9,): each boundary's over its graded columns, their mean.
+    """Mean absolute error of one scan, float64 (9,): each boundary's over its graded columns,
+    their mean.
 
-    predicted, truth: rows (8, W); a column counts where both are known, a boundary without any is NaN.
+    predicted, truth: rows (8, W); a column counts where both are known, a boundary without any is
+    NaN.
     """
     truth = check_rows(truth)
     errors = _mean(np.abs(check_rows(predicted, truth.shape[1]) - truth), axis=1)
@@ -23,10 +25,11 @@ def boundary_errors_px(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def thickness_errors_um(
     predicted: np.ndarray, truth: np.ndarray, axial_um: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of one scan, float64 (8,) each: mean absolute error of the thickness per column, and its mean error.
+    """Of one scan, float64 (8,) each: mean absolute error of the thickness per column, and its
+    mean error.
 
-    predicted, truth: rows (8, W). Order as THICKNESSES; the second, positive when predicted too thick, is the
-    error of the scan's mean thickness.
+    predicted, truth: rows (8, W). Order as THICKNESSES; the second, positive when predicted too
+    thick, is the error of the scan's mean thickness.
     """
     truth_um = thickness_um(truth, axial_um)
     errors = thickness_um(check_rows(predicted, truth_um.shape[1]), axial_um) - truth_um
@@ -34,7 +37,8 @@ def thickness_errors_um(
 
 
 def layer_confusion(predicted: np.ndarray, truth: np.ndarray, height: int) -> np.ndarray:
-    """Confusion matrix int64 (9, 9) of a scan's layers from rows (8, W), unknown columns of either left out.
+    """Confusion matrix int64 (9, 9) of a scan's layers from rows (8, W), unknown columns of either
+    left out.
 
     `dme.metrics.scores` of their sum has the layers' Dice and IoU at 1 to 7.
     """
@@ -48,7 +52,8 @@ def layer_confusion(predicted: np.ndarray, truth: np.ndarray, height: int) -> np
 def over_scans(values: np.ndarray, names: Sequence[str]) -> list[dict]:
     """Mean and sample standard deviation over scans of what was measured in each, NaN left out.
 
-    values: (scans, names). Returns a row for each name: name, scans (that count), mean, sd (None below two).
+    values: (scans, names). Returns a row for each name: name, scans (that count), mean, sd (None
+    below two).
     """
     rows = []
     for name, column in zip(names, np.asarray(values, np.float64).T, strict=True):

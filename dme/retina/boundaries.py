@@ -22,9 +22,10 @@ def boundaries_from_probabilities(probabilities: Tensor | np.ndarray) -> np.ndar
     """Rows float32 (8, W) of the boundaries, ordered and within the image.
 
     probabilities: (9 or 10, H, W). In each column the expected rows given the order of the layers
-    (`ordered_rows`), then across columns the smooth curves that agree with most of them (`smooth_rows`).
-    Fluid, the tenth class, is in the retina but could be in any layer: it falls to the one whose tissue lies
-    above and below it, and where these differ the boundaries in between are led by the columns beside it.
+    (`ordered_rows`), then across columns the smooth curves that agree with most of them
+    (`smooth_rows`). Fluid, the tenth class, is in the retina but could be in any layer: it falls
+    to the one whose tissue lies above and below it, and where these differ the boundaries in
+    between are led by the columns beside it.
     Raises InputError for other shapes and for NaN.
     """
     if isinstance(probabilities, Tensor):
@@ -43,7 +44,8 @@ def boundaries_from_probabilities(probabilities: Tensor | np.ndarray) -> np.ndar
 
 
 def with_fluid(probabilities: Tensor, fluid: Tensor) -> Tensor:
-    """Probabilities (9, H, W) of layers by one network and (H, W) of fluid by another, as of ten classes.
+    """Probabilities (9, H, W) of layers by one network and (H, W) of fluid by another, as of ten
+    classes.
 
     A network that learnt from healthy eyes takes a cyst for what lies above or below the retina.
     """
@@ -51,14 +53,16 @@ def with_fluid(probabilities: Tensor, fluid: Tensor) -> Tensor:
 
 
 def ordered_rows(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Expected boundary rows of each column, in order, and their precision in 1/px^2, float64 (8, W) each.
+    """Expected boundary rows of each column, in order, and their precision in 1/px^2, float64 (8,
+    W) each.
 
-    probabilities: (9 or 10, H, W). Every labelling of a column whose classes never decrease downwards has as
-    weight the product of its pixels' probabilities; the rows are the mean over all of them. This is the
-    posterior of a left-to-right hidden Markov model, found exactly by the forward-backward recursion
-    (Rabiner, Proc. IEEE 1989; 77:257). Regions decide, not edges, as in Haeker et al. (IPMI 2007): a far
-    island of a wrong class counts for no more than its height, a missing layer gets no thickness. The
-    precision is the inverse of the posterior variance less that of a column that says nothing.
+    probabilities: (9 or 10, H, W). Every labelling of a column whose classes never decrease
+    downwards has as weight the product of its pixels' probabilities; the rows are the mean over
+    all of them. This is the posterior of a left-to-right hidden Markov model, found exactly by the
+    forward-backward recursion (Rabiner, Proc. IEEE 1989; 77:257). Regions decide, not edges, as in
+    Haeker et al. (IPMI 2007): a far island of a wrong class counts for no more than its height, a
+    missing layer gets no thickness. The precision is the inverse of the posterior variance less
+    that of a column that says nothing.
     """
     _, height, width = probabilities.shape
     evidence = np.empty((height, 9, width))
@@ -102,13 +106,15 @@ def _rescale(weight: np.ndarray, y: int) -> None:
 
 
 def smooth_rows(rows: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """Smooth curves (8, W) through rows (8, W) of this precision, each on its own; outliers are left aside.
+    """Smooth curves (8, W) through rows (8, W) of this precision, each on its own; outliers are
+    left aside.
 
-    Whittaker's smoother (Eilers, Anal. Chem. 2003; 75:3631): least squared residuals, by precision, plus
-    squared second differences over BEND ** 2. Residuals of more than a few pixels lose their weight (Geman &
-    McClure 1987, by reweighting). Neighbours that are wrong together and sure of it could still carry a curve
-    along: hence it starts stiff, with absolute residuals and more equal votes, and is relaxed step by step.
-    Slopes of up to about 5 px per column survive that.
+    Whittaker's smoother (Eilers, Anal. Chem. 2003; 75:3631): least squared residuals, by
+    precision, plus squared second differences over BEND ** 2. Residuals of more than a few pixels
+    lose their weight (Geman & McClure 1987, by reweighting). Neighbours that are wrong together
+    and sure of it could still carry a curve
+    along: hence it starts stiff, with absolute residuals and more equal votes, and is relaxed step
+    by step. Slopes of up to about 5 px per column survive that.
     """
     curves = np.empty_like(rows)
     for k, row in enumerate(rows):

@@ -1,8 +1,9 @@
 """The ETDRS grid on an en-face map: nine sectors within circles of 1, 3 and 6 mm diameter.
 
-Early Treatment Diabetic Retinopathy Study report 10 (Ophthalmology 1991; 98:786). Rings are cut along the
-diagonals. Rows of a map are B-scans from inferior to superior, which is how Spectralis volumes are exported
-(B-scan 0 is the lowest); columns run as in a fundus picture, so that nasal is right in a right eye (OD).
+Early Treatment Diabetic Retinopathy Study report 10 (Ophthalmology 1991; 98:786). Rings are cut
+along the diagonals. Rows of a map are B-scans from inferior to superior, which is how Spectralis
+volumes are exported (B-scan 0 is the lowest); columns run as in a fundus picture, so that nasal is
+right in a right eye (OD).
 """
 
 import math
@@ -43,10 +44,11 @@ def sector_names(eye: str | None = None) -> list[str]:
 def sector_shares(
     shape: tuple[int, int], lateral_um: float, spacing_um: float, centre: Sequence[float]
 ) -> np.ndarray:
-    """Share of every cell of a map that lies in every sector, float32 (9, B-scans, columns), 0 to 1.
+    """Share of every cell of a map that lies in every sector, float32 (9, B-scans, columns), 0 to
+    1.
 
-    shape: (B-scans, columns). centre: (column, B-scan) of the fovea in cells, fractions allowed; an integer
-    is the middle of its cell.
+    shape: (B-scans, columns). centre: (column, B-scan) of the fovea in cells, fractions allowed;
+    an integer is the middle of its cell.
     """
     down, across = (
         min(MAX_SAMPLES, math.ceil(step_um / SAMPLE_UM)) for step_um in (spacing_um, lateral_um)
@@ -76,10 +78,11 @@ def sector_table(
     centre: Sequence[float],
     eye: str | None = None,
 ) -> list[dict]:
-    """Volume and mean thickness in each sector of a thickness map (B-scans, columns), NaN where unknown.
+    """Volume and mean thickness in each sector of a thickness map (B-scans, columns), NaN where
+    unknown.
 
-    Returns nine rows: sector, covered_percent (of the sector's area by known cells), mean_um over those (None
-    without any) and volume_mm3 over those.
+    Returns nine rows: sector, covered_percent (of the sector's area by known cells), mean_um over
+    those (None without any) and volume_mm3 over those.
     """
     shares = sector_shares(thickness_um.shape, lateral_um, spacing_um, centre)
     known = np.isfinite(thickness_um)

@@ -20,8 +20,9 @@ def measure_scan(
 ) -> dict[str, int | float | None]:
     """Fluid of one scan; every region counts, however small. None where a number has no meaning.
 
-    mask: (H, W), fluid is 1. probability: float (H, W) of fluid. scale_um: (axial, lateral, ...), None if
-    unknown, which leaves the mm^2 unknown too. mean_fluid_probability is the mean within the fluid.
+    mask: (H, W), fluid is 1. probability: float (H, W) of fluid. scale_um: (axial, lateral, ...),
+    None if unknown, which leaves the mm^2 unknown too. mean_fluid_probability is the mean within
+    the fluid.
     """
     fluid = mask == 1
     regions, count = ndimage.label(fluid, np.ones((3, 3)))
@@ -56,7 +57,9 @@ def fluid_per_layer(boundaries: np.ndarray, fluid: np.ndarray) -> np.ndarray:
 def measure_fluid_in_layers(
     boundaries: np.ndarray, mask: np.ndarray, scale_um: Sequence[float] | None
 ) -> dict[str, int | float | None]:
-    """Area of fluid in each of CLASSES, in px and in mm^2 (None without a scale). Keys: FLUID_COLUMNS."""
+    """Area of fluid in each of CLASSES, in px and in mm^2 (None without a scale). Keys:
+    FLUID_COLUMNS.
+    """
     pixels = fluid_per_layer(boundaries, mask).tolist()
     areas = [area_mm2(count, scale_um) for count in pixels]
     return dict(zip((*FLUID_COLUMNS["px"], *FLUID_COLUMNS["mm2"]), (*pixels, *areas), strict=True))

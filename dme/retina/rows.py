@@ -1,12 +1,14 @@
 """Boundary rows: what they mean, their names, and the labels of the layers between them.
 
-Rows count from 0 and whole numbers are pixel centres: pixel y covers y - 0.5 to y + 0.5. A pixel belongs to
-the layer in which its centre lies, so the first pixel below a boundary at row b is ceil(b), and a boundary
-between the pixels y - 1 and y lies at y - 0.5. The phantom's rows are exact in this sense.
+Rows count from 0 and whole numbers are pixel centres: pixel y covers y - 0.5 to y + 0.5. A pixel
+belongs to the layer in which its centre lies, so the first pixel below a boundary at row b is
+ceil(b), and a boundary between the pixels y - 1 and y lies at y - 0.5. The phantom's rows are
+exact in this sense.
 
-Rows that count from 1, as MATLAB's do, lie one pixel too low here. It shows at the ILM and IS/OS, dark above
-and bright below: on average over columns, brightness rises most steeply at row b when rows count from 0, at
-b - 1 when they count from 1. Thickness, and errors within one set, do not depend on it.
+Rows that count from 1, as MATLAB's do, lie one pixel too low here. It shows at the ILM and IS/OS,
+dark above and bright below: on average over columns, brightness rises most steeply at row b when
+rows count from 0, at b - 1 when they count from 1. Thickness, and errors within one set, do not
+depend on it.
 """
 
 import re
@@ -44,10 +46,12 @@ def check_rows(boundaries: np.ndarray, width: int | None = None) -> np.ndarray:
 def layer_labels(
     boundaries: np.ndarray, height: int, fluid: np.ndarray | None = None
 ) -> np.ndarray:
-    """Label map uint8 (height, W): 0 above the retina, 1 to 7 the layers, 8 below; with fluid, 9 on top.
+    """Label map uint8 (height, W): 0 above the retina, 1 to 7 the layers, 8 below; with fluid, 9
+    on top.
 
-    boundaries: (8, W); a column with any NaN is unknown, 255. fluid: uint8 (height, W); 1 becomes 9 in graded
-    columns, 255 stays 255. Raises InputError as `check_rows` does, and for a mask of another shape.
+    boundaries: (8, W); a column with any NaN is unknown, 255. fluid: uint8 (height, W); 1 becomes
+    9 in graded columns, 255 stays 255. Raises InputError as `check_rows` does, and for a mask of
+    another shape.
     """
     rows = check_rows(boundaries)
     labels = np.zeros((height, rows.shape[1]), np.uint8)
@@ -67,7 +71,8 @@ def layer_labels(
 def scale_rows(
     boundaries: np.ndarray, shape: tuple[int, int], scaled: tuple[int, int]
 ) -> np.ndarray:
-    """Rows (8, W) of a scan of `shape` (H, W) -> float32 rows (8, W') of the scan resized to `scaled`.
+    """Rows (8, W) of a scan of `shape` (H, W) -> float32 rows (8, W') of the scan resized to
+    `scaled`.
 
     A new column has the mean of the columns it covers, unknown where one of them is.
     """
@@ -83,10 +88,11 @@ def in_tables(name: str) -> str:
 
 
 def repair_boundaries(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Make boundaries (B, W) monotone downwards: float32 (B, W), and by how many px each crossed, (B, W).
+    """Make boundaries (B, W) monotone downwards: float32 (B, W), and by how many px each crossed,
+    (B, W).
 
-    Boundaries that cross move to the mean of the running maximum from above and the running minimum from
-    below; everything else, NaN (ungraded) included, stays as it is.
+    Boundaries that cross move to the mean of the running maximum from above and the running
+    minimum from below; everything else, NaN (ungraded) included, stays as it is.
     """
     rows = np.asarray(rows, np.float64)
     above = np.fmax.accumulate(rows, axis=0)

@@ -14,7 +14,8 @@ THICKNESS_COLUMNS = {
 
 
 def thickness_um(boundaries: np.ndarray, axial_um: float | None) -> np.ndarray:
-    """Thickness in every column, float64 (8, W): of the seven layers and of the retina (see THICKNESSES).
+    """Thickness in every column, float64 (8, W): of the seven layers and of the retina (see
+    THICKNESSES).
 
     boundaries: rows (8, W). Raises InputError without an axial scale.
     """

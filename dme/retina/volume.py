@@ -17,7 +17,8 @@ SECTORS = {
 def enface_map(columns: Mapping[int, np.ndarray], first: int, last: int) -> np.ndarray:
     """Map (last - first + 1, W) of a volume from values (W,) of each B-scan, float64.
 
-    B-scans missing between two others are interpolated linearly; beyond the outermost ones the map is NaN.
+    B-scans missing between two others are interpolated linearly; beyond the outermost ones the map
+    is NaN.
     """
     known = np.array(sorted(columns))
     values = np.stack([columns[i] for i in known]).astype(np.float64)
@@ -43,13 +44,15 @@ def measure_volume(
     eye: str | None = None,
     fovea: Sequence[float] | None = None,
 ) -> tuple[dict, dict[str, np.ndarray]]:
-    """Numbers of a volume, and its maps of thickness (B-scans, columns) in um, in px without a scale.
+    """Numbers of a volume, and its maps of thickness (B-scans, columns) in um, in px without a
+    scale.
 
-    rows: of its predicted B-scans: volume, height_px, width_px, SCALE, fluid_px. columns_px: of "fluid",
-    "retina" or both the thickness in every column (W,) of these B-scans by their position; the maps have the
-    same keys. span: first and last position to expect; what lies beyond the first and last measured stays
-    unknown. fovea: (column, position), by default the centre. The sectors (see SECTORS and `sector_table`)
-    are empty when the scale is unknown or the fovea lies outside.
+    rows: of its predicted B-scans: volume, height_px, width_px, SCALE, fluid_px. columns_px: of
+    "fluid", "retina" or both the thickness in every column (W,) of these B-scans by their
+    position; the maps have the same keys. span: first and last position to expect; what lies
+    beyond the first and last measured stays unknown. fovea: (column, position), by default the
+    centre. The sectors (see SECTORS and `sector_table`) are empty when the scale is unknown or the
+    fovea lies outside.
     Raises InputError when the B-scans differ in size or scale.
     """
     name = rows[0]["volume"]

@@ -5,7 +5,9 @@ from scipy import ndimage
 
 
 def saturated_wedge(image: np.ndarray) -> np.ndarray:
-    """Where uint8 (H, W) is 255 in connection with the top or bottom border, left by registration: bool."""
+    """Where uint8 (H, W) is 255 in connection with the top or bottom border, left by registration:
+    bool.
+    """
     regions, _ = ndimage.label(image == 255)
     border = np.unique(regions[[0, -1]])
     return np.isin(regions, border[border > 0])

@@ -17,7 +17,8 @@ from PIL import Image
 
 from dme.bscan import BScan
 from dme.common.errors import InputError
-from dme.data.cache import _checksum, _read, open_cache
+from dme.data.cache import open_cache
+from dme.data.cache_file import checksum, read_cache
 from dme.data.opening import open_source
 
 SHA = hashlib.sha256(b"fake").hexdigest()
@@ -242,7 +243,7 @@ def test_any_flipped_byte_is_harmless_or_found(tmp_path):
         damaged = bytearray(content)
         damaged[at] ^= 0x41
         path.write_bytes(damaged)
-        cache, problem = _read(path, FakeSource([]), None)
+        cache, problem = read_cache(path, FakeSource([]), None)
         found += problem is not None
         if problem is None:
             assert_holds(cache, scans)
@@ -256,18 +257,18 @@ def test_checksum_sees_flips_swaps_and_shifts():
     pixels = np.random.default_rng(0).integers(
         0, 256, (3, 50, 100), np.uint8
     )  # 3 pages and a rest
-    want = _checksum(pixels)
-    assert _checksum(pixels.ravel()) == want == _checksum(pixels.copy())
+    want = checksum(pixels)
+    assert checksum(pixels.ravel()) == want == checksum(pixels.copy())
     for at in (0, 4095, 4096, 9001, 12287, 12288, 14999):
         for bit in (1, 128):
             damaged = pixels.copy()
             damaged.reshape(-1)[at] ^= bit
-            assert _checksum(damaged) != want
+            assert checksum(damaged) != want
     pages = pixels.reshape(-1)
     swapped = np.concatenate((pages[4096:8192], pages[:4096], pages[8192:]))
     zeroed = np.concatenate((pages[:4096], np.zeros(4096, np.uint8), pages[8192:]))
     for damaged in (swapped, zeroed, np.roll(pages, 1), pages[:-1]):
-        assert _checksum(damaged) != want
+        assert checksum(damaged) != want
 
 
 def spoilt(**changes) -> list[BScan]:
@@ -382,7 +383,7 @@ def test_killed_build_leaves_nothing_behind(tmp_path, capsys):
         import os, signal, sys, zlib
         from pathlib import Path
         from test_cache import FakeSource, make_scans
-        from dme.data import cache
+        from dme.data import cache, cache_file
 
         class Killer:
             calls = 0
@@ -392,7 +393,7 @@ def test_killed_build_leaves_nothing_behind(tmp_path, capsys):
                     os.kill(os.getpid(), signal.SIGKILL)
                 return zlib.crc32(data, start)
 
-        cache.zlib = Killer()
+        cache_file.zlib = Killer()
         cache.open_cache(FakeSource(make_scans(((100, 300),) * 3)), folder=Path(sys.argv[1]))
     """
     process = python(code, tmp_path)
