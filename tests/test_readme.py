@@ -9,6 +9,7 @@ import dme
 
 ROOT = Path(dme.__file__).parents[1]
 MOST_LINES = 150  # of the front door
+MOST_BYTES = 1_500_000  # of all pictures
 FOLDERS = (".github", "docs", "dme", "experiments", "tests", "weights")
 DOCUMENTS = [ROOT / "README.md"]
 for folder in FOLDERS:
@@ -50,6 +51,11 @@ def test_front_door_is_short_has_pictures_and_begins_with_the_two_commands():
     assert len(re.findall(r"!\[.+?\]\(.+?\)", text)) >= 3
     first_block = re.search(r"^```\n(.*?)^```", text, re.M | re.S)[1]
     assert first_block.split("\n")[:2] == ["./run.sh baseline", "./run.sh test"]
+
+
+def test_pictures_are_small_together():
+    sizes = [picture.stat().st_size for picture in (ROOT / "docs" / "pictures").glob("*.png")]
+    assert 0 < sum(sizes) < MOST_BYTES
 
 
 @ON_DOCUMENTS
