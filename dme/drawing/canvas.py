@@ -7,14 +7,15 @@ from PIL import Image
 
 from dme.common.files import atomic_path
 
+FAST_LEVEL = 1  # of PNG's compression
+USUAL_LEVEL = -1
 
-def save_png(path: str | Path, picture: np.ndarray) -> None:
-    """Write a uint8 (H, W) or (H, W, 3) picture atomically."""
+
+def save_png(path: str | Path, picture: np.ndarray, fast: bool = False) -> None:
+    """Write a uint8 (H, W) or (H, W, 3) picture atomically.
+
+    fast: for the many large ones, where the size of the file matters less.
+    """
+    level = FAST_LEVEL if fast else USUAL_LEVEL
     with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
-
-
-def save_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a PNG atomically and fast: for the many large ones, where size matters less."""
-    with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG", compress_level=1)
+        Image.fromarray(picture).save(temporary, format="PNG", compress_level=level)

@@ -1,133 +1,200 @@
 """Picture of an en-face map: colours, ETDRS circles, scale bar, colour bar."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dme.retina.etdrs import DIAMETERS_MM, side_names
 
-# violet to light yellow, evenly rising in lightness; nothing at all is black, so that little stands out
+# violet to light yellow, evenly rising in lightness; nothing at all is black: little stands out
 COLOURS = np.array([(74, 16, 110), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)])
 UNKNOWN = (110, 110, 110)  # colour of NaN
-WIDTH, LEFT, TOP, RIGHT, BOTTOM = 640, 28, 64, 92, 62  # of the map and its margins, in pixels
+WIDTH = 640  # of the map, in pixels
+LEFT, RIGHT = 28, 92  # its margins
+TOP, BOTTOM = 64, 62
 FINE = 2  # drawn this many times larger, then reduced
+FLATTEST = 0.2  # height of the drawn map over its width, at least
+STEEPEST = 1.6  # and at most
+CELL_RATIO = 4  # height of a map's cell over its width where the scale is unknown
+DIAGONAL = 0.5**0.5  # cosine of 45 degrees
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a map lies in the eye; without a scale its picture has neither bar nor circles."""
+
+    scale_um: tuple[float, float] | None = None  # lateral, spacing
+    centre: Sequence[float] | None = None  # column, B-scan of the circles, in cells
+    eye: str | None = None
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The map on its sheet, in pixels of the enlarged one."""
+
+    bscans: int
+    columns: int
+    height: int
+    left: int = LEFT * FINE
+    top: int = TOP * FINE
+    width: int = WIDTH * FINE
+
+    @property
+    def right(self) -> int:
+        return self.left + self.width
+
+    @property
+    def bottom(self) -> int:
+        return self.top + self.height
+
+    @property
+    def cell(self) -> tuple[float, float]:
+        """Pixels per column and per B-scan."""
+        return self.width / self.columns, self.height / self.bscans
 
 
 def map_picture(
     values: np.ndarray,
     title: str,
     quantity: str,
-    scale_um: tuple[float, float] | None = None,
-    centre: Sequence[float] | None = None,
-    eye: str | None = None,
+    place: Place = Place(),  # noqa: B008 - frozen
     predicted: Sequence[int] | None = None,
     lowest: float = 0.0,
 ) -> np.ndarray:
-    """Picture of a map (B-scans, columns), NaN where unknown; the last B-scan, superior, is at the top.
+    """Picture of a map (B-scans, columns), NaN where unknown; the last B-scan is at the top.
 
-    quantity: what the colours mean, with its unit. scale_um: (lateral, spacing); without it there is neither
-    scale bar nor circle. centre: (column, B-scan) of the circles in cells. predicted: rows with a B-scan of
-    their own, marked at the left when others were interpolated. lowest: where the colours start. Returns
+    quantity: what the colours mean, with its unit. predicted: rows with a B-scan of their own,
+    marked at the left when others were interpolated. lowest: where the colours start. Returns
     uint8 (H, W, 3).
     """
-    bscans, columns = values.shape
-    left_name, right_name = side_names(eye)
-    wide = WIDTH * FINE
-    ratio = bscans * scale_um[1] / (columns * scale_um[0]) if scale_um else bscans / columns * 4
-    high = round(wide * min(max(ratio, 0.2), 1.6))
-    cell = (wide / columns, high / bscans)  # pixels per column, per B-scan
+    frame = _frame(values.shape, place.scale_um)
     highest = float(np.nanmax(values, initial=0))
     span = (lowest, highest if highest > lowest else lowest + 1)
 
-    area = Image.fromarray(_coloured(values[::-1], span)).resize(
-        (wide, high), Image.Resampling.NEAREST
-    )
-    if scale_um and centre is not None:
-        _draw_grid(ImageDraw.Draw(area), centre, cell, bscans, scale_um)
-    size = ((LEFT + WIDTH + RIGHT) * FINE, high + (TOP + BOTTOM) * FINE)
+    # the map itself, with its circles
+    area = Image.fromarray(_coloured(values[::-1], span))
+    area = area.resize((frame.width, frame.height), Image.Resampling.NEAREST)
+    if place.scale_um and place.centre is not None:
+        _draw_grid(ImageDraw.Draw(area), frame, place.centre, place.scale_um)
+    size = ((LEFT + WIDTH + RIGHT) * FINE, frame.height + (TOP + BOTTOM) * FINE)
     sheet = Image.new("RGB", size, "white")
-    draw, font, large = ImageDraw.Draw(sheet), _font(13), _font(17)
-    x0, y0 = LEFT * FINE, TOP * FINE
-    x1, y1 = x0 + wide, y0 + high
-    sheet.paste(area, (x0, y0))
-    if predicted is not None and len(predicted) < bscans:
-        for row in predicted:
-            y = y0 + (bscans - row - 0.5) * cell[1]
-            draw.line([(x0 - 14, y), (x0 - 4, y)], fill="black", width=2)
+    sheet.paste(area, (frame.left, frame.top))
 
-    draw.text((x0, 10 * FINE), title, fill="black", font=large)
-    middle = (x0 + x1) / 2
-    draw.text(
-        (middle, y0 - 4 * FINE), "superior (last B-scan)", fill="black", font=font, anchor="md"
-    )
-    draw.text(
-        (middle, y1 + 4 * FINE), "inferior (first B-scan)", fill="black", font=font, anchor="ma"
-    )
-    draw.text((x0, y1 + 4 * FINE), left_name, fill="black", font=font, anchor="la")
-    draw.text((x1, y1 + 4 * FINE), right_name, fill="black", font=font, anchor="ra")
-    _draw_colour_bar(sheet, draw, (x1 + 24 * FINE, y0, y1), span, font)
-    line = y1 + 42 * FINE
-    draw.text((x1 + (RIGHT - 12) * FINE, line), quantity, fill="black", font=font, anchor="rm")
-    if scale_um:
-        length = 1000 / scale_um[0] * cell[0]
-        draw.rectangle([x0, line - FINE, x0 + length, line + FINE], fill="black")
-        text = "1 mm"
-        if centre is not None:
-            text += "; circles of 1, 3 and 6 mm diameter (ETDRS)"
-        draw.text((x0 + length + 8 * FINE, line), text, fill="black", font=font, anchor="lm")
-    else:
-        draw.text((x0, line), "scale unknown", fill="black", font=font, anchor="lm")
+    # what stands around it
+    draw = ImageDraw.Draw(sheet)
+    if predicted is not None and len(predicted) < frame.bscans:
+        for row in predicted:
+            y = frame.top + (frame.bscans - row - 0.5) * frame.cell[1]
+            draw.line([(frame.left - 14, y), (frame.left - 4, y)], fill="black", width=2)
+    write = _writer(draw, 13)
+    _writer(draw, 17)((frame.left, 10 * FINE), title)
+    _draw_directions(draw, frame, place.eye)
+    _draw_colour_bar(sheet, frame, span)
+    line = frame.bottom + 42 * FINE
+    corner = (frame.right + (RIGHT - 12) * FINE, line)
+    write(corner, quantity, anchor="rm")
+    _draw_scale_bar(draw, frame, place, line)
     return np.asarray(sheet.reduce(FINE))
+
+
+def _frame(shape: tuple[int, int], scale_um: tuple[float, float] | None) -> _Frame:
+    """Of the right proportions, unless they are extreme."""
+    bscans, columns = shape
+    ratio = bscans / columns * CELL_RATIO
+    if scale_um:
+        lateral_um, spacing_um = scale_um
+        ratio = bscans * spacing_um / (columns * lateral_um)
+    height = round(WIDTH * FINE * min(max(ratio, FLATTEST), STEEPEST))
+    return _Frame(bscans, columns, height)
 
 
 def _coloured(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
     """uint8 (H, W, 3) of values within a span; 0 is black."""
-    at = np.nan_to_num((values - span[0]) / (span[1] - span[0])) * (len(COLOURS) - 1)
-    rgb = np.stack([np.interp(at, range(len(COLOURS)), channel) for channel in COLOURS.T], axis=-1)
+    low, high = span
+    steps = range(len(COLOURS))
+    at = np.nan_to_num((values - low) / (high - low)) * steps[-1]
+    rgb = np.stack([np.interp(at, steps, channel) for channel in COLOURS.T], axis=-1)  # (H, W, 3)
     rgb[values == 0] = 0
-    return np.where(np.isnan(values)[..., None], UNKNOWN, rgb).round().astype(np.uint8)
+    rgb[np.isnan(values)] = UNKNOWN
+    return rgb.round().astype(np.uint8)
 
 
 def _draw_grid(
     draw: ImageDraw.ImageDraw,
+    frame: _Frame,
     centre: Sequence[float],
-    cell: tuple[float, float],
-    bscans: int,
     scale_um: tuple[float, float],
 ) -> None:
     """Circles and the diagonals between them, on the map alone so that they end at its border."""
-    x, y = (centre[0] + 0.5) * cell[0], (bscans - centre[1] - 0.5) * cell[1]
-    rx, ry = (
-        [500 * d / um * px for d in DIAMETERS_MM] for um, px in zip(scale_um, cell, strict=True)
-    )
-    style = {"width": 3}
-    for a, b in zip(rx, ry, strict=True):
-        draw.ellipse([x - a, y - b, x + a, y + b], outline="white", **style)
+    lateral_um, spacing_um = scale_um
+    cell_width, cell_height = frame.cell
+    column, bscan = centre
+    x = (column + 0.5) * cell_width
+    y = (frame.bscans - bscan - 0.5) * cell_height
+
+    # radii in pixels of the inner, middle and outer circle; pixels need not be square
+    radii = []
+    for diameter_mm in DIAMETERS_MM:
+        radius_um = 500 * diameter_mm
+        radii.append((radius_um / lateral_um * cell_width, radius_um / spacing_um * cell_height))
+    for rx, ry in radii:
+        draw.ellipse([x - rx, y - ry, x + rx, y + ry], outline="white", width=3)
+
+    # four diagonals, from the inner circle to the outer one
     for sx in (-1, 1):
         for sy in (-1, 1):
-            ends = [(x + sx * rx[k] * 0.5**0.5, y + sy * ry[k] * 0.5**0.5) for k in (0, 2)]
-            draw.line(ends, fill="white", **style)
+            ends = []
+            for rx, ry in (radii[0], radii[-1]):
+                ends.append((x + sx * rx * DIAGONAL, y + sy * ry * DIAGONAL))
+            draw.line(ends, fill="white", width=3)
 
 
-def _draw_colour_bar(
-    sheet: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    place: tuple[float, float, float],
-    span: tuple[float, float],
-    font: ImageFont.FreeTypeFont,
-) -> None:
-    x, y0, y1 = place
+def _draw_directions(draw: ImageDraw.ImageDraw, frame: _Frame, eye: str | None) -> None:
+    """What lies at the four sides of the map."""
+    write = _writer(draw, 13)
+    left_name, right_name = side_names(eye)
+    middle = (frame.left + frame.right) / 2
+    above = frame.top - 4 * FINE
+    below = frame.bottom + 4 * FINE
+    write((middle, above), "superior (last B-scan)", anchor="md")
+    write((middle, below), "inferior (first B-scan)", anchor="ma")
+    write((frame.left, below), left_name, anchor="la")
+    write((frame.right, below), right_name, anchor="ra")
+
+
+def _draw_scale_bar(draw: ImageDraw.ImageDraw, frame: _Frame, place: Place, line: float) -> None:
+    """One millimetre, and what the circles are; line: the y of its middle."""
+    x = frame.left
+    text = "scale unknown"
+    if place.scale_um:
+        length = 1000 / place.scale_um[0] * frame.cell[0]
+        draw.rectangle([x, line - FINE, x + length, line + FINE], fill="black")
+        x += length + 8 * FINE
+        text = "1 mm"
+        if place.centre is not None:
+            text += "; circles of 1, 3 and 6 mm diameter (ETDRS)"
+    _writer(draw, 13)((x, line), text, anchor="lm")
+
+
+def _draw_colour_bar(sheet: Image.Image, frame: _Frame, span: tuple[float, float]) -> None:
+    """Colours of a span, the highest at the top, with its ends and its middle as numbers."""
     low, high = span
-    bar = _coloured(np.linspace(high, low, 256)[:, None], span)
-    sheet.paste(Image.fromarray(bar).resize((16 * FINE, round(y1 - y0))), (round(x), round(y0)))
-    draw.rectangle([x, y0, x + 16 * FINE, y1], outline="black")
+    left = frame.right + 24 * FINE
+    right = left + 16 * FINE
+    bar = Image.fromarray(_coloured(np.linspace(high, low, 256)[:, None], span))
+    sheet.paste(bar.resize((right - left, frame.height)), (left, frame.top))
+    draw = ImageDraw.Draw(sheet)
+    draw.rectangle([left, frame.top, right, frame.bottom], outline="black")
+    write = _writer(draw, 13)
     for share in (0, 0.5, 1):
-        text = f"{low + share * (high - low):.3g}"
-        draw.text(
-            (x + 22 * FINE, y1 - share * (y1 - y0)), text, fill="black", font=font, anchor="lm"
-        )
+        beside = (right + 6 * FINE, frame.bottom - share * frame.height)
+        value = low + share * (high - low)
+        write(beside, f"{value:.3g}", anchor="lm")
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=size * FINE)
+def _writer(draw: ImageDraw.ImageDraw, size: int) -> Callable[..., None]:
+    """Writes black text, of a size in pixels of the reduced picture, at a place."""
+    return partial(draw.text, font=ImageFont.load_default(size=size * FINE), fill="black")

@@ -1,12 +1,17 @@
-"""Pictures of retinal layers: the eight boundaries on a scan with a legend, and profiles of thickness."""
+"""Pictures of retinal layers: boundaries on a scan with a legend, and profiles of thickness."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dme.drawing.overlays import overlay
+from dme.drawing.plots import GRID_COLOUR, round_step
 from dme.retina.rows import BOUNDARIES, THICKNESSES, check_rows
 
-# of the boundaries from the top; a layer has the colour of its upper one, the whole retina the last
+# of the boundaries from the top; a layer has the colour of its upper one, the retina the last
 COLOURS = np.array(
     [
         (255, 90, 90),
@@ -21,6 +26,16 @@ COLOURS = np.array(
 )
 FLUID_COLOUR = (255, 255, 255)
 ENLARGED = 2  # so that lines do not cover thin layers
+LEGEND_LINE = 22  # px, height of a line of the legend
+LEGEND_DASH = 22  # px, length of a sample of colour
+RETINA = len(THICKNESSES) - 1  # index of the whole retina, after the seven layers
+PROFILE_HEIGHT = 640
+UPPER_AXES = (38, 228)  # px, top and bottom
+LOWER_AXES = (262, PROFILE_HEIGHT - 52)
+ON_WHITE = 0.8  # darkens the colours of layers for a white sheet
+ROUNDING = 1 - 1e-9  # a step that is too short by no more than a rounding error will do
+
+Colour = tuple[int, ...]
 
 
 def draw_boundaries(
@@ -28,32 +43,61 @@ def draw_boundaries(
 ) -> np.ndarray:
     """Scan, twice as large, with its boundaries as coloured lines and their names below it.
 
-    image: uint8 (H, W) or (H, W, 3). boundaries: rows (8, W), drawn where known. fluid: (H, W), its contour
-    is drawn in white where it is 1, and named. Returns uint8 (2 H + legend, 2 W, 3).
+    image: uint8 (H, W) or (H, W, 3). boundaries: rows (8, W), drawn where known. fluid: (H, W),
+    its contour is drawn in white where it is 1, and named. Returns uint8 (2 H + legend, 2 W, 3).
     """
     rows = check_rows(boundaries, image.shape[1])
     scan = Image.fromarray(image).convert("RGB")
-    scan = scan.resize((scan.width * ENLARGED, scan.height * ENLARGED), Image.Resampling.BILINEAR)
-    entries = list(zip(BOUNDARIES, map(tuple, COLOURS.tolist()), strict=True))
+    size = (scan.width * ENLARGED, scan.height * ENLARGED)
+    scan = scan.resize(size, Image.Resampling.BILINEAR)
+    colours = [tuple(colour) for colour in COLOURS.tolist()]
+    legend = list(zip(BOUNDARIES, colours, strict=True))
+
+    # fluid lies below the lines
     if fluid is not None:
-        entries.append(("fluid", FLUID_COLOUR))
+        legend.append(("fluid", FLUID_COLOUR))
         enlarged = fluid.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
         scan = Image.fromarray(overlay(np.asarray(scan), enlarged, FLUID_COLOUR))
+
+    # a sheet that has room for the legend below the scan
     font = ImageFont.load_default(size=15)
-    step = 30 + max(round(font.getlength(name)) for name, _ in entries) + 14
-    per_line = min(max(scan.width // step, 1), len(entries))
-    lines = -(-len(entries) // per_line)
-    sheet = Image.new("RGB", (scan.width, scan.height + 8 + 22 * lines), "black")
+    longest = max(round(font.getlength(name)) for name, _ in legend)
+    entry_width = 30 + longest + 14
+    per_line = min(max(scan.width // entry_width, 1), len(legend))
+    lines = -(-len(legend) // per_line)
+    sheet = Image.new("RGB", (scan.width, scan.height + 8 + LEGEND_LINE * lines), "black")
     sheet.paste(scan, (0, 0))
     draw = ImageDraw.Draw(sheet)
+
+    # pixel centres of the scan in the enlarged one
     x = (np.arange(rows.shape[1]) + 0.5) * ENLARGED - 0.5
-    for (_, colour), row in zip(entries, rows, strict=False):  # fluid is no row
+    for colour, row in zip(colours, rows, strict=True):
         _draw_curve(draw, x, (row + 0.5) * ENLARGED - 0.5, colour)
-    for k, (name, colour) in enumerate(entries):
-        left, middle = 8 + k % per_line * step, scan.height + 15 + 22 * (k // per_line)
-        draw.line([(left, middle), (left + 22, middle)], fill=colour, width=4)
-        draw.text((left + 30, middle), name, fill=colour, font=font, anchor="lm")
+
+    for k, (name, colour) in enumerate(legend):
+        left = 8 + k % per_line * entry_width
+        middle = scan.height + 15 + LEGEND_LINE * (k // per_line)
+        draw.line([(left, middle), (left + LEGEND_DASH, middle)], fill=colour, width=4)
+        draw.text((left + LEGEND_DASH + 8, middle), name, fill=colour, font=font, anchor="lm")
     return np.asarray(sheet)
+
+
+@dataclass(frozen=True)
+class _ProfileAxes:
+    """Axes from 0 to the right and up: their edges on the sheet, in px, and the largest values."""
+
+    left: int
+    right: int
+    top: int
+    bottom: int
+    x_most: float
+    y_most: float
+
+    def x(self, value: float | np.ndarray) -> float | np.ndarray:
+        return self.left + value * ((self.right - self.left) / self.x_most)
+
+    def y(self, value: float | np.ndarray) -> float | np.ndarray:
+        return self.bottom - value / self.y_most * (self.bottom - self.top)
 
 
 def thickness_profile(
@@ -63,69 +107,75 @@ def thickness_profile(
     title: str = "",
     width: int = 900,
 ) -> np.ndarray:
-    """Thickness along a scan, of the whole retina above and of the seven layers below, gaps where unknown.
+    """Thickness along a scan: the whole retina above, the seven layers below, gaps where unknown.
 
-    boundaries: rows (8, W). In um over mm, in pixels where a scale is unknown. Returns uint8 (640, width, 3).
+    boundaries: rows (8, W). In um over mm, in pixels where a scale is unknown. Returns uint8
+    (640, width, 3).
     """
     rows = check_rows(boundaries)
-    thickness = np.vstack([np.diff(rows, axis=0), rows[7:] - rows[:1]]) * (axial_um or 1)
+    retina = rows[-1:] - rows[:1]
+    thickness = np.vstack([np.diff(rows, axis=0), retina]) * (axial_um or 1)  # (8, W)
     x = np.arange(rows.shape[1]) * (lateral_um / 1000 if lateral_um else 1)
-    height, left, right = 640, 62, width - 112
-    sheet = Image.new("RGB", (width, height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
-    unit = "um" if axial_um else "px"
-    draw.text(
-        (left, 10),
-        f"{title}: thickness in {unit}" if title else f"thickness in {unit}",
-        "black",
-        font,
-    )
-    draw.text(
-        ((left + right) / 2, height - 10),
-        "mm" if lateral_um else "column",
-        "black",
-        font,
-        anchor="md",
-    )
-    scale_x = (right - left) / max(x[-1], 1e-9)
-    step_x = _step(x[-1], 8)
-    for top, bottom, shown in ((38, 228, [7]), (262, height - 52, list(range(7)))):
-        step = _step(np.nanmax(thickness[shown], initial=0), 6)
-        most = step * max(np.ceil(np.nanmax(thickness[shown], initial=0) / step), 1)
-        for tick in np.arange(0, most + step / 2, step):
-            y = bottom - tick / most * (bottom - top)
-            draw.line([(left, y), (right, y)], fill=(225, 225, 225))
-            draw.text((left - 8, y), f"{tick:g}", "black", font, anchor="rm")
-        for tick in np.arange(0, x[-1] + step_x / 100, step_x):
-            draw.line(
-                [(left + tick * scale_x, bottom), (left + tick * scale_x, bottom + 4)],
-                fill="black",
-            )
-            draw.text((left + tick * scale_x, bottom + 6), f"{tick:g}", "black", font, anchor="ma")
+    sheet = Image.new("RGB", (width, PROFILE_HEIGHT), "white")
+    draw = ImageDraw.Draw(sheet)
+    write = partial(draw.text, font=ImageFont.load_default(size=14), fill="black")
+    left, right = 62, width - 112
+
+    # what the axes mean
+    quantity = f"thickness in {'um' if axial_um else 'px'}"
+    write((left, 10), f"{title}: {quantity}" if title else quantity)
+    middle = ((left + right) / 2, PROFILE_HEIGHT - 10)
+    write(middle, "mm" if lateral_um else "column", anchor="md")
+
+    for (top, bottom), shown in ((UPPER_AXES, [RETINA]), (LOWER_AXES, list(range(RETINA)))):
+        # the y axis ends at the first tick above all values
+        highest = np.nanmax(thickness[shown], initial=0)
+        y_step = _step(highest, 6)
+        y_most = y_step * max(np.ceil(highest / y_step), 1)
+        axes = _ProfileAxes(left, right, top, bottom, max(x[-1], 1e-9), y_most)
+        _draw_axes(draw, axes, (_step(x[-1], 8), y_step), x[-1])
+
+        # the curves and their names
         for place, k in enumerate(shown):
-            colour = tuple((COLOURS[k] * 0.8).astype(int).tolist()) if k < 7 else (0, 0, 0)
-            _draw_curve(
-                draw, left + x * scale_x, bottom - thickness[k] / most * (bottom - top), colour
-            )
-            draw.text((right + 10, top + 22 * place), THICKNESSES[k], colour, font)
+            colour = (0, 0, 0)
+            if k != RETINA:
+                colour = tuple((COLOURS[k] * ON_WHITE).astype(int).tolist())
+            _draw_curve(draw, axes.x(x), axes.y(thickness[k]), colour)
+            write((right + 10, top + LEGEND_LINE * place), THICKNESSES[k], fill=colour)
     return np.asarray(sheet)
+
+
+def _draw_axes(
+    draw: ImageDraw.ImageDraw,
+    axes: _ProfileAxes,
+    steps: Sequence[float],
+    x_last: float,
+) -> None:
+    """Grid lines and ticks. steps: between ticks of x and of y. x_last: where the curves end."""
+    write = partial(draw.text, font=ImageFont.load_default(size=14), fill="black")
+    x_step, y_step = steps
+    for tick in np.arange(0, axes.y_most + y_step / 2, y_step):
+        y = axes.y(tick)
+        draw.line([(axes.left, y), (axes.right, y)], fill=GRID_COLOUR)
+        write((axes.left - 8, y), f"{tick:g}", anchor="rm")
+    for tick in np.arange(0, x_last + x_step / 100, x_step):
+        x = axes.x(tick)
+        draw.line([(x, axes.bottom), (x, axes.bottom + 4)], fill="black")
+        write((x, axes.bottom + 6), f"{tick:g}", anchor="ma")
 
 
 def _step(span: float, most: int) -> float:
     """A round distance between ticks: no more than so many from 0 to span."""
-    raw = max(span, 1e-9) / most
-    power = 10.0 ** np.floor(np.log10(raw))
-    return next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
+    return round_step(max(span, 1e-9) / most * ROUNDING)
 
 
-def _draw_curve(
-    draw: ImageDraw.ImageDraw, x: np.ndarray, y: np.ndarray, colour: tuple[int, ...]
-) -> None:
+def _draw_curve(draw: ImageDraw.ImageDraw, x: np.ndarray, y: np.ndarray, colour: Colour) -> None:
     """Pieces between unknown values; a single known value is a dot."""
     known = np.flatnonzero(np.isfinite(y))
     for piece in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
         points = list(zip(x[piece].tolist(), y[piece].tolist(), strict=True))
         if len(points) == 1:
-            points = [points[0], (points[0][0] + 1, points[0][1])]
+            alone_x, alone_y = points[0]
+            points.append((alone_x + 1, alone_y))
         if points:
             draw.line(points, fill=colour, width=2)

@@ -1,9 +1,50 @@
-"""Lines over axes."""
+"""Lines over axes, and the round numbers at which axes have ticks."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+COLOURS = [(31, 90, 180), (215, 95, 20), (40, 150, 60), (160, 50, 160), (90, 90, 90)]
+DOT_COLOUR = (60, 60, 60)
+GRID_COLOUR = (225, 225, 225)
+DOT_RADIUS = 3  # px
+FEW_POINTS = 30  # lines of fewer points show each point as a dot
+LEGEND_STEP = 18  # px between two names
+MOST_STEPS = 6  # between the ticks of an axis, about
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """A plot on its sheet, in pixels; the outermost ticks are its ends."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    x_ticks: list[float]
+    y_ticks: list[float]
+
+    def x(self, value: float) -> float:
+        first, last = self.x_ticks[0], self.x_ticks[-1]
+        share = (value - first) / (last - first)
+        return self.left + share * (self.right - self.left)
+
+    def y(self, value: float) -> float:
+        first, last = self.y_ticks[0], self.y_ticks[-1]
+        share = (value - first) / (last - first)
+        return self.bottom - share * (self.bottom - self.top)
+
+    def place(self, point: tuple[float, float]) -> tuple[float, float]:
+        return self.x(point[0]), self.y(point[1])
+
+    def dot(self, point: tuple[float, float]) -> list[float]:
+        """The box of a dot."""
+        x, y = self.place(point)
+        return [x - DOT_RADIUS, y - DOT_RADIUS, x + DOT_RADIUS, y + DOT_RADIUS]
 
 
 def line_plot(
@@ -18,47 +59,52 @@ def line_plot(
 
     series: name -> (x, y) points, finite. Returns uint8 (height, width, 3).
     """
-    colours = [(31, 90, 180), (215, 95, 20), (40, 150, 60), (160, 50, 160), (90, 90, 90)]
-    points = [point for line in (*series.values(), dots) for point in line] or [(0.0, 0.0)]
-    x_ticks, y_ticks = (_ticks(min(v), max(v)) for v in zip(*points, strict=True))
-    left, top, right, bottom = 70, 40, width - 20, height - 50
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            left + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (right - left),
-            bottom - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (bottom - top),
-        )
-
+    points = list(chain(*series.values(), dots)) or [(0.0, 0.0)]
+    xs, ys = zip(*points, strict=True)
+    x_ticks = _ticks(min(xs), max(xs))
+    y_ticks = _ticks(min(ys), max(ys))
+    axes = _Axes(70, 40, width - 20, height - 50, x_ticks, y_ticks)
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=13)
-    for y in y_ticks:
-        draw.line([place(x_ticks[0], y), place(x_ticks[-1], y)], fill=(225, 225, 225))
-        draw.text((left - 8, place(0, y)[1]), f"{y:g}", fill="black", font=font, anchor="rm")
-    for x in x_ticks:
-        draw.text((place(x, 0)[0], bottom + 6), f"{x:g}", fill="black", font=font, anchor="ma")
-    draw.text(((left + right) / 2, height - 18), x_label, fill="black", font=font, anchor="ma")
-    draw.text((8, 8), y_label, fill="black", font=font)
-    for x, y in dots:
-        px, py = place(x, y)
-        draw.ellipse([px - 3, py - 3, px + 3, py + 3], outline=(60, 60, 60))
+    write = partial(draw.text, font=ImageFont.load_default(size=13), fill="black")
+
+    # ticks, and what the axes mean
+    for tick in y_ticks:
+        y = axes.y(tick)
+        draw.line([(axes.left, y), (axes.right, y)], fill=GRID_COLOUR)
+        write((axes.left - 8, y), f"{tick:g}", anchor="rm")
+    for tick in x_ticks:
+        write((axes.x(tick), axes.bottom + 6), f"{tick:g}", anchor="ma")
+    middle = (axes.left + axes.right) / 2
+    write((middle, height - 18), x_label, anchor="ma")
+    write((8, 8), y_label)
+
+    # the dots, then the lines and their names
+    for point in dots:
+        draw.ellipse(axes.dot(point), outline=DOT_COLOUR)
     for i, (name, line) in enumerate(series.items()):
-        colour = colours[i % len(colours)]
-        draw.line([place(x, y) for x, y in line], fill=colour, width=2)
-        for x, y in line if len(line) < 30 else []:
-            px, py = place(x, y)
-            draw.ellipse([px - 3, py - 3, px + 3, py + 3], fill=colour)
-        draw.text((right - 8, top + 4 + 18 * i), name, fill=colour, font=font, anchor="ra")
+        colour = COLOURS[i % len(COLOURS)]
+        draw.line([axes.place(point) for point in line], fill=colour, width=2)
+        if len(line) < FEW_POINTS:
+            for point in line:
+                draw.ellipse(axes.dot(point), fill=colour)
+        corner = (axes.right - 8, axes.top + 4 + LEGEND_STEP * i)
+        write(corner, name, fill=colour, anchor="ra")
     return np.asarray(sheet)
 
 
-def _ticks(low: float, high: float, wanted: int = 6) -> list[float]:
+def round_step(least: float) -> float:
+    """Distance between ticks: the first of ..., 0.5, 1, 2, 5, 10, ... not below `least`."""
+    power = 10.0 ** np.floor(np.log10(least))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
+
+
+def _ticks(low: float, high: float) -> list[float]:
     """Round numbers that span low..high, at least two different ones."""
     span = high - low
     if span <= 1e-9 * max(abs(low), abs(high)):  # a constant, but for rounding errors
         span = abs(low) or 1.0
-    raw = span / wanted
-    magnitude = 10 ** np.floor(np.log10(raw))
-    step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= raw)
-    first, last = np.floor(low / step), max(np.ceil(high / step), np.floor(low / step) + 1)
+    step = round_step(span / MOST_STEPS)
+    first = np.floor(low / step)
+    last = max(np.ceil(high / step), first + 1)
     return [float(f"{i * step:.12g}") for i in np.arange(first, last + 1)]

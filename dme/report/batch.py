@@ -1,4 +1,4 @@
-"""Many scans, one after the other: of each remain its files, a row of numbers and, in a volume, a line."""
+"""Many scans, one after the other: of each remain its files, a row of numbers, a line of a map."""
 
 import sys
 from collections import defaultdict
@@ -11,19 +11,30 @@ from tqdm import tqdm
 
 from dme.common import ranks
 from dme.common.errors import InputError
-from dme.drawing.canvas import save_picture
+from dme.drawing.canvas import save_png
 from dme.drawing.layers import draw_boundaries, thickness_profile
 from dme.drawing.overlays import scan_overlay
 from dme.inference.scan import class_probabilities, fluid_mask, layer_rows
 from dme.nets.segmenter import Segmenter
 from dme.report.inputs import Item, Scan
 from dme.report.tables import write_rows
-from dme.report.wording import amount
+from dme.report.wording import amount, counted
 from dme.retina.fluid import measure_fluid_in_layers, measure_scan
 from dme.retina.thickness import measure_layers, retina_px
 from dme.retina.volume import SCALE
 
 FOLDERS = ("masks", "boundaries", "profiles", "overlays")
+
+Scale = tuple[float, ...] | None  # um: axial, lateral, spacing, as far as they are known
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the networks see in a scan; None is what no network looks for."""
+
+    mask: np.ndarray | None = None  # uint8 (H, W), fluid is 1
+    probability: np.ndarray | None = None  # of fluid, float32 (H, W)
+    boundaries: np.ndarray | None = None  # rows, float32 (8, W)
 
 
 @dataclass
@@ -31,68 +42,71 @@ class Work:
     """Predicts scans one at a time into FOLDERS of `out`; bad ones are reported and skipped."""
 
     out: Path
-    networks: dict[
-        str, Segmenter
-    ]  # what to find, "fluid", "layers" or both -> the network that finds it
+    networks: dict[str, Segmenter]  # "fluid", "layers" or both -> the network that finds it
     threshold: float
     tta: bool
-    scale_um: tuple[float, ...] | None  # in place of the source's, as far as it goes
+    scale_um: Scale  # in place of the source's, as far as it goes
     rows: list[dict] = field(default_factory=list)
     skipped: list[dict] = field(default_factory=list)  # source, reason
-    # thickness in px of each column (W,): (volume, "fluid" or "retina") -> B-scan -> line; and of each volume
-    # the first and last B-scan to expect
-    columns: dict[tuple[str, str], dict[int, np.ndarray]] = field(
+    # of (volume, "fluid" or "retina"): B-scan -> thickness in px of every column, (W,)
+    thickness_px: dict[tuple[str, str], dict[int, np.ndarray]] = field(
         default_factory=lambda: defaultdict(dict)
     )
-    ranges: dict[str, list[int]] = field(default_factory=dict)
+    # of each volume: first and last B-scan to expect
+    ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def run(self, items: list[Item]) -> None:
         """Under torchrun every rank takes its share of the scans."""
-        rank, world = ranks.rank(), ranks.world_size()
-        count, taken = 0, set()
+        rank = ranks.rank()
+        world = ranks.world_size()
+        names: set[str] = set()
+        count = 0
         with tqdm(desc="predict", unit="scan", total=0, disable=rank > 0) as bar:
             for item in items:
-                try:
-                    scans = item.scans(taken)
-                except InputError as e:
-                    if rank == 0:
-                        self.skip(item.source, str(e))
-                    continue
-                for note in item.notes if rank == 0 else ():
-                    tqdm.write(f"note: {note}".encode(errors="replace").decode())  # odd file names
-                for scan in scans:
-                    if scan.volume:
-                        first, last = self.ranges.get(scan.volume, [scan.position] * 2)
-                        self.ranges[scan.volume] = [
-                            min(first, scan.position),
-                            max(last, scan.position),
-                        ]
-                mine = [(i, scan) for i, scan in enumerate(scans, count) if i % world == rank]
+                scans = list(enumerate(self._open(item, names), count))
                 count += len(scans)
+                mine = [(order, scan) for order, scan in scans if order % world == rank]
                 bar.total += len(mine)
-                for i, scan in mine:
+                for order, scan in mine:
                     try:
-                        self.predict_scan(i, scan)
+                        self.predict_scan(order, scan)
                     except InputError as e:
                         self.skip(scan.source, str(e))
                     bar.update()
 
+    def _open(self, item: Item, names: set[str]) -> list[Scan]:
+        """Its scans, after its notes were shown; none where it cannot be opened."""
+        first_rank = ranks.rank() == 0
+        try:
+            scans = item.scans(names)
+        except InputError as e:
+            if first_rank:
+                self.skip(item.source, str(e))
+            return []
+
+        if first_rank:
+            for note in item.notes:  # with odd file names
+                tqdm.write(f"note: {note}".encode(errors="replace").decode())
+
+        # every rank knows how far volumes reach
+        for scan in scans:
+            if scan.volume:
+                first, last = self.ranges.get(scan.volume, (scan.position, scan.position))
+                first = min(first, scan.position)
+                self.ranges[scan.volume] = (first, max(last, scan.position))
+        return scans
+
     def skip(self, source: str, reason: str) -> None:
+        """Say why a source was left out, and keep it for the report."""
         reason = reason.removeprefix(f"{source}: ")
         tqdm.write(f"skipped: {source}: {reason}", file=sys.stderr)
         self.skipped.append({"source": source, "reason": reason})
 
     def predict_scan(self, order: int, scan: Scan) -> None:
-        image = scan.read()
-        models = dict.fromkeys(self.networks.values())  # one network may find both
-        seen = {model: class_probabilities(model, image, self.tta) for model in models}
-        mask = probability = boundaries = None
-        if model := self.networks.get("fluid"):
-            mask, probability = fluid_mask(model, seen[model], self.threshold)
-        if model := self.networks.get("layers"):
-            boundaries = layer_rows(model, seen[model], probability)
-        own, given = scan.scale_um or (), self.scale_um or ()
-        scale_um = (*given, *own[len(given) :]) or None
+        """Find, measure, leave files and a row. order: of this scan among all."""
+        image = scan.read()  # (H, W)
+        finding = self._find(image)
+        scale_um = self._scale_um(scan)
         row = {
             "order": order,
             "scan": scan.name,
@@ -101,48 +115,90 @@ class Work:
             "bscan": scan.position,
             "height_px": image.shape[0],
             "width_px": image.shape[1],
-            **dict(zip(SCALE, (*(scale_um or ()), None, None, None), strict=False)),
+            **dict.fromkeys(SCALE),
+            **dict(zip(SCALE, scale_um or (), strict=False)),
         }
-        columns_px = {}
-        if mask is not None:
-            row |= measure_scan(mask, probability, scale_um) | {"mask": f"masks/{scan.name}.png"}
-            save_picture(self.out / row["mask"], mask * 255)
-            columns_px["fluid"] = mask.sum(0, dtype=np.int32)
-        if boundaries is not None:
-            files = {
-                "boundaries": f"boundaries/{scan.name}.csv",
-                "profile": f"profiles/{scan.name}.png",
-            }
-            row |= measure_layers(boundaries, scale_um) | files
-            write_rows(self.out / row["boundaries"], boundaries)
-            profile = thickness_profile(boundaries, *(scale_um or ())[:2], title=scan.name)
-            save_picture(self.out / row["profile"], profile)
-            columns_px["retina"] = retina_px(boundaries)
-        if mask is not None and boundaries is not None:
-            row |= measure_fluid_in_layers(boundaries, mask, scale_um)
+
+        # numbers and files of fluid, of layers, and of fluid in layers
+        if finding.mask is not None:
+            row |= self._leave_fluid(scan, finding, scale_um)
+        if finding.boundaries is not None:
+            row |= self._leave_layers(scan, finding, scale_um)
+        if finding.mask is not None and finding.boundaries is not None:
+            row |= measure_fluid_in_layers(finding.boundaries, finding.mask, scale_um)
         row["overlay"] = f"overlays/{scan.name}.png"
-        if boundaries is None:
-            many = f"{row['regions']} region{'s' * (row['regions'] != 1)}"
-            legend = f"fluid: {amount(row)}, {many} (probability above {self.threshold:g})"
-            save_picture(self.out / row["overlay"], scan_overlay(image, mask, legend))
-        else:
-            save_picture(self.out / row["overlay"], draw_boundaries(image, boundaries, mask))
+        save_png(self.out / row["overlay"], self._overlay(image, finding, row), fast=True)
         self.rows.append(row)
-        if scan.volume:
-            for of, line in columns_px.items():
-                self.columns[scan.volume, of][scan.position] = line
+
+        # lines of the volume's maps
+        if scan.volume and finding.mask is not None:
+            fluid_px = finding.mask.sum(0, dtype=np.int32)
+            self.thickness_px[scan.volume, "fluid"][scan.position] = fluid_px
+        if scan.volume and finding.boundaries is not None:
+            thickness = retina_px(finding.boundaries)
+            self.thickness_px[scan.volume, "retina"][scan.position] = thickness
+
+    def _find(self, image: np.ndarray) -> Finding:
+        # one network may find both, and runs once
+        probabilities = {}
+        for model in self.networks.values():
+            if model not in probabilities:
+                probabilities[model] = class_probabilities(model, image, self.tta)
+
+        mask = probability = boundaries = None
+        if "fluid" in self.networks:
+            model = self.networks["fluid"]
+            mask, probability = fluid_mask(model, probabilities[model], self.threshold)
+        if "layers" in self.networks:
+            model = self.networks["layers"]
+            boundaries = layer_rows(model, probabilities[model], probability)
+        return Finding(mask, probability, boundaries)
+
+    def _scale_um(self, scan: Scan) -> Scale:
+        """The scale that was given, completed by the source's; None if there is neither."""
+        given = self.scale_um or ()
+        known = scan.scale_um or ()
+        return (*given, *known[len(given) :]) or None
+
+    def _leave_fluid(self, scan: Scan, finding: Finding, scale_um: Scale) -> dict:
+        """Save the mask; returns its columns."""
+        row = measure_scan(finding.mask, finding.probability, scale_um)
+        row["mask"] = f"masks/{scan.name}.png"
+        save_png(self.out / row["mask"], finding.mask * 255, fast=True)
+        return row
+
+    def _leave_layers(self, scan: Scan, finding: Finding, scale_um: Scale) -> dict:
+        """Save boundaries and profile; returns their columns."""
+        row = measure_layers(finding.boundaries, scale_um)
+        row["boundaries"] = f"boundaries/{scan.name}.csv"
+        row["profile"] = f"profiles/{scan.name}.png"
+        write_rows(self.out / row["boundaries"], finding.boundaries)
+        axial_um, lateral_um = scale_um[:2] if scale_um else (None, None)
+        profile = thickness_profile(finding.boundaries, axial_um, lateral_um, scan.name)
+        save_png(self.out / row["profile"], profile, fast=True)
+        return row
+
+    def _overlay(self, image: np.ndarray, finding: Finding, row: dict) -> np.ndarray:
+        if finding.boundaries is not None:
+            return draw_boundaries(image, finding.boundaries, finding.mask)
+        regions = counted(row["regions"], "region")
+        legend = f"fluid: {amount(row)}, {regions} (probability above {self.threshold:g})"
+        return scan_overlay(image, finding.mask, legend)
 
     def gather(self) -> None:
         """Bring the scans of all ranks together, in order."""
-        parts = [(self.rows, self.skipped, dict(self.columns))]
+        mine = (self.rows, self.skipped, dict(self.thickness_px))
+        parts = [mine]
         if ranks.world_size() > 1:
-            parts *= ranks.world_size()
-            distributed.all_gather_object(parts, parts[0])
-        self.rows = sorted(
-            (row for rows, _, _ in parts for row in rows), key=lambda row: row.pop("order")
-        )
-        self.skipped = [fault for _, skipped, _ in parts for fault in skipped]
-        self.columns = defaultdict(dict)
-        for _, _, columns in parts:
-            for of_volume, lines in columns.items():
-                self.columns[of_volume] |= lines
+            parts = [mine for _ in range(ranks.world_size())]
+            distributed.all_gather_object(parts, mine)
+
+        self.rows = []
+        self.skipped = []
+        self.thickness_px = defaultdict(dict)
+        for rows, skipped, thickness_px in parts:
+            self.rows += rows
+            self.skipped += skipped
+            for key, lines in thickness_px.items():
+                self.thickness_px[key] |= lines
+        self.rows.sort(key=lambda row: row.pop("order"))

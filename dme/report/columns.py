@@ -6,39 +6,42 @@ from dme.retina.thickness import THICKNESS_COLUMNS
 from dme.retina.volume import SCALE
 
 FINDS = {"fluid": ("fluid",), "layers": ("layers",), "both": ("fluid", "layers")}  # by task
-_SCAN = ("scan", "source", "volume", "bscan", "height_px", "width_px", *SCALE)
+
+_SCAN = ("scan", "source", "volume", "bscan", "height_px", "width_px") + SCALE
 _FLUID = (
-    *("fluid_px", "fluid_area_mm2", "regions", "largest_region_px", "largest_region_mm2"),
+    "fluid_px",
+    "fluid_area_mm2",
+    "regions",
+    "largest_region_px",
+    "largest_region_mm2",
     "mean_fluid_probability",
 )
-_LAYERS = (*THICKNESS_COLUMNS["px"], *THICKNESS_COLUMNS["um"])
+_LAYERS = THICKNESS_COLUMNS["px"] + THICKNESS_COLUMNS["um"]
+_FLUID_IN_LAYERS = FLUID_COLUMNS["px"] + FLUID_COLUMNS["mm2"]
+_LAYER_FILES = ("boundaries", "profile", "overlay")
 SCAN_COLUMNS = {
-    "fluid": (*_SCAN, *_FLUID, "mask", "overlay"),
-    "layers": (*_SCAN, *_LAYERS, "boundaries", "profile", "overlay"),
-    "both": (
-        *(*_SCAN, *_FLUID, *_LAYERS, *FLUID_COLUMNS["px"], *FLUID_COLUMNS["mm2"]),
-        *("mask", "boundaries", "profile", "overlay"),
-    ),
+    "fluid": _SCAN + _FLUID + ("mask", "overlay"),
+    "layers": _SCAN + _LAYERS + _LAYER_FILES,
+    "both": _SCAN + _FLUID + _LAYERS + _FLUID_IN_LAYERS + ("mask",) + _LAYER_FILES,
 }
-_VOLUME = (
-    *(
-        "volume",
-        "bscans",
-        "missing_bscans",
-        "first_bscan",
-        "last_bscan",
-        "first_measured",
-        "last_measured",
-    ),
-    *("height_px", "width_px", *SCALE),
+
+_BSCANS = (
+    "bscans",
+    "missing_bscans",
+    "first_bscan",
+    "last_bscan",
+    "first_measured",
+    "last_measured",
 )
+_VOLUME = ("volume",) + _BSCANS + ("height_px", "width_px") + SCALE
+_FLUID_VOLUME = ("fluid_px", "fluid_volume_mm3")
 _RETINA = ("retina_thickness_px", "retina_thickness_um", "central_subfield_thickness_um")
 _PLACE = ("eye", "fovea_column", "fovea_bscan")
 VOLUME_COLUMNS = {
-    "fluid": (*_VOLUME, "fluid_px", "fluid_volume_mm3", *_PLACE, "map"),
-    "layers": (*_VOLUME, *_RETINA, *_PLACE, "retina_map"),
-    "both": (*_VOLUME, "fluid_px", "fluid_volume_mm3", *_RETINA, *_PLACE, "map", "retina_map"),
+    "fluid": _VOLUME + _FLUID_VOLUME + _PLACE + ("map",),
+    "layers": _VOLUME + _RETINA + _PLACE + ("retina_map",),
+    "both": _VOLUME + _FLUID_VOLUME + _RETINA + _PLACE + ("map", "retina_map"),
 }
-SECTOR_COLUMNS = ("volume", "sector", "covered_percent", "mean_um", "volume_mm3")
 
-ROW_COLUMNS = ("column", *(f"{in_tables(name)}_px" for name in BOUNDARIES))
+SECTOR_COLUMNS = ("volume", "sector", "covered_percent", "mean_um", "volume_mm3")
+ROW_COLUMNS = ("column",) + tuple(f"{in_tables(name)}_px" for name in BOUNDARIES)

@@ -1,31 +1,76 @@
-"""Fluid, thickness and scale in a few words."""
+"""Numbers of scans and volumes in a few words."""
 
 from dme.retina.volume import SCALE
 
+ALL_SCANNED = 99  # percent of a sector that count as all of it
+
+
+def counted(count: int, noun: str) -> str:
+    """Such as 1 region, 2 regions."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
 
 def amount(row: dict) -> str:
+    """Fluid of a scan: its area, without a scale its pixels."""
     area_mm2 = row["fluid_area_mm2"]
     return f"{row['fluid_px']} px" if area_mm2 is None else f"{area_mm2:.3f} mm2"
 
 
 def retina(row: dict) -> str:
+    """Mean thickness of the retina in a scan."""
     mean_um = row["retina_thickness_um"]
     return f"{row['retina_thickness_px']:.1f} px" if mean_um is None else f"{mean_um:.0f} um"
 
 
 def caption(row: dict) -> str:
-    """Fluid and thickness of a scan in a few words."""
-    parts = [amount(row)] if "fluid_px" in row else []
+    """Fluid and thickness of a scan."""
+    parts = []
+    if "fluid_px" in row:
+        parts.append(amount(row))
     if "retina_thickness_px" in row:
         parts.append(f"retina {retina(row)}")
     return ", ".join(parts)
 
 
+def volume_line(volume: dict) -> str:
+    """Fluid and thickness of a volume."""
+    parts = []
+    if "fluid_px" in volume:
+        parts.append(f"fluid {volume['fluid_px']} px, {_fluid_volume(volume)}")
+    if "retina_thickness_px" in volume:
+        parts.append(f"retina {_volume_retina(volume)}")
+        parts.append(f"central subfield thickness (CST) {_central_subfield(volume)}")
+    return f"volume {volume['volume']}: {', '.join(parts)}, in {volume['bscans']} B-scans"
+
+
+def _fluid_volume(volume: dict) -> str:
+    volume_mm3 = volume["fluid_volume_mm3"]
+    if volume_mm3 is None:
+        return "volume unknown without B-scan spacing"
+    return f"{volume_mm3:.4f} mm3"
+
+
+def _volume_retina(volume: dict) -> str:
+    mean_um = volume["retina_thickness_um"]
+    return f"{volume['retina_thickness_px']:.1f} px" if mean_um is None else f"{mean_um:.1f} um"
+
+
+def _central_subfield(volume: dict) -> str:
+    thickness_um = volume["central_subfield_thickness_um"]
+    if thickness_um is None:
+        return "unknown without scale, or with the fovea outside"
+    covered = volume["retina_sectors"][0]["covered_percent"]
+    share = "" if covered >= ALL_SCANNED else f" ({covered:.0f} % of it scanned)"
+    return f"{thickness_um:.1f} um{share}"
+
+
 def scales_text(rows: list[dict]) -> str:
+    """All scales that occur among scans, or that they are unknown."""
     texts = set()
-    for scale in {tuple(row[key] for key in SCALE) for row in rows}:
-        named = zip(("axial", "lateral", "B-scan spacing"), scale, strict=True)
-        texts.add(
-            ", ".join(f"{name} {um:g} um" for name, um in named if um is not None) or "unknown"
-        )
+    for row in rows:
+        parts = []
+        for name, key in zip(("axial", "lateral", "B-scan spacing"), SCALE, strict=True):
+            if row[key] is not None:
+                parts.append(f"{name} {row[key]:g} um")
+        texts.add(", ".join(parts) or "unknown")
     return "; ".join(sorted(texts))
