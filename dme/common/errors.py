@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -10,7 +11,15 @@ from dme.common.memory import keep_freed_memory
 
 
 class InputError(Exception):
-    """Bad input: the message says what was found, what was expected and what to do about it."""
+    """Bad input: the message says what was found, what was expected and what to do about it.
+
+    It names arguments in backticks; a script shows them as its flags.
+    """
+
+
+def with_flags(message: str) -> str:
+    """The message with arguments as flags: `out` becomes --out."""
+    return re.sub(r"`([a-z][a-z_]*)`", lambda name: "--" + name[1].replace("_", "-"), message)
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -27,7 +36,7 @@ def run(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except InputError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(f"error: {with_flags(str(e))}", file=sys.stderr)
     except OSError as e:
         where, no_place = (
             e.filename or "a file",

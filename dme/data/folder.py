@@ -11,12 +11,13 @@ import numpy as np
 
 from dme.bscan import BScan
 from dme.common.errors import InputError
+from dme.common.words import IMAGE_SUFFIXES
 from dme.data.boundary_files import read_boundaries
 from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
 from dme.data.images import Survey, read_grey, survey_images
 from dme.data.index import IndexRow, read_index
 from dme.data.masks import mask_lookup, read_mask
-from dme.data.source import IMAGE_SUFFIXES, Source, files_in, fingerprint, listing
+from dme.data.source import Source, files_in, fingerprint, listing
 
 MASK_FOLDERS = ("fluid", "masks")
 PLACE_IN_NAME = r"subject_?(\d+)_(\d+)"  # subject and position of an image without index.csv

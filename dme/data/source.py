@@ -14,8 +14,6 @@ from dme.bscan import BScan
 from dme.common.errors import InputError
 from dme.common.files import sha256_file
 
-IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-
 
 @dataclass
 class Source:

@@ -2,6 +2,7 @@
 
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from dme.common import ranks
 from dme.common.errors import InputError
 from dme.drawing.canvas import save_png
 from dme.drawing.layers import draw_boundaries, thickness_profile
-from dme.drawing.overlays import scan_overlay
+from dme.drawing.overlays import STRIP, scan_overlay
 from dme.inference.scan import class_probabilities, fluid_mask, layer_rows
 from dme.nets.segmenter import Segmenter
 from dme.report.inputs import Item, Scan
@@ -202,3 +203,8 @@ class Work:
             for key, lines in thickness_px.items():
                 self.thickness_px[key] |= lines
         self.rows.sort(key=lambda row: row.pop("order"))
+
+
+def legend_height(targets: Sequence[str]) -> int:
+    """Height in px of the strip at the foot of overlays; those with layers have other legends."""
+    return 0 if "layers" in targets else STRIP

@@ -1,6 +1,7 @@
-"""Two visits of an eye: how fluid and retinal thickness changed between two results of `predict`."""
+"""Two visits of an eye: how fluid and thickness changed between two results of `predict`."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from dme.common.errors import InputError
@@ -23,136 +24,206 @@ SAME_VOLUME = (
     "eye",
 )
 COLUMNS = (
-    *("volume_a", "volume_b", "level", "place", "area_a_mm2", "area_b_mm2", "area_change_mm2"),
-    *("volume_a_mm3", "volume_b_mm3", "volume_change_mm3", "change_percent"),
+    "volume_a",
+    "volume_b",
+    "level",
+    "place",
+    "area_a_mm2",
+    "area_b_mm2",
+    "area_change_mm2",
+    "volume_a_mm3",
+    "volume_b_mm3",
+    "volume_change_mm3",
+    "change_percent",
 )
 RETINA_COLUMNS = ("retina_a_um", "retina_b_um", "retina_change_um")
+# level of a row -> quantity and unit in the names of its columns
+LEVELS = {
+    "bscan": ("area", "mm2"),
+    "sector": ("volume", "mm3"),
+    "total": ("volume", "mm3"),
+    "retina": ("retina", "um"),  # of which the sector center is the central subfield thickness
+}
 
 
-def read_results(folder: str | Path) -> dict:
-    """measurements.json of a finished `predict`. Raises InputError for anything else."""
+@dataclass(frozen=True)
+class Visit:
+    """Results of one prediction: its folder and what measurements.json holds of it."""
+
+    folder: str | Path
+    settings: dict
+    scans: list[dict]
+    volumes: list[dict]
+
+    def areas_mm2(self, volume: dict) -> dict[int, float]:
+        """Fluid of a volume's B-scans by position."""
+        areas = {}
+        for scan in self.scans:
+            if scan["volume"] == volume["volume"]:
+                areas[scan["bscan"]] = scan["fluid_area_mm2"]
+        return areas
+
+
+Pair = tuple[dict, dict]  # a volume at visit A and at visit B
+
+
+def read_results(folder: str | Path) -> Visit:
+    """What a finished `predict` left in a folder. Raises InputError for anything else."""
     path = Path(folder) / "measurements.json"
     try:
-        found = json.loads(path.read_text())
-        found["settings"], found["volumes"], found["scans"]
+        content = json.loads(path.read_text())
+        visit = Visit(folder, content["settings"], content["scans"], content["volumes"])
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise InputError(
             f"{folder} holds no results of ./run.sh predict (no readable {path.name})"
         ) from e
-    if not found.get("finished"):
+    if not content.get("finished"):
         raise InputError(f"{folder}: the prediction did not finish; run it again")
-    return found
+    return visit
 
 
 def compare(folder_a: str | Path, folder_b: str | Path) -> list[dict]:
-    """Rows (see change_columns) of the change from visit A to B, volume by volume, of what both measured.
+    """Rows (see change_columns) of the change from visit A to B of what both measured.
 
-    Fluid per B-scan, per ETDRS sector and in all; then the retina's thickness per sector, of which "center"
-    is the central subfield. Volumes pair by name, or when there is one on either side. Nothing is registered:
-    positions are those of the scanner, sectors those around each visit's own centre. Raises InputError when
-    the two cannot be compared.
+    Fluid per B-scan, per ETDRS sector and in all; then the retina's thickness per sector, of which
+    "center" is the central subfield. Volumes pair by name, or when there is one on either side.
+    Nothing is registered: positions are those of the scanner, sectors those around each visit's
+    own centre. Raises InputError when the two cannot be compared.
     """
-    a, b = read_results(folder_a), read_results(folder_b)
-    common = [of for of, keys in SAME_RUN.items() if all(keys[0] in v["settings"] for v in (a, b))]
-    if not common:
-        raise InputError(
-            f"one of {folder_a} and {folder_b} holds fluid, the other layers; predict both with one --task"
-        )
-    for key in dict.fromkeys(key for of in common for key in SAME_RUN[of]):
-        of_a, of_b = (visit["settings"].get(key) for visit in (a, b))
-        if of_a != of_b:
-            found = f"{key} is {of_a} in {folder_a} and {of_b} in {folder_b}"
-            raise InputError(f"{found}; predict both visits alike, with one --task")
+    a = read_results(folder_a)
+    b = read_results(folder_b)
+    kinds = _common_kinds(a, b)
     rows = []
-    for pair in _pairs(a, b, folder_a, folder_b):
-        _check_alike(*pair, SECTORS[common[0]])
-        names = dict(
-            zip(("volume_a", "volume_b"), (volume["volume"] for volume in pair), strict=True)
-        )
+    for pair in _pairs(a, b):
+        _check_alike(*pair, SECTORS[kinds[0]])
         changes = []
-        if "fluid" in common:
-            changes += _fluid_changes((a, b), pair)
-        if "retina" in common:
+        if "fluid" in kinds:
+            changes += _fluid_changes(a, b, pair)
+        if "retina" in kinds:
             changes += _retina_changes(pair)
+        names = {"volume_a": pair[0]["volume"], "volume_b": pair[1]["volume"]}
         rows += [names | change for change in changes]
     return rows
 
 
 def change_columns(rows: list[dict]) -> tuple[str, ...]:
     """Columns of a table of these rows."""
-    return COLUMNS + RETINA_COLUMNS * any(row["level"] == "retina" for row in rows)
+    if any(row["level"] == "retina" for row in rows):
+        return COLUMNS + RETINA_COLUMNS
+    return COLUMNS
 
 
-def _fluid_changes(visits: tuple[dict, dict], pair: tuple[dict, dict]) -> list[dict]:
-    areas = [
-        {
-            row["bscan"]: row["fluid_area_mm2"]
-            for row in visit["scans"]
-            if row["volume"] == volume["volume"]
-        }
-        for visit, volume in zip(visits, pair, strict=True)
-    ]
-    rows = []
-    for position in sorted(areas[0].keys() & areas[1].keys()):
-        change = _change("area", "mm2", areas[0][position], areas[1][position])
-        rows.append({"level": "bscan", "place": str(position)} | change)
-    for a, b in zip(*(volume["sectors"] for volume in pair), strict=True):
-        change = _change("volume", "mm3", a["volume_mm3"], b["volume_mm3"])
-        rows.append({"level": "sector", "place": a["sector"]} | change)
-    change = _change("volume", "mm3", *(volume["fluid_volume_mm3"] for volume in pair))
-    return [*rows, {"level": "total", "place": "all"} | change]
+def change_lines(rows: list[dict]) -> list[str]:
+    """The rows as lines of text, a table for each level."""
+    lines = []
+    for level, (quantity, unit) in LEVELS.items():
+        of_level = [row for row in rows if row["level"] == level]
+        if not of_level:
+            continue
+        lines.append("")
+        lines.append(f"{level:<18} {f'A {unit}':>10} {f'B {unit}':>10} {'change':>10} {'%':>8}")
+        for row in of_level:
+            a = row[f"{quantity}_a_{unit}"]
+            b = row[f"{quantity}_b_{unit}"]
+            change = row[f"{quantity}_change_{unit}"]
+            percent = "-" if row["change_percent"] is None else f"{row['change_percent']:+.1f}"
+            lines.append(f"{row['place']:<18} {a:>10.4f} {b:>10.4f} {change:>+10.4f} {percent:>8}")
+    return lines
 
 
-def _retina_changes(pair: tuple[dict, dict]) -> list[dict]:
-    """Of the sectors that both visits cover at least in part."""
-    return [
-        {"level": "retina", "place": a["sector"]}
-        | _change("retina", "um", a["mean_um"], b["mean_um"])
-        for a, b in zip(*(volume["retina_sectors"] for volume in pair), strict=True)
-        if a["mean_um"] is not None and b["mean_um"] is not None
-    ]
-
-
-def _pairs(
-    a: dict, b: dict, folder_a: str | Path, folder_b: str | Path
-) -> list[tuple[dict, dict]]:
-    for visit, folder in ((a, folder_a), (b, folder_b)):
-        if not visit["volumes"]:
-            raise InputError(
-                f"{folder} holds no volume, only single scans: nothing to compare position by position"
-            )
-    if len(a["volumes"]) == len(b["volumes"]) == 1:
-        return [(a["volumes"][0], b["volumes"][0])]
-    by_name = [{volume["volume"]: volume for volume in visit["volumes"]} for visit in (a, b)]
-    if by_name[0].keys() != by_name[1].keys():
-        names = [", ".join(sorted(volumes)) for volumes in by_name]
+def _common_kinds(a: Visit, b: Visit) -> list[str]:
+    """What both visits measured, keys of SAME_RUN, in the same way; else raises InputError."""
+    kinds = []
+    for kind, (network, *_) in SAME_RUN.items():
+        if network in a.settings and network in b.settings:
+            kinds.append(kind)
+    if not kinds:
+        folders = f"{a.folder} and {b.folder}"
         raise InputError(
-            f"volumes differ in name: {names[0]} in {folder_a}, {names[1]} in {folder_b}"
+            f"one of {folders} holds fluid, the other layers; predict both with one `task`"
         )
-    return [(volume, by_name[1][name]) for name, volume in by_name[0].items()]
+    for kind in kinds:
+        for key in SAME_RUN[kind]:
+            at_a, at_b = a.settings.get(key), b.settings.get(key)
+            if at_a != at_b:
+                difference = f"{key} is {at_a} in {a.folder} and {at_b} in {b.folder}"
+                raise InputError(f"{difference}; predict both visits alike, with one `task`")
+    return kinds
+
+
+def _fluid_changes(a: Visit, b: Visit, pair: Pair) -> list[dict]:
+    """Of the B-scans that both visits predicted, of the sectors, and of the whole volume."""
+    volume_a, volume_b = pair
+    areas_a = a.areas_mm2(volume_a)
+    areas_b = b.areas_mm2(volume_b)
+    rows = []
+    for position in sorted(areas_a.keys() & areas_b.keys()):
+        rows.append(_change("bscan", str(position), areas_a[position], areas_b[position]))
+    for sector_a, sector_b in zip(volume_a["sectors"], volume_b["sectors"], strict=True):
+        name = sector_a["sector"]
+        rows.append(_change("sector", name, sector_a["volume_mm3"], sector_b["volume_mm3"]))
+    total_a, total_b = volume_a["fluid_volume_mm3"], volume_b["fluid_volume_mm3"]
+    rows.append(_change("total", "all", total_a, total_b))
+    return rows
+
+
+def _retina_changes(pair: Pair) -> list[dict]:
+    """Of the sectors that both visits cover at least in part."""
+    rows = []
+    for a, b in zip(*(volume["retina_sectors"] for volume in pair), strict=True):
+        if a["mean_um"] is not None and b["mean_um"] is not None:
+            rows.append(_change("retina", a["sector"], a["mean_um"], b["mean_um"]))
+    return rows
+
+
+def _pairs(a: Visit, b: Visit) -> list[Pair]:
+    """The volumes of two visits, paired."""
+    for visit in (a, b):
+        if not visit.volumes:
+            found = f"{visit.folder} holds no volume, only single scans"
+            raise InputError(f"{found}: nothing to compare position by position")
+    if len(a.volumes) == len(b.volumes) == 1:
+        return [(a.volumes[0], b.volumes[0])]
+
+    names_a = {volume["volume"]: volume for volume in a.volumes}
+    names_b = {volume["volume"]: volume for volume in b.volumes}
+    if names_a.keys() != names_b.keys():
+        text_a = ", ".join(sorted(names_a))
+        text_b = ", ".join(sorted(names_b))
+        raise InputError(f"volumes differ in name: {text_a} in {a.folder}, {text_b} in {b.folder}")
+    return [(volume, names_b[name]) for name, volume in names_a.items()]
 
 
 def _check_alike(a: dict, b: dict, sectors: str) -> None:
+    """Raise InputError unless size, scale and range agree. sectors: the key of those of a volume."""
     for key in SAME_VOLUME:
         if a[key] != b[key]:
             raise InputError(
                 f"{key} is {a[key]} in volume {a['volume']} and {b[key]} in {b['volume']}; "
                 "only volumes of one size and scale can be compared"
             )
-    ends = [(v["first_measured"], v["last_measured"]) for v in (a, b)]
-    if ends[0] != ends[1]:
-        found = " and ".join(f"{first} to {last}" for first, last in ends)
+    range_a = (a["first_measured"], a["last_measured"])
+    range_b = (b["first_measured"], b["last_measured"])
+    if range_a != range_b:
+        ranges = " and ".join(f"{first} to {last}" for first, last in (range_a, range_b))
         raise InputError(
-            f"of volume {a['volume']} B-scans {found} could be predicted; leave out what one visit lacks"
+            f"of volume {a['volume']} B-scans {ranges} could be predicted; "
+            "leave out what one visit lacks"
         )
     if not a[sectors] or not b[sectors]:
-        why = "its scale is unknown (predict both visits with --scale axial,lateral,spacing)"
+        why = "its scale is unknown (predict both visits with `scale` axial,lateral,spacing)"
         raise InputError(
             f"volume {a['volume']} has no ETDRS sectors: {why}, or its fovea lies outside"
         )
 
 
-def _change(what: str, unit: str, a: float, b: float) -> dict:
-    percent = 100 * (b - a) / a if a else None
-    names = (f"{what}_a_{unit}", f"{what}_b_{unit}", f"{what}_change_{unit}")
-    return dict(zip(names, (a, b, b - a), strict=True)) | {"change_percent": percent}
+def _change(level: str, place: str, a: float, b: float) -> dict:
+    quantity, unit = LEVELS[level]
+    return {
+        "level": level,
+        "place": place,
+        f"{quantity}_a_{unit}": a,
+        f"{quantity}_b_{unit}": b,
+        f"{quantity}_change_{unit}": b - a,
+        "change_percent": 100 * (b - a) / a if a else None,
+    }

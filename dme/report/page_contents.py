@@ -1,149 +1,165 @@
 """The page to open after `predict`: which numbers, tables and pictures stand on it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from dme.drawing.overlays import STRIP
+from dme.drawing.html import Column, Table
 from dme.inference.sizes import SIZES
+from dme.report.batch import legend_height
 from dme.report.columns import FINDS
-from dme.report.page import Column, Table, write_report
+from dme.report.page import Page
 from dme.report.tables import sectors_of
-from dme.report.wording import amount, retina, scales_text
+from dme.report.wording import amount, counted, retina, scales_text
 from dme.retina.fluid import FLUID_COLUMNS
 from dme.retina.rows import CLASSES, THICKNESSES
 from dme.retina.thickness import THICKNESS_COLUMNS
 from dme.retina.volume import SECTORS
 
+MAP_PX = 560  # width of maps on the page
+SHOWN_UNITS = {"px": "px", "um": "µm", "mm2": "mm²"}
+BOUNDARIES_FACT = "rows count from 0 at pixel centres; the retina is all from ILM to RPE/choroid"
+SECTORS_FACT = "ETDRS circles of 1, 3 and 6 mm diameter; the last B-scan is taken as superior"
 
-def write_page(
-    path: Path,
-    origin: dict,
-    task: str,
-    rows: list[dict],
-    volumes: list[dict],
-    notes: list[str],
-    skipped: list[dict],
-) -> None:
-    """report.html. origin: provenance with command, time_utc, commit, device and the run's settings."""
-    settings = origin["settings"]
-    headline, volume_tables, scan_columns, scan_tables, facts = (
-        [("scans", str(len(rows)))],
-        [],
-        [],
-        [],
-        [],
-    )
-    rank = ""  # the scans' order: by fluid, without it by thickness
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a prediction leaves: rows of scans and of volumes, notes, and what was skipped."""
+
+    rows: list[dict]
+    volumes: list[dict]
+    notes: list[str]
+    skipped: list[dict]  # source, reason
+
+
+def write_page(path: Path, record: dict, task: str, results: Results) -> None:
+    """report.html. record: provenance with command, time_utc, commit, device and the settings."""
+    rows, volumes, settings = results.rows, results.volumes, record["settings"]
+    headline = [("scans", str(len(rows)))]
+    volume_tables: list[Table] = []
+    scan_columns: list[Column] = []
+    scan_tables: list[Table] = []
+    facts: Pairs = []
+
+    # the scans' order: by fluid, without it by thickness
+    rank = ""
     if "fluid" in FINDS[task]:
-        rank = (
-            "fluid_area_mm2"
-            if all(row["fluid_area_mm2"] is not None for row in rows)
-            else "fluid_px"
-        )
+        rank = f"fluid_{'area_mm2' if _all_known(rows, 'fluid_area_mm2') else 'px'}"
         headline += _fluid_headline(rows, volumes)
         volume_tables += _fluid_volumes(volumes)
         scan_columns += _fluid_columns(rows)
-        facts += [
-            ("network", f"{settings['weights']}, sha256 {settings['weights_sha256']}"),
-            ("scans enter it as", SIZES[settings["size"]]),
-            (
-                "fluid is",
-                f"probability above {settings['threshold']:g}"
-                + ", mirrored scan averaged" * settings["tta"],
-            ),
-            ("regions", f"{settings['connectivity']}-connected, however small"),
-        ]
+        facts += _fluid_facts(settings)
     if "layers" in FINDS[task]:
-        unit = "um" if all(row["axial_um"] is not None for row in rows) else "px"
+        unit = "um" if _all_known(rows, "axial_um") else "px"
         rank = rank or f"retina_thickness_{unit}"
         headline += _retina_headline(rows, volumes)
         volume_tables += _retina_volumes(volumes)
         scan_columns += _thickness_columns(unit, THICKNESSES[-1:])
         profile = [Column("scan", "scan"), *_thickness_columns(unit, THICKNESSES)]
         scan_tables.append(Table("Mean thickness of the layers", profile, rows, picture="profile"))
-        if task == "both":
-            scan_tables.append(_fluid_in_layers(rows))
-        facts += [
-            (
-                "layer network",
-                f"{settings['layers_weights']}, sha256 {settings['layers_weights_sha256']}",
-            ),
-            (
-                "scans enter it as",
-                SIZES[settings["layers_size"]] + ", mirrored averaged" * settings["tta"],
-            ),
-            (
-                "boundaries",
-                "rows count from 0 at pixel centres; the retina is all from ILM to RPE/choroid",
-            ),
-        ]
-    scans = Table(
-        "Scans",
-        [Column("scan", "scan"), *scan_columns, Column("source", "source")],
-        rows,
-        rank=rank,
-        picture="overlay",
-        strip=STRIP if task == "fluid" else 0,
+        facts += _layer_facts(settings)
+    if FINDS[task] == ("fluid", "layers"):
+        scan_tables.append(_fluid_in_layers(rows))
+
+    columns = [Column("scan", "scan"), *scan_columns, Column("source", "source")]
+    strip = legend_height(FINDS[task])
+    scans = Table("Scans", columns, rows, rank=rank, picture="overlay", strip=strip)
+    page = Page(
+        title=f"Retinal {' and '.join(FINDS[task])} in {len(rows)} scans",
+        headline=headline,
+        skipped=[(fault["source"], fault["reason"]) for fault in results.skipped],
+        tables=[*volume_tables, scans, *scan_tables],
+        facts=facts + _origin_facts(record, results),
     )
-    facts += [
-        ("scale", scales_text(rows)),
-        (
-            "sectors",
-            "ETDRS circles of 1, 3 and 6 mm diameter; the last B-scan is taken as superior",
-        ),
-        ("command", origin["command"]),
-        ("made", f"{origin['time_utc']}, commit {origin['commit']}, {origin['device']}"),
-        *(("note", note) for note in notes),
+    page.write(path)
+
+
+def _all_known(rows: Sequence[dict], key: str) -> bool:
+    return all(row[key] is not None for row in rows)
+
+
+def _any_known(rows: Sequence[dict], key: str) -> bool:
+    return any(row[key] is not None for row in rows)
+
+
+# ---- facts at the foot --------------------------------------------------------------------------
+def _fluid_facts(settings: dict) -> Pairs:
+    rule = f"probability above {settings['threshold']:g}"
+    if settings["tta"]:
+        rule += ", mirrored scan averaged"
+    return [
+        ("network", f"{settings['weights']}, sha256 {settings['weights_sha256']}"),
+        ("scans enter it as", SIZES[settings["size"]]),
+        ("fluid is", rule),
+        ("regions", f"{settings['connectivity']}-connected, however small"),
     ]
-    lost = [(fault["source"], fault["reason"]) for fault in skipped]
-    found = " and ".join(FINDS[task])
-    title = f"Retinal {found} in {len(rows)} scans"
-    write_report(path, title, headline, [*volume_tables, scans, *scan_tables], facts, lost)
 
 
-def _fluid_headline(rows: list[dict], volumes: list[dict]) -> list[tuple[str, str]]:
+def _layer_facts(settings: dict) -> Pairs:
+    network = f"{settings['layers_weights']}, sha256 {settings['layers_weights_sha256']}"
+    size = SIZES[settings["layers_size"]]
+    if settings["tta"]:
+        size += ", mirrored averaged"
+    return [
+        ("layer network", network),
+        ("scans enter it as", size),
+        ("boundaries", BOUNDARIES_FACT),
+    ]
+
+
+def _origin_facts(record: dict, results: Results) -> Pairs:
+    made = f"{record['time_utc']}, commit {record['commit']}, {record['device']}"
+    return [
+        ("scale", scales_text(results.rows)),
+        ("sectors", SECTORS_FACT),
+        ("command", record["command"]),
+        ("made", made),
+        *[("note", note) for note in results.notes],
+    ]
+
+
+# ---- numbers in large type ----------------------------------------------------------------------
+def _fluid_headline(rows: list[dict], volumes: list[dict]) -> Pairs:
+    wet = sum(row["fluid_px"] > 0 for row in rows)
     most = max(rows, key=lambda row: row["fluid_px"])
     headline = [
-        ("with fluid", str(sum(row["fluid_px"] > 0 for row in rows))),
+        ("with fluid", str(wet)),
         ("most in one scan", amount(most).replace("mm2", "mm²")),
     ]
-    if volumes and all(v["fluid_volume_mm3"] is not None for v in volumes):
-        total_mm3 = sum(v["fluid_volume_mm3"] for v in volumes)
-        headline.append(
-            (f"fluid in {len(volumes)} volume{'s' * (len(volumes) > 1)}", f"{total_mm3:.4f} mm³")
-        )
+    if volumes and _all_known(volumes, "fluid_volume_mm3"):
+        total_mm3 = sum(volume["fluid_volume_mm3"] for volume in volumes)
+        where = f"fluid in {counted(len(volumes), 'volume')}"
+        headline.append((where, f"{total_mm3:.4f} mm³"))
     return headline
 
 
-def _retina_headline(rows: list[dict], volumes: list[dict]) -> list[tuple[str, str]]:
-    if len(volumes) == 1 and volumes[0]["central_subfield_thickness_um"] is not None:
-        return [
-            ("central subfield thickness", f"{volumes[0]['central_subfield_thickness_um']:.0f} µm")
-        ]
+def _retina_headline(rows: list[dict], volumes: list[dict]) -> Pairs:
+    if len(volumes) == 1:
+        thickness_um = volumes[0]["central_subfield_thickness_um"]
+        if thickness_um is not None:
+            return [("central subfield thickness", f"{thickness_um:.0f} µm")]
     thickest = max(rows, key=lambda row: row["retina_thickness_px"])
     return [("thickest retina, mean of a scan", retina(thickest).replace("um", "µm"))]
 
 
+# ---- tables -------------------------------------------------------------------------------------
 def _fluid_volumes(volumes: list[dict]) -> list[Table]:
-    measured = all(v["fluid_volume_mm3"] is not None for v in volumes)
-    seen = Table(
-        "Volumes: fluid seen from the front",
-        [
-            Column("volume", "volume"),
-            Column("bscans", "B-scans"),
-            *([Column("fluid_volume_mm3", "fluid mm³", 4)] if measured else []),
-            Column("fluid_px", "fluid px"),
-        ],
-        volumes,
-        rank="fluid_volume_mm3" if measured else "fluid_px",
-        picture="map",
-        thumbnail_px=560,
-    )
-    columns = (
+    columns = [Column("volume", "volume"), Column("bscans", "B-scans")]
+    rank = "fluid_px"
+    if _all_known(volumes, "fluid_volume_mm3"):
+        rank = "fluid_volume_mm3"
+        columns.append(Column("fluid_volume_mm3", "fluid mm³", 4))
+    columns.append(Column("fluid_px", "fluid px"))
+    title = "Volumes: fluid seen from the front"
+    maps = Table(title, columns, volumes, rank=rank, picture="map", thumbnail_px=MAP_PX)
+
+    sector_columns = [
         Column("volume_mm3", "fluid mm³", 4),
         Column("mean_um", "mean fluid thickness µm", 2),
-    )
-    return [seen, _sector_table("ETDRS sectors", volumes, "fluid", columns)]
+    ]
+    return [maps, _sector_table("ETDRS sectors", volumes, "fluid", sector_columns)]
 
 
 def _retina_volumes(volumes: list[dict]) -> list[Table]:
@@ -154,52 +170,52 @@ def _retina_volumes(volumes: list[dict]) -> list[Table]:
         Column("retina_thickness_um", "mean retinal thickness µm", 1),
         Column("retina_thickness_px", "mean retinal thickness px", 1),
     ]
-    shown = [c for c in columns if any(v[c.key] is not None for v in volumes)]
-    seen = Table(
-        "Volumes: thickness of the retina", shown, volumes, picture="retina_map", thumbnail_px=560
-    )
-    columns = (
+    columns = [column for column in columns if _any_known(volumes, column.key)]
+    title = "Volumes: thickness of the retina"
+    maps = Table(title, columns, volumes, picture="retina_map", thumbnail_px=MAP_PX)
+
+    sector_columns = [
         Column("mean_um", "mean retinal thickness µm", 1),
         Column("volume_mm3", "retina mm³", 3),
-    )
-    return [
-        seen,
-        _sector_table("ETDRS sectors: thickness of the retina", volumes, "retina", columns),
     ]
+    sector_title = "ETDRS sectors: thickness of the retina"
+    return [maps, _sector_table(sector_title, volumes, "retina", sector_columns)]
 
 
-def _sector_table(title: str, volumes: list[dict], of: str, values: Sequence[Column]) -> Table:
-    columns = [
-        *([Column("volume", "volume")] if len(volumes) > 1 else []),
-        Column("sector", "sector"),
-        *values,
-        Column("covered_percent", "covered by the scan %"),
-    ]
-    return Table(title, columns, sectors_of(volumes, SECTORS[of]))
+def _sector_table(title: str, volumes: list[dict], kind: str, values: Sequence[Column]) -> Table:
+    """kind: "fluid" or "retina". values: the columns of their numbers."""
+    columns = [Column("volume", "volume")] if len(volumes) > 1 else []
+    columns += [Column("sector", "sector"), *values]
+    columns.append(Column("covered_percent", "covered by the scan %"))
+    return Table(title, columns, sectors_of(volumes, SECTORS[kind]))
 
 
 def _fluid_columns(rows: list[dict]) -> list[Column]:
-    known = [row["fluid_area_mm2"] is not None for row in rows]
-    return [
-        *([Column("fluid_area_mm2", "fluid mm²", 4)] if any(known) else []),
+    columns = [
+        Column("fluid_area_mm2", "fluid mm²", 4),
         Column("fluid_px", "fluid px"),
         Column("regions", "regions"),
-        *([Column("largest_region_mm2", "largest region mm²", 4)] if any(known) else []),
+        Column("largest_region_mm2", "largest region mm²", 4),
         Column("largest_region_px", "largest region px"),
         Column("mean_fluid_probability", "mean probability in the fluid", 3),
     ]
+    if _any_known(rows, "fluid_area_mm2"):
+        return columns
+    return [column for column in columns if not column.key.endswith("mm2")]
 
 
 def _thickness_columns(unit: str, names: Sequence[str]) -> list[Column]:
-    shown = {"um": "µm"}.get(unit, unit)
+    """Columns of the last of THICKNESSES, which have these names. unit: px or um."""
+    columns = []
     keys = THICKNESS_COLUMNS[unit][-len(names) :]
-    return [Column(key, f"{name} {shown}", 1) for key, name in zip(keys, names, strict=True)]
+    for key, name in zip(keys, names, strict=True):
+        columns.append(Column(key, f"{name} {SHOWN_UNITS[unit]}", 1))
+    return columns
 
 
 def _fluid_in_layers(rows: list[dict]) -> Table:
-    unit = "mm2" if all(row["fluid_area_mm2"] is not None for row in rows) else "px"
-    columns = [
-        Column(key, f"{name} {unit.replace('2', '²')}", 4 if unit == "mm2" else 0)
-        for key, name in zip(FLUID_COLUMNS[unit], CLASSES, strict=True)
-    ]
-    return Table("Fluid in the layers", [Column("scan", "scan"), *columns], rows)
+    unit, digits = ("mm2", 4) if _all_known(rows, "fluid_area_mm2") else ("px", 0)
+    columns = [Column("scan", "scan")]
+    for key, name in zip(FLUID_COLUMNS[unit], CLASSES, strict=True):
+        columns.append(Column(key, f"{name} {SHOWN_UNITS[unit]}", digits))
+    return Table("Fluid in the layers", columns, rows)

@@ -23,7 +23,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict]) -> None:
 
 
 def write_tables(out: Path, task: str, rows: list[dict], volumes: list[dict]) -> None:
-    """measurements.csv; with volumes volumes.csv, and of those with sectors a table for each map."""
+    """measurements.csv; with volumes volumes.csv, and with sectors a table for each map."""
     write_csv(out / "measurements.csv", SCAN_COLUMNS[task], rows)
     if volumes:
         write_csv(out / "volumes.csv", VOLUME_COLUMNS[task], volumes)

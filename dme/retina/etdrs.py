@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from dme.common.errors import InputError
+from dme.common.words import EYES
 
 DIAMETERS_MM = (1.0, 3.0, 6.0)
-EYES = ("OD", "OS")
 SAMPLE_UM, MAX_SAMPLES = (
     12.0,
     32,

@@ -1,0 +1,46 @@
+"""Which networks a prediction takes, and what its results say of them."""
+
+from collections.abc import Sequence
+
+import torch
+
+from dme.common.errors import InputError
+from dme.inference.scan import network_for
+from dme.nets.folding import folded
+from dme.nets.loading import load_model
+from dme.nets.segmenter import Segmenter, require_arch
+from dme.report.columns import FINDS
+
+DEFAULT_WEIGHTS = {"fluid": "dme-fluid", "layers": "octlayers"}
+
+
+def choose_networks(
+    task: str, weights: Sequence[str], backbone: str | None, device: torch.device
+) -> dict[str, Segmenter]:
+    """What the task finds, "fluid", "layers" or both -> the network for it, maybe one for both.
+
+    weights: names or files, by default DEFAULT_WEIGHTS. backbone: what theirs must be, if given.
+    Raises InputError if none of them finds what is looked for, and if one of them is of no use.
+    """
+    names = weights or [DEFAULT_WEIGHTS[target] for target in FINDS[task]]
+    models = [folded(load_model(name, device)) for name in names]
+    for model in models:
+        require_arch(model, backbone=backbone)
+    networks = {target: network_for(target, models) for target in FINDS[task]}
+    idle = [model.weights_name for model in models if model not in networks.values()]
+    if idle:
+        raise InputError(
+            f"`task` {task} has no use for {', '.join(idle)}: leave it out of `weights`"
+        )
+    return networks
+
+
+def network_settings(networks: dict[str, Segmenter]) -> dict[str, str]:
+    """Name, sha256 and input size of every network, as keys of a results file."""
+    settings = {}
+    for target, model in networks.items():
+        prefix = "layers_" if target == "layers" else ""
+        settings[f"{prefix}weights"] = model.weights_name
+        settings[f"{prefix}weights_sha256"] = model.weights_sha256
+        settings[f"{prefix}size"] = model.preprocess["size"]
+    return settings

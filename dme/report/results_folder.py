@@ -1,0 +1,163 @@
+"""The folder of a prediction's results: made ready before its scans, completed after them."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dme.common.errors import InputError
+from dme.common.files import write_json
+from dme.drawing.canvas import save_png
+from dme.drawing.panels import contact_sheet
+from dme.report.batch import FOLDERS, Work, legend_height
+from dme.report.columns import FINDS
+from dme.report.page_contents import Results, write_page
+from dme.report.tables import TABLES, write_tables
+from dme.report.volumes import MAP_FOLDERS, measure_volumes
+from dme.report.wording import caption, scales_text, volume_line
+from dme.retina.fluid import FLUID_COLUMNS
+
+ON_SHEET = 64  # scans on the contact sheet
+LOW = 248  # px; half the height of the scans that the networks learnt from
+OUTSIDE = (FLUID_COLUMNS["px"][0], FLUID_COLUMNS["px"][-1])  # fluid above and below the retina
+FILES = (*TABLES, "contact_sheet.png", "report.html")
+RESULTS = "measurements.json"  # what tells such a folder from others
+
+
+def make_ready(out: Path, inputs: Sequence[str]) -> None:
+    """A new or empty folder, or one with earlier results of ours, which are removed.
+
+    Raises InputError if an input lies in it, or other files.
+    """
+    for text in inputs:
+        if Path(text).resolve().is_relative_to(out.resolve()):
+            raise InputError(
+                f"{text} lies in {out}, whose content is replaced: choose another `out`"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / RESULTS).is_file():
+        others = [file.name for file in out.iterdir() if file.name[0] != "."]
+        if others:
+            raise InputError(
+                f"{out} holds other files ({others[0]}, ...): choose a new folder with `out`"
+            )
+    for name in (*FOLDERS, *MAP_FOLDERS):
+        if (out / name).exists():
+            shutil.rmtree(out / name)
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a prediction was asked for, and where its results come from."""
+
+    task: str
+    eye: str | None
+    fovea: Sequence[float] | None  # column, B-scan
+    record: dict  # provenance, inputs and settings, as they stand in the results file
+
+
+def announce(out: Path, origin: Origin) -> None:
+    """Leave a results file that says that the prediction has not finished."""
+    write_json(out / RESULTS, {"finished": False, **origin.record})
+
+
+def complete(work: Work, origin: Origin, notes: list[str]) -> None:
+    """Volumes, tables, contact sheet and report, from what every scan left; prints the outcome.
+
+    notes: of the inputs. Raises InputError if no scan could be predicted.
+    """
+    rows, out = work.rows, work.out
+    if not rows:
+        raise InputError(f"no scan could be predicted, {len(work.skipped)} skipped (see above)")
+    volumes = measure_volumes(work, origin.eye, origin.fovea)
+    warnings = warnings_of(origin.task, rows, volumes)
+    for warning in warnings:
+        print(f"note: {warning}")
+    results = Results(rows, volumes, [*notes, *warnings], work.skipped)
+
+    # files for people, then the one for programs, which says that all is there
+    write_tables(out, origin.task, rows, volumes)
+    save_png(out / "contact_sheet.png", _sheet(out, origin.task, rows))
+    write_page(out / "report.html", origin.record, origin.task, results)
+    content = {
+        "notes": results.notes,
+        "scans": rows,
+        "volumes": volumes,
+        "skipped": work.skipped,
+    }
+    write_json(out / RESULTS, {"finished": True, **origin.record, **content})
+    _print_outcome(out, origin.task, results)
+
+
+def warnings_of(task: str, rows: list[dict], volumes: list[dict]) -> list[str]:
+    """What a reader of the numbers has to know."""
+    warnings = []
+    unknown = sum(row["axial_um"] is None for row in rows)
+    if unknown:
+        scans = f"{unknown} of {len(rows)} scans"
+        warnings.append(f"scale unknown for {scans}: pixels only; give it with --scale")
+    low = [row["scan"] for row in rows if row["height_px"] < LOW]
+    if low:
+        few = f"{len(low)} of {len(rows)} scans less than {LOW} px high ({low[0]})"
+        why = "the networks learnt from larger ones and may miss much in them"
+        warnings.append(f"{few}: {why}")
+    if FINDS[task] == ("fluid", "layers"):
+        warnings += _fluid_outside(rows)
+    return warnings + _missing_bscans(volumes)
+
+
+def _fluid_outside(rows: list[dict]) -> list[str]:
+    """That fluid lies above or below the retina, and where most of it."""
+    above, below = OUTSIDE
+    outside_px = {row["scan"]: row[above] + row[below] for row in rows}
+    total_px = sum(outside_px.values())
+    if not total_px:
+        return []
+    fluid_px = sum(row["fluid_px"] for row in rows)
+    worst = max(outside_px, key=outside_px.get)
+    share = f"{total_px} of {fluid_px} px of fluid lie above or below the retina"
+    return [f"{share}, most in {worst}: there the boundaries are wrong"]
+
+
+def _missing_bscans(volumes: list[dict]) -> list[str]:
+    """How many B-scans are missing between others, and how many beyond them."""
+    missing = within = 0
+    for volume in volumes:
+        missing += volume["missing_bscans"]
+        within += volume["last_measured"] - volume["first_measured"] + 1 - volume["bscans"]
+    beyond = missing - within
+    warnings = []
+    if within:
+        what = f"{within} B-scans missing within volumes"
+        warnings.append(f"{what}: interpolated between their neighbours")
+    if beyond:
+        what = f"{beyond} B-scans missing at the end of volumes"
+        warnings.append(f"{what}: their part of the volume is unknown")
+    return warnings
+
+
+def _sheet(out: Path, task: str, rows: list[dict]) -> np.ndarray:
+    """The overlays with most fluid or the thickest retina, in the order of the scans."""
+    most = "fluid_px" if "fluid" in FINDS[task] else "retina_thickness_px"
+    by_size = sorted(range(len(rows)), key=lambda i: -rows[i][most])
+    shown = [rows[i] for i in sorted(by_size[:ON_SHEET])]
+    captions = [f"{row['scan']}: {caption(row)}" for row in shown]
+    overlays = [out / row["overlay"] for row in shown]
+    return contact_sheet(overlays, captions, strip=legend_height(FINDS[task]))
+
+
+def _print_outcome(out: Path, task: str, results: Results) -> None:
+    rows = results.rows
+    print(f"scale: {scales_text(rows)}")
+    wet = ""
+    if "fluid" in FINDS[task]:
+        wet = f", {sum(row['fluid_px'] > 0 for row in rows)} with fluid"
+    print(f"{len(rows)} scans{wet}; {len(results.skipped)} skipped")
+    for volume in results.volumes:
+        print(volume_line(volume))
+    folders = ", ".join(f"{name}/" for name in FOLDERS if (out / name).exists())
+    print(f"wrote {out}: open report.html; {folders}, measurements.csv. Not a medical device.")
