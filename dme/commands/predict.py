@@ -113,10 +113,10 @@ def main() -> int:
     args, settings = parse_args()
     if args.compare:
         return print_comparison(*args.compare, settings.out or Path("runs/compare"))
-    return predict(args, settings, settings.out or Path("runs/predict"))
+    return predict_scans(args, settings, settings.out or Path("runs/predict"))
 
 
-def predict(args: argparse.Namespace, settings: Settings, out: Path) -> int:
+def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> int:
     """Predict all scans of the inputs into the folder `out`."""
     import torch
 

@@ -17,7 +17,7 @@ THUMBNAIL_QUALITY = 82  # of JPEG
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: the key in its rows, the heading, and for fractions the digits shown."""
+    """A column of a table: the key in its rows, the heading, and the digits of fractions."""
 
     key: str
     title: str

@@ -195,7 +195,7 @@ def _pairs(a: Visit, b: Visit) -> list[Pair]:
 
 
 def _check_alike(a: dict, b: dict, sectors: str) -> None:
-    """Raise InputError unless size, scale and range agree. sectors: the key of those of a volume."""
+    """Raise InputError unless size, scale and range agree. sectors: their key in a volume."""
     for key in SAME_VOLUME:
         if a[key] != b[key]:
             raise InputError(

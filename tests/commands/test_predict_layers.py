@@ -1,182 +1,26 @@
-"""Predicted layers: rows and numbers of networks that know the truth, the script's files, two visits."""
+"""`predict --task layers` and both: files and numbers of networks that know the truth."""
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.scripts import exit_code, load_script, table
+from helpers.knowing_networks import Knows
+from helpers.scan_files import files, flat, indexed, save
+from helpers.scripts import table
 from PIL import Image
-from torch import nn
 
 import dme
-from dme.common.errors import InputError
 from dme.data.phantom import phantom_bscan
-from dme.drawing.enface import COLOURS, map_picture
-from dme.drawing.layers import FLUID_COLOUR, draw_boundaries
+from dme.drawing.layers import FLUID_COLOUR
 from dme.nets.checkpoint import save_model
 from dme.nets.loading import load_model
-from dme.nets.segmenter import PREPROCESS, build_model
+from dme.nets.segmenter import build_model
 from dme.report.columns import ROW_COLUMNS, SCAN_COLUMNS, SECTOR_COLUMNS, VOLUME_COLUMNS
-from dme.retina.accuracy import boundary_errors_px
 from dme.retina.fluid import FLUID_COLUMNS
-from dme.retina.rows import BOUNDARIES, CLASSES, scale_rows
+from dme.retina.rows import CLASSES
 from dme.retina.thickness import THICKNESS_COLUMNS
-from dme.retina.wedge import saturated_wedge
-
-FLAT = 9.5 + np.array(
-    [0, 8, 16, 24, 32, 40, 48, 56.0]
-)  # rows between pixels: 8 px layers, 56 px of retina
-
-
-class Knows(nn.Module):
-    """A network that knows the rows of each scan; the grey level of the first pixel says which scan it is.
-
-    With the class fluid it calls fluid what is brighter than 100. Of all copies, `calls`.
-    """
-
-    calls = 0
-
-    def __init__(self, rows, size="native", fluid=False):
-        super().__init__()
-        self.rows, self.fluid = rows, fluid
-        self.classes = [*CLASSES, *["fluid"] * fluid]
-        self.preprocess = PREPROCESS | {"size": size}
-        self.weights_name, self.weights_sha256, self.arch = (
-            "knows.pth",
-            "cd" * 32,
-            {"backbone": "unet"},
-        )
-        self.unused = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x):
-        Knows.calls += 1
-        grey = (x[0, 0] * PREPROCESS["std"][0] + PREPROCESS["mean"][0]).numpy()
-        rows = self.rows[int(grey[0, 0].round())]
-        rows = np.pad(rows, ((0, 0), (0, x.shape[3] - rows.shape[1])), "edge")
-        # share of every pixel that lies in each class
-        above = np.clip(rows[:, None] - np.arange(x.shape[2])[:, None] + 0.5, 0, 1)
-        ends = [np.zeros((1, *above.shape[1:])), above, np.ones((1, *above.shape[1:]))]
-        p = np.diff(np.concatenate(ends), axis=0)
-        if self.fluid:
-            p = np.concatenate([p * (grey <= 100), (grey > 100)[None]])
-        return torch.from_numpy(np.log(p.clip(1e-6)).astype(np.float32))[None]
-
-
-def scan(index=0, height=80, width=60, cyst=None):
-    """Dark, its first pixel the index; a cyst is bright."""
-    image = np.zeros((height, width), np.uint8)
-    if cyst:
-        image[cyst] = 160
-    image[0, 0] = index
-    return image
-
-
-def flat(extra_px=0.0, width=60):
-    """Rows of an even retina whose ONL+IS is so much thicker."""
-    rows = np.tile(FLAT[:, None], (1, width))
-    rows[5:] += extra_px
-    return rows
-
-
-# ---- dme.predict_layers ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", [2, 17])
-def test_the_shipped_network_finds_layers_beside_saturated_wedges(seed):
-    made_up = phantom_bscan(seed)
-    assert saturated_wedge(made_up.image).any()
-    rows = dme.predict_layers(load_model("octlayers"), made_up.image)
-    errors = boundary_errors_px(rows, made_up.layers)
-    assert errors[-1] < 1.2  # the wedge's edge taken for a layer costs tens of pixels
-
-
-@pytest.mark.parametrize("size", ["native", "half"])
-def test_rows_of_phantoms(size):
-    for seed in (0, 1):
-        truth = phantom_bscan(seed, 331, 384, fluid=False).layers
-        known = scale_rows(truth, (331, 384), (166, 192)) if size == "half" else truth
-        found = dme.predict_layers(Knows([known], size), scan(0, 331, 384))
-        assert found.dtype == np.float32 and found.shape == (8, 384)
-        error = found - truth
-        assert np.abs(error).max() <= (
-            0.5 if size == "native" else 1.0
-        )  # half a pixel of the network's
-        assert np.abs(error.mean(axis=1)).max() <= 0.1  # nothing is shifted by half a pixel
-
-
-def test_fluid_as_the_tenth_class():
-    cyst = (slice(28, 32), slice(20, 30))
-    network = Knows([flat()], fluid=True)
-    mask, probability = dme.predict(network, scan(cyst=cyst))
-    assert mask[cyst].all() and mask.sum() == 40 and probability[cyst].min() > 0.99
-    # the cyst lies in the third layer and takes nothing from the boundaries
-    assert np.abs(dme.predict_layers(network, scan(cyst=cyst)) - flat()).max() < 0.1
-
-
-def test_fluid_that_another_network_found_lies_within_the_retina():
-    cyst = np.zeros((80, 60), np.float32)
-    cyst[12:36, 20:40] = 1
-    shallow = flat()
-    shallow[:4, 20:40] = 36  # the surface and three layers fall to the floor of the cyst
-    alone = dme.predict_layers(Knows([shallow]), scan())
-    found = dme.predict_layers(Knows([shallow]), scan(), fluid=cyst)
-    assert alone[0, 25:35].min() > 30 and found[0].max() < 13
-    own = dme.predict_layers(Knows([flat()], fluid=True), scan(), fluid=1 - cyst)
-    assert np.abs(own - flat()).max() < 0.1  # a network of ten classes knows fluid by itself
-
-
-def test_mirrored_scans_average():
-    torch.manual_seed(0)
-    model = build_model(head="fcn", num_classes=9, width=2, aux=False).eval()
-    model.classes, model.preprocess = list(CLASSES), model.preprocess | {"size": "native"}
-    image = phantom_bscan(0, 64, 96).image
-    straight, mirrored = (
-        dme.predict_layers(model, i, tta=True) for i in (image, image[:, ::-1].copy())
-    )
-    np.testing.assert_allclose(straight, mirrored[:, ::-1], atol=1e-2)
-
-
-def test_networks_that_cannot():
-    network = Knows([flat()])
-    with pytest.raises(
-        InputError, match="finds above retina, .*, expected a network with the class fluid"
-    ):
-        dme.predict(network, scan())
-    network.classes[1:3] = network.classes[2:0:-1]
-    with pytest.raises(
-        InputError, match="knows.pth finds .*, expected a network with the nine classes"
-    ):
-        dme.predict_layers(network, scan())
-    with pytest.raises(InputError, match="image: shape .* expected .height, width."):
-        dme.predict_layers(Knows([flat()]), np.zeros(5))
-
-
-# ---- the script -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def script(monkeypatch, tmp_path):
-    """script(networks, *arguments) runs it with these networks by name; returns the exit code and --out."""
-    module = load_script("predict")
-
-    def call(networks, *arguments, out=tmp_path / "out") -> tuple[int, Path]:
-        if networks:
-            monkeypatch.setattr(module, "load_model", lambda name, device: networks[str(name)])
-        return exit_code(module, "--out", out, *arguments), out
-
-    return call
-
-
-def save(path: Path, images) -> Path:
-    np.save(path, np.array(images))
-    return path
-
-
-def files(out: Path) -> set[str]:
-    return {f.relative_to(out).as_posix() for f in out.rglob("*") if f.is_file()}
 
 
 def test_layers_of_single_scans(script, tmp_path, capsys):
@@ -184,9 +28,9 @@ def test_layers_of_single_scans(script, tmp_path, capsys):
     inputs = []
     for i in range(2):
         inputs.append(tmp_path / f"s{i}.png")
-        Image.fromarray(scan(i, 200, 240)).save(inputs[-1])
+        Image.fromarray(indexed(i, 200, 240)).save(inputs[-1])
     code, out = script(
-        {"octlayers": Knows(truths)}, *inputs, "--task", "layers", "--scale", "4,10"
+        *inputs, "--task", "layers", "--scale", "4,10", networks={"octlayers": Knows(truths)}
     )
     assert code == 0 and "2 scans; 0 skipped" in capsys.readouterr().out
     per_scan = [
@@ -234,8 +78,8 @@ def test_layers_of_single_scans(script, tmp_path, capsys):
 
 
 def test_without_scale_it_says_so(script, tmp_path, capsys):
-    file = save(tmp_path / "v.npy", [scan(), scan(1)])
-    code, out = script({"octlayers": Knows([flat(), flat(4)])}, file, "--task", "layers")
+    file = save(tmp_path / "v.npy", [indexed(), indexed(1)])
+    code, out = script(file, "--task", "layers", networks={"octlayers": Knows([flat(), flat(4)])})
     said = capsys.readouterr().out
     assert (
         code == 0
@@ -257,13 +101,13 @@ def test_without_scale_it_says_so(script, tmp_path, capsys):
 def volume(tmp_path):
     """17 B-scans 0.2 mm apart, 64 columns of 50 um; each is 2 px (8 um) thicker than the one below it."""
     rows = [flat(2 * i, 64) for i in range(17)]
-    return save(tmp_path / "eye.npy", [scan(i, 104, 64) for i in range(17)]), rows
+    return save(tmp_path / "eye.npy", [indexed(i, 104, 64) for i in range(17)]), rows
 
 
 def test_volume_by_hand(script, volume, capsys):
     file, rows = volume
     options = ["--task", "layers", "--scale", "4,50,200", "--eye", "OD"]
-    code, out = script({"octlayers": Knows(rows)}, file, *options)
+    code, out = script(file, *options, networks={"octlayers": Knows(rows)})
     assert code == 0 and "central subfield thickness (CST) 288.0 um" in capsys.readouterr().out
     (found,) = table(out / "volumes.csv")
     assert (
@@ -291,10 +135,10 @@ def test_volume_by_hand(script, volume, capsys):
     assert "ETDRS sectors: thickness of the retina" in page
 
     # elsewhere, where half of the circle is outside the scan; and outside
-    script({"octlayers": Knows(rows)}, file, *options, "--fovea", "0,11")
+    script(file, *options, "--fovea", "0,11", networks={"octlayers": Knows(rows)})
     assert re.search(r"\(CST\) 312\.0 um \(5\d % of it scanned\)", capsys.readouterr().out)
-    few = save(file.with_name("few.npy"), [scan(0, 104, 64), scan(1, 104, 64)])
-    code, out = script({"octlayers": Knows(rows)}, few, *options, "--fovea", "64,1")
+    few = save(file.with_name("few.npy"), [indexed(0, 104, 64), indexed(1, 104, 64)])
+    code, out = script(few, *options, "--fovea", "64,1", networks={"octlayers": Knows(rows)})
     assert code == 1 and "few: no sectors: fovea 64,1 lies outside" in capsys.readouterr().err
     assert table(out / "volumes.csv")[0]["central_subfield_thickness_um"] == ""
 
@@ -303,9 +147,11 @@ def test_missing_scans_are_interpolated(script, tmp_path, volume, capsys):
     for i in (0, 4, 9, 16):
         folder = tmp_path / "few"
         folder.mkdir(exist_ok=True)
-        Image.fromarray(scan(i, 104, 64)).save(folder / f"bscan_{i}.png")
+        Image.fromarray(indexed(i, 104, 64)).save(folder / f"bscan_{i}.png")
     network = {"octlayers": Knows(volume[1])}
-    code, out = script(network, tmp_path / "few", "--task", "layers", "--scale", "4,50,200")
+    code, out = script(
+        tmp_path / "few", "--task", "layers", "--scale", "4,50,200", networks=network
+    )
     assert (
         code == 0 and "13 B-scans missing within volumes: interpolated" in capsys.readouterr().out
     )
@@ -319,15 +165,17 @@ def test_both_by_one_network_or_two(script, tmp_path, networks, capsys):
         (slice(28, 32), slice(20, 30)),
         (slice(40, 44), slice(20, 30)),
     )  # 2 rows of OPL, 2 of ONL
-    file = save(tmp_path / "v.npy", [scan(0, cyst=inl), scan(1, cyst=across), scan(2)])
+    file = save(tmp_path / "v.npy", [indexed(0, cyst=inl), indexed(1, cyst=across), indexed(2)])
     found, before = Knows([flat()] * 3, fluid=True), Knows.calls
     arguments = [file, "--task", "both", "--scale", "4,10,120"]
     if networks == 1:
-        code, out = script({"m.pth": found}, *arguments, "--weights", "m.pth")
+        code, out = script(*arguments, "--weights", "m.pth", networks={"m.pth": found})
         assert Knows.calls == before + 3
     else:
         found.classes = [*(f"tissue {k}" for k in range(9)), "fluid"]
-        code, out = script({"octlayers": Knows([flat()] * 3), "dme-fluid": found}, *arguments)
+        code, out = script(
+            *arguments, networks={"octlayers": Knows([flat()] * 3), "dme-fluid": found}
+        )
     said = capsys.readouterr().out
     assert code == 0 and said.count("network: ") == networks and "3 scans, 2 with fluid" in said
     assert "above or below the retina" not in said
@@ -353,19 +201,21 @@ def test_both_by_one_network_or_two(script, tmp_path, networks, capsys):
 
 def test_fluid_outside_the_retina_is_named(script, tmp_path, capsys):
     within, above = (
-        scan(0, cyst=(slice(28, 32), slice(20, 30))),
-        scan(1, cyst=(slice(2, 6), slice(20, 25))),
+        indexed(0, cyst=(slice(28, 32), slice(20, 30))),
+        indexed(1, cyst=(slice(2, 6), slice(20, 25))),
     )
     files = [save(tmp_path / "a.npy", within), save(tmp_path / "b.npy", above)]
     fluid = Knows([flat()] * 2, fluid=True)
     fluid.classes = [*(f"tissue {k}" for k in range(9)), "fluid"]
-    script({"octlayers": Knows([flat()] * 2), "dme-fluid": fluid}, *files, "--task", "both")
+    script(
+        *files, "--task", "both", networks={"octlayers": Knows([flat()] * 2), "dme-fluid": fluid}
+    )
     note = "note: 20 of 60 px of fluid lie above or below the retina, most in b: there the boundaries are wrong"
     assert note in capsys.readouterr().out
 
 
 def test_networks_for_a_task(script, tmp_path, capsys):
-    file = save(tmp_path / "s.npy", scan())
+    file = save(tmp_path / "s.npy", indexed())
     layers, both = Knows([flat()]), Knows([flat()], fluid=True)
     fluid = Knows([flat()])
     fluid.classes = ["background", "fluid"]
@@ -388,7 +238,7 @@ def test_networks_for_a_task(script, tmp_path, capsys):
             "--task fluid has no use for knows.pth",
         ),
     ]:
-        code, out = script(networks, file, "--task", *arguments)
+        code, out = script(file, "--task", *arguments, networks=networks)
         stderr = capsys.readouterr().err
         assert code == 2 and len(re.findall(f"^error: .*{text}.*$", stderr, re.M)) == 1, stderr
         assert stderr.count("\n") == 1 and not out.exists()
@@ -401,7 +251,7 @@ def test_a_real_network_from_a_file(script, tmp_path, size):
     model.classes, model.preprocess = list(CLASSES), model.preprocess | {"size": size}
     save_model(model, tmp_path / "m.pth")
     file = save(tmp_path / "s.npy", phantom_bscan(0, 67, 95).image)
-    code, out = script(None, file, "--task", "layers", "--weights", tmp_path / "m.pth")
+    code, out = script(file, "--task", "layers", "--weights", tmp_path / "m.pth", networks={})
     assert code == 0
     values = np.loadtxt(out / "boundaries" / "s.csv", delimiter=",", skiprows=1).T
     expected = dme.predict_layers(load_model(tmp_path / "m.pth"), np.load(file))
@@ -410,11 +260,11 @@ def test_a_real_network_from_a_file(script, tmp_path, size):
 
 
 def test_another_task_leaves_nothing_of_the_first(script, tmp_path):
-    file = save(tmp_path / "v.npy", [scan(0, 80, 60)] * 2)
+    file = save(tmp_path / "v.npy", [indexed(0, 80, 60)] * 2)
     network = {"m": Knows([flat()], fluid=True)}
     arguments = [file, "--weights", "m", "--scale", "4,10,120", "--task"]
-    _, out = script(network, *arguments, "both")
-    script(network, *arguments, "fluid")
+    _, out = script(*arguments, "both", networks=network)
+    script(*arguments, "fluid", networks=network)
     assert files(out) == {
         "measurements.csv",
         "volumes.csv",
@@ -424,65 +274,3 @@ def test_another_task_leaves_nothing_of_the_first(script, tmp_path):
         *("contact_sheet.png", "report.html", "maps/v.png"),
         *(f"{folder}/v_bscan00{i}.png" for folder in ("masks", "overlays") for i in range(2)),
     }
-
-
-# ---- two visits -----------------------------------------------------------------------------------------
-
-
-def test_comparison_of_thickness(script, tmp_path, capsys):
-    file = save(tmp_path / "eye.npy", [scan(0, 80, 64)] * 5)
-    arguments = [file, "--scale", "4,50,250", "--weights", "m", "--task"]
-    for name, extra_px, task in (
-        ("a", 0, "layers"),
-        ("b", 7, "layers"),
-        ("c", 0, "both"),
-        ("d", 0, "fluid"),
-    ):
-        network = {"m": Knows([flat(extra_px, 64)], fluid=True)}
-        assert script(network, *arguments, task, out=tmp_path / name)[0] == 0
-    code, out = script(None, "--compare", tmp_path / "a", tmp_path / "b", out=tmp_path / "ab")
-    assert code == 0
-    rows = {row["place"]: row for row in table(out / "comparison.csv")}
-    assert {row["level"] for row in rows.values()} == {"retina"}
-    for place in ("center", "inner_left"):
-        row = rows[place]
-        assert float(row["retina_a_um"]) == pytest.approx(224, abs=0.4)
-        assert float(row["retina_change_um"]) == pytest.approx(28, abs=0.4)
-        assert float(row["change_percent"]) == pytest.approx(12.5, abs=0.2)
-    _, out = script(None, "--compare", tmp_path / "c", tmp_path / "c", out=tmp_path / "cc")
-    levels = [row["level"] for row in table(out / "comparison.csv")]
-    assert {level: levels.count(level) for level in levels}["bscan"] == 5 and "retina" in levels
-    _, out = script(None, "--compare", tmp_path / "c", tmp_path / "d", out=tmp_path / "cd")
-    mixed = table(out / "comparison.csv")
-    assert {row["level"] for row in mixed} == {
-        "bscan",
-        "sector",
-        "total",
-    } and "retina_a_um" not in mixed[0]
-    capsys.readouterr()
-    assert script(None, "--compare", tmp_path / "a", tmp_path / "d", out=tmp_path / "ad")[0] == 2
-    assert "holds fluid, the other layers; predict both with one --task" in capsys.readouterr().err
-
-
-# ---- pictures -------------------------------------------------------------------------------------------
-
-
-def test_fluid_is_outlined_and_named():
-    rows = np.tile(5.0 + 7 * np.arange(8)[:, None], (1, 300))
-    image, fluid = np.full((60, 300), 40, np.uint8), np.zeros((60, 300), np.uint8)
-    fluid[8:11, 50:60] = 1
-    plain, found = draw_boundaries(image, rows), draw_boundaries(image, rows, fluid)
-    white = (found == FLUID_COLOUR).all(-1)
-    assert white[16:22, 100:120].sum() == 2 * 20 + 2 * 6 - 4 and white[:120].sum() == 48
-    assert white[120:].sum() > 50 and not (plain == FLUID_COLOUR).all(-1).any()
-    assert len(BOUNDARIES) == 8
-
-
-def test_colours_of_a_map_start_where_told():
-    values = np.tile(np.array([200.0, 300.0, 400.0, 0.0])[:, None], (1, 4)) + 0
-    found = map_picture(values, "v", "um", lowest=200.0)[64:-62, 40:640]
-    last_first = [found[len(found) * (2 * k + 1) // 8, 300] for k in range(4)]
-    expected = [(0, 0, 0), COLOURS[4], COLOURS[2], COLOURS[0]]  # nothing at all stays black
-    np.testing.assert_array_equal(last_first, expected)
-    even = map_picture(np.full((3, 4), 250.0), "v", "um", lowest=250.0)
-    assert (even[100, 300] == COLOURS[0]).all()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dme.common.errors import InputError
-from dme.drawing.layers import COLOURS, draw_boundaries, thickness_profile
+from dme.drawing.layers import COLOURS, FLUID_COLOUR, draw_boundaries, thickness_profile
+from dme.retina.rows import BOUNDARIES
 
 
 def is_colour(picture, colour):
@@ -61,3 +62,14 @@ def test_profile_without_scale_or_any_known_column():
     assert thickness_profile(known[:, :1]).shape == empty.shape
     with pytest.raises(InputError, match="expected"):
         thickness_profile(known[:7])
+
+
+def test_fluid_is_outlined_and_named():
+    rows = np.tile(5.0 + 7 * np.arange(8)[:, None], (1, 300))
+    image, fluid = np.full((60, 300), 40, np.uint8), np.zeros((60, 300), np.uint8)
+    fluid[8:11, 50:60] = 1
+    plain, found = draw_boundaries(image, rows), draw_boundaries(image, rows, fluid)
+    white = (found == FLUID_COLOUR).all(-1)
+    assert white[16:22, 100:120].sum() == 2 * 20 + 2 * 6 - 4 and white[:120].sum() == 48
+    assert white[120:].sum() > 50 and not (plain == FLUID_COLOUR).all(-1).any()
+    assert len(BOUNDARIES) == 8

@@ -1,101 +1,17 @@
-"""Overlays, maps, contact sheets, and the page: what is in it, and in a browser how it answers."""
+"""The page: what is in it, and in a browser how it answers."""
 
-import json
-import os
 import re
 import shutil
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.browser import Browser
 
-from dme.drawing.canvas import save_picture
-from dme.drawing.enface import COLOURS, UNKNOWN, map_picture
-from dme.drawing.overlays import CYAN, STRIP, scan_overlay
-from dme.drawing.panels import contact_sheet
-from dme.report.page import Column, Table, write_report
-
-# ---- pictures -------------------------------------------------------------------------------------------
-
-
-def test_overlay_keeps_the_scan_and_adds_a_legend():
-    image = np.random.default_rng(0).integers(0, 200, (300, 400)).astype(np.uint8)
-    mask = np.zeros_like(image)
-    mask[100:120, 50:90] = 1
-    found = scan_overlay(image, mask, "fluid: 0.1 mm2")
-    assert found.shape == (300 + STRIP, 400, 3)
-    outside = mask == 0
-    np.testing.assert_array_equal(found[:300][outside], np.repeat(image[outside][:, None], 3, 1))
-    contour = (found[:300] == CYAN).all(2)
-    assert (
-        contour.sum() == 2 * 20 + 2 * 40 - 4 and contour[100, 50:90].all() and not contour[105, 60]
-    )
-    legend = found[300:]
-    assert (
-        (legend == CYAN).all(2).any()
-        and (legend[:, 36:] == 255).all(2).any()
-        and (legend[0] == 0).all()
-    )
-
-
-def test_small_scans_are_enlarged_and_the_legend_always_fits():
-    image, mask = np.full((20, 50), 90, np.uint8), np.zeros((20, 50), np.uint8)
-    mask[5, 10] = 1
-    found = scan_overlay(
-        image, mask, "a legend that is much longer than the scan is wide, by far " * 2
-    )
-    assert found.shape[0] == 20 * 7 + STRIP and found.shape[1] > 50 * 7
-    assert (found[35:42, 70:77] == CYAN).all(2).any() and (found[0, : 50 * 7] == 90).all()
-    assert found[-STRIP:, -8:].max() == 0  # the text ends before the border
-    assert scan_overlay(image[:1, :1], mask[:1, :1], "x").shape[0] == 8 + STRIP
-
-
-def test_map_colours_and_orientation():
-    values = np.zeros((10, 40))
-    values[9, :20] = 30.0  # last B-scan: superior, at the top; left
-    values[0, 39] = 15.0
-    values[5] = np.nan
-    found = map_picture(values, "v", "fluid (um)", (100.0, 400.0))
-    at = np.argwhere((found == COLOURS[-1]).all(2) & (np.arange(found.shape[1]) < 500))
-    assert len(at) and at[:, 1].max() < 28 + 640 / 2 + 2
-    unknown = np.argwhere((found[:700, :668] == UNKNOWN).all(2))
-    assert at[:, 0].max() < unknown[:, 0].min()
-    half = np.argwhere((found[:, :668] == COLOURS[2]).all(2))  # 15 of 30: the middle of the scale
-    assert half[:, 0].min() > unknown[:, 0].max() and half[:, 1].min() >= 28 + 640 * 39 / 40 - 1
-    assert (found[unknown[:, 0].max() + 5, 40:600] == 0).all()  # no fluid is black
-
-
-def test_map_has_circles_of_the_right_size():
-    values = np.zeros((61, 768))
-    plain = map_picture(values, "v", "um", (11.33, 123.0))
-    found = map_picture(values, "v", "um", (11.33, 123.0), centre=(383.5, 30))
-    height = round(640 * 61 * 123 / (768 * 11.33))
-    row = 64 + height // 2
-    changed = np.flatnonzero((found[row] != plain[row]).any(1))
-    radii_px = np.unique(np.round(np.abs(changed - (28 + 319.5)) / 640 * 768 * 11.33 / 500))
-    np.testing.assert_array_equal(radii_px, [1, 3, 6])  # 0.5, 1.5 and 3 mm
-
-
-def test_contact_sheet(tmp_path):
-    files = []
-    for i in range(5):
-        files.append(tmp_path / f"{i}.png")
-        save_picture(files[-1], np.full((50 + STRIP, 100, 3), 40 * i, np.uint8))
-    found = contact_sheet(
-        files, ["a name that is far too long for its picture " * 3] * 5, columns=3, width=90
-    )
-    cell = 45 + 22
-    assert found.shape == (6 + 2 * cell, 6 + 3 * 96, 3)
-    for i in range(5):
-        top, left = 6 + (i // 3) * cell, 6 + (i % 3) * 96
-        assert (found[top : top + 45, left : left + 90] == 40 * i).all()
-        between = found[top + 45 : top + cell, left + 90 : left + 96]
-        assert (between == between[0, 0]).all()  # no caption runs into the next
-
-
-# ---- the page -------------------------------------------------------------------------------------------
+from dme.drawing.canvas import save_png
+from dme.drawing.html import Column, Table
+from dme.drawing.overlays import STRIP
+from dme.report.page import Page
 
 ROWS = [("b<i>", 2.5, 9), ("a10", None, 100), ("a9", 7.25, 11), ("c", 0.0, 10)]
 
@@ -105,7 +21,7 @@ def page(tmp_path) -> Path:
     rows = []
     for i, (name, area_mm2, regions) in enumerate(ROWS):
         picture = np.full((60 + STRIP, 90, 3), 50 + 40 * i, np.uint8)
-        save_picture(tmp_path / "overlays" / f"{i}.png", picture)
+        save_png(tmp_path / "overlays" / f"{i}.png", picture)
         rows.append(
             {"scan": name, "area": area_mm2, "regions": regions, "overlay": f"overlays/{i}.png"}
         )
@@ -117,9 +33,8 @@ def page(tmp_path) -> Path:
     ]
     headline = [("scans", "4"), ("with fluid", "2")]
     skipped = [("bad<script>.png", "not an image & no scan")]
-    write_report(
-        tmp_path / "report.html", "Fluid & more", headline, tables, [("network", "n1")], skipped
-    )
+    facts = [("network", "n1")]
+    Page("Fluid & more", headline, skipped, tables, facts).write(tmp_path / "report.html")
     return tmp_path / "report.html"
 
 
@@ -152,100 +67,10 @@ def test_nothing_is_left_of_a_failed_page(page, tmp_path):
     before = page.read_bytes()
     (tmp_path / "overlays" / "0.png").unlink()
     rows = [{"scan": "x", "overlay": "overlays/0.png"}]
+    table = Table("T", [Column("scan", "scan")], rows, picture="overlay")
     with pytest.raises(FileNotFoundError):
-        write_report(
-            page, "t", [], [Table("T", [Column("scan", "scan")], rows, picture="overlay")], [], []
-        )
+        Page("t", [], [], [table], []).write(page)
     assert page.read_bytes() == before and not list(tmp_path.glob(".*part"))
-
-
-# ---- in a browser ---------------------------------------------------------------------------------------
-
-
-class Browser:
-    """Headless Chromium, spoken to over its debugging pipe."""
-
-    def __init__(self, program: str, profile: Path):
-        (read_here, write_there), (read_there, write_here) = os.pipe(), os.pipe()
-        options = (
-            "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --remote-debugging-pipe"
-        )
-        command = f'exec "{program}" {options} --user-data-dir="{profile}" 3<&{read_there} 4>&{write_there}'
-        self.process = subprocess.Popen(
-            ["bash", "-c", command], pass_fds=(read_there, write_there), stderr=subprocess.DEVNULL
-        )
-        os.close(read_there), os.close(write_there)
-        self.answers, self.requests = os.fdopen(read_here, "rb"), os.fdopen(write_here, "wb")
-        self.count, self.session, self.events = 0, None, []
-
-    def call(self, method: str, **params) -> dict:
-        self.count += 1
-        message = {"id": self.count, "method": method, "params": params}
-        if self.session:
-            message["sessionId"] = self.session
-        self.requests.write(json.dumps(message).encode() + b"\0")
-        self.requests.flush()
-        while True:
-            text = b""
-            while not text.endswith(b"\0"):
-                byte = self.answers.read(1)
-                assert byte, "Chromium ended"
-                text += byte
-            answer = json.loads(text[:-1])
-            if answer.get("id") == self.count:
-                assert "error" not in answer, answer
-                return answer["result"]
-            self.events.append(answer)
-
-    def open(self, page: Path) -> None:
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
-            "sessionId"
-        ]
-        self.call("Runtime.enable")
-        self.call("Page.enable")
-        self.call("Page.navigate", url=page.as_uri())
-        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
-
-    def get(self, expression: str):
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
-
-    def wait(self, expression: str) -> None:
-        for _ in range(200):
-            if self.get(expression):
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"never true: {expression}")
-
-    def click(self, selector: str) -> None:
-        where = self.get(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
-            "e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect(); "
-            "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-        )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent",
-                type=kind,
-                x=where[0],
-                y=where[1],
-                button="left",
-                clickCount=1,
-            )
-
-    def press(self, key: str, code: int) -> None:
-        for kind in ("keyDown", "keyUp"):
-            self.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
-            )
-
-    def close(self) -> None:
-        self.requests.close()
-        self.process.terminate()
-        self.process.wait(20)
-        self.answers.close()
 
 
 @pytest.fixture

@@ -1,0 +1,61 @@
+"""Many pictures on one sheet: which are chosen, and where panels and contact sheets put what."""
+
+import numpy as np
+import pytest
+
+from dme.drawing.canvas import save_png
+from dme.drawing.overlays import STRIP
+from dme.drawing.panels import contact_sheet, panel, typical
+
+
+@pytest.mark.parametrize(
+    ("fluid_px", "expected"),
+    [
+        ([3, 0, 9, 1, 5], [2, 4, 1]),  # with fluid 1, 3, 5, 9: the upper of the two in the middle
+        ([2, 7, 5], [1, 2, 0]),
+        ([0, 0, 4, 0], [2, 2, 0]),
+        ([0, 0, 0, 0], [3, 2, 0]),
+        ([6], [0, 0, 0]),
+    ],
+)
+def test_typical_masks_are_the_most_the_median_and_the_least(fluid_px, expected):
+    masks = np.zeros((len(fluid_px), 4, 5), np.uint8)
+    for mask, count in zip(masks, fluid_px, strict=True):
+        mask.flat[:count] = 1
+        mask.flat[count:] = 255  # the unknown is no fluid
+    assert typical(masks) == typical(list(masks)) == expected
+
+
+def test_panel_layout():
+    grey = np.full((10, 20), 100, np.uint8)
+    tall = np.full((40, 20, 3), (200, 0, 0), np.uint8)
+    sheet = panel(
+        [[grey, tall], [grey, grey]], ["left", "right"], ["first", "second"], cell_width=40
+    )
+    # rows of 80 and 20 pixels with 22 for a title under each, 26 for titles over them, gaps of 6
+    assert sheet.shape == (26 + 80 + 22 + 20 + 22, 6 + 2 * (40 + 6), 3) and sheet.dtype == np.uint8
+    assert (sheet[26:46, 6:46] == 100).all()
+    assert (sheet[47:105, 6:46] == (222, 226, 230)).all()  # below the picture that is not as high
+    assert (sheet[26:106, 52:92] == (200, 0, 0)).all()
+    assert (sheet[128:148, 6:46] == 100).all() and (sheet[128:148, 52:92] == 100).all()
+    for strip in (sheet[:26, 6:46], sheet[:26, 52:92], sheet[106:128, 6:46], sheet[148:, 6:46]):
+        assert strip.min() < 128  # titles
+    assert sheet[106:128, 52:].min() == 222
+    assert panel([[grey]], ["only"], cell_width=40).shape == (26 + 20 + 6, 52, 3)
+
+
+def test_contact_sheet(tmp_path):
+    files = []
+    for i in range(5):
+        files.append(tmp_path / f"{i}.png")
+        save_png(files[-1], np.full((50 + STRIP, 100, 3), 40 * i, np.uint8))
+    found = contact_sheet(
+        files, ["a name that is far too long for its picture " * 3] * 5, columns=3, width=90
+    )
+    cell = 45 + 22
+    assert found.shape == (6 + 2 * cell, 6 + 3 * 96, 3)
+    for i in range(5):
+        top, left = 6 + (i // 3) * cell, 6 + (i % 3) * 96
+        assert (found[top : top + 45, left : left + 90] == 40 * i).all()
+        between = found[top + 45 : top + cell, left + 90 : left + 96]
+        assert (between == between[0, 0]).all()  # no caption runs into the next

@@ -1,0 +1,174 @@
+"""One scan: fluid and layers that networks find whose answers are known, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.knowing_networks import Bright, Knows
+from helpers.scan_files import flat, indexed, picture
+
+import dme
+from dme.common.errors import InputError
+from dme.data.phantom import phantom_bscan
+from dme.inference.scan import predict
+from dme.inference.sizes import SIZES
+from dme.nets.checkpoint import save_model
+from dme.nets.loading import load_model
+from dme.nets.segmenter import PREPROCESS, build_model, set_classes
+from dme.retina.accuracy import boundary_errors_px
+from dme.retina.rows import CLASSES, scale_rows
+from dme.retina.wedge import saturated_wedge
+
+
+# ---- fluid --------------------------------------------------------------------------------------
+def test_mask_and_probability():
+    image = picture()
+    mask, probability = predict(Bright(), image)
+    assert (mask.dtype, probability.dtype, mask.shape) == (np.uint8, np.float32, image.shape)
+    expected = 1 / (1 + np.exp(-(image.astype(float) - 100) / 20))
+    np.testing.assert_allclose(probability, expected, atol=1e-5)
+    np.testing.assert_array_equal(mask, image > 100)
+
+
+def test_fluid_is_found_by_its_name():
+    image = picture()
+    mask, _ = predict(Bright(["fluid", "background"]), image)
+    np.testing.assert_array_equal(mask, image > 100)
+
+
+def test_threshold_and_mirror():
+    image = picture()
+    loose, probability = predict(Bright(), image, threshold=0.2)
+    np.testing.assert_array_equal(loose, probability > 0.2)
+    assert loose.sum() > predict(Bright(), image)[0].sum()
+    network = Bright(shift=3)
+    straight = predict(network, image)[1]
+    mirrored = predict(network, image[:, ::-1])[1][:, ::-1]
+    assert np.abs(straight - mirrored).max() > 0.1
+    np.testing.assert_allclose(
+        predict(network, image, tta=True)[1], (straight + mirrored) / 2, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda a: np.repeat(a[..., None], 3, 2),
+        lambda a: np.dstack([a, a, a, np.full_like(a, 7)]),
+        lambda a: a.astype(np.float64),
+        lambda a: a.astype(np.int64),
+        lambda a: (a.astype(np.uint16) * 257).clip(0, 65535),
+    ],
+    ids=["colour", "alpha", "float", "int64", "16 bit"],
+)
+def test_every_form_of_an_image(convert):
+    image = picture()
+    image[0, 0] = 255
+    np.testing.assert_array_equal(predict(Bright(), convert(image))[0], image > 100)
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (np.full((4, 5), np.nan), "NaN"),
+        (np.random.default_rng(0).random((4, 5)), "0..1 times 255"),
+        (np.full((4, 5), 300.0), "expected grey values 0..255"),
+        (np.zeros((2, 4, 5, 3), np.uint8), "expected .height, width."),
+        (np.zeros((0, 5), np.uint8), "shape .0, 5."),
+        (np.zeros((4, 5), np.int16) - 1, "expected 8- or 16-bit"),
+    ],
+)
+def test_images_that_are_none(image, message):
+    with pytest.raises(InputError, match=f"image: .*{message}"):
+        predict(Bright(), image)
+
+
+def test_networks_that_cannot():
+    with pytest.raises(InputError, match="finds background, vessel, expected .* class fluid"):
+        predict(Bright(["background", "vessel"]), picture())
+    for size in (None, "1024"):
+        network = Bright()
+        network.preprocess = PREPROCESS | ({"size": size} if size else {})
+        with pytest.raises(InputError, match="does not say at which size"):
+            predict(network, picture())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_one_pixel_and_a_real_network(size, tmp_path):
+    torch.manual_seed(0)
+    model = build_model(head="psp", width=2)
+    set_classes(model, ["background", "fluid"])
+    model.preprocess = model.preprocess | {"size": size}
+    save_model(model, tmp_path / "m.pth")
+    mask, probability = predict(load_model(tmp_path / "m.pth"), np.full((1, 1), 90, np.uint8))
+    assert mask.shape == (1, 1) and 0 < probability[0, 0] < 1
+
+
+# ---- layers -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", [2, 17])
+def test_the_shipped_network_finds_layers_beside_saturated_wedges(seed):
+    made_up = phantom_bscan(seed)
+    assert saturated_wedge(made_up.image).any()
+    rows = dme.predict_layers(load_model("octlayers"), made_up.image)
+    errors = boundary_errors_px(rows, made_up.layers)
+    assert errors[-1] < 1.2  # the wedge's edge taken for a layer costs tens of pixels
+
+
+@pytest.mark.parametrize("size", ["native", "half"])
+def test_rows_of_phantoms(size):
+    for seed in (0, 1):
+        truth = phantom_bscan(seed, 331, 384, fluid=False).layers
+        known = scale_rows(truth, (331, 384), (166, 192)) if size == "half" else truth
+        found = dme.predict_layers(Knows([known], size), indexed(0, 331, 384))
+        assert found.dtype == np.float32 and found.shape == (8, 384)
+        error = found - truth
+        assert np.abs(error).max() <= (
+            0.5 if size == "native" else 1.0
+        )  # half a pixel of the network's
+        assert np.abs(error.mean(axis=1)).max() <= 0.1  # nothing is shifted by half a pixel
+
+
+def test_fluid_as_the_tenth_class():
+    cyst = (slice(28, 32), slice(20, 30))
+    network = Knows([flat()], fluid=True)
+    mask, probability = dme.predict(network, indexed(cyst=cyst))
+    assert mask[cyst].all() and mask.sum() == 40 and probability[cyst].min() > 0.99
+    # the cyst lies in the third layer and takes nothing from the boundaries
+    assert np.abs(dme.predict_layers(network, indexed(cyst=cyst)) - flat()).max() < 0.1
+
+
+def test_fluid_that_another_network_found_lies_within_the_retina():
+    cyst = np.zeros((80, 60), np.float32)
+    cyst[12:36, 20:40] = 1
+    shallow = flat()
+    shallow[:4, 20:40] = 36  # the surface and three layers fall to the floor of the cyst
+    alone = dme.predict_layers(Knows([shallow]), indexed())
+    found = dme.predict_layers(Knows([shallow]), indexed(), fluid=cyst)
+    assert alone[0, 25:35].min() > 30 and found[0].max() < 13
+    own = dme.predict_layers(Knows([flat()], fluid=True), indexed(), fluid=1 - cyst)
+    assert np.abs(own - flat()).max() < 0.1  # a network of ten classes knows fluid by itself
+
+
+def test_mirrored_scans_average():
+    torch.manual_seed(0)
+    model = build_model(head="fcn", num_classes=9, width=2, aux=False).eval()
+    model.classes, model.preprocess = list(CLASSES), model.preprocess | {"size": "native"}
+    image = phantom_bscan(0, 64, 96).image
+    straight, mirrored = (
+        dme.predict_layers(model, i, tta=True) for i in (image, image[:, ::-1].copy())
+    )
+    np.testing.assert_allclose(straight, mirrored[:, ::-1], atol=1e-2)
+
+
+def test_networks_without_layers():
+    network = Knows([flat()])
+    with pytest.raises(
+        InputError, match="finds above retina, .*, expected a network with the class fluid"
+    ):
+        dme.predict(network, indexed())
+    network.classes[1:3] = network.classes[2:0:-1]
+    with pytest.raises(
+        InputError, match="knows.pth finds .*, expected a network with the nine classes"
+    ):
+        dme.predict_layers(network, indexed())
+    with pytest.raises(InputError, match="image: shape .* expected .height, width."):
+        dme.predict_layers(Knows([flat()]), np.zeros(5))
