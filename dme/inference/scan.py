@@ -12,10 +12,9 @@ from dme.inference.sizes import SIZES, entering
 from dme.inference.windows import flip_average, resize, sliding_window, whole
 from dme.nets.segmenter import Segmenter, normalise
 from dme.retina.boundaries import boundaries_from_probabilities, with_fluid
-from dme.retina.rows import CLASSES
+from dme.retina.rows import CLASSES, FLUID
 from dme.retina.wedge import without_wedge
 
-FLUID = "fluid"
 NEEDED = {  # what is looked for -> the network it takes, and how to get one
     "fluid": ("a network with the class fluid", "./run.sh finetune"),
     "layers": ("a network with the nine classes of the layers", "./run.sh finetune --task layers"),
@@ -84,9 +83,10 @@ def predict_layers(
 
 def layer_rows(model: Segmenter, found: Tensor, fluid: np.ndarray | None) -> np.ndarray:
     """Rows, as of `predict_layers`, from the probabilities of all classes."""
+    layers = found.float().cpu().numpy()
     if fluid is not None and FLUID not in model.classes:
-        found = with_fluid(found, torch.from_numpy(fluid).to(found.device))
-    return boundaries_from_probabilities(found)
+        layers = with_fluid(layers, fluid)
+    return boundaries_from_probabilities(layers)
 
 
 def class_probabilities(model: Segmenter, image: np.ndarray, tta: bool = False) -> Tensor:

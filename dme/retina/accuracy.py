@@ -3,19 +3,17 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from dme.ops.confusion import confusion_matrix
-from dme.retina.rows import check_rows, layer_labels
+from dme.common.labels import IGNORE
+from dme.retina.rows import CLASSES, check_rows, layer_labels
 from dme.retina.thickness import thickness_um
 
 
 def boundary_errors_px(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Mean absolute error of one scan, float64 (9,): each boundary's over its graded columns,
-    their mean.
+    """Mean absolute error of each boundary of one scan over its graded columns, then their mean.
 
-    predicted, truth: rows (8, W); a column counts where both are known, a boundary without any is
-    NaN.
+    predicted, truth: rows (8, W); a column counts where both are known. Returns float64 (9,), NaN
+    for a boundary without any such column.
     """
     truth = check_rows(truth)
     errors = _mean(np.abs(check_rows(predicted, truth.shape[1]) - truth), axis=1)
@@ -25,28 +23,29 @@ def boundary_errors_px(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def thickness_errors_um(
     predicted: np.ndarray, truth: np.ndarray, axial_um: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of one scan, float64 (8,) each: mean absolute error of the thickness per column, and its
-    mean error.
+    """Errors of the thicknesses of one scan, float64 (8,) each, in the order of THICKNESSES.
 
-    predicted, truth: rows (8, W). Order as THICKNESSES; the second, positive when predicted too
-    thick, is the error of the scan's mean thickness.
+    predicted, truth: rows (8, W). The first is the mean absolute error per column. The second,
+    positive when predicted too thick, is the error of the scan's mean thickness.
     """
     truth_um = thickness_um(truth, axial_um)
-    errors = thickness_um(check_rows(predicted, truth_um.shape[1]), axial_um) - truth_um
+    predicted_um = thickness_um(check_rows(predicted, truth_um.shape[1]), axial_um)
+    errors = predicted_um - truth_um
     return _mean(np.abs(errors), axis=1), _mean(errors, axis=1)
 
 
 def layer_confusion(predicted: np.ndarray, truth: np.ndarray, height: int) -> np.ndarray:
-    """Confusion matrix int64 (9, 9) of a scan's layers from rows (8, W), unknown columns of either
-    left out.
+    """Confusion matrix int64 (9, 9) of a scan's layers; rows are truth, columns are prediction.
 
+    predicted, truth: rows (8, W); columns that are unknown in either are left out.
     `dme.metrics.scores` of their sum has the layers' Dice and IoU at 1 to 7.
     """
-    labels = [
-        layer_labels(rows, height)[None]
-        for rows in (predicted, check_rows(truth, predicted.shape[1]))
-    ]
-    return confusion_matrix(*map(torch.from_numpy, labels), num_classes=9).numpy()
+    found = layer_labels(predicted, height).astype(np.int64)
+    expected = layer_labels(check_rows(truth, predicted.shape[1]), height).astype(np.int64)
+    known = (found != IGNORE) & (expected != IGNORE)
+    classes = len(CLASSES)
+    cells = classes * expected[known] + found[known]
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 def over_scans(values: np.ndarray, names: Sequence[str]) -> list[dict]:
@@ -65,6 +64,9 @@ def over_scans(values: np.ndarray, names: Sequence[str]) -> list[dict]:
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean of what is known along an axis, NaN where nothing is."""
     known = np.isfinite(values)
-    total, count = np.where(known, values, 0.0).sum(axis), known.sum(axis)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+    total = np.where(known, values, 0.0).sum(axis)
+    count = known.sum(axis)
+    nothing = np.full(np.shape(total), np.nan)
+    return np.divide(total, count, out=nothing, where=count > 0)

@@ -15,10 +15,11 @@ from dme.common.errors import InputError
 from dme.common.words import EYES
 
 DIAMETERS_MM = (1.0, 3.0, 6.0)
-SAMPLE_UM, MAX_SAMPLES = (
-    12.0,
-    32,
-)  # a map's cells are long: sampled this finely, at most so many times a side
+RADII_UM = tuple(1000 * diameter / 2 for diameter in DIAMETERS_MM)
+RINGS = ("inner", "outer")
+# a map's cells are long: sampled this finely, at most so many times a side
+SAMPLE_UM = 12.0
+MAX_SAMPLES = 32
 
 
 def side_names(eye: str | None) -> tuple[str, str]:
@@ -31,44 +32,48 @@ def side_names(eye: str | None) -> tuple[str, str]:
 def sector_names(eye: str | None = None) -> list[str]:
     """Names of the nine sectors, in the order of `sector_shares`."""
     left, right = side_names(eye)
-    return [
-        "center",
-        *(
-            f"{ring}_{s}"
-            for ring in ("inner", "outer")
-            for s in ("superior", right, "inferior", left)
-        ),
-    ]
+    names = ["center"]
+    for ring in RINGS:
+        names += [f"{ring}_{side}" for side in ("superior", right, "inferior", left)]
+    return names
 
 
 def sector_shares(
     shape: tuple[int, int], lateral_um: float, spacing_um: float, centre: Sequence[float]
 ) -> np.ndarray:
-    """Share of every cell of a map that lies in every sector, float32 (9, B-scans, columns), 0 to
-    1.
+    """Share of every cell of a map that lies in every sector, float32 (9, B-scans, columns).
 
     shape: (B-scans, columns). centre: (column, B-scan) of the fovea in cells, fractions allowed;
     an integer is the middle of its cell.
     """
-    down, across = (
-        min(MAX_SAMPLES, math.ceil(step_um / SAMPLE_UM)) for step_um in (spacing_um, lateral_um)
-    )
-    shares = np.zeros((9, *shape), np.float32)
+    bscans, columns = shape
+    down = _samples(spacing_um)
+    across = _samples(lateral_um)
+    shares = np.zeros((9, bscans, columns), np.float32)
     for i in range(down):
-        y_um = (np.arange(shape[0]) + (i + 0.5) / down - 0.5 - centre[1])[:, None] * spacing_um
+        y = np.arange(bscans) + (i + 0.5) / down - 0.5
+        y_um = (y - centre[1])[:, None] * spacing_um
         for j in range(across):
-            x_um = (np.arange(shape[1]) + (j + 0.5) / across - 0.5 - centre[0]) * lateral_um
-            radius_um = np.hypot(x_um, y_um)
-            ring = np.searchsorted(
-                np.array(DIAMETERS_MM) * 500, radius_um
-            )  # 0 centre, 1, 2, 3 outside
-            quadrant = np.where(
-                np.abs(y_um) > np.abs(x_um), np.where(y_um > 0, 0, 2), np.where(x_um > 0, 1, 3)
-            )
-            sector = np.where(ring == 0, 0, 4 * ring - 3 + quadrant)
+            x = np.arange(columns) + (j + 0.5) / across - 0.5
+            x_um = (x - centre[0]) * lateral_um
+            sector = _sectors(x_um, y_um)
             for k in range(9):
                 shares[k] += sector == k
     return shares / (down * across)
+
+
+def _samples(step_um: float) -> int:
+    """How often a cell is sampled along a side of this length."""
+    return min(MAX_SAMPLES, math.ceil(step_um / SAMPLE_UM))
+
+
+def _sectors(x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
+    """Sector of points at these distances from the fovea, 0 to 8, more outside the grid."""
+    ring = np.searchsorted(RADII_UM, np.hypot(x_um, y_um))  # 0 centre, 1, 2, 3 outside
+    vertical = np.where(y_um > 0, 0, 2)
+    horizontal = np.where(x_um > 0, 1, 3)
+    quadrant = np.where(np.abs(y_um) > np.abs(x_um), vertical, horizontal)
+    return np.where(ring == 0, 0, 4 * ring - 3 + quadrant)
 
 
 def sector_table(
@@ -78,11 +83,11 @@ def sector_table(
     centre: Sequence[float],
     eye: str | None = None,
 ) -> list[dict]:
-    """Volume and mean thickness in each sector of a thickness map (B-scans, columns), NaN where
-    unknown.
+    """Volume and mean thickness in each sector of a map.
 
-    Returns nine rows: sector, covered_percent (of the sector's area by known cells), mean_um over
-    those (None without any) and volume_mm3 over those.
+    thickness_um: (B-scans, columns), NaN where unknown. The others as of `sector_shares`. Returns
+    nine rows: sector, covered_percent (of the sector's area by known cells), mean_um over those
+    (None without any) and volume_mm3 over those.
     """
     shares = sector_shares(thickness_um.shape, lateral_um, spacing_um, centre)
     known = np.isfinite(thickness_um)
@@ -105,5 +110,7 @@ def sector_table(
 
 def sector_areas_mm2() -> list[float]:
     """Areas of the nine sectors in mm^2."""
-    disc = [math.pi * d**2 / 4 for d in DIAMETERS_MM]
-    return [disc[0], *[(disc[1] - disc[0]) / 4] * 4, *[(disc[2] - disc[1]) / 4] * 4]
+    centre, inner, outer = (math.pi * diameter**2 / 4 for diameter in DIAMETERS_MM)
+    inner_quarter = (inner - centre) / 4
+    outer_quarter = (outer - inner) / 4
+    return [centre] + 4 * [inner_quarter] + 4 * [outer_quarter]

@@ -11,7 +11,8 @@ from dme.retina.rows import CLASSES, check_rows, in_tables, layer_labels
 CONNECTIVITY = 8  # fluid pixels that touch at a side or a corner are one region
 # fluid above the retina and below it is a mistake of one of the networks: shown, not hidden
 FLUID_COLUMNS = {
-    unit: tuple(f"fluid_{in_tables(name)}_{unit}" for name in CLASSES) for unit in ("px", "mm2")
+    "px": tuple(f"fluid_{in_tables(name)}_px" for name in CLASSES),
+    "mm2": tuple(f"fluid_{in_tables(name)}_mm2" for name in CLASSES),
 }
 
 
@@ -27,16 +28,16 @@ def measure_scan(
     fluid = mask == 1
     regions, count = ndimage.label(fluid, np.ones((3, 3)))
     sizes_px = np.bincount(regions.ravel())[1:]
-    fluid_px, largest_px = int(fluid.sum()), int(sizes_px.max(initial=0))
+    fluid_px = int(fluid.sum())
+    largest_px = int(sizes_px.max(initial=0))
+    mean = float(probability[fluid].mean(dtype=np.float64)) if count else None
     return {
         "fluid_px": fluid_px,
         "fluid_area_mm2": area_mm2(fluid_px, scale_um),
         "regions": count,
         "largest_region_px": largest_px,
         "largest_region_mm2": area_mm2(largest_px, scale_um),
-        "mean_fluid_probability": float(probability[fluid].mean(dtype=np.float64))
-        if count
-        else None,
+        "mean_fluid_probability": mean,
     }
 
 
@@ -57,9 +58,11 @@ def fluid_per_layer(boundaries: np.ndarray, fluid: np.ndarray) -> np.ndarray:
 def measure_fluid_in_layers(
     boundaries: np.ndarray, mask: np.ndarray, scale_um: Sequence[float] | None
 ) -> dict[str, int | float | None]:
-    """Area of fluid in each of CLASSES, in px and in mm^2 (None without a scale). Keys:
-    FLUID_COLUMNS.
+    """Area of fluid in each of CLASSES, in px and in mm^2 (None without a scale).
+
+    boundaries, mask: as of `fluid_per_layer`. Keys: FLUID_COLUMNS.
     """
     pixels = fluid_per_layer(boundaries, mask).tolist()
-    areas = [area_mm2(count, scale_um) for count in pixels]
-    return dict(zip((*FLUID_COLUMNS["px"], *FLUID_COLUMNS["mm2"]), (*pixels, *areas), strict=True))
+    areas_mm2 = [area_mm2(count, scale_um) for count in pixels]
+    columns_px = dict(zip(FLUID_COLUMNS["px"], pixels, strict=True))
+    return columns_px | dict(zip(FLUID_COLUMNS["mm2"], areas_mm2, strict=True))

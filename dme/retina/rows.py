@@ -14,8 +14,6 @@ depend on it.
 import re
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from dme.common.errors import InputError
 from dme.common.labels import IGNORE
@@ -23,31 +21,38 @@ from dme.common.labels import IGNORE
 BOUNDARIES = ("ILM", "NFL/GCL", "IPL/INL", "INL/OPL", "OPL/ONL", "IS/OS", "OS/RPE", "RPE/choroid")
 LAYERS = ("NFL", "GCL+IPL", "INL", "OPL", "ONL+IS", "OS", "RPE")  # classes 1 to 7
 CLASSES = ("above retina", *LAYERS, "below retina")  # classes 0 to 8
-FLUID = 9  # the class of fluid in the task layers+fluid
+FLUID = "fluid"  # name of its class, of networks that find layers the tenth
+FLUID_LABEL = len(CLASSES)  # its label beside layers; alone it is 1
 THICKNESSES = (*LAYERS, "retina")  # the retina from ILM to RPE/choroid
 
 MAX_CROSSING_PX = 3.0  # boundaries that cross by more are wrong, not merely noisy
 
 
 def check_rows(boundaries: np.ndarray, width: int | None = None) -> np.ndarray:
-    """Boundary rows as float64 (8, W), or InputError for another shape or width, or for crossings."""
+    """Boundary rows as float64 (8, W), or InputError for another shape or width, or crossings."""
     rows = np.asarray(boundaries, np.float64)
-    if rows.ndim != 2 or len(rows) != 8 or width is not None and rows.shape[1] != width:
-        wanted = f"(8, {'width' if width is None else width}), rows from {BOUNDARIES[0]} to {BOUNDARIES[-1]}"
-        raise InputError(f"boundaries have shape {rows.shape}, expected {wanted}")
+    shaped = rows.ndim == 2 and len(rows) == len(BOUNDARIES)
+    if not shaped or width is not None and rows.shape[1] != width:
+        columns = "width" if width is None else width
+        names = f"rows from {BOUNDARIES[0]} to {BOUNDARIES[-1]}"
+        raise InputError(
+            f"boundaries have shape {rows.shape}, expected ({len(BOUNDARIES)}, {columns}), {names}"
+        )
     crossing = np.fmax.accumulate(rows, axis=0) - rows
     if (crossing > 0).any():
         k, column = np.unravel_index(np.nanargmax(crossing), crossing.shape)
-        found = f"{BOUNDARIES[k]} lies {crossing[k, column]:.2f} px above an upper boundary in column {column}"
-        raise InputError(f"{found}, expected rows in order: use dme.retina.rows.repair_boundaries")
+        lies = f"lies {crossing[k, column]:.2f} px above an upper boundary in column {column}"
+        raise InputError(
+            f"{BOUNDARIES[k]} {lies}, expected rows in order: "
+            "use dme.retina.rows.repair_boundaries"
+        )
     return rows
 
 
 def layer_labels(
     boundaries: np.ndarray, height: int, fluid: np.ndarray | None = None
 ) -> np.ndarray:
-    """Label map uint8 (height, W): 0 above the retina, 1 to 7 the layers, 8 below; with fluid, 9
-    on top.
+    """Label map uint8 (height, W): 0 above the retina, 1 to 7 the layers, 8 below, 9 fluid.
 
     boundaries: (8, W); a column with any NaN is unknown, 255. fluid: uint8 (height, W); 1 becomes
     9 in graded columns, 255 stays 255. Raises InputError as `check_rows` does, and for a mask of
@@ -62,7 +67,7 @@ def layer_labels(
             raise InputError(
                 f"fluid mask is {fluid.shape}, expected {labels.shape} as boundaries and height"
             )
-        labels[fluid == 1] = FLUID
+        labels[fluid == 1] = FLUID_LABEL
         labels[fluid == IGNORE] = IGNORE
     labels[:, np.isnan(rows).any(axis=0)] = IGNORE
     return labels
@@ -71,15 +76,30 @@ def layer_labels(
 def scale_rows(
     boundaries: np.ndarray, shape: tuple[int, int], scaled: tuple[int, int]
 ) -> np.ndarray:
-    """Rows (8, W) of a scan of `shape` (H, W) -> float32 rows (8, W') of the scan resized to
-    `scaled`.
+    """Rows (8, W) of a scan as float32 rows (8, W') of the scan resized.
 
-    A new column has the mean of the columns it covers, unknown where one of them is.
+    shape: (H, W) of the scan, scaled: (H', W'). A new column has the mean of the columns it
+    covers, unknown where one of them is.
     """
-    rows = torch.from_numpy(np.array(boundaries, np.float32))
+    rows = np.array(boundaries, np.float32)
     if shape[1] != scaled[1]:
-        rows = F.adaptive_avg_pool1d(rows, scaled[1])
-    return ((rows + 0.5) * (scaled[0] / shape[0]) - 0.5).numpy()
+        rows = _average_columns(rows, scaled[1])
+    factor = np.float32(scaled[0] / shape[0])
+    return (rows + np.float32(0.5)) * factor - np.float32(0.5)
+
+
+def _average_columns(rows: np.ndarray, width: int) -> np.ndarray:
+    """Means (8, width) of the columns that each new one covers, summed from left to right."""
+    old_width = rows.shape[1]
+    new = np.arange(width)
+    first = new * old_width // width
+    end = -(-(new + 1) * old_width // width)  # rounded up
+    count = end - first
+    total = np.zeros((len(rows), width), np.float32)
+    for step in range(count.max()):
+        covered = step < count
+        total[:, covered] += rows[:, first[covered] + step]
+    return total / count.astype(np.float32)
 
 
 def in_tables(name: str) -> str:
@@ -88,8 +108,7 @@ def in_tables(name: str) -> str:
 
 
 def repair_boundaries(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Make boundaries (B, W) monotone downwards: float32 (B, W), and by how many px each crossed,
-    (B, W).
+    """Boundaries (B, W) put in order downwards, float32, and by how many px each crossed.
 
     Boundaries that cross move to the mean of the running maximum from above and the running
     minimum from below; everything else, NaN (ungraded) included, stays as it is.

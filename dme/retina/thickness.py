@@ -8,23 +8,32 @@ from dme.common.errors import InputError
 from dme.retina.rows import THICKNESSES, check_rows, in_tables
 
 THICKNESS_COLUMNS = {
-    unit: tuple(f"{in_tables(name)}_thickness_{unit}" for name in THICKNESSES)
-    for unit in ("px", "um")
+    "px": tuple(f"{in_tables(name)}_thickness_px" for name in THICKNESSES),
+    "um": tuple(f"{in_tables(name)}_thickness_um" for name in THICKNESSES),
 }
 
 
-def thickness_um(boundaries: np.ndarray, axial_um: float | None) -> np.ndarray:
-    """Thickness in every column, float64 (8, W): of the seven layers and of the retina (see
-    THICKNESSES).
+def thickness_px(boundaries: np.ndarray) -> np.ndarray:
+    """Thickness in every column, float64 (8, W): of the seven layers and of the retina.
 
-    boundaries: rows (8, W). Raises InputError without an axial scale.
+    boundaries: rows (8, W). Order: THICKNESSES.
     """
+    rows = check_rows(boundaries)
+    return np.vstack([np.diff(rows, axis=0), rows[7:] - rows[:1]])
+
+
+def thickness_um(boundaries: np.ndarray, axial_um: float | None) -> np.ndarray:
+    """The same in um. Raises InputError without an axial scale."""
     if not axial_um:
         raise InputError(
             "thickness in um needs the axial scale, which is unknown: give it in index.csv"
         )
-    rows = check_rows(boundaries)
-    return np.vstack([np.diff(rows, axis=0), rows[7:] - rows[:1]]) * axial_um
+    return thickness_px(boundaries) * axial_um
+
+
+def retina_px(boundaries: np.ndarray) -> np.ndarray:
+    """Thickness of the retina in every column, float64 (W,), from rows (8, W)."""
+    return thickness_px(boundaries)[-1]
 
 
 def measure_layers(
@@ -34,13 +43,10 @@ def measure_layers(
 
     boundaries: rows (8, W) without NaN. scale_um: (axial, ...). Keys: THICKNESS_COLUMNS.
     """
-    mean_px = thickness_um(boundaries, 1).mean(axis=1)
-    mean_um = mean_px * scale_um[0] if scale_um else [None] * len(mean_px)
-    keys = (*THICKNESS_COLUMNS["px"], *THICKNESS_COLUMNS["um"])
-    values = (None if value is None else float(value) for value in (*mean_px, *mean_um))
-    return dict(zip(keys, values, strict=True))
-
-
-def retina_px(boundaries: np.ndarray) -> np.ndarray:
-    """Thickness of the retina in every column, float64 (W,), from rows (8, W)."""
-    return thickness_um(boundaries, 1)[-1]
+    mean_px = thickness_px(boundaries).mean(axis=1)
+    measured: dict[str, float | None] = {}
+    for column, value in zip(THICKNESS_COLUMNS["px"], mean_px, strict=True):
+        measured[column] = float(value)
+    for column, value in zip(THICKNESS_COLUMNS["um"], mean_px, strict=True):
+        measured[column] = float(value * scale_um[0]) if scale_um else None
+    return measured

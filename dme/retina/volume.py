@@ -8,10 +8,11 @@ from dme.common.errors import InputError
 from dme.retina.etdrs import sector_table
 
 SCALE = ("axial_um", "lateral_um", "spacing_um")  # of a row or a volume, None where unknown
+# where a volume holds the sectors of its maps
 SECTORS = {
     "fluid": "sectors",
     "retina": "retina_sectors",
-}  # where a volume holds those of its maps
+}
 
 
 def enface_map(columns: Mapping[int, np.ndarray], first: int, last: int) -> np.ndarray:
@@ -21,7 +22,9 @@ def enface_map(columns: Mapping[int, np.ndarray], first: int, last: int) -> np.n
     is NaN.
     """
     known = np.array(sorted(columns))
-    values = np.stack([columns[i] for i in known]).astype(np.float64)
+    values = np.stack([columns[position] for position in known]).astype(np.float64)
+
+    # of every row the next known B-scan at or above it, the one below, and where it lies between
     rows = np.arange(first, last + 1)
     above = np.searchsorted(known, rows).clip(0, len(known) - 1)
     below = np.where(known[above] > rows, above - 1, above).clip(0)
@@ -44,49 +47,39 @@ def measure_volume(
     eye: str | None = None,
     fovea: Sequence[float] | None = None,
 ) -> tuple[dict, dict[str, np.ndarray]]:
-    """Numbers of a volume, and its maps of thickness (B-scans, columns) in um, in px without a
-    scale.
+    """Numbers of a volume, and its thickness maps (B-scans, columns) in um, px without a scale.
 
-    rows: of its predicted B-scans: volume, height_px, width_px, SCALE, fluid_px. columns_px: of
-    "fluid", "retina" or both the thickness in every column (W,) of these B-scans by their
-    position; the maps have the same keys. span: first and last position to expect; what lies
-    beyond the first and last measured stays unknown. fovea: (column, position), by default the
-    centre. The sectors (see SECTORS and `sector_table`) are empty when the scale is unknown or the
-    fovea lies outside.
+    rows: of its predicted B-scans: volume, height_px, width_px, SCALE, fluid_px.
+    columns_px: of "fluid", "retina" or both the thickness in every column (W,) of these B-scans by
+    their position; the maps have the same keys.
+    span: first and last position to expect; what lies beyond the first and last measured stays
+    unknown.
+    fovea: (column, position), by default the centre. The sectors (see SECTORS and `sector_table`)
+    are empty when the scale is unknown or the fovea lies outside.
     Raises InputError when the B-scans differ in size or scale.
     """
     name = rows[0]["volume"]
     kinds = {tuple(row[key] for key in ("height_px", "width_px", *SCALE)) for row in rows}
     if len(kinds) > 1:
         raise InputError(f"{name}: its B-scans differ in size or scale: not measured as a volume")
-    height, width, axial_um, lateral_um, spacing_um = kinds.pop()
+    height, width, *scale_um = kinds.pop()
+    axial_um, lateral_um, spacing_um = scale_um
     first, last = span
     measured_at = next(iter(columns_px.values()))
-    maps = {
-        of: enface_map(lines, first, last) * (axial_um or 1) for of, lines in columns_px.items()
-    }
+
+    # maps in um, and their sectors around the fovea
+    maps = {}
+    for kind, columns in columns_px.items():
+        maps[kind] = enface_map(columns, first, last) * (axial_um or 1)
     x, y = fovea or ((width - 1) / 2, (first + last) / 2)
-    sectors = {SECTORS[of]: [] for of in maps}
+    sectors = {SECTORS[kind]: [] for kind in maps}
     if spacing_um and 0 <= x <= width - 1 and first <= y <= last:
-        for of, thickness in maps.items():
-            sectors[SECTORS[of]] = sector_table(
-                thickness, lateral_um, spacing_um, (x, y - first), eye
-            )
-    measured = {}
-    if "fluid" in maps:
-        measured["fluid_px"] = sum(row["fluid_px"] for row in rows)
-        measured["fluid_volume_mm3"] = (
-            volume_mm3(maps["fluid"], lateral_um, spacing_um) if spacing_um else None
-        )
-    if "retina" in maps:
-        mean, centre = (
-            float(np.nanmean(maps["retina"])),
-            next(iter(sectors[SECTORS["retina"]]), {}),
-        )
-        measured["retina_thickness_px"] = mean / (axial_um or 1)
-        measured["retina_thickness_um"] = mean if axial_um else None
-        measured["central_subfield_thickness_um"] = centre.get("mean_um")
-    found = {
+        centre = (x, y - first)
+        for kind, thickness in maps.items():
+            table = sector_table(thickness, lateral_um, spacing_um, centre, eye)
+            sectors[SECTORS[kind]] = table
+
+    volume = {
         "volume": name,
         "bscans": len(rows),
         "missing_bscans": last - first + 1 - len(rows),
@@ -96,11 +89,33 @@ def measure_volume(
         "last_measured": max(measured_at),
         "height_px": height,
         "width_px": width,
-        **dict(zip(SCALE, (axial_um, lateral_um, spacing_um), strict=True)),
-        **measured,
+        **dict(zip(SCALE, scale_um, strict=True)),
+        **_measure_maps(rows, maps, sectors, scale_um),
         "eye": eye,
         "fovea_column": x,
         "fovea_bscan": y,
         **sectors,
     }
-    return found, maps
+    return volume, maps
+
+
+def _measure_maps(
+    rows: Sequence[dict],
+    maps: dict[str, np.ndarray],
+    sectors: dict[str, list[dict]],
+    scale_um: Sequence[float | None],
+) -> dict[str, float | None]:
+    """Fluid and thickness of the retina over their maps, and in the centre of the sectors."""
+    axial_um, lateral_um, spacing_um = scale_um
+    measured = {}
+    if "fluid" in maps:
+        known_mm3 = volume_mm3(maps["fluid"], lateral_um, spacing_um) if spacing_um else None
+        measured["fluid_px"] = sum(row["fluid_px"] for row in rows)
+        measured["fluid_volume_mm3"] = known_mm3
+    if "retina" in maps:
+        mean = float(np.nanmean(maps["retina"]))
+        table = sectors[SECTORS["retina"]]
+        measured["retina_thickness_px"] = mean / (axial_um or 1)
+        measured["retina_thickness_um"] = mean if axial_um else None
+        measured["central_subfield_thickness_um"] = table[0]["mean_um"] if table else None
+    return measured

@@ -3,12 +3,12 @@
 import numpy as np
 from scipy import ndimage
 
+SATURATED = 255  # grey value of what the frame does not cover
+
 
 def saturated_wedge(image: np.ndarray) -> np.ndarray:
-    """Where uint8 (H, W) is 255 in connection with the top or bottom border, left by registration:
-    bool.
-    """
-    regions, _ = ndimage.label(image == 255)
+    """Where an image uint8 (H, W) is 255 in connection with its top or bottom border, bool."""
+    regions, _ = ndimage.label(image == SATURATED)
     border = np.unique(regions[[0, -1]])
     return np.isin(regions, border[border > 0])
 

@@ -79,7 +79,8 @@ class Validation:
 
     def boundaries(self, found: Tensor, index: int) -> np.ndarray:
         """Rows (8, W) at native size from probabilities (1, classes, H, W)."""
-        return boundaries_from_probabilities(_at(found, self.native.images[index].shape)[0])
+        native = _at(found, self.native.images[index].shape)[0]
+        return boundaries_from_probabilities(native.float().cpu().numpy())
 
     def __call__(self, models: dict[str, Segmenter]) -> tuple[dict[str, float], np.ndarray]:
         """Scores of the one network given, and a picture.
