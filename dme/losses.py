@@ -1,8 +1,9 @@
 """Segmentation losses: `loss(logits (N, C, H, W), target (N, H, W) int64) -> scalar float32`.
 
-Every loss computes in float32 whatever the dtype of the logits, so float16 and bfloat16 logits are safe.
-Pixels whose target is `ignore_index` give no gradient, except in the study's `dice` (see there). Labels are
-not range-checked here but once, when the cache is built: what another label outside 0..C-1 does is undefined.
+Every loss computes in float32 whatever the dtype of the logits, so float16 and bfloat16 logits are
+safe. Pixels whose target is `ignore_index` give no gradient, except in the study's `dice` (see
+there). Labels are not range-checked here but once, when the cache is built: what another label
+outside 0..C-1 does is undefined.
 """
 
 import functools
@@ -33,9 +34,9 @@ def dice(logits: Tensor, target: Tensor, ignore_index: int = IGNORE, eps: float 
     """Soft Dice as in the study: softmax, all classes lumped, squared denominator, mean over the images.
 
     1 - 2 sum(p t) / (sum(p^2) + eps + sum(t^2) + eps): Milletari et al. 2016 as OpenMMLab's
-    `DiceLoss(use_sigmoid=False)` writes it. Ignored pixels have t = 0 but their p^2 stays in the denominator,
-    so they do get a gradient; an image of nothing but ignored pixels costs 1 and gives no gradient. Use
-    `ce_dice` where masks hold ignored pixels.
+    `DiceLoss(use_sigmoid=False)` writes it. Ignored pixels have t = 0 but their p^2 stays in the
+    denominator, so they do get a gradient; an image of nothing but ignored pixels costs 1 and
+    gives no gradient. Use `ce_dice` where masks hold ignored pixels.
     """
     overlap, _, true, squared = (
         region_sums(logits, target, ignore_index)[1].sum(1).unbind(1)
@@ -52,8 +53,8 @@ def focal(
 ) -> Tensor:
     """Sigmoid focal loss on one-hot targets (Lin et al. 2017), mean over all N*C*H*W entries.
 
-    As OpenMMLab computes it: ignored pixels add nothing but count in the denominator. 0 when every pixel is
-    ignored.
+    As OpenMMLab computes it: ignored pixels add nothing but count in the denominator. 0 when every
+    pixel is ignored.
     """
     return focal_sums(logits, target, ignore_index, gamma, alpha).sum() / logits.numel()
 
@@ -61,14 +62,15 @@ def focal(
 def iou_balanced(logits: Tensor, target: Tensor, ignore_index: int = IGNORE) -> Tensor:
     """Class-balanced soft IoU loss: 1 - sum(p t) / sum(p + t - p t) per class, averaged over classes.
 
-    The study's proposal names an "IoU-balanced" loss. The one published under that name (Wu et al. 2019,
-    arXiv 1908.05641) weights the classification loss of each positive detection by its box's IoU and then
-    normalises the weights. Pixels have no box, and with one IoU per class those weights are all 1 when there
-    is one foreground class. This is the counterpart for segmentation: the soft IoU of Rahman & Wang 2016
-    ("Optimizing Intersection-Over-Union in Deep Neural Networks for Image Segmentation"), each class weighing
-    the same however few its pixels. Sums run over the valid pixels of the whole batch. Classes absent from
-    the batch are left out (the "present" rule of Berman et al. 2018); their false positives still cost the
-    classes that are there. 0 when every pixel is ignored.
+    The study's proposal names an "IoU-balanced" loss. The one published under that name (Wu et al.
+    2019, arXiv 1908.05641) weights the classification loss of each positive detection by its box's
+    IoU and then normalises the weights. Pixels have no box, and with one IoU per class those
+    weights are all 1 when there is one foreground class. This is the counterpart for segmentation:
+    the soft IoU of Rahman & Wang 2016 ("Optimizing Intersection-Over-Union in Deep Neural Networks
+    for Image Segmentation"), each class weighing the same however few its pixels. Sums run over
+    the valid pixels of the whole batch. Classes absent from the batch are left out (the "present"
+    rule of Berman et al. 2018); their false positives still cost the classes that are there. 0
+    when every pixel is ignored.
     """
     overlap, predicted, true, _ = (
         region_sums(logits, target, ignore_index)[1].sum(0).unbind(1)
@@ -85,9 +87,10 @@ def ce_dice(
 ) -> Tensor:
     """ce_weight * cross-entropy + dice_weight * soft Dice loss, ignored pixels masked out of every term.
 
-    Cross-entropy is the mean over valid pixels. Dice is 1 - 2 sum(p t) / sum(p + t) per class, background
-    too, over the valid pixels of the whole batch, averaged over the classes present in the batch: an empty
-    mask neither divides by zero nor asks for anything but background. 0 when every pixel is ignored.
+    Cross-entropy is the mean over valid pixels. Dice is 1 - 2 sum(p t) / sum(p + t) per class,
+    background too, over the valid pixels of the whole batch, averaged over the classes present in
+    the batch: an empty mask neither divides by zero nor asks for anything but background. 0 when
+    every pixel is ignored.
     """
     entropy, sums = region_sums(logits, target, ignore_index)
     overlap, predicted, true, _ = sums.sum(0).unbind(1)  # each (C,)

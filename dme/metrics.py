@@ -15,11 +15,12 @@ from dme.ops.confusion import confusion_matrix
 def scores(cm: Tensor | np.ndarray) -> dict[str, np.ndarray | float | int]:
     """Scores of one confusion matrix (C, C), rows truth, columns prediction, pooled over whatever it counts.
 
-    Per class, float64 (C,): `iou`, `dice`, `precision`, `recall` (OpenMMLab's `Acc`). Their means over the
-    classes, float: `mean_iou`, `mean_dice`, `mean_precision`, `mean_recall`; and `all_accuracy`.
-    A class in neither truth nor prediction is NaN everywhere; `absent` says how many those are. As in
-    OpenMMLab, precision is also NaN for a class never predicted, and recall for a class never in the truth
-    (IoU and Dice are 0 there). NaN is never averaged; a mean over nothing is NaN.
+    Per class, float64 (C,): `iou`, `dice`, `precision`, `recall` (OpenMMLab's `Acc`). Their means
+    over the
+    classes, float: `mean_iou`, `mean_dice`, `mean_precision`, `mean_recall`; and `all_accuracy`. A
+    class in neither truth nor prediction is NaN everywhere; `absent` says how many those are. As
+    in OpenMMLab, precision is also NaN for a class never predicted, and recall for a class never
+    in the truth (IoU and Dice are 0 there). NaN is never averaged; a mean over nothing is NaN.
 
     Raises InputError for anything but a square matrix of non-negative integers.
     """
@@ -45,10 +46,12 @@ def per_scan(
 ) -> dict[str, np.ndarray | float | int]:
     """Dice and IoU of class `positive` for each scan, from confusion matrices (N, C, C).
 
-    empty: the score of a scan with the class in neither truth nor prediction. NaN (default) leaves it out of
-        the means; 1.0 calls it right; 0.0 is what the study's Table 1 does. Say which beside every figure.
+    empty: the score of a scan with the class in neither truth nor prediction. NaN (default) leaves
+        it out of the means; 1.0 calls it right; 0.0 is what the study's Table 1 does. Say which
+        beside every figure.
 
-    Returns float64 (N,) `dice`, `iou`; floats `mean_dice`, `mean_iou`; and `empty`, the number of such scans.
+    Returns float64 (N,) `dice`, `iou`; floats `mean_dice`, `mean_iou`; and `empty`, the number of
+    such scans.
     """
     cms = _counts(cms, ndim=3)
     if not 0 <= positive < cms.shape[-1]:
@@ -101,8 +104,8 @@ class ConfusionMeter:
     def matrices(self) -> np.ndarray:
         """int64 (N, C, C), one per scan in the order of `names`.
 
-        Raises InputError when labels were out of range (CUDA finds out here), or a named scan was counted
-        twice, as happens when a distributed sampler pads its last round.
+        Raises InputError when labels were out of range (CUDA finds out here), or a named scan was
+        counted twice, as happens when a distributed sampler pads its last round.
         """
         cms = self._gathered()
         wrong = [name or f"number {i}" for i, name in enumerate(self.names) if cms[i].min() < 0]
@@ -131,7 +134,8 @@ class ConfusionMeter:
         if self._reduced:
             raise ValueError("this meter already holds the scans of all ranks; reduce once")
         parts = [None] * dist.get_world_size()
-        # Unchecked: an error on one rank alone would leave the others waiting. All raise when reading.
+        # Unchecked: an error on one rank alone would leave the others waiting. All raise when
+        # reading.
         dist.all_gather_object(parts, (self.names, self._gathered()))
         self.names = [name for names, _ in parts for name in names]
         self._batches = [torch.from_numpy(cms) for _, cms in parts]

@@ -61,7 +61,8 @@ def test_the_cross_entropy_of_ce_dice_is_the_mean_over_valid_pixels(classes):
 
 def test_dice_by_hand():
     one_pixel = torch.zeros(2, 2, 1, 1), torch.tensor([[[1]], [[255]]])
-    # first image: sum(p t) 0.5, sum(p^2) 0.5, sum(t^2) 1, eps twice; the second has nothing to find: 1
+    # first image: sum(p t) 0.5, sum(p^2) 0.5, sum(t^2) 1, eps twice; the second has nothing to
+    # find: 1
     assert float(losses.dice(*one_pixel)) == pytest.approx(((1 - 1 / 1.502) + 1) / 2, rel=1e-6)
 
 

@@ -25,8 +25,9 @@ def with_flags(message: str) -> str:
 def run(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and leave the process.
 
-    Exit code 0 (or what `main` returns) on success, 2 after an `InputError` or a failing disk (one line on
-    stderr, no traceback), 130 after Ctrl-C. Any other exception is a bug of ours and keeps its traceback.
+    Exit code 0 (or what `main` returns) on success, 2 after an `InputError` or a failing disk (one
+    line on stderr, no traceback), 130 after Ctrl-C. Any other exception is a bug of ours and keeps
+    its traceback.
     """
     keep_freed_memory()
     warnings.filterwarnings("ignore", module="PIL")  # of damaged files, which get one line of ours

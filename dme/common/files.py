@@ -24,7 +24,8 @@ def cache_folder() -> Path:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on any failure.
 
-    The rename is atomic, so readers see the old file or the whole new one, also after a kill or a full disk.
+    The rename is atomic, so readers see the old file or the whole new one, also after a kill or a
+    full disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

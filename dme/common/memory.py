@@ -10,9 +10,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 def keep_freed_memory() -> bool:
     """Let the C library keep up to 1 GiB of freed memory for the next allocation.
 
-    By default glibc returns the large tensors of a layer to the system and asks for those of the next anew,
-    which are then cleared page by page: on a CPU a fifth of the time of a prediction. Returns whether it
-    could be set; False where the C library is not glibc.
+    By default glibc returns the large tensors of a layer to the system and asks for those of the
+    next anew, which are then cleared page by page: on a CPU a fifth of the time of a prediction.
+    Returns whether it could be set; False where the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

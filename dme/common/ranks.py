@@ -18,8 +18,8 @@ def join() -> tuple[int, int, torch.device]:
             raise InputError(f"{found}; start one per GPU (torchrun --nproc-per-node)")
         torch.cuda.set_device(device)
     if "RANK" in os.environ and not distributed.is_initialized():
-        # Imported later, by an operator's first call, it would hold the group for good; gloo's threads would
-        # still run when Python ends and now and then abort the process.
+        # Imported later, by an operator's first call, it would hold the group for good; gloo's
+        # threads would still run when Python ends and now and then abort the process.
         from torch import _dynamo  # noqa: F401
 
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")

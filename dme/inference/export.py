@@ -37,7 +37,8 @@ CHECKED = (
 class Exportable(nn.Module):
     """image (N, 1 or in_channels, H, W), grey values 0..255 -> probabilities (N, classes, H, W).
 
-    Of the whole image in one pass. Holds a copy of the network, in eval mode, without its auxiliary head.
+    Of the whole image in one pass. Holds a copy of the network, in eval mode, without its
+    auxiliary head.
     """
 
     def __init__(self, model: Segmenter):
@@ -117,8 +118,9 @@ def write_onnx(program: ExportedProgram, about: dict, path: Path) -> None:
 def adaptive_avg_pool2d(x: Tensor, size: list[int]) -> Tensor:
     """What PyTorch's function of this name does, in operators that ONNX has.
 
-    PyTorch's exporters fix the bins' borders at the size they trace with, or refuse sizes the bins do not
-    divide. Here a row of an averaging matrix is one bin: (bins, H) @ (N, C, H, W) @ (W, bins).
+    PyTorch's exporters fix the bins' borders at the size they trace with, or refuse sizes the bins
+    do not divide. Here a row of an averaging matrix is one bin: (bins, H) @ (N, C, H, W) @ (W,
+    bins).
     """
     if tuple(size) == (1, 1):
         return x.mean((2, 3), keepdim=True)

@@ -14,9 +14,9 @@ PROTOCOLS = {"paper": 2336, "light": 512}
 def run_protocol(model: Segmenter, images: Tensor, protocol: str) -> Tensor:
     """Logits of scans under one of the study's test pipelines ("paper" or "light", see PROTOCOLS).
 
-    images: uint8 (N, H, W), square in the study (256 x 256). Each is enlarged to the protocol's side
-    (bilinear, rounded to 8 bits, as in the study), normalised, slid over, and the logits are resized back.
-    Returns (N, classes, H, W); the label map is their arg-max.
+    images: uint8 (N, H, W), square in the study (256 x 256). Each is enlarged to the protocol's
+    side (bilinear, rounded to 8 bits, as in the study), normalised, slid over, and the logits are
+    resized back. Returns (N, classes, H, W); the label map is their arg-max.
     """
     side = PROTOCOLS[protocol]
     enlarged = resize(images.unsqueeze(1).float(), (side, side)).round()

@@ -14,7 +14,8 @@ WINDOW, SLIDE_STRIDE = 256, 170
 def whole(model: nn.Module, x: Tensor) -> Tensor:
     """Logits of a whole image of any size.
 
-    x: normalised (N, C, H, W), padded as the network needs; the logits are cropped back, (N, classes, H, W).
+    x: normalised (N, C, H, W), padded as the network needs; the logits are cropped back, (N,
+        classes, H, W).
     """
     height, width = x.shape[-2:]
     padded = pad(x)
@@ -36,9 +37,9 @@ def sliding_window(
 ) -> Tensor:
     """Logits averaged over overlapping windows, as OpenMMLab's `slide_inference`.
 
-    x: normalised (N, C, H, W) -> (N, classes, H, W). The last window of a row or column is moved back inside
-    the image; an image smaller than the window is one window. batch: windows per forward pass (default 1 on a
-    CPU, where more only overflow its caches, 32 on a GPU).
+    x: normalised (N, C, H, W) -> (N, classes, H, W). The last window of a row or column is moved
+    back inside the image; an image smaller than the window is one window. batch: windows per
+    forward pass (default 1 on a CPU, where more only overflow its caches, 32 on a GPU).
     """
     if not 0 < stride <= window:
         raise ValueError(

@@ -73,9 +73,9 @@ class SqueezeExcitation(nn.Module):
 class InvertedResidual(nn.Sequential):
     """1x1 expansion to `between` channels, depthwise convolution, 1x1 back without activation.
 
-    No expansion where the input has `between` channels already. attention: squeeze-and-excitation after the
-    depthwise convolution. The input is added where its shape is the output's. Sandler et al. 2018, Howard et
-    al. 2019. convolution: the depthwise one. options: of all its ConvBN.
+    No expansion where the input has `between` channels already. attention: squeeze-and-excitation
+    after the depthwise convolution. The input is added where its shape is the output's. Sandler et
+    al. 2018, Howard et al. 2019. convolution: the depthwise one. options: of all its ConvBN.
     """
 
     def __init__(

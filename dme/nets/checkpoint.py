@@ -1,7 +1,7 @@
 """Our checkpoint file: written, read, and its network rebuilt.
 
-It is a torch archive of KEYS that rebuilds its network without further arguments. Everything is read with
-`weights_only=True` and loaded strictly.
+It is a torch archive of KEYS that rebuilds its network without further arguments. Everything is
+read with `weights_only=True` and loaded strictly.
 """
 
 import json
@@ -19,7 +19,8 @@ from dme.nets.segmenter import Segmenter, build_model, normalise
 
 FORMAT = 1
 KEYS = ("format", "arch", "preprocess", "classes", "extra", "state_dict")
-# BN's step counter has no use at a fixed momentum, and old checkpoints lack it: never stored, never read
+# BN's step counter has no use at a fixed momentum, and old checkpoints lack it: never stored,
+# never read
 COUNTER = ".num_batches_tracked"
 
 
@@ -28,10 +29,10 @@ def save_model(
 ) -> None:
     """Write a network into our checkpoint file, atomically; the same network gives the same bytes.
 
-    dtype: None keeps float32; torch.float16 halves the convolution kernels (BN and biases stay float32:
-    they are small, and a variance may not fit). extra: anything JSON can hold, such as where the weights
-    come from. Raises InputError naming a tensor that is not finite, or that `dtype` cannot hold to 0.1 % of
-    its largest value.
+    dtype: None keeps float32; torch.float16 halves the convolution kernels (BN and biases stay
+    float32: they are small, and a variance may not fit). extra: anything JSON can hold, such as
+    where the weights come from. Raises InputError naming a tensor that is not finite, or that
+    `dtype` cannot hold to 0.1 % of its largest value.
     """
     # JSON's own types only: a TypeError here, rather than a file that weights_only refuses
     extra = json.loads(json.dumps(extra or {}))

@@ -18,9 +18,9 @@ from dme.nets.zoo import known, path_of
 def download(name: str, folder: str | Path | None = None) -> Path:
     """Fetch a named checkpoint, verify it, convert it to our format; returns the file for `load_model`.
 
-    folder: None for where `path_of` says. A broken download stays as `.part` and is resumed by the next
-    call; it is verified when whole, and deleted if its sha256 is wrong. A file already there is left as it
-    is. Raises InputError when the network, the server or the file fails.
+    folder: None for where `path_of` says. A broken download stays as `.part` and is resumed by the
+    next call; it is verified when whole, and deleted if its sha256 is wrong. A file already there
+    is left as it is. Raises InputError when the network, the server or the file fails.
     """
     target, entry = path_of(name), known()[name]
     if "file" in entry:

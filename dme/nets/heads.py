@@ -1,9 +1,10 @@
 """Decode heads: FCN, PSP, DeepLabV3-ASPP and LR-ASPP.
 
-Each is built with the channels of a backbone's features and takes their list, features (N, C, H, W) in the
-order the backbone computes them, to logits (N, classes, H, W) at the size of the last one (LR-ASPP: of the
-first). The concatenation orders are OpenMMLab's; another order has the same shapes and silently different
-results. `LEAST_BATCH` is the smallest batch a head can be trained with.
+Each is built with the channels of a backbone's features and takes their list, features (N, C, H,
+W) in the order the backbone computes them, to logits (N, classes, H, W) at the size of the last
+one (LR-ASPP: of the first). The concatenation orders are OpenMMLab's; another order has the same
+shapes and silently different results. `LEAST_BATCH` is the smallest batch a head can be trained
+with.
 """
 
 import math
@@ -19,8 +20,8 @@ from dme.nets.blocks import ConvBN
 class FCNHead(nn.Module):
     """3x3 convolution of one feature (Long et al. 2015).
 
-    deep: a second one, and a third that sees the feature beside what the second made of it. feature: which
-    one of the list; the auxiliary head reads the last but one.
+    deep: a second one, and a third that sees the feature beside what the second made of it.
+    feature: which one of the list; the auxiliary head reads the last but one.
     """
 
     LEAST_BATCH = 1
@@ -131,8 +132,8 @@ class ASPPHead(nn.Module):
 class LRASPPHead(nn.Module):
     """Lite R-ASPP (Howard et al. 2019): the last feature, gated by its averages, joined by the earlier two.
 
-    The averages are over windows of 49 x 49, 16 rows and 20 columns apart; a feature smaller than that is
-    one window, where OpenMMLab's code fails. eps: of batch norm.
+    The averages are over windows of 49 x 49, 16 rows and 20 columns apart; a feature smaller than
+    that is one window, where OpenMMLab's code fails. eps: of batch norm.
     """
 
     LEAST_BATCH = 1
@@ -166,7 +167,8 @@ class LRASPPHead(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         *earlier, x = features
-        # zeros make a small feature one window, and are taken out of its average: one graph for any size
+        # zeros make a small feature one window, and are taken out of its average: one graph for
+        # any size
         height, width = (min(self.WINDOW, side) for side in x.shape[-2:])
         filled = F.pad(x, (0, self.WINDOW - width, 0, self.WINDOW - height))
         average = F.avg_pool2d(filled, self.WINDOW, self.STRIDE) * (
@@ -191,8 +193,8 @@ class LRASPPHead(nn.Module):
 def pooled(x: Tensor, scales: tuple[int, ...]) -> list[Tensor]:
     """Averages of x (N, C, H, W) over bins x bins windows, for each bins in `scales`: (N, C, bins, bins).
 
-    The windows are those of `F.adaptive_avg_pool2d`. On a GPU that leaves the work to a few threads when x is
-    channels last, and takes longer than the network before it.
+    The windows are those of `F.adaptive_avg_pool2d`. On a GPU that leaves the work to a few
+    threads when x is channels last, and takes longer than the network before it.
     """
     if x.is_cuda:
         return pooled_by_products(x, scales)
@@ -237,12 +239,13 @@ def _windows(scales: tuple[int, ...], side: int, device: torch.device) -> Tensor
 def conv_enlarged(grids: list[Tensor], kernel: Tensor, like: Tensor) -> Tensor:
     """3x3 convolution, padding 1, of small grids enlarged to the size of `like`, which are never made.
 
-    grids: each (N, c, k, l), to be enlarged bilinearly (half-pixel centres) and concatenated. kernel: (out,
-    sum of c, 3, 3). Returns (N, out, H, W), channels last.
+    grids: each (N, c, k, l), to be enlarged bilinearly (half-pixel centres) and concatenated.
+    kernel: (out, sum of c, 3, 3). Returns (N, out, H, W), channels last.
 
-    Enlarging is linear in rows and columns, and a tap of the kernel shifts both: the sum over taps (y, x) of
-    R_y (kernel_yx grid) C_x^T, where R_y (H, k) enlarges and shifts rows, C_x (W, l) columns. The products
-    with the kernel are made at the grids' size. For PSP that is a fifth of the head's multiplications.
+    Enlarging is linear in rows and columns, and a tap of the kernel shifts both: the sum over taps
+    (y, x) of R_y (kernel_yx grid) C_x^T, where R_y (H, k) enlarges and shifts rows, C_x (W, l)
+    columns. The products with the kernel are made at the grids' size. For PSP that is a fifth of
+    the head's multiplications.
     """
     n, _, height, width = like.shape
     parts, columns = [], []

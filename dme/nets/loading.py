@@ -16,10 +16,10 @@ from dme.nets.zoo import known, path_of
 def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> Segmenter:
     """A network in eval mode from a name (see `known`), a file of ours or an OpenMMLab file.
 
-    For result files it carries `weights_name` (the name, or the file's), `weights_sha256` (of the file
-    read) and `weights_extra` (what `save_model` was given; of an OpenMMLab file its name and sha256).
-    Raises InputError for an unknown name, a name not downloaded yet, and a file that is absent, damaged,
-    altered or does not fit.
+    For result files it carries `weights_name` (the name, or the file's), `weights_sha256` (of the
+    file read) and `weights_extra` (what `save_model` was given; of an OpenMMLab file its name and
+    sha256). Raises InputError for an unknown name, a name not downloaded yet, and a file that is
+    absent, damaged, altered or does not fit.
     """
     name = str(name_or_path)
     path = Path(name).expanduser()
@@ -39,9 +39,9 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
 def load_openmmlab(model: Segmenter, path: str | Path) -> None:
     """Load an OpenMMLab checkpoint (or its plain state_dict) into a network, strictly.
 
-    BN and SyncBN have the same names. Raises InputError for a file that is absent, damaged, holds code,
-    does not have the sha256 its name ends in (`-<8 hex>.pth`), or differs from the network in any name or
-    shape.
+    BN and SyncBN have the same names. Raises InputError for a file that is absent, damaged, holds
+    code, does not have the sha256 its name ends in (`-<8 hex>.pth`), or differs from the network
+    in any name or shape.
     """
     content, digest = read_checkpoint(path)
     load_strict(model, _openmmlab_state(content, path, digest), path)
@@ -50,8 +50,8 @@ def load_openmmlab(model: Segmenter, path: str | Path) -> None:
 def convert_openmmlab(path: str | Path) -> Segmenter:
     """The network of an OpenMMLab checkpoint with a backbone of ours; raises as `load_openmmlab`.
 
-    The architecture is read off the tensors; class names, mean and std off the meta data where it has them.
-    Input is in RGB order; a checkpoint whose configuration says BGR is refused.
+    The architecture is read off the tensors; class names, mean and std off the meta data where it
+    has them. Input is in RGB order; a checkpoint whose configuration says BGR is refused.
     """
     content, digest = read_checkpoint(path)
     return _convert(content, path, digest)

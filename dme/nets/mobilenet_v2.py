@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 from dme.nets.blocks import ConvBN, InvertedResidual, divisible
 
-# expansion, channels, blocks, stride and dilation of the first block; the later blocks are not dilated
+# expansion, channels, blocks, stride and dilation of the first block; the later blocks are not
+# dilated
 STAGES = (
     (1, 16, 1, 1, 1),
     (6, 24, 2, 2, 1),
@@ -21,8 +22,8 @@ FEATURES = (2, 3, 5, 7)  # stages whose output is a feature, the stem being stag
 class MobileNetV2(nn.Module):
     """A strided convolution and seven stages of inverted residuals. width: factor of all numbers of channels.
 
-    forward: x (N, in_channels, H, W) of any size -> list of four features; at width 1 their channels are
-    24 at 1/4 of the size, then 32, 96 and 320 at 1/8.
+    forward: x (N, in_channels, H, W) of any size -> list of four features; at width 1 their
+    channels are 24 at 1/4 of the size, then 32, 96 and 320 at 1/8.
     """
 
     WIDTH = 1.0

@@ -59,9 +59,10 @@ class SameConv2d(nn.Conv2d):
 class MobileNetV3(nn.Module):
     """A strided convolution, inverted residuals, a 1x1 convolution to 6 times the channels.
 
-    blocks: LARGE or SMALL. features: the layers whose output is a feature beside the last, the first
-    convolution being layer 0. width: multiplies all numbers of channels.
-    forward: x (N, in_channels, H, W) of any size -> list of three features at 1/2, 1/4 and 1/8 of the size.
+    blocks: LARGE or SMALL. features: the layers whose output is a feature beside the last, the
+    first convolution being layer 0. width: multiplies all numbers of channels.
+    forward: x (N, in_channels, H, W) of any size -> list of three features at 1/2, 1/4 and 1/8 of
+        the size.
     """
 
     WIDTH = 1.0

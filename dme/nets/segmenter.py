@@ -34,8 +34,9 @@ PREPROCESS = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 class Segmenter(nn.Module):
     """Backbone, decode head, optional auxiliary head; each head picks what it reads of the features.
 
-    Beside the layers it carries what a checkpoint needs to rebuild it: `arch` (`build_model`'s arguments),
-    `preprocess` (mean and std per input channel, 0-255 scale) and `classes` (names, in label order).
+    Beside the layers it carries what a checkpoint needs to rebuild it: `arch` (`build_model`'s
+    arguments), `preprocess` (mean and std per input channel, 0-255 scale) and `classes` (names, in
+    label order).
     """
 
     def __init__(
@@ -73,10 +74,11 @@ def build_model(
 ) -> Segmenter:
     """A network with fresh weights (He initialisation; classifiers normal with deviation 0.01, as OpenMMLab).
 
-    backbone: a name in BACKBONES. head: one in its HEADS, which differ: "psp", "fcn", "deeplabv3", "lraspp".
-    width: of a unet the channels of its first stage (the study's networks have 64), of a MobileNet what
-    multiplies all its channels. aux: with the auxiliary head. None stands for what is usual with the
-    backbone. Raises InputError for an unknown name or a number below its minimum.
+    backbone: a name in BACKBONES. head: one in its HEADS, which differ: "psp", "fcn", "deeplabv3",
+        "lraspp".
+    width: of a unet the channels of its first stage (the study's networks have 64), of a MobileNet
+    what multiplies all its channels. aux: with the auxiliary head. None stands for what is usual
+    with the backbone. Raises InputError for an unknown name or a number below its minimum.
     """
     if backbone not in BACKBONES:
         raise InputError(f"unknown backbone {backbone!r}; choose one of {', '.join(BACKBONES)}")
@@ -140,8 +142,8 @@ def require_arch(model: Segmenter, **asked: str | float | None) -> None:
 def set_classes(model: Segmenter, names: list[str]) -> list[str]:
     """Give the network the classes `names`, in label order.
 
-    Their number as before: every weight is kept. Another number: the classifier of each head is replaced by
-    one with fresh weights. Returns the replaced modules' names, none when all is kept.
+    Their number as before: every weight is kept. Another number: the classifier of each head is
+    replaced by one with fresh weights. Returns the replaced modules' names, none when all is kept.
     """
     model.classes = list(names)
     if len(names) == model.arch["num_classes"]:
@@ -159,9 +161,10 @@ def set_classes(model: Segmenter, names: list[str]) -> list[str]:
 def start_at_shares(model: Segmenter, shares: Tensor) -> None:
     """Let fresh classifiers start at the classes' shares of the pixels, where OpenMMLab starts at equal ones.
 
-    shares: (num_classes,), above 0; their logarithms become the biases (as the prior of Lin et al. 2017).
-    From equal shares a fresh UNet first makes features that say background. Where a rare class is, all of
-    them are 0 and the bias alone decides, for background: in real B-scans no such run found fluid.
+    shares: (num_classes,), above 0; their logarithms become the biases (as the prior of Lin et al.
+    2017). From equal shares a fresh UNet first makes features that say background. Where a rare
+    class is, all of them are 0 and the bias alone decides, for background: in real B-scans no such
+    run found fluid.
     """
     if shares.shape != (model.arch["num_classes"],) or not (shares > 0).all():
         raise ValueError(
@@ -191,8 +194,8 @@ def _initialise_convolution(module: nn.Conv2d, classifier: bool) -> None:
 def normalise(image: Tensor, preprocess: dict) -> Tensor:
     """Grey-level images on the 0-255 scale -> network input.
 
-    image: (N, H, W) grey or (N, C, H, W), any real dtype; grey is repeated to the network's channel count.
-    Returns float32 (N, C, H, W), (image - mean) / std per channel.
+    image: (N, H, W) grey or (N, C, H, W), any real dtype; grey is repeated to the network's
+    channel count. Returns float32 (N, C, H, W), (image - mean) / std per channel.
     """
     mean, std = (
         torch.tensor(preprocess[of]).view(1, -1, 1, 1).to(image.device, non_blocking=True)

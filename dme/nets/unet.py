@@ -16,9 +16,9 @@ def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
 class UNet(nn.Module):
     """Five encoder stages of width, 2, 4, 8, 16 times width, and four decoder stages back up.
 
-    forward: x (N, in_channels, H, W), H and W multiples of 16 -> list of five features, deepest first:
-    (N, 16w, H/16, W/16), (N, 8w, H/8, W/8), (N, 4w, H/4, W/4), (N, 2w, H/2, W/2), (N, w, H, W).
-    Raises ValueError for a size that four poolings do not divide.
+    forward: x (N, in_channels, H, W), H and W multiples of 16 -> list of five features, deepest
+    first: (N, 16w, H/16, W/16), (N, 8w, H/8, W/8), (N, 4w, H/4, W/4), (N, 2w, H/2, W/2), (N, w, H,
+    W). Raises ValueError for a size that four poolings do not divide.
     """
 
     WIDTH = 16  # of the shipped networks; the study's have 64

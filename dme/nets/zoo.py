@@ -1,7 +1,7 @@
 """The named checkpoints.
 
-Their names are in weights/zoo.json: an entry with `file` ships beside it, one with `url` is fetched by
-`dme.nets.download.download`, and by nothing else.
+Their names are in weights/zoo.json: an entry with `file` ships beside it, one with `url` is
+fetched by `dme.nets.download.download`, and by nothing else.
 """
 
 import json
@@ -10,7 +10,8 @@ from pathlib import Path
 from dme.common.errors import InputError
 from dme.common.files import cache_folder
 
-# An installed package holds the folder weights/ as dme/zoo; a clone (also pip install -e) has it beside dme/
+# An installed package holds the folder weights/ as dme/zoo; a clone (also pip install -e) has it
+# beside dme/
 INSTALLED = Path(__file__).parents[1] / "zoo"
 ZOO = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[2] / "weights"
 

@@ -20,17 +20,17 @@ def sample_crops(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A crop of height x width pixels of each of B scans, image bilinear and mask nearest, with one geometry.
 
-    images: uint8 (H, W), or (C, H, W) with one C; masks: uint8 (H, W); sizes may differ, any strides, all on
-        one device.
-    geometry: float64 (B, 6) on the CPU, per scan: top and left of the crop in pixels of the scaled frame,
-        beyond which it may reach; source pixels per scaled pixel along y and x; angle in radians by which
-        the crop is turned about its centre; 1 to mirror it left to right.
+    images: uint8 (H, W), or (C, H, W) with one C; masks: uint8 (H, W); sizes may differ, any
+        strides, all on one device.
+    geometry: float64 (B, 6) on the CPU, per scan: top and left of the crop in pixels of the scaled
+        frame, beyond which it may reach; source pixels per scaled pixel along y and x; angle in
+        radians by which the crop is turned about its centre; 1 to mirror it left to right.
     Not differentiable.
 
-    Returns image float32 (B, C, height, width) on the scale 0..255, labels uint8 (B, height, width), and
-    bool (B, height, width): inside the frame. Elsewhere labels are 255 and the image holds any value. A crop
-    neither scaled nor turned is copied bit for bit. Scaling down aliases a little, as OpenCV's default does.
-    Raises InputError for lists that do not fit and other types.
+    Returns image float32 (B, C, height, width) on the scale 0..255, labels uint8 (B, height,
+    width), and bool (B, height, width): inside the frame. Elsewhere labels are 255 and the image
+    holds any value. A crop neither scaled nor turned is copied bit for bit. Scaling down aliases a
+    little, as OpenCV's default does. Raises InputError for lists that do not fit and other types.
     """
     _check(images, masks, geometry)
     images = [image if image.ndim == 3 else image[None] for image in images]
@@ -89,8 +89,8 @@ def inverse_map(
 ) -> tuple[float, ...]:
     """(yy, yx, centre_y, xy, xx, centre_x) of y = yy dy + yx dx + centre_y, x = xy dy + xx dx + centre_x.
 
-    dy, dx: from the crop's centre to the centre of one of its pixels. y, x: in the source, whose pixel i
-    covers i to i + 1, as in `F.interpolate(align_corners=False)`.
+    dy, dx: from the crop's centre to the centre of one of its pixels. y, x: in the source, whose
+    pixel i covers i to i + 1, as in `F.interpolate(align_corners=False)`.
     """
     cos, sin = math.cos(angle), math.sin(angle)
     centre_y, centre_x = (top + height / 2) * step_y, (left + width / 2) * step_x

@@ -40,7 +40,8 @@ def _crops_kernel(
     tl.store(labels + sample * size + pixel, label, mask=within)
     tl.store(inside + sample * size + pixel, framed.to(tl.uint8), mask=within)
 
-    # The four pixels whose centres surround the point, moved onto the frame's border where it is beyond them.
+    # The four pixels whose centres surround the point, moved onto the frame's border where it is
+    # beyond them.
     y, x = tl.maximum(y - 0.5, 0.0), tl.maximum(x - 0.5, 0.0)
     y, x = tl.minimum(y, (height - 1).to(tl.float32)), tl.minimum(x, (width - 1).to(tl.float32))
     top, left = y.to(tl.int64), x.to(tl.int64)
@@ -69,8 +70,8 @@ def sample(
 ) -> None:
     """Fill x, labels, inside (contiguous) as `dme.ops.crops.sample_crops` returns them, in one launch.
 
-    images: uint8 (C, H, W), any strides. maps: of each crop the six numbers of `dme.ops.crops.inverse_map`
-    and whether to mirror. block: pixels of a program, a power of two.
+    images: uint8 (C, H, W), any strides. maps: of each crop the six numbers of
+    `dme.ops.crops.inverse_map` and whether to mirror. block: pixels of a program, a power of two.
     """
     batch, channels, height, width = x.shape
     sources = [  # addresses, size and strides

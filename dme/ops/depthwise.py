@@ -1,7 +1,8 @@
 """`dme::depthwise_conv`: a convolution of each channel by itself, whose way back is right and fast on a CPU.
 
-Of a dilated one, PyTorch 2.13 (oneDNN 3.12) takes up to 30 times as long for the gradient in the weight as
-for that in x, and in bfloat16 it returns memory that nobody has written. On a GPU cuDNN needs no help.
+Of a dilated one, PyTorch 2.13 (oneDNN 3.12) takes up to 30 times as long for the gradient in the
+weight as for that in x, and in bfloat16 it returns memory that nobody has written. On a GPU cuDNN
+needs no help.
 """
 
 import torch
@@ -14,8 +15,8 @@ WIDEST = 3  # columns of a kernel for which oneDNN has code of its own; with mor
 def depthwise_conv(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
     """What `F.conv2d` makes of CPU tensors at stride 1, padded with zeros to the same size.
 
-    x: (N, C, H, W), any floating type, any strides. weight: (C, 1, k, l) of that type, k and l odd. Returns
-    (N, C, H, W). Follows autocast. Differentiable once, in both.
+    x: (N, C, H, W), any floating type, any strides. weight: (C, 1, k, l) of that type, k and l
+    odd. Returns (N, C, H, W). Follows autocast. Differentiable once, in both.
     """
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
@@ -89,7 +90,8 @@ def _of_weight(gradient: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, 
 def _apart(x: Tensor, dilation: int, beside: int = 0) -> Tensor:
     """(N, C, H, W) -> (N dilation^2, C, H', W'), channels last: the grids that a dilated kernel never mixes.
 
-    Zeros fill the grids to one size; `beside` more columns of them are on the left and on the right.
+    Zeros fill the grids to one size; `beside` more columns of them are on the left and on the
+    right.
     """
     wide = beside * dilation
     x = F.pad(x, (wide, wide + -x.shape[3] % dilation, 0, -x.shape[2] % dilation)).permute(

@@ -12,15 +12,16 @@ def focal_sums(
 ) -> Tensor:
     """Sums over each image's classes and pixels of -a (1 - q)^gamma log q (Lin et al. 2017).
 
-    q is the probability, by a sigmoid, of what is true of a pixel and a class: that it belongs to it, where a
-    is alpha, or that it does not, where a is 1 - alpha.
+    q is the probability, by a sigmoid, of what is true of a pixel and a class: that it belongs to
+    it, where a is alpha, or that it does not, where a is 1 - alpha.
 
-    logits: (N, C, H, W), float32 / bfloat16 / float16 (computed in float32) or float64; any strides.
-    target: integer (N, H, W), of 0..C-1 and ignore_index, whose pixels are left out. Other labels are not
-        looked for: what they do is undefined.
+    logits: (N, C, H, W), float32 / bfloat16 / float16 (computed in float32) or float64; any
+        strides.
+    target: integer (N, H, W), of 0..C-1 and ignore_index, whose pixels are left out. Other labels
+        are not looked for: what they do is undefined.
 
-    Returns (N,). Differentiable once, in the logits: the way back computes q again, so that nothing of the
-    logits' size is kept. Raises InputError for shapes and types that do not fit.
+    Returns (N,). Differentiable once, in the logits: the way back computes q again, so that
+    nothing of the logits' size is kept. Raises InputError for shapes and types that do not fit.
     """
     check_logits(logits, target)
     return torch.ops.dme.focal_sums(logits, target, ignore_index, gamma, alpha)

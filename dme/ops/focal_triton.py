@@ -80,7 +80,8 @@ def add_up(
 ) -> Tensor:
     """The result of `dme.ops.focal.focal_sums`. block: pixels of a program, a power of two.
 
-    Every program leaves its own sum, which are then added in a fixed order: the same result every time.
+    Every program leaves its own sum, which are then added in a fixed order: the same result every
+    time.
     """
     n, classes, height, width = logits.shape
     kind, tiles = sums_dtype(logits), triton.cdiv(height * width, block)

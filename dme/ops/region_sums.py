@@ -9,14 +9,15 @@ from dme.ops import blocks, check_logits, needing_triton, sums_dtype
 def region_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> tuple[Tensor, Tensor]:
     """Sums over each image's pixels of the softmax p of its logits and the one-hot truth t.
 
-    logits: (N, C, H, W), float32 / bfloat16 / float16 (computed in float32) or float64; any strides.
-    target: integer (N, H, W), of 0..C-1 and ignore_index; t is 0 where it is the latter. Other labels are not
-        looked for: what they do is undefined.
+    logits: (N, C, H, W), float32 / bfloat16 / float16 (computed in float32) or float64; any
+        strides.
+    target: integer (N, H, W), of 0..C-1 and ignore_index; t is 0 where it is the latter. Other
+        labels are not looked for: what they do is undefined.
 
-    Returns the cross-entropy (N,), which ignored pixels leave alone, and (N, C, 4): sum(t p), sum(p) without
-    ignored pixels, sum(t), and sum(p^2) with them. Differentiable once, in the logits: the way back computes
-    p again, so that nothing of the logits' size is kept. Raises InputError for shapes and types that do not
-    fit.
+    Returns the cross-entropy (N,), which ignored pixels leave alone, and (N, C, 4): sum(t p),
+    sum(p) without ignored pixels, sum(t), and sum(p^2) with them. Differentiable once, in the
+    logits: the way back computes p again, so that nothing of the logits' size is kept. Raises
+    InputError for shapes and types that do not fit.
     """
     check_logits(logits, target)
     return torch.ops.dme.region_sums(logits, target, ignore_index)

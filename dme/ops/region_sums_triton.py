@@ -110,7 +110,8 @@ def add_up(
 ) -> tuple[Tensor, Tensor]:
     """The two results of `dme.ops.region_sums.region_sums`. block: pixels of a program, a power of two.
 
-    Every program leaves its own sums, which are then added in a fixed order: the same result every time.
+    Every program leaves its own sums, which are then added in a fixed order: the same result every
+    time.
     """
     n, classes, height, width = logits.shape
     kind, tiles = sums_dtype(logits), triton.cdiv(height * width, block)

@@ -8,8 +8,8 @@ from dme.nets.segmenter import Segmenter
 class Joint(nn.Module):
     """Segmenters that share backbone and auxiliary head, trained together; usually just one.
 
-    forward: normalised (N, C, H, W) -> logits of each decode head in order, then those of the auxiliary head,
-    if there is one.
+    forward: normalised (N, C, H, W) -> logits of each decode head in order, then those of the
+    auxiliary head, if there is one.
     """
 
     def __init__(self, models: dict[str, Segmenter]):

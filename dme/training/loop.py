@@ -53,17 +53,18 @@ def train(
     """Train `models` on `data`; returns the trained networks (their moving average when recipe.ema > 0).
 
     models: name -> network; several must share backbone and auxiliary head.
-    evaluate: called with the networks in eval mode, returns scores, of which "score" (higher is better)
-        chooses the best, and a picture or None. Under torchrun every rank calls it and gets the same scores.
-    out: folder that receives config.json, metrics.jsonl, TensorBoard events, loss.png, last.pt (everything a
-        resumed run needs) and best-NAME.pt per network (what `dme.load_model` reads). An older run there is
-        replaced.
-    resume: continue from out/last.pt. Every random choice is a function of (seed, step, rank), so that on a
-        CPU the weights equal those of an uninterrupted run bit for bit.
+    evaluate: called with the networks in eval mode, returns scores, of which "score" (higher is
+        better) chooses the best, and a picture or None. Under torchrun every rank calls it and
+        gets the same scores.
+    out: folder that receives config.json, metrics.jsonl, TensorBoard events, loss.png, last.pt
+        (everything a resumed run needs) and best-NAME.pt per network (what `dme.load_model`
+        reads). An older run there is replaced.
+    resume: continue from out/last.pt. Every random choice is a function of (seed, step, rank), so
+        that on a CPU the weights equal those of an uninterrupted run bit for bit.
 
-    Under torchrun every rank takes its share of each batch; BN statistics are synchronised on CUDA.
-    Raises InputError for a non-finite loss (step, scans and last good checkpoint named) and for a resume that
-    does not fit.
+    Under torchrun every rank takes its share of each batch; BN statistics are synchronised on
+    CUDA. Raises InputError for a non-finite loss (step, scans and last good checkpoint named) and
+    for a resume that does not fit.
     """
     rank, world, device = ranks.join()
     first = next(iter(models.values()))
@@ -224,7 +225,8 @@ def refuse_nonfinite(
 ) -> None:
     """Raise InputError when one of the last losses (one per forward pass) or a weight is NaN or infinite.
 
-    An update can ruin the weights while its loss was finite, and they must not reach the checkpoint.
+    An update can ruin the weights while its loss was finite, and they must not reach the
+    checkpoint.
     """
     held = [t.detach() for t in (*net.parameters(), *net.buffers()) if t.is_floating_point()]
     norms = torch._foreach_norm(held)

@@ -17,9 +17,9 @@ from dme.drawing.plots import line_plot
 class Run:
     """The folder of a training run: config.json, metrics.jsonl and TensorBoard events.
 
-    start: steps that are done already; what an interrupted run left of later ones is dropped. With 0, so is
-    what an older run left: a kill before this run's first checkpoint must not make the older one's the one to
-    resume, nor its network pass for this run's.
+    start: steps that are done already; what an interrupted run left of later ones is dropped. With
+    0, so is what an older run left: a kill before this run's first checkpoint must not make the
+    older one's the one to resume, nor its network pass for this run's.
     """
 
     def __init__(self, out: Path, config: dict, start: int = 0):

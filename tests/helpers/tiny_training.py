@@ -16,7 +16,8 @@ from dme.nets.segmenter import Segmenter, build_model
 from dme.training.augment import TrainingSet
 from dme.training.settings import Augment, Recipe
 
-# several of everything that a resumed run has to continue: draws, dropout, BN, momentum, average, best score
+# several of everything that a resumed run has to continue: draws, dropout, BN, momentum, average,
+# best score
 FULL = dict(
     iters=12,
     batch=2,

@@ -88,7 +88,8 @@ def onnx():
     return pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[export]'")
 
 
-# ---- files ----------------------------------------------------------------------------------------------
+# ---- files
+# ----------------------------------------------------------------------------------------------
 
 
 def test_torch_file(tmp_path):
@@ -179,7 +180,8 @@ def test_differences_are_those_of_the_worst_pixel():
     assert all(abs(difference - 0.5) < 1e-6 for difference in found.values())
 
 
-# ---- the script -----------------------------------------------------------------------------------------
+# ---- the script
+# -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture

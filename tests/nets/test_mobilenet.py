@@ -142,8 +142,9 @@ def test_full_size_backbones_have_the_published_number_of_parameters(
     assert count == published - classifier
 
 
-# kernel, stride and dilation of every depthwise convolution, after the papers' tables: from 1/8 on, what
-# would have halved the size doubles the dilation, in V2 only that of a stage's first block
+# kernel, stride and dilation of every depthwise convolution, after the papers' tables: from 1/8
+# on, what would have halved the size doubles the dilation, in V2 only that of a stage's first
+# block
 DEPTHWISE = {
     "mobilenet_v2": "3/1/1 3/2/1 3/1/1 3/2/1 3/1/1 3/1/1 3/1/2 3/1/1 3/1/1 3/1/1 3/1/2 3/1/1 3/1/1 "
     "3/1/4 3/1/1 3/1/1 3/1/4",

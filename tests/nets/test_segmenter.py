@@ -57,9 +57,10 @@ def committed_model(head: str, tmp_path: Path):
 def check_training(model: nn.Module, numbers, deep_tolerance: float) -> None:
     """Loss of both heads and gradients, in train mode without dropout: CE averaged over all pixels, 0.4 aux.
 
-    The gradients of the classifiers agree anywhere. Those of deep layers are not continuous in the rounding
-    (an activation near zero passes ReLU or does not): the golden ones, float32, are up to 2.4 % of the
-    largest off those of a float64 run. With the kernels and the order of the reference they are equal.
+    The gradients of the classifiers agree anywhere. Those of deep layers are not continuous in the
+    rounding (an activation near zero passes ReLU or does not): the golden ones, float32, are up to
+    2.4 % of the largest off those of a float64 run. With the kernels and the order of the
+    reference they are equal.
     """
     model.train()
     for module in model.modules():
@@ -396,7 +397,8 @@ def test_flip_average_is_the_mean_of_two_softmaxes():
     def sigmoid(value):
         return 1 / (1 + np.exp(-np.array(value)))
 
-    # logits against 0: straight 1*0, 2*1, 4*3; mirrored 4*0, 2*1, 1*3, which lie at columns 2, 1, 0
+    # logits against 0: straight 1*0, 2*1, 4*3; mirrored 4*0, 2*1, 1*3, which lie at columns 2, 1,
+    # 0
     expected = (sigmoid([0.0, 2.0, 12.0]) + sigmoid([3.0, 2.0, 0.0])) / 2
     ours = flip_average(predict, x)
     assert_close(ours[0, 0, 0], expected, atol=1e-6)

@@ -39,7 +39,8 @@ def example(
     """Logits with many ties (when coarse) and a target with a fifth of its pixels ignored."""
     n, h, w = shape
     logits = torch.from_numpy(rng.normal(size=(n, num_classes, h, w)))
-    logits = (logits * 2).round() if coarse else logits
+    if coarse:
+        logits = (logits * 2).round()
     target = rng.integers(0, num_classes, shape)
     target[rng.random(shape) < 0.2] = 255
     return logits.to(logit_type), torch.from_numpy(target).to(label_type)
@@ -67,9 +68,8 @@ def test_equals_the_slow_reference(num_classes, shape, monkeypatch):
     for i, logit_type in enumerate(LOGITS):
         logits, target = example(rng, shape, num_classes, logit_type, LABELS[i], coarse=i != 3)
         expected = count_slowly(logits, target, num_classes)
-        assert np.array_equal(
-            confusion_matrix(logits, target, num_classes, per_image=True), expected
-        )
+        per_image = confusion_matrix(logits, target, num_classes, per_image=True)
+        assert np.array_equal(per_image, expected)
         assert np.array_equal(confusion_matrix(logits, target, num_classes), expected.sum(0))
 
 
@@ -113,17 +113,20 @@ def test_nan_and_infinity_follow_argmax(num_classes):
 def test_inputs_keep_their_values_and_no_gradient_flows():
     logits, target = example(np.random.default_rng(4), (1, 6, 6), 3, label_type=torch.int16)
     logits.requires_grad_()
-    before = logits.detach().clone(), target.clone()
+    logits_before = logits.detach().clone()
+    target_before = target.clone()
     cm = confusion_matrix(logits, target, 3)
     assert cm.dtype == torch.int64 and not cm.requires_grad
-    assert torch.equal(logits.detach(), before[0]) and torch.equal(target, before[1])
+    assert torch.equal(logits.detach(), logits_before)
+    assert torch.equal(target, target_before)
 
 
-def test_empty_batch_counts_nothing():
-    assert (
-        confusion_matrix(torch.zeros(0, 3, 4, 4), torch.zeros(0, 4, 4, dtype=torch.uint8), 3).sum()
-        == 0
-    )
+@pytest.mark.parametrize("shape", [(0, 4, 4), (2, 0, 4), (2, 4, 0)])
+def test_empty_batch_counts_nothing(shape):
+    n, h, w = shape
+    for label_type in LABELS:
+        target = torch.zeros(shape, dtype=label_type)
+        assert confusion_matrix(torch.zeros(n, 3, h, w), target, 3).sum() == 0
 
 
 def test_opcheck():
@@ -137,40 +140,61 @@ def zeros(*shape, dtype=torch.uint8):
     return torch.zeros(shape, dtype=dtype)
 
 
-@pytest.mark.parametrize(
-    ("pred", "target", "num_classes", "ignore_index", "message"),
-    [
-        (torch.zeros(2, 2, 4, 5), zeros(2, 4, 4), 2, 255, r"\(2, 2, 4, 5\); wanted \(2, 2, 4, 4\).*resize"),
-        (torch.zeros(2, 3, 4, 4), zeros(2, 4, 4), 2, 255, r"\(2, 3, 4, 4\); wanted \(2, 2, .*num_classes"),
-        (torch.zeros(3, 2, 4, 4), zeros(2, 4, 4), 2, 255, r"\(3, 2, 4, 4\); wanted \(2, 2, 4, 4\)"),
-        (zeros(2, 4, 5), zeros(2, 4, 4), 2, 255, r"pred has shape \(2, 4, 5\); wanted \(2, 4, 4\)"),
-        (zeros(4, 4), zeros(4, 4), 2, 255, r"target has shape \(4, 4\); wanted \(N, H, W\)"),
-        (zeros(2, 4, 4, dtype=torch.bool), zeros(2, 4, 4), 2, 255, "pred is torch.bool; wanted"),
-        (torch.zeros(2, 2, 4, 4), torch.zeros(2, 4, 4), 2, 255, "target is torch.float32; wanted uint8"),
-        (torch.zeros(1, 33, 4, 4), zeros(1, 4, 4), 33, 255, "num_classes=33; wanted 2..32"),
-        (torch.zeros(1, 1, 4, 4), zeros(1, 4, 4), 1, 255, "num_classes=1; wanted 2..32"),
-        (torch.zeros(1, 2, 4, 4), zeros(1, 4, 4), 2, -100, "ignore_index=-100; wanted 2..255"),
-        (torch.zeros(1, 2, 4, 4), zeros(1, 4, 4).to("meta"), 2, 255, "target on meta; wanted one"),
-        (torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 2, 7]]]).byte(), 2, 255, "holds 2, 7 in 2 .*1 or 255"),
-        (torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 300, -1]]]), 2, 255, "target holds -1, 300 in 2 pixels"),
-        (torch.tensor([[[0, 3, -1]]]), zeros(1, 1, 3), 2, 255, "pred holds -1, 3 in 2 pixels.*relabel"),
-    ],
-)  # fmt: skip
-def test_bad_input_says_found_wanted_and_fix(pred, target, num_classes, ignore_index, message):
+LOGITS_OF_TWO = torch.zeros(2, 2, 4, 4)
+LABELS_OF_TWO = zeros(2, 4, 4)
+ROW = torch.zeros(1, 2, 1, 3)
+BAD_SHAPES = [
+    (torch.zeros(2, 2, 4, 5), r"\(2, 2, 4, 5\); expected \(2, 2, 4, 4\).*resize"),
+    (torch.zeros(2, 3, 4, 4), r"\(2, 3, 4, 4\); expected \(2, 2, .*num_classes"),
+    (torch.zeros(3, 2, 4, 4), r"\(3, 2, 4, 4\); expected \(2, 2, 4, 4\)"),
+    (zeros(2, 4, 5), r"pred has shape \(2, 4, 5\); expected \(2, 4, 4\)"),
+    (zeros(2, 4, 4, dtype=torch.bool), "pred is torch.bool; expected"),
+]
+BAD_TARGETS = [
+    (zeros(4, 4), zeros(4, 4), r"target has shape \(4, 4\); expected \(N, H, W\)"),
+    (LOGITS_OF_TWO, torch.zeros(2, 4, 4), "target is torch.float32; expected uint8"),
+    (LOGITS_OF_TWO, LABELS_OF_TWO.to("meta"), "target on meta; expected one"),
+    (ROW, torch.tensor([[[0, 2, 7]]]).byte(), "holds 2, 7 in 2 .*1 or 255"),
+    (ROW, torch.tensor([[[0, 300, -1]]]), "target holds -1, 300 in 2 pixels"),
+    (torch.tensor([[[0, 3, -1]]]), zeros(1, 1, 3), "pred holds -1, 3 in 2 pixels.*relabel"),
+]
+BAD_NUMBERS = [
+    (33, 255, "num_classes=33; expected 2..32"),
+    (1, 255, "num_classes=1; expected 2..32"),
+    (2, -100, "ignore_index=-100; expected 2..255"),
+]
+
+
+@pytest.mark.parametrize(("pred", "message"), BAD_SHAPES)
+def test_a_prediction_that_does_not_fit_says_found_expected_and_fix(pred, message):
     with pytest.raises(InputError, match=message):
-        confusion_matrix(pred, target, num_classes, ignore_index)
+        confusion_matrix(pred, LABELS_OF_TWO, 2, 255)
 
 
-def check_kernel_on_cpu():
-    """Run in a process with TRITON_INTERPRET=1: the Triton kernel against the CPU implementation."""
+@pytest.mark.parametrize(("pred", "target", "message"), BAD_TARGETS)
+def test_bad_labels_say_found_expected_and_fix(pred, target, message):
+    with pytest.raises(InputError, match=message):
+        confusion_matrix(pred, target, 2, 255)
+
+
+@pytest.mark.parametrize(("num_classes", "ignore_index", "message"), BAD_NUMBERS)
+def test_bad_numbers_say_found_expected_and_fix(num_classes, ignore_index, message):
+    logits = torch.zeros(1, num_classes, 4, 4)
+    with pytest.raises(InputError, match=message):
+        confusion_matrix(logits, zeros(1, 4, 4), num_classes, ignore_index)
+
+
+def by_kernel(pred, target, num_classes, counts=None, **options):
+    """Counts (N, C, C) and pixels out of range (N,) by the Triton kernel, which is interpreted."""
     from dme.ops.confusion_triton import count
 
-    def kernel(pred, target, num_classes, counts=None, **options):
-        if counts is None:
-            counts = torch.zeros(len(target), num_classes**2 + 1, dtype=torch.int64)
-        count(pred, target, num_classes, 255, counts, **options)
-        return counts[:, :-1].view(-1, num_classes, num_classes), counts[:, -1]
+    if counts is None:
+        counts = torch.zeros(len(target), num_classes**2 + 1, dtype=torch.int64)
+    count(pred, target, num_classes, 255, counts, **options)
+    return counts[:, :-1].view(-1, num_classes, num_classes), counts[:, -1]
 
+
+def check_types_and_layouts():
     rng = np.random.default_rng(6)
     layouts = ("contiguous", "sliced", "transposed", "channels_last")
     cases = (
@@ -182,59 +206,87 @@ def check_kernel_on_cpu():
         (3, (2, 23, 1)),
     )
     for i, (num_classes, shape) in enumerate(cases):
-        for j, (logit_type, label_type, layout) in enumerate(
-            zip(LOGITS, LABELS, layouts, strict=True)
-        ):
-            logits, target = example(
-                rng, shape, num_classes, logit_type, label_type, coarse=j != 3
-            )
-            logits, target = (
-                with_strides(logits, layouts[(i + j) % 4]),
-                with_strides(target, layout),
-            )
+        for j, (logit_type, label_type) in enumerate(zip(LOGITS, LABELS, strict=True)):
+            case = (num_classes, shape, logit_type, label_type, layouts[j])
+            coarse = j != 3
+            logits, target = example(rng, shape, num_classes, logit_type, label_type, coarse)
             expected = confusion_matrix(logits, target, num_classes, per_image=True)
-            for programs in (
-                1,
-                7,
-            ):  # several tiles for one program; several programs for one image
-                counts, outside = kernel(logits, target, num_classes, programs=programs, block=128)
-                assert torch.equal(counts, expected), (
-                    num_classes,
-                    shape,
-                    logit_type,
-                    label_type,
-                    layout,
+            logits = with_strides(logits, layouts[(i + j) % 4])
+            target = with_strides(target, layouts[j])
+            # several tiles for one program; several programs for one image
+            for programs in (1, 7):
+                counts, outside = by_kernel(
+                    logits, target, num_classes, programs=programs, block=128
                 )
+                assert torch.equal(counts, expected), case
                 assert outside.sum() == 0
 
-    labels, target = (
-        example(rng, (2, 9, 40), 4, label_type=t)[1] for t in (torch.int16, torch.int64)
-    )
-    counts, _ = kernel(with_strides(labels, "sliced"), target, 4, block=128)
+
+def check_labels_as_prediction():
+    rng = np.random.default_rng(6)
+    labels = example(rng, (2, 9, 40), 4, label_type=torch.int16)[1]
+    target = example(rng, (2, 9, 40), 4, label_type=torch.int64)[1]
+    counts, _ = by_kernel(with_strides(labels, "sliced"), target, 4, block=128)
     assert torch.equal(counts, confusion_matrix(labels, target, 4, per_image=True))
 
+
+def check_nan_and_infinity():
+    rng = np.random.default_rng(6)
     special = torch.tensor([0.0, 1.0, float("inf"), float("-inf"), float("nan")])
     logits = special[torch.from_numpy(rng.integers(0, 5, (1, 3, 30, 30)))]
     target = torch.from_numpy(rng.integers(0, 3, (1, 30, 30)))
-    assert torch.equal(
-        kernel(logits, target, 3)[0][0], confusion_matrix(logits.argmax(1), target, 3)
-    )
+    counts, _ = by_kernel(logits, target, 3)
+    assert torch.equal(counts[0], confusion_matrix(logits.argmax(1), target, 3))
 
-    # Out of range: counted apart, per image; nothing is counted where either side is ignored.
+
+def check_labels_out_of_range():
+    """They are counted apart, per image; nothing is counted where either side is ignored."""
     target = torch.tensor([[[0, 1, 2, -1, 255, 2**32]], [[0, 1, 1, 1, 0, 255]]])
     pred = torch.tensor([[[0, 1, 1, 1, 9, 0]], [[0, 2, -1, 255, 0, 9]]])
-    counts, outside = kernel(pred, target, 2)
-    assert counts.tolist() == [[[1, 0], [0, 1]], [[2, 0], [0, 0]]] and outside.tolist() == [3, 2]
+    counts, outside = by_kernel(pred, target, 2)
+    assert counts.tolist() == [[[1, 0], [0, 1]], [[2, 0], [0, 0]]]
+    assert outside.tolist() == [3, 2]
 
-    # It adds into what is there, in 64 bits.
+
+def check_it_adds_in_64_bits():
     start = torch.full((1, 5), 2**40, dtype=torch.int64)
-    counts, _ = kernel(torch.zeros(1, 2, 3, 5), torch.ones(1, 3, 5, dtype=torch.uint8), 2, start)
+    target = torch.ones(1, 3, 5, dtype=torch.uint8)
+    counts, _ = by_kernel(torch.zeros(1, 2, 3, 5), target, 2, start)
     assert counts[0].tolist() == [[2**40, 2**40], [2**40 + 15, 2**40]]
+
+
+def check_kernel_on_cpu():
+    """Run in a process with TRITON_INTERPRET=1: the Triton kernel against the CPU implementation."""
+    check_types_and_layouts()
+    check_labels_as_prediction()
+    check_nan_and_infinity()
+    check_labels_out_of_range()
+    check_it_adds_in_64_bits()
+
+
+def check_many_tiles():
+    """One lane sees a pixel of every tile: more than a byte of its packed counts could hold."""
+    width = 128
+    tiles = 600
+    logits = torch.zeros(1, 2, tiles, width)
+    logits[:, 1] = 1
+    target = torch.ones(1, tiles, width, dtype=torch.uint8)
+    target[0, :, :3] = 0
+    target[0, 5] = 255
+    counts, outside = by_kernel(logits, target, 2, programs=1, block=width)
+    assert counts.tolist() == [[[0, 3 * (tiles - 1)], [0, (width - 3) * (tiles - 1)]]]
+    assert torch.equal(counts, confusion_matrix(logits, target, 2, per_image=True))
+    assert outside.sum() == 0
 
 
 def test_triton_kernel_in_the_interpreter():
     pytest.importorskip("triton")
     interpreted("from test_confusion import check_kernel_on_cpu; check_kernel_on_cpu()")
+
+
+def test_triton_kernel_with_more_than_255_tiles_for_a_program():
+    pytest.importorskip("triton")
+    interpreted("from test_confusion import check_many_tiles; check_many_tiles()")
 
 
 @pytest.mark.parametrize(
@@ -257,7 +309,10 @@ def test_triton_kernel_becomes_machine_code(
 
 
 def test_triton_is_not_imported_without_a_gpu():
-    code = "import sys, dme, dme.training.loop; sys.exit(any(name.endswith('_triton') for name in sys.modules))"
+    code = (
+        "import sys, dme, dme.training.loop; "
+        "sys.exit(any(name.endswith('_triton') for name in sys.modules))"
+    )
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
 
@@ -265,22 +320,30 @@ def test_triton_is_not_imported_without_a_gpu():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
-def test_cuda_equals_cpu():
+@pytest.mark.parametrize("num_classes", [2, 9, 32])
+def test_cuda_equals_cpu(num_classes):
     rng = np.random.default_rng(7)
-    for num_classes in (2, 9, 32):
-        for logit_type, label_type in zip(LOGITS, LABELS, strict=True):
-            for layout in ("contiguous", "sliced", "transposed", "channels_last"):
-                logits, target = example(rng, (3, 333, 517), num_classes, logit_type, label_type)
-                expected = confusion_matrix(logits, target, num_classes, per_image=True)
-                there = with_strides(logits.cuda(), layout), with_strides(target.cuda(), layout)
-                assert torch.equal(
-                    confusion_matrix(*there, num_classes, per_image=True).cpu(), expected
-                )
-    target[1, 5, 5] = 99  # an invalid label marks its own image, and the sum
-    marked = confusion_matrix(logits.cuda(), target.cuda(), 32, per_image=True)
+    for logit_type, label_type in zip(LOGITS, LABELS, strict=True):
+        for layout in ("contiguous", "sliced", "transposed", "channels_last"):
+            logits, target = example(rng, (3, 333, 517), num_classes, logit_type, label_type)
+            expected = confusion_matrix(logits, target, num_classes, per_image=True)
+            pred = with_strides(logits.cuda(), layout)
+            truth = with_strides(target.cuda(), layout)
+            counts = confusion_matrix(pred, truth, num_classes, per_image=True)
+            assert torch.equal(counts.cpu(), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+def test_cuda_marks_an_image_with_an_invalid_label():
+    logits, target = example(np.random.default_rng(7), (3, 333, 517), 32, label_type=torch.int64)
+    logits = logits.cuda()
+    target[1, 5, 5] = 99
+    target = target.cuda()
+    marked = confusion_matrix(logits, target, 32, per_image=True)
     assert (marked[1] == confusion.INVALID).all() and (marked[[0, 2]] >= 0).all()
     with pytest.raises(InputError, match="out of range on CUDA"):
-        scores(marked.sum(0))
-    torch.library.opcheck(
-        torch.ops.dme.confusion_matrix.default, (logits.cuda(), target.cuda(), 32, 255)
-    )
+        scores(marked.sum(0))  # the mark stays when images are added up
+    op = torch.ops.dme.confusion_matrix.default
+    torch.library.opcheck(op, (logits, target, 32, 255))

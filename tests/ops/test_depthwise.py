@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from dme.nets.blocks import DepthwiseConv2d, InvertedResidual
 from dme.ops.depthwise import convolve, depthwise_conv
 
-# kernel, dilation, channels, height, width; grids of unequal size, images smaller than the kernel's reach
+# kernel, dilation, channels, height, width; grids of unequal size, images smaller than the
+# kernel's reach
 CASES = (
     ((3, 3), 1, 16, 12, 18),
     ((3, 3), 2, 24, 13, 17),
