@@ -12,19 +12,21 @@ class Joint(nn.Module):
     auxiliary head, if there is one.
     """
 
-    def __init__(self, models: dict[str, Segmenter]):
+    def __init__(self, models: dict[str, Segmenter]) -> None:
         super().__init__()
         self.models = nn.ModuleDict(models)
         first, *others = models.values()
-        if any(
-            m.backbone is not first.backbone or m.aux_head is not first.aux_head for m in others
-        ):
-            raise ValueError(
-                "models trained jointly must share one backbone and one auxiliary head"
-            )
+        for model in others:
+            if model.backbone is not first.backbone or model.aux_head is not first.aux_head:
+                raise ValueError(
+                    "models trained jointly must share one backbone and one auxiliary head"
+                )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         models = list(self.models.values())
-        features = models[0].backbone(x)
-        logits = [m.head(features) for m in models]
-        return logits if models[0].aux_head is None else [*logits, models[0].aux_head(features)]
+        first = models[0]
+        features = first.backbone(x)
+        logits = [model.head(features) for model in models]
+        if first.aux_head is not None:
+            logits.append(first.aux_head(features))
+        return logits

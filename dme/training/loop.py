@@ -36,7 +36,7 @@ from dme.training.run_folder import Run, Stopwatch, loss_curve, read_rows
 from dme.training.settings import Augment, Recipe
 from dme.training.state import State
 
-LOG_EVERY = 10  # steps between log lines, and between looks at whether everything is still finite
+LOG_EVERY = 10  # steps between log lines, and between looks whether all is still finite
 
 Evaluate = Callable[[dict[str, Segmenter]], tuple[dict[str, float], np.ndarray | None]]
 
@@ -50,7 +50,7 @@ def train(
     evaluate: Evaluate,
     resume: bool = False,
 ) -> dict[str, Segmenter]:
-    """Train `models` on `data`; returns the trained networks (their moving average when recipe.ema > 0).
+    """Train `models` on `data`; returns the trained networks (their average when recipe.ema > 0).
 
     models: name -> network; several must share backbone and auxiliary head.
     evaluate: called with the networks in eval mode, returns scores, of which "score" (higher is
@@ -66,150 +66,258 @@ def train(
     CUDA. Raises InputError for a non-finite loss (step, scans and last good checkpoint named) and
     for a resume that does not fit.
     """
-    rank, world, device = ranks.join()
-    first = next(iter(models.values()))
-    share = share_of_batch(models, data, augment, recipe, world)
-    loss_of = get_loss(recipe.loss)
-    precision = amp_dtype(recipe.amp, device)
-
-    joint = Joint(models).to(device, memory_format=torch.channels_last)
-    if world > 1 and device.type == "cuda":
-        joint = nn.SyncBatchNorm.convert_sync_batchnorm(joint)
-    net = (
-        DistributedDataParallel(joint) if world > 1 else joint
-    )  # gives every rank the weights of rank 0
-    forward = torch.compile(net) if recipe.compile else net
-    average = copy.deepcopy(joint).requires_grad_(False) if recipe.ema else None
-    parameters = list(joint.parameters())
-    optimizer = OPTIMIZERS[recipe.optimizer](parameters, recipe.lr, recipe.l2)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-
-    config = asdict(recipe) | asdict(augment)
-    config |= {
-        f"{name}.{key}": value for name, m in models.items() for key, value in m.arch.items()
-    }
-    config |= {f"{name}.weights": getattr(m, "weights_sha256", None) for name, m in models.items()}
-    config |= {"data": data.fingerprint(), "precision": str(precision or torch.float32)}
-    state = State(joint, average, optimizer, scaler, config)
-    start = state.load(out / "last.pt", device) if resume else 0
+    # set up
+    training = Training(models, data, augment, recipe)
+    checkpoint = out / "last.pt"
+    start = training.state.load(checkpoint, training.device) if resume else 0
     run = None
-    if rank == 0:
-        run = Run(out, config, start)
-        where = f"{device_name()}, {world} rank{'s'[: world > 1]}, {config['precision']}"
-        print(f"training {', '.join(models)} on {len(data.names)} scans: {where}")
+    if training.rank == 0:
+        run = Run(out, training.state.config, start)
+        print(f"training {', '.join(models)} on {len(data.names)} scans: {training.place()}")
+    training.watch.restart()
 
-    watch = Stopwatch(device)
-    recent = []  # losses since the last log line, on the device: reading them makes the host wait
-    counts = torch.zeros((first.arch["num_classes"],) * 2, dtype=torch.int64, device=device)
     steps = range(start, recipe.iters)
-    progress = tqdm(steps, desc="train", initial=start, total=recipe.iters, disable=rank > 0)
+    quiet = training.rank > 0
+    progress = tqdm(steps, desc="train", initial=start, total=recipe.iters, disable=quiet)
     for step in progress:
-        torch.manual_seed((recipe.seed << 32) + (step << 8) + rank)  # dropout
-        lr = learning_rate(recipe, step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        joint.train()
-        if recipe.freeze_bn:
-            freeze_bn(joint)
-        optimizer.zero_grad(set_to_none=True)
-        for part in range(recipe.accumulate):
-            draw = step * recipe.accumulate + part
-            offset = rank * share
-            chosen = batch_indices(len(data.images), recipe.batch, draw, recipe.seed)[
-                offset : offset + share
-            ]
-            images, target = sample_batch(
-                data, chosen, augment, recipe.seed, draw, offset
-            )  # (B, C, H, W)
-            x = pad(normalise(images, first.preprocess)).to(
-                device, memory_format=torch.channels_last
-            )
-            target = target.to(device)
-            watch.lap("data")
-            last = part == recipe.accumulate - 1
-            with contextlib.nullcontext() if last or world == 1 else net.no_sync():
-                with torch.autocast(device.type, precision, enabled=precision is not None):
-                    logits = forward(x)
-                height, width = target.shape[-2:]
-                logits = [
-                    resize(one.float(), x.shape[-2:])[..., :height, :width] for one in logits
-                ]
-                weights = [1.0] * len(models) + [recipe.aux_weight] * (len(logits) - len(models))
-                loss = sum(
-                    w * loss_of(one, target) for w, one in zip(weights, logits, strict=True)
-                )
-                recent.append(loss.detach())
-                counts += confusion_matrix(logits[0].detach(), target, len(counts))
-                watch.lap("forward")
-                scaler.scale(loss / recipe.accumulate).backward()
-            watch.lap("backward")
-        scaler.unscale_(optimizer)
-        if recipe.clip:
-            nn.utils.clip_grad_norm_(parameters, recipe.clip)
-        scaler.step(optimizer)
-        scaler.update()
-        if average is not None:
-            update_average(average, joint, min(recipe.ema, (1 + step) / (10 + step)))
-        watch.lap("optimiser")
+        training.step(step)
 
+        # mostly that was all
         done = step + 1
-        saving = done % recipe.save_every == 0 or done == recipe.iters
-        evaluating = done == recipe.iters or (recipe.eval_every and done % recipe.eval_every == 0)
+        saving = due(done, recipe.save_every, recipe.iters)
+        evaluating = due(done, recipe.eval_every, recipe.iters)
         if not (saving or evaluating or done % LOG_EVERY == 0):
             continue
-        losses = ranks.total(torch.stack(recent)) / world
-        refuse_nonfinite(losses, joint, done, recipe, data.names, out / "last.pt")
-        losses = losses.cpu()
-        dice = np.nanmean(scores(ranks.total(counts))["dice"][1:])  # of all classes but the first
-        row = {"train/loss": losses.mean().item(), "train/dice": float(dice), "lr": lr}
-        passed = len(losses) // recipe.accumulate  # steps since the last line
-        row |= {f"seconds/{phase}": seconds / passed for phase, seconds in watch.read().items()}
-        progress.set_postfix(loss=f"{row['train/loss']:.4f}", lr=f"{lr:.1e}")
-        recent.clear()
-        counts.zero_()
+
+        # evaluate, log, save
+        row = training.row(done, checkpoint)
+        progress.set_postfix(loss=f"{row['train/loss']:.4f}", lr=f"{row['lr']:.1e}")
         if evaluating:
-            trained = dict((average or joint).eval().models.items())
-            ranks.share_buffers(average or joint)
-            measured, picture = evaluate(trained)
-            watch.lap("evaluation")
-            row |= {f"validation/{name}": value for name, value in measured.items()}
-            row["seconds/evaluation"] = watch.read()["evaluation"]
-            better = math.isnan(state.best) or measured["score"] > state.best
-            if better:
-                state.best = measured["score"]
-            if run and better:
-                for name, model in trained.items():
-                    save_model(model, out / f"best-{name}.pt")
-            if run and picture is not None:
-                run.image(done, "validation", picture)
+            row |= training.evaluate(evaluate, done, run)
         if run:
             run.log(done, row)
         if run and saving:
-            state.save(out / "last.pt", done)
-        watch.read()  # what was just written belongs to no phase
+            training.state.save(checkpoint, done)
+        training.watch.restart()  # what was just written belongs to no phase
+
     if run:
         run.close()
         save_png(out / "loss.png", loss_curve(read_rows(out / "metrics.jsonl")))
-    if world > 1:
+    if training.world > 1:
         distributed.barrier()
-    return dict((average or joint).eval().models.items())
+    return training.networks()
+
+
+def due(done: int, every: int, steps: int) -> bool:
+    """Whether something is due after `done` of `steps` steps: at each `every`-th one, and the last.
+
+    every: 0 for the last alone.
+    """
+    return done == steps or (every > 0 and done % every == 0)
+
+
+class Training:
+    """What trains the networks of a run, and what was measured since the last line of its log."""
+
+    def __init__(
+        self, models: dict[str, Segmenter], data: TrainingSet, augment: Augment, recipe: Recipe
+    ) -> None:
+        self.data = data
+        self.augment = augment
+        self.recipe = recipe
+        self.rank, self.world, self.device = ranks.join()
+        self.share = share_of_batch(models, data, augment, recipe, self.world)
+        self.loss_of = get_loss(recipe.loss)
+        self.precision = amp_dtype(recipe.amp, self.device)
+        first = next(iter(models.values()))
+        self.preprocess = first.preprocess
+
+        # the networks, as one; wrapped, every rank gets the weights of rank 0
+        joint = Joint(models).to(self.device, memory_format=torch.channels_last)
+        if self.world > 1 and self.device.type == "cuda":
+            joint = nn.SyncBatchNorm.convert_sync_batchnorm(joint)
+        self.net = DistributedDataParallel(joint) if self.world > 1 else joint
+        self.forward = torch.compile(self.net) if recipe.compile else self.net
+        average = copy.deepcopy(joint).requires_grad_(False) if recipe.ema else None
+
+        # what a checkpoint holds of them
+        make_optimizer = OPTIMIZERS[recipe.optimizer]
+        optimizer = make_optimizer(list(joint.parameters()), recipe.lr, recipe.l2)
+        scaling = self.precision is torch.float16
+        scaler = torch.amp.GradScaler(self.device.type, enabled=scaling)
+        config = settings(models, data, augment, recipe, self.precision)
+        self.state = State(joint, average, optimizer, scaler, config)
+
+        # since the last line of the log; on the device: reading them makes the host wait
+        classes = first.arch["num_classes"]
+        self.losses: list[Tensor] = []
+        self.counts = torch.zeros(classes, classes, dtype=torch.int64, device=self.device)
+        self.watch = Stopwatch(self.device)
+
+    def place(self) -> str:
+        """Where and in which precision it trains, in words."""
+        plural = "s" if self.world > 1 else ""
+        precision = self.state.config["precision"]
+        return f"{device_name()}, {self.world} rank{plural}, {precision}"
+
+    def step(self, step: int) -> None:
+        """One optimiser step, `step` counted from 0."""
+        recipe = self.recipe
+        state = self.state
+        torch.manual_seed((recipe.seed << 32) + (step << 8) + self.rank)  # dropout
+        state.joint.train()
+        if recipe.freeze_bn:
+            freeze_bn(state.joint)
+
+        # gradients of `accumulate` forward passes add up; ranks exchange them after the last
+        state.optimizer.zero_grad(set_to_none=True)
+        for part in range(recipe.accumulate):
+            x, target = self._batch(step * recipe.accumulate + part)
+            self.watch.lap("data")
+            last = part == recipe.accumulate - 1
+            exchange = contextlib.nullcontext() if last or self.world == 1 else self.net.no_sync()
+            with exchange:
+                loss = self._loss(x, target)
+                self.watch.lap("forward")
+                state.scaler.scale(loss / recipe.accumulate).backward()
+            self.watch.lap("backward")
+
+        self._update(step)
+        self.watch.lap("optimiser")
+
+    def _batch(self, draw: int) -> tuple[Tensor, Tensor]:
+        """This rank's share of batch `draw`: network input (B, C, H, W), and labels (B, h, w).
+
+        H and W are h and w, padded to what the networks take.
+        """
+        recipe = self.recipe
+        offset = self.rank * self.share
+        batch = batch_indices(len(self.data.images), recipe.batch, draw, recipe.seed)
+        chosen = batch[offset : offset + self.share]
+        images, target = sample_batch(
+            self.data, chosen, self.augment, recipe.seed, draw, offset
+        )  # (B, C, h, w), (B, h, w)
+        x = pad(normalise(images, self.preprocess))
+        x = x.to(self.device, memory_format=torch.channels_last)
+        return x, target.to(self.device)
+
+    def _loss(self, x: Tensor, target: Tensor) -> Tensor:
+        """Sum of the heads' losses of one forward pass, which is remembered for the log."""
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+            outputs = self.forward(x)  # of each head (B, classes, H', W')
+        height, width = target.shape[-2:]
+        logits = [resize(z.float(), x.shape[-2:])[..., :height, :width] for z in outputs]
+
+        # after the decode heads comes the auxiliary one
+        losses = []
+        for head, z in enumerate(logits):
+            weight = 1.0 if head < len(self.state.joint.models) else self.recipe.aux_weight
+            losses.append(weight * self.loss_of(z, target))
+        loss = sum(losses)
+
+        self.losses.append(loss.detach())
+        self.counts += confusion_matrix(logits[0].detach(), target, len(self.counts))
+        return loss
+
+    def _update(self, step: int) -> None:
+        """Let the optimiser change the weights, and the average follow them."""
+        recipe = self.recipe
+        state = self.state
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step)
+        state.scaler.unscale_(state.optimizer)
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(list(state.joint.parameters()), recipe.clip)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if state.average is not None:
+            decay = min(recipe.ema, (1 + step) / (10 + step))
+            update_average(state.average, state.joint, decay)
+
+    def row(self, done: int, checkpoint: Path) -> dict[str, float]:
+        """What the log says of the steps since its last line (collective).
+
+        Raises InputError where a loss or a weight is not finite; `checkpoint` is named then.
+        """
+        losses = ranks.total(torch.stack(self.losses)) / self.world
+        refuse_nonfinite(losses, self.state.joint, done, self.recipe, self.data.names, checkpoint)
+        losses = losses.cpu()
+        dice = scores(ranks.total(self.counts))["dice"]
+        row = {
+            "train/loss": losses.mean().item(),
+            "train/dice": float(np.nanmean(dice[1:])),  # of all classes but the first
+            "lr": learning_rate(self.recipe, done - 1),
+        }
+        passed = len(losses) // self.recipe.accumulate  # steps since the last line
+        for phase, seconds in self.watch.read().items():
+            row[f"seconds/{phase}"] = seconds / passed
+        self.losses.clear()
+        self.counts.zero_()
+        return row
+
+    def evaluate(self, evaluate: Evaluate, done: int, run: Run | None) -> dict[str, float]:
+        """Its scores for the log (collective). `run`, of rank 0, receives the best and a picture."""
+        state = self.state
+        trained = self.networks()
+        ranks.share_buffers(state.trained)
+        measured, picture = evaluate(trained)
+        self.watch.lap("evaluation")
+        row = {f"validation/{name}": value for name, value in measured.items()}
+        row["seconds/evaluation"] = self.watch.read()["evaluation"]
+
+        better = math.isnan(state.best) or measured["score"] > state.best
+        if better:
+            state.best = measured["score"]
+        if run and better:
+            for name, model in trained.items():
+                save_model(model, run.out / f"best-{name}.pt")
+        if run and picture is not None:
+            run.image(done, "validation", picture)
+        return row
+
+    def networks(self) -> dict[str, Segmenter]:
+        """The trained networks, in eval mode, by name."""
+        return dict(self.state.trained.eval().models.items())
+
+
+def settings(
+    models: dict[str, Segmenter],
+    data: TrainingSet,
+    augment: Augment,
+    recipe: Recipe,
+    precision: torch.dtype | None,
+) -> dict:
+    """Everything that a run depends on, by name: a resumed one must have the same."""
+    config = asdict(recipe) | asdict(augment)
+    for name, model in models.items():
+        for key, value in model.arch.items():
+            config[f"{name}.{key}"] = value
+    for name, model in models.items():
+        config[f"{name}.weights"] = getattr(model, "weights_sha256", None)
+    config["data"] = data.fingerprint()
+    config["precision"] = str(precision or torch.float32)
+    return config
 
 
 def share_of_batch(
     models: dict[str, Segmenter], data: TrainingSet, augment: Augment, recipe: Recipe, world: int
 ) -> int:
-    """Images per rank and forward pass. Raises InputError for batches and sizes the networks cannot take."""
-    batch, share = recipe.batch, recipe.batch // world
+    """Images per rank and forward pass.
+
+    Raises InputError for batches and sizes that the networks cannot take.
+    """
+    batch = recipe.batch
     if batch % world:
         raise InputError(
             f"batch {batch} does not divide over {world} ranks; choose a multiple of {world}"
         )
+    share = batch // world
     pooling = [m.arch["head"] for m in models.values() if share < m.head.LEAST_BATCH]
     if pooling and not recipe.freeze_bn:
         raise InputError(
-            f"batch {batch} gives a rank one image, which the {pooling[0]} head pools to one value without "
-            "variance for batch norm; choose at least 2 images per rank, the fcn head or (in Python) "
-            "Recipe(freeze_bn=True)"
+            f"batch {batch} gives a rank one image, which the {pooling[0]} head pools to one value "
+            "without variance for batch norm; choose at least 2 images per rank, the fcn head or "
+            "(in Python) Recipe(freeze_bn=True)"
         )
     if augment.on_fluid and data.fluid is None:
         raise InputError(
@@ -223,26 +331,31 @@ def share_of_batch(
 def refuse_nonfinite(
     losses: Tensor, net: nn.Module, done: int, recipe: Recipe, names: list[str], checkpoint: Path
 ) -> None:
-    """Raise InputError when one of the last losses (one per forward pass) or a weight is NaN or infinite.
+    """Raise InputError when one of the last losses or a weight is NaN or infinite.
 
-    An update can ruin the weights while its loss was finite, and they must not reach the
-    checkpoint.
+    losses: one per forward pass. An update can ruin the weights while its loss was finite, and
+    they must not reach the checkpoint.
     """
-    held = [t.detach() for t in (*net.parameters(), *net.buffers()) if t.is_floating_point()]
-    norms = torch._foreach_norm(held)
+    # one look at all of them: the device is waited for once
+    tensors = [t.detach() for t in (*net.parameters(), *net.buffers())]
+    norms = torch._foreach_norm([t for t in tensors if t.is_floating_point()])
     finite = torch.cat([losses, torch.stack(norms)]).isfinite().tolist()
     if all(finite):
         return
+
+    # the first bad loss, or the last one where only weights are bad
     bad = min(finite.index(False), len(losses) - 1)
-    what = (
-        "the weights are not finite after" if finite[bad] else f"loss is {losses[bad].item()} at"
-    )
+    if finite[bad]:
+        fault = "the weights are not finite after"
+    else:
+        fault = f"loss is {losses[bad].item()} at"
     draw = done * recipe.accumulate - len(losses) + bad
-    scans = ", ".join(names[i] for i in batch_indices(len(names), recipe.batch, draw, recipe.seed))
-    kept = (
-        f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "no checkpoint yet"
-    )
+    batch = batch_indices(len(names), recipe.batch, draw, recipe.seed)
+    scans = ", ".join(names[i] for i in batch)
+    kept = "no checkpoint yet"
+    if checkpoint.exists():
+        kept = f"the last good checkpoint is {checkpoint}"
     raise InputError(
-        f"{what} step {draw // recipe.accumulate + 1} (scans {scans}); {kept}; "
+        f"{fault} step {draw // recipe.accumulate + 1} (scans {scans}); {kept}; "
         "lower --lr, clip the gradients or use --amp off"
     )

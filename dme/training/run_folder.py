@@ -1,8 +1,10 @@
-"""What a training run leaves behind: config, metrics line by line, TensorBoard events, pictures."""
+"""What a training run leaves: config, metrics line by line, TensorBoard events, pictures."""
 
+import itertools
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,17 @@ from dme.common.files import atomic_path, plain, write_json
 from dme.common.provenance import provenance
 from dme.drawing.plots import line_plot
 
+# files of an older run in the same folder, which a new one deletes
+OLDER = (
+    "last.pt",
+    "best-*.pt",
+    "model.pt",
+    "results.json",
+    "loss.png",
+    "figure6.png",
+    "layers.png",
+)
+
 
 class Run:
     """The folder of a training run: config.json, metrics.jsonl and TensorBoard events.
@@ -22,20 +35,21 @@ class Run:
     older one's the one to resume, nor its network pass for this run's.
     """
 
-    def __init__(self, out: Path, config: dict, start: int = 0):
+    def __init__(self, out: Path, config: dict, start: int = 0) -> None:
         self.out = out
         out.mkdir(parents=True, exist_ok=True)
-        for leftover in out.glob(".*.part"):  # of a killed run
-            leftover.unlink()
-        if start == 0:
-            pictures = ("loss.png", "figure6.png", "layers.png")
-            for name in ("last.pt", "best-*.pt", "model.pt", "results.json", *pictures):
-                for older in out.glob(name):
-                    older.unlink()
+        leftovers = (".*.part",) if start else (".*.part", *OLDER)  # .part: of a killed run
+        for pattern in leftovers:
+            for leftover in out.glob(pattern):
+                leftover.unlink()
         write_json(out / "config.json", {"config": config, **provenance()})
-        kept = [row for row in read_rows(out / "metrics.jsonl") if row["step"] <= start]
+
+        # lines up to `start` stay, and later ones follow them
         with atomic_path(out / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            with open(temporary, "w") as file:
+                for row in read_rows(out / "metrics.jsonl"):
+                    if row["step"] <= start:
+                        file.write(json.dumps(row) + "\n")
         self.file = open(out / "metrics.jsonl", "a")
         self.board = events_writer(out, start)
 
@@ -55,6 +69,7 @@ class Run:
             self.board.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
+        """Close the files; nothing can be logged afterwards."""
         self.file.close()
         if self.board is not None:
             self.board.close()
@@ -71,10 +86,15 @@ def events_writer(out: Path, start: int) -> Any:
 
 
 def read_rows(path: str | Path) -> list[dict]:
-    """The lines of a metrics.jsonl so far, none without the file; one cut short by a kill is left out."""
-    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
+    """The lines of a metrics.jsonl so far, none without the file.
+
+    One cut short by a kill is left out.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
     rows = []
-    for line in lines:
+    for line in path.read_text().splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -83,47 +103,65 @@ def read_rows(path: str | Path) -> list[dict]:
 
 
 class Stopwatch:
-    """Seconds spent in named phases; on a GPU measured there by events, without making the host wait."""
+    """Seconds spent in named phases.
 
-    def __init__(self, device: torch.device):
+    On a GPU they are measured there, by events, without making the host wait. clock: that of a
+    CPU.
+    """
+
+    def __init__(
+        self, device: torch.device, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.cuda = device.type == "cuda"
-        self.marks = [("", self._now())]
+        self.clock = clock
+        self.restart()
 
-    def _now(self):
+    def restart(self) -> None:
+        """Forget the laps so far: the first phase begins now."""
+        self.marks: list[tuple[str, Any]] = [("", self._now())]
+
+    def _now(self) -> Any:
         if not self.cuda:
-            return time.perf_counter()
+            return self.clock()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def lap(self, name: str) -> None:
-        """The time since the last lap belongs to `name`."""
-        self.marks.append((name, self._now()))
+    def lap(self, phase: str) -> None:
+        """The time since the last lap belongs to `phase`."""
+        self.marks.append((phase, self._now()))
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each phase; of a GPU that is done with them."""
+        total: dict[str, float] = {}
+        for (_, before), (phase, after) in itertools.pairwise(self.marks):
+            spent = before.elapsed_time(after) / 1000 if self.cuda else after - before
+            total[phase] = total.get(phase, 0.0) + spent
+        return total
 
     def read(self) -> dict[str, float]:
-        """Seconds per name since the last read."""
+        """Seconds of each phase since the last read, for which a GPU is waited for."""
         if self.cuda:
             torch.cuda.synchronize()
-        total = {}
-        for (_, before), (name, after) in zip(self.marks, self.marks[1:], strict=False):
-            spent = before.elapsed_time(after) / 1000 if self.cuda else after - before
-            total[name] = total.get(name, 0.0) + spent
-        self.marks = [("", self._now())]
-        return total
+        seconds = self.seconds()
+        self.restart()
+        return seconds
 
 
 def loss_curve(rows: list[dict]) -> np.ndarray:
     """Picture of the training loss and the validation score against steps, uint8 (H, W, 3)."""
-    lines = {
-        name: [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        for name in ("train/loss", "train/dice", "validation/score")
-    }
-    return line_plot(
-        {name: points for name, points in lines.items() if points}, "step", "loss, score"
-    )
+    lines = {}
+    for name in ("train/loss", "train/dice", "validation/score"):
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        if points:
+            lines[name] = points
+    return line_plot(lines, "step", "loss, score")
 
 
 def seconds_per_step(history: list[dict]) -> float:
-    """Median over the lines of a metrics.jsonl, which pauses and other work on the machine move little."""
+    """Median over the lines of a metrics.jsonl, which pauses of the machine move little."""
     phases = ("data", "forward", "backward", "optimiser")
-    return float(np.median([sum(row[f"seconds/{phase}"] for phase in phases) for row in history]))
+    of_lines = []
+    for row in history:
+        of_lines.append(sum(row[f"seconds/{phase}"] for phase in phases))
+    return float(np.median(of_lines))

@@ -22,7 +22,13 @@ class State:
     config: dict
     best: float = math.nan
 
+    @property
+    def trained(self) -> Joint:
+        """What is evaluated and kept: the moving average, if there is one."""
+        return self.average or self.joint
+
     def save(self, path: Path, step: int) -> None:
+        """Write the checkpoint after `step` steps, atomically."""
         content = {
             "step": step,
             "best": self.best,
@@ -36,23 +42,35 @@ class State:
             torch.save(content, f)
 
     def load(self, path: Path, device: torch.device) -> int:
-        """Returns the steps done. Raises InputError for a file that is absent, damaged or does not fit."""
+        """Take over a checkpoint; returns the steps done.
+
+        Raises InputError for a file that is absent, damaged or does not fit.
+        """
         if not path.exists():
             raise InputError(f"nothing to resume: {path} does not exist; start without --resume")
         try:
             saved = load_archive(path, device)
-            theirs = saved["config"]
-        except Exception as e:
+            saved_config = saved["config"]
+        except Exception as e:  # a damaged file can raise anything
             reason = " ".join(str(e).split()) or type(e).__name__
             raise InputError(
-                f"{path} is damaged or no training checkpoint ({reason}); start again without --resume"
+                f"{path} is damaged or no training checkpoint ({reason}); "
+                "start again without --resume"
             ) from e
-        differing = [k for k in self.config | theirs if theirs.get(k) != self.config.get(k)]
-        if differing:
-            told = ", ".join(f"{k} {theirs.get(k)} -> {self.config.get(k)}" for k in differing)
+
+        # the settings must be those of this run
+        changes = []
+        for key in self.config | saved_config:
+            before = saved_config.get(key)
+            now = self.config.get(key)
+            if before != now:
+                changes.append(f"{key} {before} -> {now}")
+        if changes:
             raise InputError(
-                f"{path} was made with other settings ({told}); resume with the same or choose another --out"
+                f"{path} was made with other settings ({', '.join(changes)}); "
+                "resume with the same or choose another --out"
             )
+
         try:
             self.joint.load_state_dict(saved["model"])
             if self.average:
