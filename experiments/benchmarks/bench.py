@@ -19,7 +19,17 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from turns import DEVICE, Laps, Way, add_peaks, clock, in_turns, report, report_limits, with_limits
+from turns import (
+    DEVICE,
+    Way,
+    add_peaks,
+    clock,
+    in_turns,
+    report,
+    report_limits,
+    stopwatch,
+    with_limits,
+)
 
 from dme.common.errors import InputError, run
 from dme.common.files import write_json
@@ -41,6 +51,7 @@ from dme.ops.crops import crops_by_pytorch, sample_crops
 from dme.ops.depthwise import depthwise_conv
 from dme.training.augment import TrainingSet, batch_indices, sample_batch
 from dme.training.recipe import OPTIMIZERS, amp_dtype
+from dme.training.run_folder import Stopwatch
 from dme.training.settings import Augment, Recipe
 
 
@@ -261,7 +272,7 @@ def bench_train(args: argparse.Namespace) -> dict:
 
 
 class Step:
-    """One optimiser step at every call, which returns its Laps. Works on a copy of the model."""
+    """One optimiser step at every call, which returns its Stopwatch. Works on a copy of the model."""
 
     def __init__(
         self,
@@ -288,9 +299,9 @@ class Step:
         self.scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype is torch.float16)
         self.done = 0
 
-    def __call__(self) -> Laps:
+    def __call__(self) -> Stopwatch:
         data, recipe, model = self.data, self.recipe, self.model
-        watch = Laps()
+        watch = stopwatch()
         torch.manual_seed((recipe.seed << 32) + (self.done << 8))  # dropout
         self.optimizer.zero_grad(set_to_none=True)
         chosen = batch_indices(len(data.images), recipe.batch, self.done, recipe.seed)

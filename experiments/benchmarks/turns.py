@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from dme.training.run_folder import Stopwatch
+
 Way = Callable[[], object]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TURN_S = 0.3  # a turn lasts at least as long, or a busy machine decides what a short way takes
@@ -34,29 +36,9 @@ def _wall_after_device() -> float:
     return time.perf_counter()
 
 
-class Laps:
-    """Seconds of the phases of one piece of work; on a GPU by events, for which nothing waits."""
-
-    def __init__(self):
-        self.marks: list[tuple[str, object]] = []
-        self.lap("")
-
-    def lap(self, phase: str) -> None:
-        """The time since the last lap belongs to `phase`."""
-        if DEVICE.type == "cuda":
-            mark = torch.cuda.Event(enable_timing=True)
-            mark.record()
-        else:
-            mark = clock()[0]()
-        self.marks.append((phase, mark))
-
-    def seconds(self) -> dict[str, float]:
-        """By phase; on a GPU once it is done."""
-        spent = {}
-        for (_, before), (phase, after) in itertools.pairwise(self.marks):
-            gpu = DEVICE.type == "cuda"
-            spent[phase] = before.elapsed_time(after) / 1000 if gpu else after - before
-        return spent
+def stopwatch() -> Stopwatch:
+    """Seconds of the phases of one piece of work, by `clock`; on a GPU by events: nothing waits."""
+    return Stopwatch(DEVICE, clock()[0])
 
 
 def in_turns(ways: dict[str, Way], repeats: int, turn_s: float = TURN_S) -> dict[str, dict]:
@@ -64,7 +46,7 @@ def in_turns(ways: dict[str, Way], repeats: int, turn_s: float = TURN_S) -> dict
 
     A turn is as many calls as last `turn_s`, and counts as their mean. ratio: the median over rounds of this
     way's seconds by those of the first way in the same round, so that a busy machine hits both. A way may
-    return its Laps, of which the medians over the calls are kept.
+    return its Stopwatch, of whose phases the medians over the calls are kept.
     """
     for way in ways.values():
         way()  # the first call prepares
@@ -96,21 +78,21 @@ def in_turns(ways: dict[str, Way], repeats: int, turn_s: float = TURN_S) -> dict
     return rows
 
 
-def _turn(way: Way, calls: int) -> tuple[float, list[Laps]]:
-    """Mean seconds of `calls` calls, and the Laps they returned.
+def _turn(way: Way, calls: int) -> tuple[float, list[Stopwatch]]:
+    """Mean seconds of `calls` calls, and the Stopwatches they returned.
 
     A GPU is waited for once, at the end: it may lag behind the host as in real work.
     """
     laps, spent, now = [], 0.0, clock()[0]
     if DEVICE.type == "cuda":
         began = now()
-        laps = [result for _ in range(calls) if isinstance(result := way(), Laps)]
+        laps = [result for _ in range(calls) if isinstance(result := way(), Stopwatch)]
         return (now() - began) / calls, laps
     for _ in range(calls):
         began = now()
         result = way()
         spent += now() - began
-        if isinstance(result, Laps):
+        if isinstance(result, Stopwatch):
             laps.append(result)
         del result  # freeing it belongs to nobody
     return spent / calls, laps

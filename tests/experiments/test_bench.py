@@ -77,7 +77,7 @@ def test_phases_are_medians_over_the_calls(turns, steps):
 
     def way():
         inner()
-        laps = turns.Laps()
+        laps = turns.stopwatch()
         laps.marks = [("", 0.0), ("forward", next(seen))]
         return laps
 
@@ -88,7 +88,7 @@ def test_phases_are_medians_over_the_calls(turns, steps):
 def test_laps(turns, monkeypatch):
     times = iter([10.0, 11.0, 14.0])
     monkeypatch.setattr(turns, "clock", lambda: (lambda: next(times), "invented seconds"))
-    laps = turns.Laps()
+    laps = turns.stopwatch()
     laps.lap("batch")
     laps.lap("forward")
     assert laps.seconds() == {"batch": 1.0, "forward": 3.0}
