@@ -22,16 +22,17 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def ce(logits: Tensor, target: Tensor, ignore_index: int = IGNORE) -> Tensor:
-    """Softmax cross-entropy, averaged over all pixels: ignored ones add nothing but count in the denominator.
+    """Softmax cross-entropy, averaged over all pixels.
 
-    OpenMMLab's default (`avg_non_ignore=False`). 0 when every pixel is ignored.
+    Ignored ones add nothing but count in the denominator: OpenMMLab's default
+    (`avg_non_ignore=False`). 0 when every pixel is ignored.
     """
     total = F.cross_entropy(logits.float(), target, ignore_index=ignore_index, reduction="sum")
     return total / target.numel()
 
 
 def dice(logits: Tensor, target: Tensor, ignore_index: int = IGNORE, eps: float = 1e-3) -> Tensor:
-    """Soft Dice as in the study: softmax, all classes lumped, squared denominator, mean over the images.
+    """Soft Dice as in the study: all classes lumped, squared denominator, mean over the images.
 
     1 - 2 sum(p t) / (sum(p^2) + eps + sum(t^2) + eps): Milletari et al. 2016 as OpenMMLab's
     `DiceLoss(use_sigmoid=False)` writes it. Ignored pixels have t = 0 but their p^2 stays in the
@@ -60,7 +61,7 @@ def focal(
 
 
 def iou_balanced(logits: Tensor, target: Tensor, ignore_index: int = IGNORE) -> Tensor:
-    """Class-balanced soft IoU loss: 1 - sum(p t) / sum(p + t - p t) per class, averaged over classes.
+    """Class-balanced soft IoU loss: mean over the classes of 1 - sum(p t) / sum(p + t - p t).
 
     The study's proposal names an "IoU-balanced" loss. The one published under that name (Wu et al.
     2019, arXiv 1908.05641) weights the classification loss of each positive detection by its box's
@@ -85,7 +86,7 @@ def ce_dice(
     ce_weight: float = 1.0,
     dice_weight: float = 1.0,
 ) -> Tensor:
-    """ce_weight * cross-entropy + dice_weight * soft Dice loss, ignored pixels masked out of every term.
+    """ce_weight * cross-entropy + dice_weight * soft Dice loss, both without ignored pixels.
 
     Cross-entropy is the mean over valid pixels. Dice is 1 - 2 sum(p t) / sum(p + t) per class,
     background too, over the valid pixels of the whole batch, averaged over the classes present in
@@ -100,7 +101,7 @@ def ce_dice(
 
 
 def get_loss(spec: str) -> Loss:
-    """The loss a command line names: `ce`, `dice`, `focal`, `iou`, `ce+dice` or `ce+dice:W_CE,W_DICE`.
+    """The loss of a name: `ce`, `dice`, `focal`, `iou`, `ce+dice` or `ce+dice:W_CE,W_DICE`.
 
     Raises InputError for any other text.
     """

@@ -1,4 +1,4 @@
-"""Confusion matrices to scores: pooled over a set, and per scan. Counts are int64, scores float64."""
+"""Confusion matrices to scores, pooled over a set and per scan; counts int64, scores float64."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from dme.ops.confusion import confusion_matrix
 
 
 def scores(cm: Tensor | np.ndarray) -> dict[str, np.ndarray | float | int]:
-    """Scores of one confusion matrix (C, C), rows truth, columns prediction, pooled over whatever it counts.
+    """Scores of one confusion matrix (C, C), rows truth, columns prediction.
 
     Per class, float64 (C,): `iou`, `dice`, `precision`, `recall` (OpenMMLab's `Acc`). Their means
     over the
@@ -70,12 +70,12 @@ def per_scan(
 
 
 def table1_measure(cms: Tensor | np.ndarray) -> float:
-    """The "mIoU" of the study's Table 1: mean over scans (N, C, C) of the IoU of class 1, 0 if empty."""
+    """The "mIoU" of the study's Table 1: mean over scans (N, C, C) of class 1's IoU, 0 if empty."""
     return per_scan(cms, positive=1, empty=0.0)["mean_iou"]
 
 
 class ConfusionMeter:
-    """Confusion matrices of scans one by one, in order, from which every pooled or per-scan score follows.
+    """Confusion matrices of scans, in order, from which every pooled or per-scan score follows.
 
     Updating does not wait for the device; `matrices` and `compute` do.
     """
@@ -128,7 +128,7 @@ class ConfusionMeter:
         return scores(self.matrices().sum(0))
 
     def all_reduce(self) -> None:
-        """Take in the scans of all ranks, in rank order (collective; a no-op without torch.distributed)."""
+        """Take in the scans of all ranks, in rank order (collective; one process alone does nothing)."""
         if not (dist.is_available() and dist.is_initialized()):
             return
         if self._reduced:

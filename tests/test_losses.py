@@ -1,4 +1,4 @@
-"""Losses against the study's library (golden values), hand-computed values and the edge cases of training."""
+"""Losses against the study's library (golden values), values by hand, edge cases of training."""
 
 import itertools
 import math

@@ -22,7 +22,7 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, delete it on any failure.
+    """Yield a temporary path beside `path`; rename it on success, delete it on any failure.
 
     The rename is atomic, so readers see the old file or the whole new one, also after a kill or a
     full disk.
@@ -53,7 +53,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def load_archive(path: str | Path, device: "str | torch.device" = "cpu"):
-    """The content of a torch file, without running anything in it. Whatever is wrong with it raises."""
+    """The content of a torch file, of which nothing is run. Whatever is wrong with it raises."""
     import torch
 
     if zipfile.is_zipfile(path):

@@ -50,7 +50,7 @@ def _command() -> str:
 
 
 def _commit() -> str:
-    """Commit of the project's own checkout, '+changes' when files differ from it, 'unknown' without one."""
+    """Commit of the project's checkout, '+changes' where files differ; 'unknown' without one."""
 
     def git(*words: str) -> str:
         done = subprocess.run(

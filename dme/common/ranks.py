@@ -9,13 +9,19 @@ from dme.common.errors import InputError
 
 
 def join() -> tuple[int, int, torch.device]:
-    """Join the other ranks, if torchrun started any. Returns (rank, number of ranks, this rank's device)."""
+    """Join the other ranks, if torchrun started any.
+
+    Returns (rank, number of ranks, this rank's device). Raises InputError for more ranks than
+    GPUs.
+    """
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         if device.index >= torch.cuda.device_count():
-            found = f"{device.index + 1} or more ranks on a machine with {torch.cuda.device_count()} GPU"
-            raise InputError(f"{found}; start one per GPU (torchrun --nproc-per-node)")
+            raise InputError(
+                f"{device.index + 1} or more ranks on a machine with {torch.cuda.device_count()} "
+                "GPU; start one per GPU (torchrun --nproc-per-node)"
+            )
         torch.cuda.set_device(device)
     if "RANK" in os.environ and not distributed.is_initialized():
         # Imported later, by an operator's first call, it would hold the group for good; gloo's
@@ -48,7 +54,7 @@ def total(values: Tensor) -> Tensor:
 
 
 def share_buffers(net: nn.Module) -> None:
-    """Give every rank the buffers of rank 0 (collective): without SyncBN their BN statistics differ."""
+    """Give every rank the buffers of rank 0 (collective): without SyncBN they differ."""
     if world_size() > 1:
         for buffer in net.buffers():
             distributed.broadcast(buffer, 0)

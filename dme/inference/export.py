@@ -72,7 +72,10 @@ def describe(model: Segmenter) -> dict:
 
 
 def trace(network: Exportable, channels: int) -> ExportedProgram:
-    """The network as a graph. channels: of its input, 1 (grey, repeated as needed) or the network's own."""
+    """The network as a graph.
+
+    channels: of its input, 1 (grey, repeated as needed) or the network's own.
+    """
     example = torch.zeros(2, channels, 100, 75)
     free = {axis: Dim.DYNAMIC for axis in AXES}
     # without it, the graph refuses sizes that need no padding or are at some depth one pixel wide
@@ -128,7 +131,7 @@ def adaptive_avg_pool2d(x: Tensor, size: list[int]) -> Tensor:
 
 
 def _averaging(bins: int, length: int) -> Tensor:
-    """(bins, length): row i averages over floor(i length / bins) to ceil((i + 1) length / bins)."""
+    """(bins, length): row i averages floor(i length / bins) to ceil((i + 1) length / bins)."""
     i, pixel = torch.arange(bins).unsqueeze(1), torch.arange(length)
     inside = (pixel >= i * length // bins) & (pixel < ((i + 1) * length + bins - 1) // bins)
     return inside / inside.sum(1, keepdim=True)
@@ -152,7 +155,7 @@ def open_onnx(path: Path) -> Callable[[Tensor], np.ndarray]:
 def differences(
     exported: Callable[[Tensor], np.ndarray], network: Exportable, channels: int
 ) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Image shape and largest difference of a probability, on synthetic scans of the sizes CHECKED."""
+    """Image shape and largest difference of a probability, on synthetic scans of sizes CHECKED."""
     scans = np.stack([phantom_bscan(seed).image for seed in range(2 * channels)])
     scans = torch.from_numpy(scans).float().unflatten(0, (2, channels))  # (2, channels, H, W)
     for batch, height, width in CHECKED:

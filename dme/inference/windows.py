@@ -43,7 +43,8 @@ def sliding_window(
     """
     if not 0 < stride <= window:
         raise ValueError(
-            f"stride {stride} must be between 1 and the window's {window} pixels, else pixels are skipped"
+            f"stride {stride} must be between 1 and the window's {window} pixels, "
+            "else pixels are skipped"
         )
     count, _, height, width = x.shape
     tall, wide = min(window, height), min(window, width)
@@ -85,7 +86,10 @@ def flip_average(predict: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, half-pixel centres, no antialiasing: what OpenMMLab does to logits. x: (N, C, H, W)."""
+    """(N, C, H, W) at another size as OpenMMLab resizes logits.
+
+    Bilinear, half-pixel centres, no antialiasing.
+    """
     if x.shape[-2:] == tuple(size):
         return x
     # of two channels, channels last takes three times as long

@@ -1,4 +1,4 @@
-"""What backbones and heads are built of: convolution with batch norm, and the inverted residual."""
+"""What backbones and heads are built of: convolution with batch norm, the inverted residual."""
 
 from collections import OrderedDict
 
@@ -10,7 +10,7 @@ from dme.ops.depthwise import convolve, depthwise_conv
 
 
 class ConvBN(nn.Sequential):
-    """Convolution without bias, batch normalisation, activation (None: none); 'same' padding at stride 1."""
+    """Convolution without bias, batch norm, activation (None: none); 'same' padding at stride 1."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class ConvBN(nn.Sequential):
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """Every channel by itself; at stride 1 on a CPU faster than PyTorch's, see `dme.ops.depthwise`."""
+    """Every channel by itself; on a CPU at stride 1 faster than PyTorch's: `dme.ops.depthwise`."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.is_cpu or self.stride != (1, 1):

@@ -54,7 +54,11 @@ def save_model(
 
 
 def read_checkpoint(path: str | Path, sha256: str | None = None) -> tuple[dict, str]:
-    """The content of a torch file, without running anything in it, and its sha256 (must be the given one)."""
+    """The content of a torch file, of which nothing is run, and its sha256.
+
+    sha256: what the latter must be, None for anything. Raises InputError for a file that is
+    absent, altered, damaged, holds code or no dictionary.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(
@@ -125,7 +129,10 @@ def check_description(model: Segmenter, path: str | Path) -> None:
 
 
 def load_strict(model: Segmenter, state: dict[str, Tensor], path: str | Path) -> None:
-    """Copy tensors under our names into the network; any difference in names or shapes is one InputError."""
+    """Copy tensors under our names into the network.
+
+    Raises InputError, one for all differences in names or shapes.
+    """
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):

@@ -16,7 +16,7 @@ from dme.nets.zoo import known, path_of
 
 
 def download(name: str, folder: str | Path | None = None) -> Path:
-    """Fetch a named checkpoint, verify it, convert it to our format; returns the file for `load_model`.
+    """Fetch a named checkpoint, verify and convert it; returns the file for `load_model`.
 
     folder: None for where `path_of` says. A broken download stays as `.part` and is resumed by the
     next call; it is verified when whole, and deleted if its sha256 is wrong. A file already there

@@ -11,10 +11,11 @@ from dme.nets.segmenter import Segmenter
 
 
 def folded(model: Segmenter) -> Segmenter:
-    """A copy that predicts faster: batch norm folded into the convolutions, channels last, no auxiliary head.
+    """A copy that predicts faster.
 
-    The same function as `model` in eval mode but for rounding (float32). It can be neither trained
-    nor saved.
+    Batch norm is folded into the convolutions, channels come last, the auxiliary head goes. The
+    same function as `model` in eval mode but for rounding (float32). It can be neither trained nor
+    saved.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     model.aux_head = None  # only training needs it

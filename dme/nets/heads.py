@@ -53,7 +53,10 @@ class FCNHead(nn.Module):
 
 
 class PSPHead(nn.Module):
-    """Pyramid pooling (Zhao et al. 2017): the last feature beside averages over 1, 2, 3, 6 bins a side."""
+    """Pyramid pooling (Zhao et al. 2017): the last feature beside averages over few large bins.
+
+    pool_scales: the numbers of bins along each side.
+    """
 
     LEAST_BATCH = 2
 
@@ -89,7 +92,10 @@ class PSPHead(nn.Module):
 
 
 class ASPPHead(nn.Module):
-    """Atrous spatial pyramid pooling (DeepLabV3, Chen et al. 2017): image average, 1x1 and dilated 3x3."""
+    """Atrous spatial pyramid pooling (DeepLabV3, Chen et al. 2017).
+
+    The image's average beside convolutions of the last feature, 1x1 and dilated 3x3.
+    """
 
     LEAST_BATCH = 2
 
@@ -130,8 +136,9 @@ class ASPPHead(nn.Module):
 
 
 class LRASPPHead(nn.Module):
-    """Lite R-ASPP (Howard et al. 2019): the last feature, gated by its averages, joined by the earlier two.
+    """Lite R-ASPP (Howard et al. 2019).
 
+    The last feature is gated by its averages, and joined by the earlier two, from deep to shallow.
     The averages are over windows of 49 x 49, 16 rows and 20 columns apart; a feature smaller than
     that is one window, where OpenMMLab's code fails. eps: of batch norm.
     """
@@ -191,10 +198,11 @@ class LRASPPHead(nn.Module):
 
 
 def pooled(x: Tensor, scales: tuple[int, ...]) -> list[Tensor]:
-    """Averages of x (N, C, H, W) over bins x bins windows, for each bins in `scales`: (N, C, bins, bins).
+    """Averages of x (N, C, H, W) over bins x bins windows, for each bins in `scales`.
 
-    The windows are those of `F.adaptive_avg_pool2d`. On a GPU that leaves the work to a few
-    threads when x is channels last, and takes longer than the network before it.
+    Returns (N, C, bins, bins) of each. The windows are those of `F.adaptive_avg_pool2d`. On a GPU
+    that leaves the work to a few threads when x is channels last, and takes longer than the
+    network before it.
     """
     if x.is_cuda:
         return pooled_by_products(x, scales)
@@ -226,7 +234,7 @@ def pooled_by_products(x: Tensor, scales: tuple[int, ...]) -> list[Tensor]:
 
 
 def _windows(scales: tuple[int, ...], side: int, device: torch.device) -> Tensor:
-    """Which of `side` pixels each window covers, for all scales: float32 (sum of bins, side), 0 or 1."""
+    """Which of `side` pixels each window covers, of all scales: float32 (sum of bins, side)."""
     pixel = torch.arange(side, device=device)
     windows = []
     for bins in scales:
@@ -237,7 +245,7 @@ def _windows(scales: tuple[int, ...], side: int, device: torch.device) -> Tensor
 
 
 def conv_enlarged(grids: list[Tensor], kernel: Tensor, like: Tensor) -> Tensor:
-    """3x3 convolution, padding 1, of small grids enlarged to the size of `like`, which are never made.
+    """3x3 convolution, padding 1, of small grids enlarged to the size of `like`, never made.
 
     grids: each (N, c, k, l), to be enlarged bilinearly (half-pixel centres) and concatenated.
     kernel: (out, sum of c, 3, 3). Returns (N, out, H, W), channels last.
@@ -263,7 +271,7 @@ def conv_enlarged(grids: list[Tensor], kernel: Tensor, like: Tensor) -> Tensor:
 
 
 def _enlarging(bins: int, length: int, like: Tensor) -> Tensor:
-    """(length, 3 bins): bilinear from `bins` values to `length`, shifted by each of a kernel's three taps."""
+    """(length, 3 bins): bilinear from `bins` values to `length`, shifted by a kernel's three taps."""
     position = (torch.arange(length, device=like.device) + 0.5) * (bins / length) - 0.5
     grid = torch.arange(bins, device=like.device)
     weights = (

@@ -1,4 +1,4 @@
-"""MobileNetV2-d8 (Sandler et al. 2018) as OpenMMLab segments with it: features down to 1/8 of the size."""
+"""MobileNetV2-d8 (Sandler et al. 2018) as OpenMMLab segments with it, down to 1/8 of the size."""
 
 from torch import Tensor, nn
 
@@ -20,8 +20,9 @@ FEATURES = (2, 3, 5, 7)  # stages whose output is a feature, the stem being stag
 
 
 class MobileNetV2(nn.Module):
-    """A strided convolution and seven stages of inverted residuals. width: factor of all numbers of channels.
+    """A strided convolution and seven stages of inverted residuals.
 
+    width: multiplies all numbers of channels.
     forward: x (N, in_channels, H, W) of any size -> list of four features; at width 1 their
     channels are 24 at 1/4 of the size, then 32, 96 and 320 at 1/8.
     """

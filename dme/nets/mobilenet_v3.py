@@ -43,7 +43,7 @@ SMALL = (
 
 
 class SameConv2d(nn.Conv2d):
-    """Zero padding as TensorFlow's "same": of an odd number of pixels, right and bottom get one more."""
+    """Zero padding as TensorFlow's "same": of an odd number, right and bottom get one more."""
 
     def forward(self, x: Tensor) -> Tensor:
         padding = []

@@ -1,4 +1,4 @@
-"""OpenMMLab's checkpoints in our terms: names of tensors, architecture, class names and preprocessing."""
+"""OpenMMLab's checkpoints in our terms: names of tensors, architecture, classes, preprocessing."""
 
 import re
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ TELLTALES = {
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under our names; a name that OpenMMLab gives to no part of ours stays as it is."""
+    """The tensors under our names; a name that stands for no part of ours stays as it is."""
     state = _substitute(state, HEADS)
     for kind in BACKBONES.values():
         pairs = [(rf"^backbone\.{theirs}", f"backbone.{ours}") for theirs, ours in kind.OPENMMLAB]
@@ -54,7 +54,7 @@ def _substitute(state: dict[str, Tensor], pairs: Iterable[tuple[str, str]]) -> d
 
 
 def read_arch(state: dict[str, Tensor]) -> dict | None:
-    """build_model's arguments read off tensors under our names; None if they are not such a network's."""
+    """build_model's arguments read off tensors under our names; None for those of another network."""
     heads = [
         head for head, start in TELLTALES.items() if any(name.startswith(start) for name in state)
     ]

@@ -11,13 +11,13 @@ from dme.nets.mobilenet_v2 import MobileNetV2
 from dme.nets.mobilenet_v3 import MobileNetV3Large, MobileNetV3Small
 from dme.nets.unet import UNet
 
-# A backbone is a class, built with (in_channels, width), whose instances map (N, in_channels, H, W) to a list
-# of features with `out_channels`. It says what goes with it:
+# A backbone is a class, built with (in_channels, width), whose instances map (N, in_channels, H, W)
+# to a list of features with `out_channels`. It says what goes with it:
 # WIDTH         the usual width, an int or a float as all its widths are
 # HEADS         the heads it takes and the arguments they get, the usual one first
 # AUX_CHANNELS  of the auxiliary head on the last feature but one; 0: it has none
-# FIRST         the convolution that sees the image, from which a checkpoint's input channels are read
-# WIDEST        the tensor from whose first side a checkpoint's width is read, and that side at width 1
+# FIRST         the convolution that sees the image, of as many input channels as a checkpoint has
+# WIDEST        the tensor whose first side tells a checkpoint's width, and that side at width 1
 # OPENMMLAB     patterns of OpenMMLab's names and ours, without the prefix "backbone."
 BACKBONES = {
     "unet": UNet,
@@ -32,7 +32,7 @@ PREPROCESS = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 
 
 class Segmenter(nn.Module):
-    """Backbone, decode head, optional auxiliary head; each head picks what it reads of the features.
+    """Backbone, decode head, optional auxiliary head; each head picks what it reads of features.
 
     Beside the layers it carries what a checkpoint needs to rebuild it: `arch` (`build_model`'s
     arguments), `preprocess` (mean and std per input channel, 0-255 scale) and `classes` (names, in
@@ -57,7 +57,7 @@ class Segmenter(nn.Module):
         return self.head(self.backbone(x))
 
     def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As forward, and the auxiliary head's logits (N, num_classes, H'', W''), None without that head."""
+        """As forward, and the auxiliary head's logits (N, num_classes, H'', W'') or None."""
         features = self.backbone(x)
         return self.head(features), None if self.aux_head is None else self.aux_head(features)
 
@@ -72,7 +72,7 @@ def build_model(
     aux: bool | None = None,
     aux_channels: int | None = None,
 ) -> Segmenter:
-    """A network with fresh weights (He initialisation; classifiers normal with deviation 0.01, as OpenMMLab).
+    """A network with fresh weights, made as OpenMMLab does: He's; classifiers normal, deviation 0.01.
 
     backbone: a name in BACKBONES. head: one in its HEADS, which differ: "psp", "fcn", "deeplabv3",
         "lraspp".
@@ -129,7 +129,10 @@ def build_model(
 
 
 def require_arch(model: Segmenter, **asked: str | float | None) -> None:
-    """Raises InputError unless the loaded network has these values in its `arch`; None asks for nothing."""
+    """Raises InputError unless a loaded network has these values in its `arch`.
+
+    asked: by the names of `build_model`'s arguments; None asks for nothing.
+    """
     for key, value in asked.items():
         if value not in (None, model.arch[key]):
             value = value if isinstance(value, str) else f"{value:g}"
@@ -159,7 +162,7 @@ def set_classes(model: Segmenter, names: list[str]) -> list[str]:
 
 
 def start_at_shares(model: Segmenter, shares: Tensor) -> None:
-    """Let fresh classifiers start at the classes' shares of the pixels, where OpenMMLab starts at equal ones.
+    """Let fresh classifiers start at the classes' shares of the pixels, not at equal ones.
 
     shares: (num_classes,), above 0; their logarithms become the biases (as the prior of Lin et al.
     2017). From equal shares a fresh UNet first makes features that say background. Where a rare

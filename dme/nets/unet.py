@@ -1,4 +1,4 @@
-"""UNet-S5-D16, the backbone of the study: Ronneberger et al. 2015, in OpenMMLab's variant with BN."""
+"""UNet-S5-D16, the study's backbone: Ronneberger et al. 2015, in OpenMMLab's variant with BN."""
 
 import torch
 from torch import Tensor, nn

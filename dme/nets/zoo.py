@@ -17,12 +17,18 @@ ZOO = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[2] / "weights"
 
 
 def known() -> dict[str, dict]:
-    """The named checkpoints: name -> arch, reported, licence, trained_on, sha256, and `file` or `url`."""
+    """The named checkpoints by name.
+
+    Each with arch, reported, licence, trained_on, sha256, and `file` or `url`.
+    """
     return json.loads((ZOO / "zoo.json").read_text(encoding="utf-8"))
 
 
 def path_of(name: str) -> Path:
-    """Where a named checkpoint is or will be: shipped, or in $DME_CACHE/weights (~/.cache/dme/weights)."""
+    """Where a named checkpoint is or will be: shipped, or in $DME_CACHE/weights.
+
+    Without that variable in ~/.cache/dme/weights. Raises InputError for another name.
+    """
     entries = known()
     if name not in entries:
         raise InputError(

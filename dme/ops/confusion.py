@@ -135,7 +135,7 @@ def _as_bytes(truth: np.ndarray, num_classes: int, ignore_index: int) -> np.ndar
 
 
 def _first_maximum(logits: np.ndarray) -> np.ndarray:
-    """Arg-max over the first dimension of (C, h, w), as uint8; `argmax` is slow over a far stride."""
+    """Arg-max over C of (C, h, w), as uint8; NumPy's is slow over a far stride."""
     best = np.maximum(logits[0], logits[1])
     label = (logits[1] > logits[0]).view(np.uint8)
     for c in range(2, len(logits)):

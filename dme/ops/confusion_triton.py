@@ -23,7 +23,7 @@ def _count_kernel(
     C: tl.constexpr, IGNORE: tl.constexpr, LOGITS: tl.constexpr,
     BLOCK: tl.constexpr, BINS: tl.constexpr,
 ):  # fmt: skip
-    """Each program walks tiles (BLOCK pixels of one row) of one image, then adds its counts once."""
+    """Each program walks tiles (BLOCK pixels of a row) of one image, then adds its counts once."""
     program = tl.program_id(0).to(tl.int64)  # int64 from here on: every offset derives from it
     image = program // per_image
     tiles_per_row = tl.cdiv(width, BLOCK)

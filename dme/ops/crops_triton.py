@@ -1,4 +1,4 @@
-"""Triton kernel of `dme::sample_crops`. Imported on CUDA only, so that `import dme` needs no Triton."""
+"""Triton kernel of `dme::sample_crops`; only CUDA imports it: `import dme` needs no Triton."""
 
 import torch
 import triton
@@ -23,17 +23,23 @@ def _crops_kernel(
     source = sources + 9 * sample
     image_in = tl.load(source).to(tl.pointer_type(tl.uint8))
     mask_in = tl.load(source + 1).to(tl.pointer_type(tl.uint8))
-    height, width = tl.load(source + 2), tl.load(source + 3)
-    image_c, image_h, image_w = tl.load(source + 4), tl.load(source + 5), tl.load(source + 6)
-    mask_h, mask_w = tl.load(source + 7), tl.load(source + 8)
+    height = tl.load(source + 2)
+    width = tl.load(source + 3)
+    image_c = tl.load(source + 4)
+    image_h = tl.load(source + 5)
+    image_w = tl.load(source + 6)
+    mask_h = tl.load(source + 7)
+    mask_w = tl.load(source + 8)
 
-    of = maps + 7 * sample
-    row, column = pixel // out_w, pixel % out_w
-    column = tl.where(tl.load(of + 6) > 0, out_w - 1 - column, column)
+    # where the crop's pixel lies in the source
+    entry = maps + 7 * sample
+    row = pixel // out_w
+    column = pixel % out_w
+    column = tl.where(tl.load(entry + 6) > 0, out_w - 1 - column, column)
     dy = row.to(tl.float32) + (0.5 - out_h * 0.5)
     dx = column.to(tl.float32) + (0.5 - out_w * 0.5)
-    y = tl.load(of) * dy + tl.load(of + 1) * dx + tl.load(of + 2)
-    x = tl.load(of + 3) * dy + tl.load(of + 4) * dx + tl.load(of + 5)
+    y = tl.load(entry) * dy + tl.load(entry + 1) * dx + tl.load(entry + 2)
+    x = tl.load(entry + 3) * dy + tl.load(entry + 4) * dx + tl.load(entry + 5)
     framed = within & (y >= 0) & (y < height) & (x >= 0) & (x < width)
     nearest = y.to(tl.int64) * mask_h + x.to(tl.int64) * mask_w
     label = tl.load(mask_in + nearest, mask=framed, other=IGNORE)
@@ -42,19 +48,24 @@ def _crops_kernel(
 
     # The four pixels whose centres surround the point, moved onto the frame's border where it is
     # beyond them.
-    y, x = tl.maximum(y - 0.5, 0.0), tl.maximum(x - 0.5, 0.0)
-    y, x = tl.minimum(y, (height - 1).to(tl.float32)), tl.minimum(x, (width - 1).to(tl.float32))
-    top, left = y.to(tl.int64), x.to(tl.int64)
-    fy, fx = y - top.to(tl.float32), x - left.to(tl.float32)
-    upper, lower = top * image_h, tl.minimum(top + 1, height - 1) * image_h
-    near, far = left * image_w, tl.minimum(left + 1, width - 1) * image_w
+    y = tl.minimum(tl.maximum(y - 0.5, 0.0), (height - 1).to(tl.float32))
+    x = tl.minimum(tl.maximum(x - 0.5, 0.0), (width - 1).to(tl.float32))
+    top = y.to(tl.int64)
+    left = x.to(tl.int64)
+    fy = y - top.to(tl.float32)
+    fx = x - left.to(tl.float32)
+    upper = top * image_h
+    lower = tl.minimum(top + 1, height - 1) * image_h
+    near = left * image_w
+    far = tl.minimum(left + 1, width - 1) * image_w
     for channel in range(channels):
         plane = image_in + channel * image_c
         a = tl.load(plane + upper + near, mask=within, other=0).to(tl.float32)
         b = tl.load(plane + upper + far, mask=within, other=0).to(tl.float32)
         c = tl.load(plane + lower + near, mask=within, other=0).to(tl.float32)
         d = tl.load(plane + lower + far, mask=within, other=0).to(tl.float32)
-        above, below = a + fx * (b - a), c + fx * (d - c)
+        above = a + fx * (b - a)
+        below = c + fx * (d - c)
         out = image + (sample * channels + channel) * size + pixel
         tl.store(out, above + fy * (below - above), mask=within)
 
@@ -68,16 +79,16 @@ def sample(
     inside: Tensor,
     block: int = 1024,
 ) -> None:
-    """Fill x, labels, inside (contiguous) as `dme.ops.crops.sample_crops` returns them, in one launch.
+    """Fill x, labels, inside (contiguous) as `dme.ops.crops.sample_crops` returns them.
 
     images: uint8 (C, H, W), any strides. maps: of each crop the six numbers of
     `dme.ops.crops.inverse_map` and whether to mirror. block: pixels of a program, a power of two.
     """
     batch, channels, height, width = x.shape
-    sources = [  # addresses, size and strides
-        [image.data_ptr(), mask.data_ptr(), *mask.shape, *image.stride(), *mask.stride()]
-        for image, mask in zip(images, masks, strict=True)
-    ]
+    sources = []  # of each crop nine numbers: addresses, size and strides
+    for image, mask in zip(images, masks, strict=True):
+        addresses = (image.data_ptr(), mask.data_ptr())
+        sources.append([*addresses, *mask.shape, *image.stride(), *mask.stride()])
     _crops_kernel[(triton.cdiv(height * width, block), batch)](
         torch.tensor(sources).to(x.device, non_blocking=True),
         torch.tensor(maps, dtype=torch.float32).to(x.device, non_blocking=True),

@@ -1,15 +1,18 @@
-"""`dme::depthwise_conv`: a convolution of each channel by itself, whose way back is right and fast on a CPU.
+"""`dme::depthwise_conv`: a convolution of each channel by itself, trained fast on CPUs.
 
 Of a dilated one, PyTorch 2.13 (oneDNN 3.12) takes up to 30 times as long for the gradient in the
 weight as for that in x, and in bfloat16 it returns memory that nobody has written. On a GPU cuDNN
 needs no help.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WIDEST = 3  # columns of a kernel for which oneDNN has code of its own; with more it pads every channel to 16
+# columns of a kernel for which oneDNN has code of its own; with more it pads every channel to 16
+WIDEST = 3
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
@@ -25,35 +28,37 @@ def depthwise_conv(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
 
 
 def convolve(x: Tensor, weight: Tensor, dilation: int, bias: Tensor | None = None) -> Tensor:
-    """The same in PyTorch's operators, plus `bias` (C,): a wide dilated kernel's columns go in two pieces."""
+    """The same in PyTorch's operators, plus `bias` (C,).
+
+    The columns of a wide dilated kernel go in pieces, whose results are added up.
+    """
     channels, _, rows, columns = weight.shape
-    high, wide = dilation * (rows // 2), dilation * (columns // 2)
+    high = dilation * (rows // 2)
+    wide = dilation * (columns // 2)
     if dilation == 1 or columns <= WIDEST:
         return F.conv2d(x, weight, bias, 1, (high, wide), dilation, channels)
+
     width = x.shape[3]
     x = F.pad(x, (wide, wide))
-    pieces = [
-        F.conv2d(
-            x[..., first : last + width],
-            own,
-            None if first else bias,
-            1,
-            (high, 0),
-            dilation,
-            channels,
-        )
-        for first, last, own in _by_columns(weight, dilation)
-    ]
-    return sum(pieces[1:], pieces[0])
+    total = None
+    for first, last, piece in _by_columns(weight, dilation):
+        part = x[..., first : last + width]
+        if total is None:
+            total = F.conv2d(part, piece, bias, 1, (high, 0), dilation, channels)
+        else:
+            total = total + F.conv2d(part, piece, None, 1, (high, 0), dilation, channels)
+    return total
 
 
 def _by_columns(weight: Tensor, dilation: int) -> list[tuple[int, int, Tensor]]:
-    """Pieces of at most WIDEST columns, each after the places where its first and its last column begin."""
-    pieces = weight.split(WIDEST, dim=3)
-    starts = (WIDEST * i * dilation for i in range(len(pieces)))
-    return [
-        (a, a + (own.shape[3] - 1) * dilation, own) for a, own in zip(starts, pieces, strict=True)
-    ]
+    """Pieces of at most WIDEST columns, with the places where first and last column begin."""
+    pieces = []
+    first = 0
+    for piece in weight.split(WIDEST, dim=3):
+        last = first + (piece.shape[3] - 1) * dilation
+        pieces.append((first, last, piece))
+        first += WIDEST * dilation
+    return pieces
 
 
 @torch.library.custom_op("dme::depthwise_conv", mutates_args=(), device_types="cpu")
@@ -65,49 +70,58 @@ def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
 def _gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, dilation: int
 ) -> tuple[Tensor, Tensor]:
+    """Gradients in x and in weight, this from grids on which a dilated kernel is a dense one."""
     of_x = convolve(gradient, weight.flip(2, 3), dilation)
     rows, columns = weight.shape[2:]
     gradient = _apart(gradient, dilation)
     if columns <= WIDEST:
         x = _apart(x, dilation)
         return of_x, _of_weight(gradient, x, weight, (rows // 2, columns // 2))
-    x, width = _apart(x, dilation, columns // 2), gradient.shape[3]
-    pieces = [
-        _of_weight(gradient, x[..., first : last + width], own, (rows // 2, 0))
-        for first, last, own in _by_columns(weight, 1)
-    ]
+
+    x = _apart(x, dilation, columns // 2)
+    width = gradient.shape[3]
+    pieces = []
+    for first, last, piece in _by_columns(weight, 1):
+        part = x[..., first : last + width]
+        pieces.append(_of_weight(gradient, part, piece, (rows // 2, 0)))
     return of_x, torch.cat(pieces, dim=3)
 
 
 def _of_weight(gradient: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
-    ones, zeros, wanted = (1, 1), (0, 0), (False, True, False)
+    """Gradient in the weight alone of a convolution that is not dilated."""
+    ones = (1, 1)
+    zeros = (0, 0)
+    mask = (False, True, False)  # of x, weight, bias
     backward = torch.ops.aten.convolution_backward
-    return backward(
-        gradient, x, weight, None, ones, padding, ones, False, zeros, len(weight), wanted
-    )[1]
+    groups = len(weight)
+    return backward(gradient, x, weight, None, ones, padding, ones, False, zeros, groups, mask)[1]
 
 
 def _apart(x: Tensor, dilation: int, beside: int = 0) -> Tensor:
-    """(N, C, H, W) -> (N dilation^2, C, H', W'), channels last: the grids that a dilated kernel never mixes.
+    """The grids that a dilated kernel never mixes: (N, C, H, W) -> (N dilation^2, C, H', W').
 
-    Zeros fill the grids to one size; `beside` more columns of them are on the left and on the
-    right.
+    Channels last. Zeros fill the grids to one size; `beside` more columns of them are on the left
+    and on the right.
     """
     wide = beside * dilation
-    x = F.pad(x, (wide, wide + -x.shape[3] % dilation, 0, -x.shape[2] % dilation)).permute(
-        0, 2, 3, 1
-    )
-    x = x.unflatten(2, (-1, dilation)).unflatten(1, (-1, dilation)).permute(0, 2, 4, 1, 3, 5)
-    return x.flatten(0, 2).permute(0, 3, 1, 2)
+    right = wide + -x.shape[3] % dilation
+    bottom = -x.shape[2] % dilation
+    x = F.pad(x, (wide, right, 0, bottom)).permute(0, 2, 3, 1)  # (N, H, W, C)
+    # (N, H', dilation, W', dilation, C), then both dilations to the front
+    x = x.unflatten(2, (-1, dilation)).unflatten(1, (-1, dilation))
+    x = x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    return x.permute(0, 3, 1, 2)
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:2])
     ctx.dilation = inputs[2]
 
 
-def _backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-    return *torch.ops.dme.depthwise_conv_backward(gradient, *ctx.saved_tensors, ctx.dilation), None
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    backward = torch.ops.dme.depthwise_conv_backward
+    of_x, of_weight = backward(gradient, *ctx.saved_tensors, ctx.dilation)
+    return of_x, of_weight, None
 
 
 _convolve.register_autograd(_backward, setup_context=_save)

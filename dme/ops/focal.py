@@ -1,5 +1,7 @@
 """`dme::focal_sums`: the sigmoid focal loss of every image, in one pass each way."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,33 +22,23 @@ def focal_sums(
     target: integer (N, H, W), of 0..C-1 and ignore_index, whose pixels are left out. Other labels
         are not looked for: what they do is undefined.
 
-    Returns (N,). Differentiable once, in the logits: the way back computes q again, so that
+    Returns (N,). Differentiable once, in the logits: the backward pass computes q again, so that
     nothing of the logits' size is kept. Raises InputError for shapes and types that do not fit.
     """
     check_logits(logits, target)
     return torch.ops.dme.focal_sums(logits, target, ignore_index, gamma, alpha)
 
 
-def focal_by_pytorch(
-    logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float
-) -> Tensor:
-    """The definition, which autograd can follow."""
-    logits = logits.to(sums_dtype(logits))
-    classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
-    t = (target[:, None] == classes).to(logits.dtype)
-    wrong = logits * (1 - 2 * t)  # 1 - q = sigmoid(wrong), -log q = softplus(wrong)
-    loss = (alpha * t + (1 - alpha) * (1 - t)) * wrong.sigmoid().pow(gamma) * F.softplus(wrong)
-    return (loss * (target != ignore_index)[:, None]).sum((1, 2, 3))
-
-
 @torch.library.custom_op("dme::focal_sums", mutates_args=(), device_types="cpu")
 def _sums(logits: Tensor, target: Tensor, ignore_index: int, gamma: float, alpha: float) -> Tensor:
     sums = logits.new_zeros(len(logits), dtype=sums_dtype(logits))
     for n, _, z, t, wrong, loss in blocks(logits, target, ignore_index, spare=2):
+        # (C, pixels) each; 1 - q = sigmoid(wrong), -log q = softplus(wrong)
         torch.addcmul(z, z, t, value=-2, out=wrong)
         F.softplus(wrong, out=loss).mul_(wrong.sigmoid_().pow_(gamma))
         valid = t.sum(0)
-        loss.mul_(t.mul_(2 * alpha - 1).add_(1 - alpha))
+        weight = t.mul_(2 * alpha - 1).add_(1 - alpha)  # alpha where t is 1
+        loss.mul_(weight)
         sums[n] += (loss @ valid).sum()
     return sums
 
@@ -62,21 +54,24 @@ def _gradient(
         F.softplus(wrong, out=loss)
         p = wrong.sigmoid_()
         torch.sub(1, p, out=q)
+
+        # of p^gamma softplus(wrong) along `wrong`, whose sign along z is that of 1 - 2 t
         of_wrong = torch.addcmul(p, loss, q, value=gamma, out=loss).mul_(p.pow_(gamma))
         valid = t.sum(0)
-        of_z = of_wrong.mul_(t.neg_().add_(1 - alpha)).mul_(valid * of_sums[n])
+        signed_weight = t.neg_().add_(1 - alpha)  # -alpha where t is 1
+        of_z = of_wrong.mul_(signed_weight).mul_(valid * of_sums[n])
         gradient[n, :, rows] = of_z.view_as(gradient[n, :, rows])
     return gradient
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     logits, target, *ctx.settings = inputs
     ctx.save_for_backward(logits, target)
 
 
-def _backward(ctx, of_sums: Tensor) -> tuple[Tensor, None, None, None, None]:
-    found = torch.ops.dme.focal_sums_backward(*ctx.saved_tensors, *ctx.settings, of_sums)
-    return found, None, None, None, None
+def _backward(ctx: Any, of_sums: Tensor) -> tuple[Tensor, None, None, None, None]:
+    gradient = torch.ops.dme.focal_sums_backward(*ctx.saved_tensors, *ctx.settings, of_sums)
+    return gradient, None, None, None, None
 
 
 _sums.register_autograd(_backward, setup_context=_save)

@@ -1,4 +1,4 @@
-"""Triton kernels of `dme::focal_sums`. Imported on CUDA only, so that `import dme` needs no Triton."""
+"""Triton kernels of `dme::focal_sums`; only CUDA imports them: `import dme` needs no Triton."""
 
 import torch
 import triton
@@ -26,11 +26,12 @@ def _sums_kernel(
     z, target, sums,
     width, pixels, tiles,
     z_n, z_c, z_h, z_w, t_n, t_h, t_w,
-    C: tl.constexpr, IGNORE: tl.constexpr, GAMMA: tl.constexpr, ALPHA: tl.constexpr, FLOAT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    C: tl.constexpr, IGNORE: tl.constexpr, GAMMA: tl.constexpr, ALPHA: tl.constexpr,
+    FLOAT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Each program adds up BLOCK pixels of one image, into sums (N, tiles)."""
-    tile, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    tile = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1).to(tl.int64)
     pixel = tile * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
     channel, label, valid = locate(
@@ -49,11 +50,12 @@ def _gradient_kernel(
     z, target, of_sums, gradient,
     width, pixels,
     z_n, z_c, z_h, z_w, t_n, t_h, t_w, g_n, g_c, g_h, g_w,
-    C: tl.constexpr, IGNORE: tl.constexpr, GAMMA: tl.constexpr, ALPHA: tl.constexpr, FLOAT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    C: tl.constexpr, IGNORE: tl.constexpr, GAMMA: tl.constexpr, ALPHA: tl.constexpr,
+    FLOAT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Each program makes BLOCK pixels of one image's gradient, from of_sums (N,)."""
-    tile, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    tile = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1).to(tl.int64)
     pixel = tile * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
     channel, label, valid = locate(
@@ -84,15 +86,16 @@ def add_up(
     time.
     """
     n, classes, height, width = logits.shape
-    kind, tiles = sums_dtype(logits), triton.cdiv(height * width, block)
+    kind = sums_dtype(logits)
+    tiles = triton.cdiv(height * width, block)
     sums = logits.new_empty(n, tiles, dtype=kind)
     if logits.numel():
         _sums_kernel[(tiles, n)](
             logits, target, sums,
             width, height * width, tiles,
             *logits.stride(), *target.stride(),
-            C=classes, IGNORE=ignore_index, GAMMA=gamma, ALPHA=alpha, FLOAT=FLOATS[kind], BLOCK=block,
-            num_warps=4,
+            C=classes, IGNORE=ignore_index, GAMMA=gamma, ALPHA=alpha,
+            FLOAT=FLOATS[kind], BLOCK=block, num_warps=4,
         )  # fmt: skip
     return sums.sum(1)
 
@@ -114,7 +117,7 @@ def differentiate(
             logits, target, of_sums.contiguous(), gradient,
             width, height * width,
             *logits.stride(), *target.stride(), *gradient.stride(),
-            C=classes, IGNORE=ignore_index, GAMMA=gamma, ALPHA=alpha, FLOAT=FLOATS[sums_dtype(logits)],
-            BLOCK=block, num_warps=4,
+            C=classes, IGNORE=ignore_index, GAMMA=gamma, ALPHA=alpha,
+            FLOAT=FLOATS[sums_dtype(logits)], BLOCK=block, num_warps=4,
         )  # fmt: skip
     return gradient

@@ -1,4 +1,6 @@
-"""`dme::region_sums`: what cross-entropy and the overlap losses need of logits, in one pass each way."""
+"""`dme::region_sums`: what cross-entropy and overlap losses need, in one pass each way."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,25 +25,20 @@ def region_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> tupl
     return torch.ops.dme.region_sums(logits, target, ignore_index)
 
 
-def sums_by_pytorch(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """The definition, which autograd can follow."""
-    logits = logits.to(sums_dtype(logits))
-    classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
-    valid = (target != ignore_index)[:, None]
-    p, t = logits.softmax(1), ((target[:, None] == classes) & valid).to(logits.dtype)
-    entropy = -(logits.log_softmax(1) * t).sum((1, 2, 3))
-    parts = p * t, p * valid, t, p.square()
-    return entropy, torch.stack([part.sum((2, 3)) for part in parts], -1)
-
-
 @torch.library.custom_op("dme::region_sums", mutates_args=(), device_types="cpu")
 def _sums(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    entropy, sums = (empty.zero_() for empty in _empty(logits))
+    entropy, sums = _empty(logits)
+    entropy.zero_()
+    sums.zero_()
     for n, _, z, t, p in blocks(logits, target, ignore_index, spare=1):
+        # cross-entropy, from (C, pixels)
         log_p = torch.log_softmax(z, 0, out=p)
         entropy[n] -= torch.dot(log_p.flatten(), t.flatten())
+
+        # sums over the pixels, (C,) each; log_p, p and p t share their memory
         p = log_p.exp_()
-        squared, predicted = torch.linalg.vector_norm(p, dim=1).square(), p @ t.sum(0)
+        squared = torch.linalg.vector_norm(p, dim=1).square()
+        predicted = p @ t.sum(0)
         overlap = p.mul_(t).sum(1)
         sums[n] += torch.stack([overlap, predicted, t.sum(1), squared], -1)
     return entropy, sums
@@ -60,28 +57,32 @@ def _gradient(
     """Gradient in the logits, from those in the two results."""
     gradient = torch.empty_like(logits)
     overlap, predicted, _, squared = of_sums[:, :, None].unbind(-1)  # (N, C, 1)
-    entropies, squares = of_entropy.tolist(), squared.count_nonzero((1, 2)).tolist()
+    entropies = of_entropy.tolist()
+    squares = squared.count_nonzero((1, 2)).tolist()
     for n, rows, z, t, p, of_p in blocks(logits, target, ignore_index, spare=2):
+        # along p, from the sums that anything was made of; (C, pixels) each
         torch.softmax(z, 0, out=p)
         torch.mul(predicted[n], t.sum(0), out=of_p).addcmul_(overlap[n], t)
         if squares[n]:
             of_p.addcmul_(squared[n], p, value=2)
+
+        # back through the softmax; all in the memory of of_p
         of_log_p = of_p.mul_(p).sub_(t, alpha=entropies[n])
         of_z = of_log_p.addcmul_(p, of_log_p.sum(0), value=-1)
         gradient[n, :, rows] = of_z.view_as(gradient[n, :, rows])
     return gradient
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:2])
     ctx.ignore_index = inputs[2]
 
 
-def _backward(ctx, of_entropy: Tensor, of_sums: Tensor) -> tuple[Tensor, None, None]:
-    found = torch.ops.dme.region_sums_backward(
+def _backward(ctx: Any, of_entropy: Tensor, of_sums: Tensor) -> tuple[Tensor, None, None]:
+    gradient = torch.ops.dme.region_sums_backward(
         *ctx.saved_tensors, ctx.ignore_index, of_entropy, of_sums
     )
-    return found, None, None
+    return gradient, None, None
 
 
 _sums.register_autograd(_backward, setup_context=_save)

@@ -1,4 +1,4 @@
-"""Triton kernels of `dme::region_sums`. Imported on CUDA only, so that `import dme` needs no Triton."""
+"""Triton kernels of `dme::region_sums`; only CUDA imports them: `import dme` needs no Triton."""
 
 import torch
 import triton
@@ -15,7 +15,7 @@ def _read(
     z_n, z_c, z_h, z_w, t_n, t_h, t_w,
     C: tl.constexpr, IGNORE: tl.constexpr, FLOAT: tl.constexpr,
 ):  # fmt: skip
-    """Of pixels: address of the first logit, largest logit, sum of exponentials, label, whether it counts."""
+    """Of pixels: address of the first logit, largest, sum of exponentials, label, validity."""
     first, label, valid = locate(
         z, target, n, pixel, inside, width, z_n, z_h, z_w, t_n, t_h, t_w, IGNORE
     )
@@ -39,8 +39,9 @@ def _sums_kernel(
     z_n, z_c, z_h, z_w, t_n, t_h, t_w,
     C: tl.constexpr, IGNORE: tl.constexpr, FLOAT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Each program adds up BLOCK pixels of one image, into entropy (N, tiles) and sums (N, tiles, C, 4)."""
-    tile, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    """Each program adds up BLOCK pixels, into entropy (N, tiles) and sums (N, tiles, C, 4)."""
+    tile = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1).to(tl.int64)
     pixel = tile * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
     channel, largest, total, label, valid = _read(
@@ -76,8 +77,9 @@ def _gradient_kernel(
     z_n, z_c, z_h, z_w, t_n, t_h, t_w, g_n, g_c, g_h, g_w,
     C: tl.constexpr, IGNORE: tl.constexpr, FLOAT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Each program makes BLOCK pixels of one image's gradient, from of_entropy (N,) and of_sums (N, C, 4)."""
-    tile, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    """Each program makes BLOCK pixels' gradient, from of_entropy (N,) and of_sums (N, C, 4)."""
+    tile = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1).to(tl.int64)
     pixel = tile * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
     first, largest, total, label, valid = _read(
@@ -108,13 +110,16 @@ def _gradient_kernel(
 def add_up(
     logits: Tensor, target: Tensor, ignore_index: int, block: int = 1024
 ) -> tuple[Tensor, Tensor]:
-    """The two results of `dme.ops.region_sums.region_sums`. block: pixels of a program, a power of two.
+    """The two results of `dme.ops.region_sums.region_sums`.
+
+    block: pixels of a program, a power of two.
 
     Every program leaves its own sums, which are then added in a fixed order: the same result every
     time.
     """
     n, classes, height, width = logits.shape
-    kind, tiles = sums_dtype(logits), triton.cdiv(height * width, block)
+    kind = sums_dtype(logits)
+    tiles = triton.cdiv(height * width, block)
     entropy = logits.new_empty(n, tiles, dtype=kind)
     sums = logits.new_empty(n, tiles, classes, 4, dtype=kind)
     if logits.numel():
@@ -143,6 +148,7 @@ def differentiate(
             logits, target, of_entropy.contiguous(), of_sums.contiguous(), gradient,
             width, height * width,
             *logits.stride(), *target.stride(), *gradient.stride(),
-            C=classes, IGNORE=ignore_index, FLOAT=FLOATS[sums_dtype(logits)], BLOCK=block, num_warps=4,
+            C=classes, IGNORE=ignore_index,
+            FLOAT=FLOATS[sums_dtype(logits)], BLOCK=block, num_warps=4,
         )  # fmt: skip
     return gradient

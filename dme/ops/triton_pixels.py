@@ -1,4 +1,4 @@
-"""What the Triton kernels of losses share. Imported on CUDA only, so that `import dme` needs no Triton."""
+"""What the Triton kernels of losses share; only CUDA imports it: `import dme` needs no Triton."""
 
 import torch
 import triton
@@ -14,8 +14,9 @@ def locate(
     IGNORE: tl.constexpr,
 ):  # fmt: skip
     """Of pixels of image n: address of the first logit, label, whether it counts."""
-    row, column = pixel // width, pixel % width
-    label = tl.load(target + n * t_n + row * t_h + column * t_w, mask=inside, other=IGNORE).to(
-        tl.int64
-    )
-    return z + n * z_n + row * z_h + column * z_w, label, inside & (label != IGNORE)
+    row = pixel // width
+    column = pixel % width
+    labels = target + n * t_n + row * t_h + column * t_w
+    label = tl.load(labels, mask=inside, other=IGNORE).to(tl.int64)
+    first = z + n * z_n + row * z_h + column * z_w
+    return first, label, inside & (label != IGNORE)

@@ -109,7 +109,7 @@ def train(
 
 
 def due(done: int, every: int, steps: int) -> bool:
-    """Whether something is due after `done` of `steps` steps: at each `every`-th one, and the last.
+    """Whether something is due after `done` of `steps` steps: at each `every`-th and the last.
 
     every: 0 for the last alone.
     """
@@ -256,7 +256,7 @@ class Training:
         return row
 
     def evaluate(self, evaluate: Evaluate, done: int, run: Run | None) -> dict[str, float]:
-        """Its scores for the log (collective). `run`, of rank 0, receives the best and a picture."""
+        """Scores for the log (collective). `run`, of rank 0, receives the best and a picture."""
         state = self.state
         trained = self.networks()
         ranks.share_buffers(state.trained)
@@ -315,8 +315,8 @@ def share_of_batch(
     pooling = [m.arch["head"] for m in models.values() if share < m.head.LEAST_BATCH]
     if pooling and not recipe.freeze_bn:
         raise InputError(
-            f"batch {batch} gives a rank one image, which the {pooling[0]} head pools to one value "
-            "without variance for batch norm; choose at least 2 images per rank, the fcn head or "
+            f"batch {batch} gives a rank one image, which the {pooling[0]} head pools to one "
+            "value without variance for batch norm; choose at least 2 images per rank, the fcn head or "
             "(in Python) Recipe(freeze_bn=True)"
         )
     if augment.on_fluid and data.fluid is None:

@@ -16,7 +16,8 @@ libc.free.argtypes = [ctypes.c_void_p]
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def layers():
-    blocks = [libc.malloc(40 << 20) for _ in range(3)]  # glibc never keeps so large ones of its own accord
+    # glibc never keeps so large ones of its own accord
+    blocks = [libc.malloc(40 << 20) for _ in range(3)]
     for block in blocks:
         ctypes.memset(block, 1, 40 << 20)
     for block in blocks:

@@ -1,4 +1,4 @@
-"""Subject_NN.mat files as MATLAB holds them, built from arrays or from a chiu2015 folder of PNG files."""
+"""Subject_NN.mat files as MATLAB holds them, from arrays or from a chiu2015 folder of PNG files."""
 
 import csv
 from pathlib import Path
@@ -17,7 +17,7 @@ def write_subject_mat(
     fluid2: np.ndarray | None = None,
     layers2: np.ndarray | None = None,
 ) -> None:
-    """Write images (H, W, N), fluid ids (H, W, N), NaN where nobody looked, and layers (8, W, N)."""
+    """Write images and fluid ids (H, W, N), NaN where nobody looked, and layers (8, W, N)."""
     mat = {"images": images.astype(dtype), "manualFluid1": fluid.astype(np.float64)}
     if layers is not None:
         mat["manualLayers1"] = layers.astype(np.float64)
@@ -29,7 +29,7 @@ def write_subject_mat(
 
 
 def duke_volume(folder: Path, subject: int, count: int = 61) -> tuple[np.ndarray, np.ndarray]:
-    """images uint8, fluid float64 (496, 768, count) of a chiu2015 subject; 0 and NaN if not annotated."""
+    """images uint8, fluid float64 (496, 768, count) of a subject; 0 and NaN if not annotated."""
     images = np.zeros((496, 768, count), np.uint8, order="F")
     fluid = np.full((496, 768, count), np.nan, order="F")
     with open(folder / "index.csv", newline="") as f:

@@ -21,7 +21,7 @@ FOLDERS = [
 
 
 def load_script(name: str) -> ModuleType:
-    """Load NAME.py of FOLDERS afresh; its neighbours, which bench.py imports, can be found meanwhile."""
+    """Load NAME.py of FOLDERS afresh; neighbours that it imports can be found meanwhile."""
     path = next(folder / f"{name}.py" for folder in FOLDERS if (folder / f"{name}.py").exists())
     spec = importlib.util.spec_from_file_location(name, path)
     script = importlib.util.module_from_spec(spec)
@@ -56,7 +56,7 @@ def exit_code(script: ModuleType, *arguments) -> int:
 
 
 def finetune_settings(finetune: ModuleType, *arguments) -> tuple:
-    """Arguments, Augment and Recipe as finetune.py understands these arguments; it stops before it trains."""
+    """Arguments, Augment and Recipe as finetune.py understands them; it stops before it trains."""
     seen, original = [], finetune.settings
 
     class Stopped(Exception):

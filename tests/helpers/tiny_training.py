@@ -1,4 +1,4 @@
-"""A training small enough for tests. As a script it is what the tests of kills and of several ranks start."""
+"""A training small enough for tests; as a script, what those of kills and several ranks start."""
 
 import math
 import os

@@ -28,7 +28,7 @@ SHAPES = [
 
 
 def network(backbone="unet", head="psp"):
-    """Narrow, of three classes; weights such that probabilities spread over 0..1 and BN matters."""
+    """Narrow, of three classes; weights that spread probabilities over 0..1 and let BN matter."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     width = 2 if backbone == "unet" else 0.1
@@ -52,7 +52,7 @@ def images(batch: int, height: int, width: int, channels: int = 1) -> torch.Tens
 
 
 def expected(model, image: torch.Tensor) -> np.ndarray:
-    """By hand, with no function of the export: grey levels -> padded input -> network -> softmax, cropped."""
+    """With no function of the export: grey levels -> padded input -> network -> softmax, cropped."""
     mean, std = (torch.tensor(model.preprocess[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
     height, width = image.shape[2:]
     x = ((image - mean) / std)[:, :, torch.arange(-(-height // 16) * 16).clamp(max=height - 1)]

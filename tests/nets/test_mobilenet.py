@@ -1,4 +1,4 @@
-"""MobileNets and LR-ASPP against MMSegmentation's numbers (tests/golden/README.md) and the papers' tables."""
+"""MobileNets and LR-ASPP against MMSegmentation's numbers (tests/golden) and the papers' tables."""
 
 import json
 import math
@@ -152,7 +152,8 @@ DEPTHWISE = {
     "5/1/4 5/1/4 5/1/4",
     "mobilenet_v3_small": "3/2/1 3/2/1 3/1/1 5/1/2 5/1/2 5/1/2 5/1/2 5/1/2 5/1/4 5/1/4 5/1/4",
 }
-ACTIVATIONS = {  # of the first convolution, the blocks, the last convolution: r ReLU, 6 ReLU6, h hard swish
+# of the first convolution, the blocks, the last convolution: r ReLU, 6 ReLU6, h hard swish
+ACTIVATIONS = {
     "mobilenet_v2": "6" + 17 * "6",
     "mobilenet_v3_large": "h" + "rrrrrr" + "hhhhhhhhh" + "h",
     "mobilenet_v3_small": "h" + "rrr" + "hhhhhhhh" + "h",
@@ -244,7 +245,7 @@ def test_strided_convolutions_of_v3_pad_as_tensorflow(kernel, sides):
     ("height", "width"), [(8, 12), (49, 49), (60, 8), (64, 70), (81, 89), (82, 90)]
 )
 def test_lraspp_averages_windows_of_49_or_all_there_is(height, width):
-    """OpenMMLab's pool takes windows of 49 x 49, 16 rows and 20 columns apart, and no smaller feature."""
+    """OpenMMLab's pool has windows of 49 x 49, 16 rows and 20 columns apart, and needs one."""
     head, seen = LRASPPHead([2, 2, 3], 2, channels=4).eval(), []
     head.image_pool.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
     x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))

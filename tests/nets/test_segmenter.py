@@ -1,4 +1,4 @@
-"""The network, its heads and the sliding window against MMSegmentation's numbers (tests/golden/README.md)."""
+"""The network, its heads and the sliding window against MMSegmentation's numbers (tests/golden)."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ def assert_close(ours: torch.Tensor, theirs: np.ndarray, atol: float = 1e-4) -> 
 
 
 def committed_model(head: str, tmp_path: Path):
-    """A golden network from the committed files alone: FCN and DeepLabV3 store what differs from PSP."""
+    """A golden network from committed files: FCN and DeepLabV3 store what differs from PSP."""
     checkpoint = next(COMMITTED.glob("pspnet_unet_s5-d16_w8*.pth"))
     if head == "psp":
         return convert_openmmlab(checkpoint).eval()
@@ -55,7 +55,7 @@ def committed_model(head: str, tmp_path: Path):
 
 
 def check_training(model: nn.Module, numbers, deep_tolerance: float) -> None:
-    """Loss of both heads and gradients, in train mode without dropout: CE averaged over all pixels, 0.4 aux.
+    """Loss of both heads and gradients, trained without dropout: mean CE over all pixels, 0.4 aux.
 
     The gradients of the classifiers agree anywhere. Those of deep layers are not continuous in the
     rounding (an activation near zero passes ReLU or does not): the golden ones, float32, are up to
@@ -118,7 +118,7 @@ def test_training_agrees_with_the_full_golden_files(golden):
 
 
 def use_the_order_of_the_reference(monkeypatch) -> None:
-    """Enlarged maps are made and then convolved; test_bench.py shows that it is the same function."""
+    """Enlarged maps are made, then convolved; test_bench.py shows that it is the same function."""
     for kind, plain in load_script("peers").PLAIN.items():
         monkeypatch.setattr(kind, "forward", plain.forward)
 
@@ -314,7 +314,7 @@ def test_whole_pads_by_repeating_the_edge_and_crops_back(tmp_path):
 
 
 class Coarse(nn.Module):
-    """Answers at half resolution and depends on the place in the window, so misplaced windows show."""
+    """Answers at half resolution by the place in the window, so that misplaced windows show."""
 
     def forward(self, x):
         ramp = torch.linspace(0, 1, x.shape[-1])
@@ -322,7 +322,7 @@ class Coarse(nn.Module):
 
 
 def naive_sliding_window(model, x, window, stride):
-    """Pixel sums in loops, one window at a time, after the description of OpenMMLab's slide_inference."""
+    """Pixel sums in loops, one window at a time, as OpenMMLab describes its slide_inference."""
     n, _, height, width = x.shape
     total, count = np.zeros((n, 2, height, width)), np.zeros((height, width))
     rows = 1 if height <= window else int(np.ceil((height - window) / stride)) + 1

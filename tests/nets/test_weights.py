@@ -1,4 +1,4 @@
-"""Checkpoints: formats, strict loading, whatever can be wrong with a file, names, downloads from a server."""
+"""Checkpoints: formats, strict loading, whatever can be wrong with a file, names, downloads."""
 
 import hashlib
 import http.server
@@ -129,7 +129,10 @@ def test_load_takes_old_archives_plain_state_dicts_and_training_leftovers(tmp_pa
 
 
 def test_convert_takes_mmengine_meta_and_its_preprocessing(tmp_path):
-    config = "data_preprocessor = dict(bgr_to_rgb=True, mean=[\n 1.5,\n 2,\n 3.0], std=[10.0, 20.0, 3e1,\n])"
+    config = (
+        "data_preprocessor = dict(bgr_to_rgb=True, "
+        "mean=[\n 1.5,\n 2,\n 3.0], std=[10.0, 20.0, 3e1,\n])"
+    )
     meta = {"dataset_meta": {"classes": ("none", "fluid")}, "cfg": config}
     model = convert_openmmlab(openmmlab(tmp_path, meta=meta))
     assert model.classes == ["none", "fluid"]
@@ -474,7 +477,7 @@ def test_load_model_reads_openmmlab_files_too(tmp_path):
 
 
 def test_trained_checkpoints_find_the_vessels_of_a_real_fundus(golden, real_data, tmp_path):
-    """Trained on HRF at half resolution; 08_h is a validation image, on which they reach about 0.8."""
+    """Trained on HRF at half resolution; on 08_h, a validation image, they reach about 0.8."""
     paths = sorted((golden.parent / "weights").glob("*_unet_s5-d16_w16_hrf-*.pth"))
     if not paths:
         pytest.skip("no trained checkpoints beside the golden folder")
@@ -661,7 +664,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def remote(zoo, server):
-    """The name "remote": the golden checkpoint, on the server. Returns the folder it is downloaded to."""
+    """The name "remote": the golden checkpoint, on the server. Returns the download's folder."""
     server.files["/psp-ddfb472e.pth"] = CHECKPOINT.read_bytes()
     zoo(remote={"url": f"{server.url}/psp-ddfb472e.pth", "sha256": "ddfb472e"})
     return Path(os.environ["DME_CACHE"]) / "weights"

@@ -256,7 +256,7 @@ def check_it_adds_in_64_bits():
 
 
 def check_kernel_on_cpu():
-    """Run in a process with TRITON_INTERPRET=1: the Triton kernel against the CPU implementation."""
+    """With TRITON_INTERPRET=1: the Triton kernel against the CPU implementation."""
     check_types_and_layouts()
     check_labels_as_prediction()
     check_nan_and_infinity()

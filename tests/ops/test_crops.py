@@ -31,7 +31,8 @@ def example(channels=1, sliced=False):
         height, width = (40, 61) if i % 2 else (53, 38)
         image = rng.integers(0, 256, (height, 2 * width, channels), np.uint8)[:, ::2]
         mask = rng.choice([0, 1, 255], (height, 2 * width)).astype(np.uint8)[:, ::2]
-        image, mask = torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
+        image = torch.from_numpy(image).permute(2, 0, 1)
+        mask = torch.from_numpy(mask)
         images.append(image if sliced else image.contiguous())
         masks.append(mask if sliced else mask.contiguous())
     return images, masks
@@ -44,14 +45,22 @@ def sampled_by_scipy(image, mask, row, out_h, out_w):
     if mirrored:
         j = out_w - j
     turned = (i - out_h / 2 + 1j * (j - out_w / 2)) * np.exp(1j * angle)
-    y, x = (turned.real + top + out_h / 2) * step_y, (turned.imag + left + out_w / 2) * step_x
+    y = (turned.real + top + out_h / 2) * step_y
+    x = (turned.imag + left + out_w / 2) * step_x
     inside = (y >= 0) & (y < mask.shape[0]) & (x >= 0) & (x < mask.shape[1])
-    between = [
-        map_coordinates(c.astype(float), (y - 0.5, x - 0.5), order=1, mode="nearest")
-        for c in image
-    ]
-    nearest = mask[np.where(inside, y, 0).astype(int), np.where(inside, x, 0).astype(int)]
-    return np.stack(between), np.where(inside, nearest, 255), inside
+    channels = []
+    for plane in image.astype(float):
+        place = (y - 0.5, x - 0.5)
+        channels.append(map_coordinates(plane, place, order=1, mode="nearest"))
+    row = np.where(inside, y, 0).astype(int)
+    column = np.where(inside, x, 0).astype(int)
+    labels = np.where(inside, mask[row, column], 255)
+    return np.stack(channels), labels, inside
+
+
+def tolerance(row):
+    """Of 255 grey levels: a crop neither scaled nor turned is copied bit for bit."""
+    return 0 if row[2:5].tolist() == [1, 1, 0] else 0.01
 
 
 @pytest.mark.parametrize(("channels", "sliced"), [(1, False), (3, True)])
@@ -59,16 +68,17 @@ def test_crops_equal_those_by_scipy(channels, sliced):
     images, masks = example(channels, sliced)
     x, labels, inside = sample_crops(images, masks, GEOMETRY, 33, 42)
     assert (x.dtype, labels.dtype, inside.dtype) == (torch.float32, torch.uint8, torch.bool)
-    assert (x.shape, labels.shape) == ((len(images), channels, 33, 42), (len(images), 33, 42))
+    assert x.shape == (len(images), channels, 33, 42)
+    assert labels.shape == (len(images), 33, 42)
     for i, row in enumerate(GEOMETRY):
-        of_image, of_mask, framed = sampled_by_scipy(
-            images[i].numpy(), masks[i].numpy(), row, 33, 42
-        )
-        assert np.array_equal(inside[i], framed) and np.array_equal(labels[i], of_mask)
-        tolerance = 0 if row[2:5].tolist() == [1, 1, 0] else 0.01  # of 255; copied bit for bit
-        np.testing.assert_allclose(
-            x[i].numpy()[:, framed], of_image[:, framed], rtol=0, atol=tolerance
-        )
+        image = images[i].numpy()
+        mask = masks[i].numpy()
+        expected, expected_labels, framed = sampled_by_scipy(image, mask, row, 33, 42)
+        assert np.array_equal(inside[i], framed)
+        assert np.array_equal(labels[i], expected_labels)
+        found = x[i].numpy()[:, framed]
+        atol = tolerance(row)
+        np.testing.assert_allclose(found, expected[:, framed], rtol=0, atol=atol)
 
 
 def test_opcheck():
@@ -76,21 +86,19 @@ def test_opcheck():
     torch.library.opcheck(torch.ops.dme.sample_crops.default, (images, masks, GEOMETRY, 20, 24))
 
 
-def test_bad_input_says_found_and_wanted():
+def test_bad_input_says_found_and_expected():
     images, masks = example()
-    with pytest.raises(
-        InputError, match="6 images, 5 masks and geometry .6, 6.; wanted as many of each"
-    ):
+
+    def refused(message):
+        return pytest.raises(InputError, match=message)
+
+    with refused("6 images, 5 masks and geometry .6, 6.; expected as many of each"):
         sample_crops(images, masks[1:], GEOMETRY, 20, 24)
-    with pytest.raises(InputError, match=r"geometry \(6, 5\); wanted .* geometry \(B, 6\)"):
+    with refused(r"geometry \(6, 5\); expected .* geometry \(B, 6\)"):
         sample_crops(images, masks, GEOMETRY[:, 1:], 20, 24)
-    with pytest.raises(
-        InputError, match="image of torch.float32 and a mask of torch.uint8; wanted uint8"
-    ):
+    with refused("image of torch.float32 and a mask of torch.uint8; expected uint8"):
         sample_crops([image.float() for image in images], masks, GEOMETRY, 20, 24)
-    with pytest.raises(
-        InputError, match=r"image \(1, 53, 38\) and its mask \(53, 37\); wanted \(H, W\)"
-    ):
+    with refused(r"image \(1, 53, 38\) and its mask \(53, 37\); expected \(H, W\)"):
         sample_crops(images, [mask[:, 1:] for mask in masks], GEOMETRY, 20, 24)
 
 
@@ -100,13 +108,13 @@ def equal_crops(crops, expected):
     torch.testing.assert_close(labels, expected[1], rtol=0, atol=0)
     torch.testing.assert_close(inside, expected[2], rtol=0, atol=0)
     for i, row in enumerate(GEOMETRY):
-        tolerance = 0 if row[2:5].tolist() == [1, 1, 0] else 0.01
-        pair = (part[i][:, inside[i]] for part in (x, expected[0]))
-        torch.testing.assert_close(*pair, rtol=0, atol=tolerance)
+        found = x[i][:, inside[i]]
+        of_cpu = expected[0][i][:, inside[i]]
+        torch.testing.assert_close(found, of_cpu, rtol=0, atol=tolerance(row))
 
 
 def check_kernel_on_cpu():
-    """Run in a process with TRITON_INTERPRET=1: the Triton kernel against the CPU implementation."""
+    """With TRITON_INTERPRET=1: the Triton kernel against the CPU implementation."""
     from dme.ops.crops_triton import sample
 
     for channels, sliced in ((1, False), (3, True)):
@@ -129,11 +137,12 @@ def test_triton_kernel_becomes_machine_code(compute_capability, tmp_path, monkey
     from dme.ops.crops_triton import _crops_kernel
 
     pointers = "*i64 *fp32 *fp32 *u8 *u8"
-    assert machine_code(
-        _crops_kernel, f"{pointers} i32 i32 i32", compute_capability, IGNORE=255, BLOCK=1024
-    )
-    grey = dict(channels=1, IGNORE=255, BLOCK=1024)  # Triton makes every 1 a constant
-    assert machine_code(_crops_kernel, f"{pointers} i32 i32", compute_capability, **grey)
+    constants = dict(IGNORE=255, BLOCK=1024)
+    types = f"{pointers} i32 i32 i32"
+    assert machine_code(_crops_kernel, types, compute_capability, **constants)
+    constants["channels"] = 1  # Triton makes every 1 a constant
+    types = f"{pointers} i32 i32"
+    assert machine_code(_crops_kernel, types, compute_capability, **constants)
 
 
 @pytest.mark.gpu
@@ -143,14 +152,14 @@ def test_cuda_equals_cpu():
     for channels, sliced in ((1, False), (3, True)):
         images, masks = example(channels, sliced)
         expected = sample_crops(images, masks, GEOMETRY, 333, 217)
-        there = [[part.cuda() for part in parts] for parts in (images, masks)]
+        images = [image.cuda() for image in images]
+        masks = [mask.cuda() for mask in masks]
         for sample in (sample_crops, crops_by_pytorch):
-            equal_crops(sample(*there, GEOMETRY, 333, 217), expected)
+            equal_crops(sample(images, masks, GEOMETRY, 333, 217), expected)
 
 
 def test_without_triton_cuda_tensors_are_refused():
-    with pytest.raises(
-        InputError, match="no Triton .*; CUDA tensors need it; install triton or use the CPU"
-    ):
+    message = "no Triton .*; CUDA tensors need it; install triton or use the CPU"
+    with pytest.raises(InputError, match=message):
         with needing_triton():
             raise ImportError("No module named 'triton'")

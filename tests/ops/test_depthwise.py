@@ -28,16 +28,19 @@ LAYOUTS = ("contiguous", "sliced", "channels_last")
 def example(kernel, channels, height, width, dtype, layout="channels_last"):
     """x, weight and the gradient that comes back, all exact in `dtype`."""
     generator = torch.Generator().manual_seed(0)
-    x, gradient = torch.randn(2, 2, channels, height, 2 * width, generator=generator)[..., ::2]
+    shape = (2, 2, channels, height, 2 * width)
+    x, gradient = torch.randn(shape, generator=generator)[..., ::2]
     weight = torch.randn(channels, 1, *kernel, generator=generator)
     if layout != "sliced":
         form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-        x, gradient = x.contiguous(memory_format=form), gradient.contiguous(memory_format=form)
+        x = x.contiguous(memory_format=form)
+        gradient = gradient.contiguous(memory_format=form)
     return x.to(dtype), weight.to(dtype), gradient.to(dtype)
 
 
 def with_gradients(convolution, x, weight, gradient):
-    x, weight = x.detach().clone().requires_grad_(), weight.detach().clone().requires_grad_()
+    x = x.detach().clone().requires_grad_()
+    weight = weight.detach().clone().requires_grad_()
     y = convolution(x, weight)
     y.backward(gradient)
     return y.detach(), x.grad, weight.grad
@@ -52,20 +55,23 @@ def by_pytorch(kernel, dilation):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("kernel", "dilation", "channels", "height", "width"), CASES)
 def test_equals_pytorch_in_float64(kernel, dilation, channels, height, width, dtype, layout):
-    given = example(kernel, channels, height, width, dtype, layout)
-    wanted = with_gradients(by_pytorch(kernel, dilation), *(t.double() for t in given))
-    found = with_gradients(lambda x, weight: depthwise_conv(x, weight, dilation), *given)
+    x, weight, gradient = example(kernel, channels, height, width, dtype, layout)
+    expected = with_gradients(
+        by_pytorch(kernel, dilation), x.double(), weight.double(), gradient.double()
+    )
+    found = with_gradients(lambda x, w: depthwise_conv(x, w, dilation), x, weight, gradient)
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
-    for what, one, exact in zip(("y", "of x", "of weight"), found, wanted, strict=True):
-        assert (one.dtype, one.shape) == (dtype, exact.shape), what
-        error = (one.double() - exact).abs().max() / exact.abs().max().clamp_min(1e-6)
-        assert error <= tolerance, (what, error)
+    for name, result, exact in zip(("y", "of x", "of weight"), found, expected, strict=True):
+        assert (result.dtype, result.shape) == (dtype, exact.shape), name
+        error = (result.double() - exact).abs().max() / exact.abs().max().clamp_min(1e-6)
+        assert error <= tolerance, (name, error)
 
 
 @pytest.mark.parametrize(("kernel", "dilation"), [((3, 3), 2), ((5, 5), 1), ((5, 5), 2)])
 def test_opcheck_and_gradcheck(kernel, dilation):
     x, weight, gradient = example(kernel, 3, 5, 6, torch.float64, "contiguous")
-    x.requires_grad_(), weight.requires_grad_()
+    x.requires_grad_()
+    weight.requires_grad_()
     torch.library.opcheck(torch.ops.dme.depthwise_conv.default, (x, weight, dilation))
     backward = torch.ops.dme.depthwise_conv_backward.default
     torch.library.opcheck(backward, (gradient, x.detach(), weight.detach(), dilation))
@@ -88,7 +94,8 @@ def test_a_bias_is_added_once():
     expected = convolve(x, weight, 2) + bias.view(1, -1, 1, 1)
     torch.testing.assert_close(convolve(x, weight, 2, bias), expected)
     layer = DepthwiseConv2d(4, 4, 5, padding=4, dilation=2, groups=4, dtype=torch.float64)
-    layer.weight.data, layer.bias.data = weight, bias
+    layer.weight.data = weight
+    layer.bias.data = bias
     torch.testing.assert_close(layer(x), expected)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), expected)
@@ -98,9 +105,8 @@ def test_a_bias_is_added_once():
 def test_a_block_trains_in_bfloat16_as_in_float32(kernel, dilation):
     """PyTorch's own gradient of such a weight is off by a factor up to 1e30 on some CPUs."""
     torch.manual_seed(0)
-    block = InvertedResidual(16, 64, 16, kernel, dilation=dilation).to(
-        memory_format=torch.channels_last
-    )
+    block = InvertedResidual(16, 64, 16, kernel, dilation=dilation)
+    block = block.to(memory_format=torch.channels_last)
     assert type(block.depthwise.conv) is DepthwiseConv2d
     x = torch.randn(4, 16, 31, 24).contiguous(memory_format=torch.channels_last)
     gradients = []

@@ -1,13 +1,20 @@
-"""The focal loss's operator against its definition; the loss itself against OpenMMLab's in test_losses."""
+"""The focal loss's operator against its definition; test_losses has OpenMMLab's loss."""
 
 import importlib.util
 
 import pytest
 import torch
-from helpers.kernels import LAYOUTS, agree, example, interpreted, machine_code
+from helpers.kernels import (
+    LAYOUTS,
+    agree,
+    example,
+    focal_by_pytorch,
+    interpreted,
+    machine_code,
+)
 
 from dme.common.errors import InputError
-from dme.ops.focal import focal_by_pytorch, focal_sums
+from dme.ops.focal import focal_sums
 
 SETTINGS = ((2.0, 0.5), (2.0, 0.25), (1.5, 0.5), (0.0, 0.7))  # gamma, alpha
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -51,9 +58,8 @@ def test_a_class_can_be_ignored(classes, ignored):
     torch.testing.assert_close(mine.grad, gradient)
 
 
-@pytest.mark.parametrize(
-    "block", [1, 150, 600]
-)  # of an image's 663 logits: a row each, three rows, seven
+# of an image's 663 logits: a row each, three rows, seven
+@pytest.mark.parametrize("block", [1, 150, 600])
 def test_work_in_pieces_adds_up(block, monkeypatch):
     logits, target = example(3)
     sums, gradient = expected_of(logits, target, 2.0, 0.25)
@@ -87,8 +93,8 @@ def test_opcheck_and_gradcheck():
         )
 
 
-def test_bad_input_says_found_and_wanted():
-    with pytest.raises(InputError, match=r"logits torch.*; wanted floating \(N, C, H, W\)"):
+def test_bad_input_says_found_and_expected():
+    with pytest.raises(InputError, match=r"logits torch.*; expected floating \(N, C, H, W\)"):
         focal_sums(torch.zeros(2, 3, 4), torch.zeros(2, 4, 5, dtype=torch.int64))
 
 
@@ -97,17 +103,17 @@ def check_kernels_on_cpu():
     from dme.ops.focal_triton import add_up, differentiate
 
     cases = ((2, (2, 7, 19)), (9, (1, 12, 30)), (3, (2, 1, 1)))
-    for (classes, shape), dtype, layout, settings in zip(
-        cases, DTYPES, LAYOUTS, SETTINGS, strict=False
-    ):
-        logits, target = example(classes, shape, dtype, layout)
+    for i, (classes, shape) in enumerate(cases):
+        dtype = DTYPES[i]
+        settings = SETTINGS[i]
+        logits, target = example(classes, shape, dtype, LAYOUTS[i])
         sums, gradient = expected_of(logits, target, *settings)
         found = add_up(logits, target, 255, *settings, block=128)
         agree(found, sums, found.dtype, "sums")
         of_sums = WEIGHTS[: len(sums)].to(found)
-        made = differentiate(logits, target, 255, *settings, of_sums, block=128)
-        assert (made.dtype, made.shape) == (dtype, logits.shape)
-        agree(made, gradient, dtype, "gradient")
+        result = differentiate(logits, target, 255, *settings, of_sums, block=128)
+        assert (result.dtype, result.shape) == (dtype, logits.shape)
+        agree(result, gradient, dtype, "gradient")
 
 
 def test_triton_kernels_in_the_interpreter():

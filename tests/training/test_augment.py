@@ -1,4 +1,4 @@
-"""Augmentation: images that encode their own coordinates show where every output pixel came from."""
+"""Augmentation: images that encode their coordinates show where every output pixel came from."""
 
 import colorsys
 import dataclasses

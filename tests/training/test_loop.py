@@ -1,4 +1,4 @@
-"""The training loop: against references written out here, across interruptions, and over two ranks."""
+"""The training loop: against references written out here, across interruptions, over two ranks."""
 
 import errno
 import json
@@ -122,7 +122,7 @@ def test_clipping(tmp_path):
 
 
 def test_moving_average(tmp_path):
-    """What is evaluated, saved and returned is the average of the weights plain training goes through."""
+    """Evaluated, saved and returned is the average of the weights plain training goes through."""
     path = Recorder()
     fit(tmp_path / "plain", evaluate=path, iters=12, eval_every=1)
     seen = Recorder()
@@ -214,7 +214,7 @@ def test_gpu_is_close_to_the_cpu(tmp_path, amp, monkeypatch):
 
 
 class Readings(TorchDispatchMode):
-    """Counts what gives the host a value, or a shape, that depends on the data: it waits for a GPU."""
+    """Counts what gives the host a value or shape that depends on data: it waits for a GPU."""
 
     OPERATORS = (
         "_local_scalar_dense",
