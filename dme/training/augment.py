@@ -1,9 +1,9 @@
 """Draws a training batch from scans held in memory, on their device.
 
-Image and mask share one geometry (image bilinear, mask nearest), computed over the output crop only. Without
-rotation and scaling it is an integer crop, flip and shift: pixels are copied bit for bit. Everything random
-is a function of (seed, step, position in the global batch), so a resumed run and one split over several ranks
-draw the same samples.
+Image and mask share one geometry (image bilinear, mask nearest), computed over the output crop
+only. Without rotation and scaling it is an integer crop, flip and shift: pixels are copied bit for
+bit. Everything random is a function of (seed, step, position in the global batch), so a resumed
+run and one split over several ranks draw the same samples.
 """
 
 import hashlib
@@ -24,9 +24,10 @@ from dme.training.settings import Augment
 
 @dataclass
 class TrainingSet:
-    """Scans in memory, on the device: images uint8 (H, W) or RGB (3, H, W), masks uint8 (H, W), their names.
+    """Scans in memory, on the device, and their names.
 
-    masks: of 0..C-1 and 255. fluid: the label that `Augment.on_fluid` looks for, None without fluid.
+    images: uint8, grey (H, W) or RGB (3, H, W). masks: uint8 (H, W), of 0..C-1 and 255.
+    fluid: the label that `Augment.on_fluid` looks for, None without fluid.
     chosen_by: the masks on the CPU, where crops are chosen: the host never waits for the device.
     """
 
@@ -40,7 +41,7 @@ class TrainingSet:
         self.chosen_by = [mask.cpu() for mask in self.masks]
 
     def shares(self, num_classes: int) -> Tensor:
-        """Of each class among the annotated pixels, float32 (num_classes,); one pixel is added to each."""
+        """Of each class among annotated pixels, float32 (num_classes,); one pixel is added to each."""
         counts = sum(
             torch.bincount(mask.flatten(), minlength=256)[:num_classes] for mask in self.chosen_by
         )
@@ -55,7 +56,7 @@ class TrainingSet:
 
 
 def batch_indices(num_scans: int, batch: int, step: int, seed: int) -> list[int]:
-    """The scans of global batch `step` (from 0): consecutive pieces of endlessly many shuffled epochs."""
+    """The scans of global batch `step` (from 0): consecutive pieces of endless shuffled epochs."""
     orders: dict[int, list[int]] = {}
     indices = []
     for position in range(step * batch, (step + 1) * batch):
@@ -74,14 +75,15 @@ def sample_batch(
     step: int,
     offset: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Augmented samples `indices`: image float32 (B, C, S, S) on the scale 0..255, labels int64 (B, S, S).
+    """Augmented samples `indices`: image float32 (B, C, S, S), 0..255, and labels int64 (B, S, S).
 
-    S is the crop, or (H, W) of the whole image. offset: position of indices[0] in the global batch.
-    Pixels from outside the frame are 0 in the image and 255 (ignored) in the labels. Speckle is drawn on the
-    images' device: CPU and GPU draw different noise, everything else agrees.
+    S is the crop, or (H, W) of the whole image. offset: position of indices[0] in the global
+    batch. Pixels from outside the frame are 0 in the image and 255 (ignored) in the labels.
+    Speckle is drawn on the images' device: CPU and GPU draw different noise, everything else
+    agrees.
 
-    Raises InputError when a crop is larger than its image, when sizes differ and there is no crop, and when
-    `colour` meets grey images.
+    Raises InputError when a crop is larger than its image, when sizes differ and there is no crop,
+    and when `colour` meets grey images.
     """
     crops, parameters, noise_seeds = [], [], []
     for place, index in enumerate(indices):
@@ -112,7 +114,7 @@ def _generator(*numbers: int) -> torch.Generator:
 
 
 def check_sample(image: Tensor, mask: Tensor, first_mask: Tensor, augment: Augment) -> None:
-    """Raise InputError for a scan that cannot be drawn from, or not in one batch with the first."""
+    """Raise InputError for a scan that cannot be drawn from, or not beside the first."""
     size = f"{mask.shape[0]} x {mask.shape[1]}"
     if augment.crop > min(mask.shape):
         raise InputError(
@@ -127,13 +129,14 @@ def check_sample(image: Tensor, mask: Tensor, first_mask: Tensor, augment: Augme
         )
 
 
-# Geometry. A box is (top, left, height, width) in pixels of the scaled frame; it may reach beyond the frame.
+# Geometry. A box is (top, left, height, width) in pixels of the scaled frame; it may reach beyond
+# the frame.
 
 
 def _draw_crop(
     chosen_by: Tensor, fluid: int | None, augment: Augment, generator: torch.Generator
 ) -> list[float]:
-    """A random crop of a scan with the labels `chosen_by` (H, W): one row of `sample_crops`' geometry."""
+    """A random crop of a scan with labels `chosen_by` (H, W): a row of `sample_crops`' geometry."""
     frame = chosen_by.shape
     out = (augment.crop, augment.crop) if augment.crop else frame
     u = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
@@ -185,7 +188,8 @@ def _draw_origin(
 ) -> int:
     """Uniform over the integers that keep the crop in the frame, or a smaller frame in the crop.
 
-    beyond: drawn from a range longer by this at both ends, then moved back. target: the crop must hold it.
+    beyond: drawn from a range longer by this at both ends, then moved back. target: the crop must
+        hold it.
     """
     low, high = sorted((0, size - crop))
     first, last = low - beyond, high + beyond
@@ -203,7 +207,7 @@ def _box_labels(mask: Tensor, box: tuple[int, int, int, int], step: tuple[float,
 
 
 def _is_mixed(labels: Tensor, max_class_share: float) -> bool:
-    """The largest class covers less than this share (below 1) of the valid pixels, so there is another."""
+    """Whether the largest class covers less than this share (below 1) of the valid pixels."""
     # mostly class 0 is the largest by far, and counting zeros takes half the time
     if labels.numel() - labels.count_nonzero() >= max_class_share * labels.numel():
         return False
@@ -258,7 +262,7 @@ def _photometric(x: Tensor, inside: Tensor, parameters: Tensor, augment: Augment
 
 
 def _saturate_and_turn(rgb: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
-    """RGB (B, 3, H, W): its HSV saturation times `saturation` (at most 1), its hue plus `hue` sextants."""
+    """RGB (B, 3, H, W): HSV saturation times `saturation` (at most 1), hue plus `hue` sextants."""
     red, green, blue = rgb.split(1, dim=1)
     value = rgb.amax(1, keepdim=True)
     chroma = value - rgb.amin(1, keepdim=True)

@@ -186,7 +186,8 @@ def test_crops_are_redrawn_ten_times_and_the_next_is_taken():
     mask = torch.zeros(16, 28, dtype=torch.uint8)
     mask[:, 25:] = 1
     mask[:, 23] = 255
-    # An 8-wide crop from column 19 or 20 holds 2 or 3 of 7 fluid columns, less than 0.75 background.
+    # An 8-wide crop from column 19 or 20 holds 2 or 3 of 7 fluid columns, less than 0.75
+    # background.
     fine = [
         c
         for c in range(21)
@@ -217,7 +218,8 @@ def test_a_single_class_or_only_ignored_pixels_are_redrawn():
         mask = torch.full((40, 40), value, dtype=torch.uint8)
         x, _ = _many(image, mask, Augment(crop=8, max_class_share=0.999), 20)
         assert not torch.equal(x, first)
-    # Ignored pixels do not count: half of each crop is unknown, the rest is three quarters background.
+    # Ignored pixels do not count: half of each crop is unknown, the rest is three quarters
+    # background.
     mask = torch.where(image[0] % 2 == 0, 255, torch.where(image[1] % 4 == 0, 1, 0)).to(
         torch.uint8
     )
@@ -377,7 +379,8 @@ def test_colour_distortion_follows_its_ranges_and_probabilities():
 
 
 def test_contrast_of_colour_distortion_comes_before_or_after_saturation():
-    # (255, 128, 128): a factor above 1 clips red. Before saturation that loses colour, after it does not.
+    # (255, 128, 128): a factor above 1 clips red. Before saturation that loses colour, after it
+    # does not.
     image = torch.tensor([255, 128, 128], dtype=torch.uint8).view(3, 1, 1).expand(3, 2, 2)
     x, _ = _many(image, image[0], Augment(colour=True), 2000)
     red, green = x[:, 0, 0, 0], x[:, 1, 0, 0]
@@ -434,7 +437,8 @@ def test_switching_one_option_on_leaves_the_other_draws_alone():
     "options", [{}, {"on_fluid": 0.5, "border": 0.5}, {"rotate": 0, "zoom_range": (1, 1)}]
 )
 def test_nothing_about_the_scans_is_read_back_from_their_device(options):
-    # on the meta device there are no values: reading one, as choosing a crop by its labels does, fails
+    # on the meta device there are no values: reading one, as choosing a crop by its labels does,
+    # fails
     augment = dataclasses.replace(EVERYTHING, noise=0, colour=False, **options)
     image, mask = _noise(1, 60, 80), _noise(60, 80, high=2)
     scans = _scans([image], [mask])
