@@ -1,118 +1,128 @@
 """Write a network into one file that runs without dme: ONNX, or PyTorch's own torch.export.
 
-Input "image": float32 (N, C, H, W), grey values 0 to 255; output "probabilities": float32 (N, classes, H, W);
-any N, H and W. Normalisation, padding and cropping are inside. The size at which scans enter and predict's
-sliding window stay outside: the file's metadata says what to do, and names classes and weights.
-The file is compared with the network before it is put in place.
+Input "image": float32 (N, C, H, W), grey values 0 to 255; output "probabilities": float32 (N,
+classes, H, W); any N, H and W. Normalisation, padding and cropping are inside. The size at which
+scans enter and predict's sliding window stay outside: the file's metadata says what to do, and
+names classes and weights. The file is compared with the network before it is put in place.
 
 ./run.sh export --weights runs/finetune/model.pt --out fluid.onnx
 ./run.sh export --weights hrf-fcn --channels 3 --format torch
 """
 
-import argparse
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from dme.common.errors import InputError
-from dme.common.files import atomic_path
-from dme.common.provenance import provenance
-from dme.inference import export
-from dme.nets.loading import load_model
-from dme.nets.segmenter import BACKBONES, require_arch
+from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.words import BACKBONE_NAMES
+
+if TYPE_CHECKING:  # --help is answered without torch
+    from dme.nets.segmenter import Segmenter
 
 TOLERANCE = 1e-4  # of a probability
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}  # of the file, by format
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="run.sh export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(frozen=True)
+class Settings:
+    """Which network, and the kind of file."""
+
+    weights: str = setting("dme-fluid", "name or file of a network")
+    backbone: str | None = setting(
+        None, "what the network's must be (default: whatever it is)", choices=BACKBONE_NAMES
     )
-    add = parser.add_argument
-    add("--weights", default="dme-fluid", help="name or file of a network (default dme-fluid)")
-    add(
-        "--backbone",
-        choices=BACKBONES,
-        help="what the network's must be (default: whatever it is)",
+    format: str = setting("onnx", "onnx (.onnx) or torch (.pt2)", choices=tuple(SUFFIXES))
+    channels: int = setting(
+        1, "of the input: 1, grey, repeated inside as the network needs, or the network's own"
     )
-    add(
-        "--format",
-        choices=export.SUFFIX,
-        default="onnx",
-        help="onnx (.onnx, default) or torch (.pt2)",
-    )
-    add(
-        "--channels",
-        type=int,
-        default=1,
-        help="of the input: 1, grey, repeated inside as the network needs (default), or the network's own",
-    )
-    add("--out", type=Path, help="file to write (default runs/export/NAME.onnx or NAME.pt2)")
-    return parser.parse_args()
+    out: Path | None = setting(None, "file to write (default runs/export/NAME.onnx or NAME.pt2)")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.out and self.out.suffix != self.suffix:
+            expected = f"with --format {self.format} its name must end in {self.suffix}"
+            raise InputError(f"--out {self.out}: {expected}")
+
+    @property
+    def suffix(self) -> str:
+        return SUFFIXES[self.format]
 
 
 def main() -> None:
-    args = parse_args()
-    suffix = export.SUFFIX[args.format]
-    if args.out and args.out.suffix != suffix:
-        raise InputError(
-            f"--out {args.out}: with --format {args.format} its name must end in {suffix}"
-        )
-    checked = args.format == "torch" or onnx_packages()
-    model = load_model(args.weights)
-    require_arch(model, backbone=args.backbone)
-    own = model.arch["in_channels"]
-    if args.channels not in (1, own):
-        accepted = "1 (grey)" if own == 1 else f"1 (grey) or {own}"
-        raise InputError(
-            f"--channels {args.channels}: {model.weights_name} can be given {accepted}"
-        )
-    out = args.out or Path("runs/export", Path(model.weights_name).stem + suffix)
+    """Write the file, checked if that can be."""
+    parser = option_parser(__doc__)
+    add_options(parser, Settings)
+    settings = from_options(Settings, parser.parse_args())
+    checked = settings.format == "torch" or onnx_packages()
+
+    from dme.nets.loading import load_model
+    from dme.nets.segmenter import require_arch
+
+    model = load_model(settings.weights)
+    require_arch(model, backbone=settings.backbone)
+    channels = model.arch["in_channels"]
+    if settings.channels not in (1, channels):
+        accepted = "1 (grey)" if channels == 1 else f"1 (grey) or {channels}"
+        found = f"--channels {settings.channels}"
+        raise InputError(f"{found}: {model.weights_name} can be given {accepted}")
+
+    name = Path(model.weights_name).stem + settings.suffix
+    out = settings.out or Path("runs/export", name)
+    megabytes = write(model, settings, out, checked)
+    print(f"{out}: {megabytes:.1f} MB, classes {', '.join(model.classes)}; not a medical device")
+
+
+def write(model: "Segmenter", settings: Settings, out: Path, checked: bool) -> float:
+    """Write the file, and check it before it is put in place; returns its megabytes."""
+    import torch
+
+    from dme.common.files import atomic_path
+    from dme.common.provenance import provenance
+    from dme.inference import export
+
     about = export.describe(model) | {
         "weights": model.weights_name,
         "weights_sha256": model.weights_sha256,
         "commit": provenance()["commit"],
         "torch": torch.__version__,
     }
-
     network = export.Exportable(model)
+    writing, opening = export.write_onnx, export.open_onnx
+    if settings.format == "torch":
+        writing, opening = export.write_torch, export.open_torch
     with atomic_path(out) as temporary:
-        program = export.trace(network, args.channels)
-        if args.format == "torch":
-            export.write_torch(program, about, temporary)
-        else:
-            export.write_onnx(program, about, temporary)
+        program = export.trace(network, settings.channels)
+        writing(program, about, temporary)
         if checked:
-            exported = (export.open_torch if args.format == "torch" else export.open_onnx)(
-                temporary
-            )
-            check(export.differences(exported, network, args.channels))
-        megabytes = temporary.stat().st_size / 1e6
-    print(f"{out}: {megabytes:.1f} MB, classes {', '.join(model.classes)}; not a medical device")
+            exported = opening(temporary)
+            check_differences(export.differences(exported, network, settings.channels))
+        return temporary.stat().st_size / 1e6
 
 
 def onnx_packages() -> bool:
     """Whether the file can be checked. Raises InputError if it cannot be written."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     advice = f"install with: {sys.executable} -m pip install {' '.join(missing)}"
-    if needed := [name for name in missing if name != "onnxruntime"]:
+    needed = [name for name in missing if name != "onnxruntime"]
+    if needed:
         raise InputError(f"--format onnx needs {' and '.join(needed)}; {advice}")
     if missing:
-        print(
-            f"warning: the file is not checked, which needs onnxruntime; {advice}", file=sys.stderr
-        )
+        warning = "warning: the file is not checked, which needs onnxruntime"
+        print(f"{warning}; {advice}", file=sys.stderr)
     return not missing
 
 
-def check(differences) -> None:
+def check_differences(differences: Iterable[tuple[tuple[int, ...], float]]) -> None:
+    """Print shapes of inputs and differences; raises InputError if one is too large."""
     print("the file against the network, largest difference of a probability:")
     for shape, difference in differences:
-        print(f"  {' x '.join(map(str, shape)):17} {difference:.1e}", flush=True)
-        if not difference <= TOLERANCE:
+        sides = " x ".join(map(str, shape))
+        print(f"  {sides:17} {difference:.1e}", flush=True)
+        if not difference <= TOLERANCE:  # NaN too
             raise InputError(
                 f"nothing written: at most {TOLERANCE:.0e} is allowed; try other versions of "
                 "torch, onnx, onnxscript and onnxruntime, and report these"

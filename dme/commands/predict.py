@@ -49,7 +49,7 @@ class Settings:
     def __post_init__(self) -> None:
         check(self)
         if not 0 <= self.threshold < 1:
-            found = f"`threshold` {self.threshold} is out of range"
+            found = f"--threshold {self.threshold} is out of range"
             raise InputError(f"{found}: give 0 or more, below 1")
 
     @property
@@ -76,7 +76,7 @@ def numbers(
         values = ()
     valid = all(math.isfinite(value) and value >= least for value in values)
     if len(values) not in counts or not valid:
-        raise InputError(f"`{name}` {text}: expected {expected}, numbers of at least {least:g}")
+        raise InputError(f"--{name} {text}: expected {expected}, numbers of at least {least:g}")
     return values
 
 

@@ -1,75 +1,101 @@
-"""Named weights: list them, download them, convert a local checkpoint."""
+"""Named weights: list them, download them, convert a local checkpoint.
 
-import argparse
+Without arguments: list the known names.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from dme.common.errors import InputError
-from dme.nets.checkpoint import save_model
-from dme.nets.download import download
-from dme.nets.loading import load_model
-from dme.nets.zoo import known, path_of
+from dme.common.options import add_options, from_options, option_parser, setting
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to convert."""
+
+    convert: Path | None = setting(
+        None, "write a local checkpoint (OpenMMLab's or ours) in our format"
+    )
+    out: Path | None = setting(None, "where --convert writes")
+    half: bool = setting(False, "with --convert: kernels in float16")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="run.sh weights", description=f"{__doc__} Without arguments: list the known names."
-    )
+    """Convert a checkpoint, or download names, or list them all."""
+    parser = option_parser(__doc__)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="download, verify and convert these"
     )
-    parser.add_argument(
-        "--convert",
-        type=Path,
-        metavar="FILE",
-        help="write a local checkpoint (OpenMMLab's or ours) in our format",
-    )
-    parser.add_argument("--out", type=Path, metavar="PATH", help="where --convert writes")
-    parser.add_argument("--half", action="store_true", help="with --convert: kernels in float16")
+    add_options(parser, Settings)
     args = parser.parse_args()
+    settings = from_options(Settings, args)
 
-    alone = args.convert is None
-    if alone != (args.out is None) or (args.convert and args.names) or (alone and args.half):
+    converts = settings.convert is not None
+    if converts:
+        valid = settings.out is not None and not args.names
+    else:
+        valid = settings.out is None and not settings.half
+    if not valid:
         raise InputError("give names, or --convert FILE --out PATH, or nothing")
-    if args.convert:
-        model = load_model(args.convert)
-        save_model(model, args.out, torch.float16 if args.half else None, model.weights_extra)
-        print(f"{args.out}: {describe(model.arch)}, classes {', '.join(model.classes)}")
-        return
-    for name in args.names:
-        path_of(name)  # an unknown name is refused before the first download
-    for name in args.names:
-        path = download(name)
-        model = load_model(name)
-        print(f"{name}: {describe(model.arch)}, {path}, sha256 {model.weights_sha256}")
-    if not args.names:
+    if converts:
+        convert(settings)
+    elif args.names:
+        download_all(args.names)
+    else:
         show_known()
 
 
+def convert(settings: Settings) -> None:
+    """Write a local checkpoint in our format."""
+    import torch
+
+    from dme.nets.checkpoint import save_model
+    from dme.nets.loading import load_model
+
+    model = load_model(settings.convert)
+    dtype = torch.float16 if settings.half else None
+    save_model(model, settings.out, dtype, model.weights_extra)
+    print(f"{settings.out}: {describe(model.arch)}, classes {', '.join(model.classes)}")
+
+
+def download_all(names: Sequence[str]) -> None:
+    """Fetch, verify and load each of these."""
+    from dme.nets.download import download
+    from dme.nets.loading import load_model
+    from dme.nets.zoo import path_of
+
+    for name in names:
+        path_of(name)  # an unknown name is refused before the first download
+    for name in names:
+        path = download(name)
+        model = load_model(name)
+        print(f"{name}: {describe(model.arch)}, {path}, sha256 {model.weights_sha256}")
+
+
 def show_known() -> None:
+    """Print every name with its network, training, score, licence and source."""
+    from dme.nets.zoo import known, path_of
+
     for name, entry in known().items():
-        where = (
-            "shipped"
-            if "file" in entry
-            else "downloaded"
-            if path_of(name).is_file()
-            else "not here"
-        )
-        print(f"{name} ({where})")
+        place = "downloaded" if path_of(name).is_file() else "not here"
+        if "file" in entry:
+            place = "shipped"
+        reported = entry["reported"]
+        score, value = next(iter(reported.items()))
+        unit = "px" if score.endswith("_px") else "%"
+        print(f"{name} ({place})")
         print(f"  network   {describe(entry['arch'])}")
         print(f"  trained   {entry['trained_on']}")
-        score, value = next(iter(entry["reported"].items()))
-        print(
-            f"  reported  {value} {'px' if score.endswith('_px') else '%'}: {entry['reported']['what']}"
-        )
+        print(f"  reported  {value} {unit}: {reported['what']}")
         print(f"  licence   {entry['licence']}")
         print(f"  source    {entry.get('url') or entry['file']}")
     print("download with ./run.sh weights NAME; nothing is downloaded unless asked for")
 
 
 def describe(arch: dict) -> str:
-    return (
-        f"{arch['backbone']} width {arch['width']}, {arch['head']} head of {arch['head_channels']} channels, "
-        f"{arch['num_classes']} classes"
-    )
+    """A network in a few words."""
+    head = f"{arch['head']} head of {arch['head_channels']} channels"
+    classes = f"{arch['num_classes']} classes"
+    return f"{arch['backbone']} width {arch['width']}, {head}, {classes}"

@@ -23,7 +23,6 @@ from dme.inference.windows import SLIDE_STRIDE, WINDOW, whole
 from dme.nets.segmenter import Segmenter, normalise
 from dme.retina.rows import CLASSES
 
-SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}  # of the file, by format
 AXES = {0: "batch", 2: "height", 3: "width"}
 CHECKED = (
     (1, 496, 768),

@@ -88,12 +88,12 @@ def test_random_split_leaks_and_is_the_default(prepare, tmp_path):
 
 def test_panel_shows_fluid_first_then_empty_scans(prepare, tmp_path, monkeypatch):
     shown = {}
-    monkeypatch.setattr(
-        prepare.script,
-        "panel",
-        lambda rows, columns, titles: shown.update(rows=rows, titles=titles),
-    )
-    monkeypatch.setattr(prepare.script, "save_png", lambda path, picture: None)
+
+    def spy(rows, columns, titles):
+        shown.update(rows=rows, titles=titles)
+
+    monkeypatch.setattr("dme.data.description.panel", spy)
+    monkeypatch.setattr("dme.drawing.canvas.save_png", lambda path, picture: None)
     prepare("--data", make_set(tmp_path / "set"))
     assert shown["titles"] == [
         "subject 1, B-scan 0: 1.00 % fluid",
