@@ -22,6 +22,7 @@ from dme.nets.segmenter import build_model
 
 def baseline(monkeypatch, *arguments) -> int:
     """Exit code of `python experiments/baseline.py --protocol light ARGUMENTS`."""
+    monkeypatch.syspath_prepend(EXPERIMENTS)  # as Python does for a script's own folder
     monkeypatch.setattr(sys, "argv", ["baseline.py", "--protocol", "light", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(EXPERIMENTS / "baseline.py"), run_name="__main__")

@@ -183,7 +183,7 @@ def test_cross_validation_in_short(made, folder, options, network):
 )
 def test_table_1(files, capsys):
     rows = [row for name in files for row in read(name)["rows"]]
-    load_script("baseline").print_table(rows, synthetic=False)
+    load_script("table1").print_table(rows, synthetic=False)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     header = next(line for line in lines if line[:2] == ["backbone", "head"])
     expected = [line for line in lines if line[:1] == ["unet"]]
