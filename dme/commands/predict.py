@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dme.common.errors import InputError, with_flags
 from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.tasks import TASKS, current_name
 from dme.common.words import BACKBONE_NAMES, EYES, SCAN_SUFFIXES
 
 LEAST_UM = 1e-6  # of a scale
@@ -27,7 +28,7 @@ class Settings:
     """What to find in the scans, by which rule, and where they lie in the eye."""
 
     out: Path | None = setting(None, "results folder (default runs/predict, or runs/compare)")
-    task: str = setting("fluid", "what to find", choices=("fluid", "layers", "both"))
+    task: str = setting("fluid", "what to find", choices=tuple(TASKS))
     backbone: str | None = setting(
         None, "what the network's must be (default: whatever it is)", choices=BACKBONE_NAMES
     )
@@ -105,6 +106,7 @@ def parse_args() -> tuple[argparse.Namespace, Settings]:
     args = parser.parse_args()
     if bool(args.inputs) == bool(args.compare):
         parser.error("give INPUT (files, folders or the word phantom), or --compare A B")
+    args.task = current_name(args.task)
     return args, from_options(Settings, args)
 
 

@@ -51,11 +51,11 @@ def option_parser(doc: str | None) -> argparse.ArgumentParser:
 def add_options(
     parser: Any, settings: type, defaults: Any = None, only: Sequence[str] | None = None
 ) -> None:
-    """One option per `setting` of a dataclass: `--max-class-share` of max_class_share.
+    """One option per `setting` of a dataclass: --max-class-share of max_class_share.
 
     The annotation gives the type: `X | None` is X, bool a pair --name and --no-name,
-    `tuple[X, ...]` one or more X. parser: also a group of one. defaults: an instance, a preset say,
-    whose values are the defaults. only: names of the settings to add, all if not given.
+    `tuple[X, ...]` one or more X. parser: also a group of one. defaults: an instance, a preset
+    say, whose values are the defaults. only: names of the settings to add, all if not given.
     """
     annotations = typing.get_type_hints(settings)
     for item in _settings(settings):
@@ -82,6 +82,12 @@ def from_options(settings: type, args: argparse.Namespace, defaults: Any = None)
     made = settings(**values)
     check(made)
     return made
+
+
+def option_values(settings: Any) -> dict[str, Any]:
+    """The values that the command line can say, by name."""
+    offered = (item for item in _settings(settings) if item.metadata["help"] is not None)
+    return {item.name: getattr(settings, item.name) for item in offered}
 
 
 def check(settings: Any) -> None:
@@ -121,7 +127,7 @@ def _expected(limits: typing.Mapping) -> str:
 
 
 def _parsing(annotation: Any, choices: Sequence | None) -> dict:
-    """How argparse reads a value of that type. `check` looks at choices, with one line if it fails."""
+    """How argparse reads a value of that type; `check` looks at choices, and says so in a line."""
     if isinstance(annotation, types.UnionType):  # X | None
         (annotation,) = set(typing.get_args(annotation)) - {types.NoneType}
     metavar = None if choices is None else f"{{{','.join(map(str, choices))}}}"

@@ -1,6 +1,14 @@
 """Words that users type: choices of command lines, known without NumPy and PyTorch."""
 
-BACKBONE_NAMES = ("unet", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
+SIZE_NAMES = ("512", "native", "half")  # keys of dme.inference.sizes.SIZES
+HEAD_NAMES = ("fcn", "psp", "deeplabv3", "lraspp")  # keys of dme.nets.segmenter.HEADS
+HEADS_OF = {  # backbone -> the heads it takes, the usual one first; dme.nets.segmenter.BACKBONES
+    "unet": ("psp", "fcn", "deeplabv3"),
+    "mobilenet_v2": ("psp", "fcn", "deeplabv3"),
+    "mobilenet_v3_large": ("lraspp",),
+    "mobilenet_v3_small": ("lraspp",),
+}
+BACKBONE_NAMES = tuple(HEADS_OF)
 EYES = ("OD", "OS")  # right, left
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 SCAN_SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".mat")  # of files that hold B-scans

@@ -51,7 +51,8 @@ class Exportable(nn.Module):
 
 def describe(model: Segmenter) -> dict:
     """What whoever runs the file must know; stands in it as metadata."""
-    size = model.preprocess.get("size")
+    size = SIZES.get(model.preprocess.get("size"))
+    entering = size.description if size else "pixels of the scale it was trained with"
     slides = (
         f" A window of {WINDOW} x {WINDOW} px slides over it with stride {SLIDE_STRIDE}, the last of a row "
         "or column moved back inside, and log(probabilities) are averaged where windows overlap."
@@ -61,9 +62,9 @@ def describe(model: Segmenter) -> dict:
         "classes": model.classes,
         "input": "image: float32 (batch, channels, height, width), grey values 0..255; normalised inside",
         "output": "probabilities: float32 (batch, classes, height, width); the whole image in one pass",
-        "as_in_dme": f"A scan enters as: {SIZES.get(size, 'pixels of the scale it was trained with')}."
+        "as_in_dme": f"A scan enters as: {entering}."
         + " Saturated wedges at its top and bottom are dark then." * (CLASSES[0] in model.classes)
-        + slides * (size == "512")
+        + slides * (size is not None and size.slides)
         + " log(probabilities) are resized to the scan (bilinear, half-pixel centres); then comes softmax.",
         "preprocess": model.preprocess,
         "arch": model.arch,

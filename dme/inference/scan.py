@@ -1,4 +1,4 @@
-"""One scan -> where its fluid and its layers are: what `./run.sh predict` and Python users call."""
+"""One scan -> where its fluid and its layers are: what `predict` and Python users call."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from dme.common.errors import InputError
+from dme.common.tasks import FLUID, LAYER_CLASSES
 from dme.data.images import to_scan
-from dme.inference.sizes import SIZES, entering
+from dme.inference.sizes import SIZES
 from dme.inference.windows import flip_average, resize, sliding_window, whole
 from dme.nets.segmenter import Segmenter, normalise
 from dme.retina.boundaries import boundaries_from_probabilities, with_fluid
-from dme.retina.rows import CLASSES, FLUID
 from dme.retina.wedge import without_wedge
 
 NEEDED = {  # what is looked for -> the network it takes, and how to get one
@@ -21,32 +21,33 @@ NEEDED = {  # what is looked for -> the network it takes, and how to get one
 }
 
 
-def network_for(what: str, models: Sequence[Segmenter]) -> Segmenter:
-    """The first network that finds `what`, a key of NEEDED; its classes tell.
+def network_for(target: str, models: Sequence[Segmenter]) -> Segmenter:
+    """The first network that finds the target, a key of NEEDED; its classes tell.
 
-    Layers are the nine of `dme.retina.rows.CLASSES` in that order; fluid may follow as the tenth. Raises
-    InputError if there is none, and if it does not say how scans enter it.
+    Layers are the nine of `dme.common.tasks.LAYER_CLASSES` in that order; fluid may follow as the
+    tenth. Raises InputError if there is none, and if it does not say how scans enter it.
     """
-
-    def finds(model: Segmenter) -> bool:
-        if what == "fluid":
-            return FLUID in model.classes
-        return tuple(model.classes) in (CLASSES, (*CLASSES, FLUID))
-
-    model = next(filter(finds, models), None)
+    model = next((model for model in models if _finds(model, target)), None)
     if model is None:
-        found = "; ".join(f"{_name(other)} finds {', '.join(other.classes)}" for other in models)
-        network, command = NEEDED[what]
+        offered = "; ".join(f"{_name(other)} finds {', '.join(other.classes)}" for other in models)
+        network, command = NEEDED[target]
         raise InputError(
-            f"{found}, expected {network}; fine-tune one ({command}) or choose other weights"
+            f"{offered}, expected {network}; fine-tune one ({command}) or choose other weights"
         )
     size = model.preprocess.get("size")
     if size not in SIZES:
         raise InputError(
-            f"{_name(model)} does not say at which size scans enter it (preprocess size is {size!r}, "
-            f"expected {' or '.join(SIZES)}); save it again with the size it was trained at"
+            f"{_name(model)} does not say at which size scans enter it (preprocess size is "
+            f"{size!r}, expected {' or '.join(SIZES)}); save it again with the size it was "
+            "trained at"
         )
     return model
+
+
+def _finds(model: Segmenter, target: str) -> bool:
+    if target == "fluid":
+        return FLUID in model.classes
+    return tuple(model.classes) in (LAYER_CLASSES, (*LAYER_CLASSES, FLUID))
 
 
 def _name(model: Segmenter) -> str:
@@ -58,10 +59,11 @@ def predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fluid of one B-scan of any size.
 
-    image: (H, W) grey or (H, W, 3) colour; 8 or 16 bit, or float grey values 0..255. threshold: fluid is
-    where its probability lies above, 0.5 being the likelier of two classes. tta: average with the mirrored
-    scan. Returns the mask, uint8 (H, W) of 0 and 1, and the probability of fluid, float32 (H, W).
-    Raises InputError for an image it cannot read and a network without fluid.
+    image: as `dme.data.images.to_scan` takes it: (H, W), or (H, W, 3) with three equal channels,
+    grey values 0..255. threshold: fluid is where its probability lies above, 0.5 being the
+    likelier of two classes. tta: average with the mirrored scan. Returns the mask, uint8 (H, W) of
+    0 and 1, and the probability of fluid, float32 (H, W). Raises InputError for an image it cannot
+    read and a network without fluid.
     """
     network_for("fluid", [model])
     return fluid_mask(model, class_probabilities(model, image, tta), threshold)
@@ -72,25 +74,33 @@ def predict_layers(
 ) -> np.ndarray:
     """Boundary rows of one B-scan of any size, float32 (8, W), ordered, in pixels of the scan.
 
-    image, tta: as of `predict`. fluid: the probability (H, W) of fluid that `predict` gives, of use to a
-    network that finds layers alone: fluid lies within the retina. The rows are those of
-    `dme.retina.rows.BOUNDARIES`, counted from 0 at the centre of the first pixel. Raises InputError for an
-    image it cannot read and a network without layers.
+    image, tta: as of `predict`. fluid: the probability (H, W) of fluid that `predict` gives, of
+    use to a network that finds layers alone: fluid lies within the retina. The rows are those of
+    `dme.retina.rows.BOUNDARIES`, counted from 0 at the centre of the first pixel. Raises
+    InputError for an image it cannot read and a network without layers.
     """
     network_for("layers", [model])
     return layer_rows(model, class_probabilities(model, image, tta), fluid)
 
 
-def layer_rows(model: Segmenter, found: Tensor, fluid: np.ndarray | None) -> np.ndarray:
-    """Rows, as of `predict_layers`, from the probabilities of all classes."""
-    layers = found.float().cpu().numpy()
+def layer_rows(model: Segmenter, by_class: Tensor, fluid: np.ndarray | None) -> np.ndarray:
+    """Rows, as of `predict_layers`, from the probabilities (classes, H, W) of all classes."""
+    layers = by_class.float().cpu().numpy()
     if fluid is not None and FLUID not in model.classes:
         layers = with_fluid(layers, fluid)
     return boundaries_from_probabilities(layers)
 
 
+def fluid_mask(
+    model: Segmenter, by_class: Tensor, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mask and probability of fluid, as of `predict`, from the probabilities (classes, H, W)."""
+    probability = by_class[model.classes.index(FLUID)].float().cpu().numpy()
+    return (probability > threshold).astype(np.uint8), probability
+
+
 def class_probabilities(model: Segmenter, image: np.ndarray, tta: bool = False) -> Tensor:
-    """Probability of each class at the scan's pixels, (classes, H, W). image, tta: as of `predict`."""
+    """Probability of each class at the pixels of the scan, (classes, H, W); arguments of `predict`."""
     try:
         scan = to_scan(np.asarray(image))
     except ValueError as e:
@@ -99,27 +109,22 @@ def class_probabilities(model: Segmenter, image: np.ndarray, tta: bool = False) 
     return probabilities(model, torch.tensor(np.ascontiguousarray(scan), device=device), flip=tta)
 
 
-def fluid_mask(model: Segmenter, found: Tensor, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mask and probability of fluid, as of `predict`, from the probabilities of all classes."""
-    probability = found[model.classes.index(FLUID)].float().cpu().numpy()
-    return (probability > threshold).astype(np.uint8), probability
-
-
 @torch.inference_mode()
 def probabilities(model: Segmenter, image: Tensor, flip: bool = False) -> Tensor:
     """Probability of each class, float32 (classes, H, W), for one scan of any size, uint8 (H, W).
 
-    The scan enters at the size the network was trained with, `model.preprocess["size"]` (see SIZES): of "512"
-    a window of 256 slides over it with stride 170, as in the study, else it enters as a whole. flip: average
-    with the mirrored scan. Networks that find layers see saturated wedges dark: their edges pass for layers.
+    The scan enters at the size the network was trained with, `model.preprocess["size"]` of SIZES:
+    of "512" a window of 256 slides over it with stride 170, as in the study, else it enters as a
+    whole. flip: average with the mirrored scan. Networks that find layers see saturated wedges
+    dark: their edges pass for layers.
     """
-    size = model.preprocess["size"]
-    if CLASSES[0] in model.classes:
+    size = SIZES[model.preprocess["size"]]
+    if LAYER_CLASSES[0] in model.classes:
         image = torch.from_numpy(without_wedge(image.cpu().numpy())).to(image.device)
-    x = normalise(entering(image, size)[None], model.preprocess)
-    logits = sliding_window if size == "512" else whole
+    x = normalise(size.image(image)[None], model.preprocess)  # (1, C, H', W')
+    logits = sliding_window if size.slides else whole
 
-    def predict(x: Tensor) -> Tensor:
+    def at_scan(x: Tensor) -> Tensor:
         return resize(logits(model, x), image.shape)
 
-    return (flip_average(predict, x) if flip else predict(x).softmax(1))[0]
+    return (flip_average(at_scan, x) if flip else at_scan(x).softmax(1))[0]

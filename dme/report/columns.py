@@ -5,7 +5,8 @@ from dme.retina.rows import BOUNDARIES, in_tables
 from dme.retina.thickness import THICKNESS_COLUMNS
 from dme.retina.volume import SCALE
 
-FINDS = {"fluid": ("fluid",), "layers": ("layers",), "both": ("fluid", "layers")}  # by task
+# task -> what its networks find
+FINDS = {"fluid": ("fluid",), "layers": ("layers",), "layers+fluid": ("fluid", "layers")}
 
 _SCAN = ("scan", "source", "volume", "bscan", "height_px", "width_px") + SCALE
 _FLUID = (
@@ -22,7 +23,7 @@ _LAYER_FILES = ("boundaries", "profile", "overlay")
 SCAN_COLUMNS = {
     "fluid": _SCAN + _FLUID + ("mask", "overlay"),
     "layers": _SCAN + _LAYERS + _LAYER_FILES,
-    "both": _SCAN + _FLUID + _LAYERS + _FLUID_IN_LAYERS + ("mask",) + _LAYER_FILES,
+    "layers+fluid": _SCAN + _FLUID + _LAYERS + _FLUID_IN_LAYERS + ("mask",) + _LAYER_FILES,
 }
 
 _BSCANS = (
@@ -40,7 +41,7 @@ _PLACE = ("eye", "fovea_column", "fovea_bscan")
 VOLUME_COLUMNS = {
     "fluid": _VOLUME + _FLUID_VOLUME + _PLACE + ("map",),
     "layers": _VOLUME + _RETINA + _PLACE + ("retina_map",),
-    "both": _VOLUME + _FLUID_VOLUME + _RETINA + _PLACE + ("map", "retina_map"),
+    "layers+fluid": _VOLUME + _FLUID_VOLUME + _RETINA + _PLACE + ("map", "retina_map"),
 }
 
 SECTOR_COLUMNS = ("volume", "sector", "covered_percent", "mean_um", "volume_mm3")

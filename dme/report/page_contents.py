@@ -91,7 +91,7 @@ def _fluid_facts(settings: dict) -> Pairs:
         rule += ", mirrored scan averaged"
     return [
         ("network", f"{settings['weights']}, sha256 {settings['weights_sha256']}"),
-        ("scans enter it as", SIZES[settings["size"]]),
+        ("scans enter it as", SIZES[settings["size"]].description),
         ("fluid is", rule),
         ("regions", f"{settings['connectivity']}-connected, however small"),
     ]
@@ -99,7 +99,7 @@ def _fluid_facts(settings: dict) -> Pairs:
 
 def _layer_facts(settings: dict) -> Pairs:
     network = f"{settings['layers_weights']}, sha256 {settings['layers_weights_sha256']}"
-    size = SIZES[settings["layers_size"]]
+    size = SIZES[settings["layers_size"]].description
     if settings["tta"]:
         size += ", mirrored averaged"
     return [

@@ -17,12 +17,11 @@ import numpy as np
 
 from dme.common.errors import InputError
 from dme.common.labels import IGNORE
+from dme.common.tasks import LAYER_CLASSES, LAYERS, TASKS
 
 BOUNDARIES = ("ILM", "NFL/GCL", "IPL/INL", "INL/OPL", "OPL/ONL", "IS/OS", "OS/RPE", "RPE/choroid")
-LAYERS = ("NFL", "GCL+IPL", "INL", "OPL", "ONL+IS", "OS", "RPE")  # classes 1 to 7
-CLASSES = ("above retina", *LAYERS, "below retina")  # classes 0 to 8
-FLUID = "fluid"  # name of its class, of networks that find layers the tenth
-FLUID_LABEL = len(CLASSES)  # its label beside layers; alone it is 1
+CLASSES = LAYER_CLASSES  # 0 to 8, of which LAYERS are 1 to 7
+FLUID_LABEL = TASKS["layers+fluid"].fluid_label  # beside layers 9; alone it is 1
 THICKNESSES = (*LAYERS, "retina")  # the retina from ILM to RPE/choroid
 
 MAX_CROSSING_PX = 3.0  # boundaries that cross by more are wrong, not merely noisy

@@ -79,8 +79,8 @@ def in_name(split: str) -> str:
 def finished(runs: dict[str, list[str]], results: Path) -> dict[str, dict]:
     """Results of those of `runs` (name -> arguments) that `results` holds, as `run_missing` left them there.
 
-    Raises InputError for a file that was made with other arguments, or is none of ours, and for files made on
-    different data.
+    Raises InputError for a file that was made with other arguments, or is none of ours, and for
+    files made on different data.
     """
     found = {}
     for name, arguments in runs.items():
@@ -114,10 +114,10 @@ def run_missing(
 ) -> dict[str, dict]:
     """Results of all of `runs`; those without a file in `results` are run first, in order.
 
-    script: file in experiments/ that takes --out and --resume and leaves a results.json. A run's folder is
-    out/NAME; an interrupted one is continued there. Its results.json and its arguments become
-    results/NAME.json. Raises InputError when a run fails or was made on other data than those before it; what
-    was finished before is kept.
+    script: file in experiments/ that takes --out and --resume and leaves a results.json. A run's
+    folder is out/NAME; an interrupted one is continued there. Its results.json and its arguments
+    become results/NAME.json. Raises InputError when a run fails or was made on other data than
+    those before it; what was finished before is kept.
     """
     done = finished(runs, results)
     for name in [name for name in runs if name not in done]:

@@ -1,12 +1,15 @@
-"""Settings of a training run: what happens to its samples, and how its weights are updated.
+"""Settings of a training: what is fine-tuned, what happens to its samples, how weights change.
 
 Python's standard library alone is needed, so a command line can be shown without torch.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from dme.common.errors import InputError
 from dme.common.options import check, setting
+from dme.common.tasks import TASKS
+from dme.common.words import BACKBONE_NAMES, HEAD_NAMES, SIZE_NAMES
 
 
 @dataclass(frozen=True)
@@ -185,3 +188,70 @@ def default_aux_weight(loss: str) -> float:
 def default_lr_min(lr: float) -> float:
     """Where the learning rate ends, as in the study, but no higher than it starts."""
     return min(1e-4, max(lr, 0.0))
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """What `finetune` trains, on what, and where it leaves the results. None is decided later."""
+
+    recipe: str = setting(
+        "study",
+        "what the other options default to",
+        choices=("study", "best", "layers"),
+    )
+    task: str = setting("fluid", "what to segment", choices=tuple(TASKS))
+    data: str | None = setting(
+        None,
+        ".mat files or folder of B-scans, or 'phantom' (default: DME_DATA, else phantom)",
+    )
+    grader: int = setting(1, "whose annotation of .mat files is the truth: 1 or 2")
+    split: str | None = setting(
+        None,
+        "paper, random, subject:K/N, dev:K/4, all "
+        "(default: paper if the set has its scans, or random)",
+    )
+    weights: str | None = setting(
+        None,
+        "name or file to start from, or 'none' for fresh ones "
+        "(default hrf-BACKBONE, else hrf-HEAD)",
+    )
+    head: str | None = setting(
+        None,
+        "decode head (default: the checkpoint's, else psp or lraspp)",
+        choices=HEAD_NAMES,
+    )
+    backbone: str | None = setting(
+        None,
+        "backbone (default: the checkpoint's, else unet)",
+        choices=BACKBONE_NAMES,
+    )
+    width: float | None = setting(
+        None,
+        "channels of a unet's first stage, or a MobileNet's factor of them "
+        "(default: the checkpoint's, else 16 or 1.0)",
+    )
+    size: str = setting(
+        "512",
+        "512 x 512 squares, native pixels, or half as many a side",
+        choices=SIZE_NAMES,
+    )
+    ungraded: str = setting(
+        "background",
+        "columns nobody graded",
+        choices=("background", "ignore"),
+    )
+    tta: bool = setting(False, "score the mean over a scan and its mirror image")
+    resume: bool = setting(False, "continue the run in --out")
+    out: Path = setting(Path("runs/finetune"), "run folder")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All settings of a fine-tuning."""
+
+    finetune: Finetune
+    augment: Augment
+    recipe: Recipe

@@ -40,7 +40,7 @@ from dme.data.opening import open_source
 from dme.data.phantom import phantom_bscan
 from dme.data.source import Source
 from dme.inference.scan import probabilities
-from dme.inference.sizes import entering
+from dme.inference.sizes import SIZES
 from dme.inference.windows import pad, resize, sliding_window
 from dme.losses import Loss, get_loss
 from dme.nets.folding import folded
@@ -368,7 +368,7 @@ def bench_infer(args: argparse.Namespace) -> dict:
     report(f"infer: {shape} scan at half size, {name}; probabilities within {furthest:.0e}", scan)
     report_limits(counter.get_total_flops(), scan, limits)
 
-    x = normalise(entering(image, "512")[None], model.preprocess)
+    x = normalise(SIZES["512"].image(image)[None], model.preprocess)
     ways = {
         "dme, folded": lambda: sliding_window(fast, x),
         "eager, channels first, order of OpenMMLab": lambda: sliding_window(plain, x),

@@ -29,7 +29,7 @@ from turns import DEVICE, Way, add_peaks, in_turns, report, report_limits, with_
 from dme.common.errors import InputError, run
 from dme.common.files import write_json
 from dme.common.provenance import device_name, provenance
-from dme.inference.sizes import entering
+from dme.inference.sizes import SIZES
 from dme.inference.windows import resize, whole
 from dme.nets.folding import folded
 from dme.nets.loading import load_model
@@ -186,7 +186,8 @@ def batch_probabilities(
     model: Segmenter, scans: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor:
     """Of scans of one size, uint8 (N, H, W): float32 (N, classes, H, W)."""
-    entered = torch.stack([entering(scan, model.preprocess["size"]) for scan in scans])
+    size = SIZES[model.preprocess["size"]]
+    entered = torch.stack([size.image(scan) for scan in scans])
     with torch.autocast(DEVICE.type, dtype, enabled=dtype is not None):
         logits = whole(model, normalise(entered, model.preprocess))
     return resize(logits.float(), scans.shape[1:]).softmax(1)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dme.common.labels import IGNORE
 from dme.inference import export
-from dme.inference.sizes import entering
+from dme.inference.sizes import SIZES
 from dme.inference.windows import SLIDE_STRIDE, WINDOW, resize
 from dme.nets.heads import ASPPHead, PSPHead
 from dme.nets.segmenter import Segmenter
@@ -150,7 +150,7 @@ def onnx_probabilities(model: Segmenter, folder: Path) -> Callable[[Tensor], Ten
     )
 
     def probabilities(image: Tensor) -> Tensor:
-        grey = entering(image, model.preprocess["size"])[None, None].float().numpy()
+        grey = SIZES[model.preprocess["size"]].image(image)[None, None].float().numpy()
         found = torch.from_numpy(session.run(["probabilities"], {"image": grey})[0])
         return resize(found.log(), image.shape).softmax(1)[0]
 

@@ -32,8 +32,9 @@ from dme.nets.loading import load_model
 from dme.nets.segmenter import build_model, normalise
 from dme.retina.accuracy import boundary_errors_px
 from dme.retina.boundaries import boundaries_from_probabilities
+from dme.training import fine_tuning
 from dme.training.recipe import OPTIMIZERS
-from dme.training.settings import Augment, Recipe
+from dme.training.settings import Augment, Finetune, Recipe
 
 RUN = ("--iters", 3, "--crop", 64)
 WET = (1, 1, 0, 1, 1, 1, 0, 1, 1, 0)  # which of the made-up scans hold fluid
@@ -157,7 +158,7 @@ def prepared(script, call, monkeypatch, folder, tiny, tmp_path):
             seen.update(models=models, data=data, augment=augment, recipe=recipe)
             raise Stopped
 
-        monkeypatch.setattr(script, "train", spy)
+        monkeypatch.setattr(fine_tuning, "train", spy)
         with pytest.raises(Stopped):
             call(*base, *arguments)
         return seen
@@ -598,16 +599,12 @@ def test_new_classifiers_start_at_the_shares_of_the_training_pixels(
         assert np.allclose(at_zero, shares, rtol=1e-3) == (start != "kept"), at_zero
 
 
-def test_the_head_names_the_weights(script):
+def test_the_head_names_the_weights():
     """Without --weights, the shipped network with that head."""
     for head in ("psp", "fcn", "deeplabv3"):
-        args = script.argparse.Namespace(
-            weights=None, head=head, backbone=None, width=None, seed=0
-        )
-        model, start = script.starting_network(args)
+        model, start = fine_tuning.starting_network(Finetune(head=head), seed=0)
         assert model.arch["head"] == head and start.startswith(f"hrf-{head} (sha256 ")
-    args.head = None
-    assert script.starting_network(args)[0].arch["head"] == "psp"
+    assert fine_tuning.starting_network(Finetune(), seed=0)[0].arch["head"] == "psp"
 
 
 # Interruptions
@@ -630,12 +627,12 @@ def scored(results: dict) -> dict:
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
     script, call, finetune, monkeypatch, tmp_path
 ):
-    train = script.train
+    train = fine_tuning.train
 
     def saving_often(models, data, augment, recipe, *rest):
         return train(models, data, augment, replace(recipe, save_every=2), *rest)
 
-    monkeypatch.setattr(script, "train", saving_often)
+    monkeypatch.setattr(fine_tuning, "train", saving_often)
     arguments = ("--iters", 4, "--flip", "--ema", 0.5)
     whole = finetune(*arguments)
     weights = load_model(tmp_path / "out" / "model.pt").state_dict()
@@ -645,7 +642,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(script.Validation, "__call__", interrupt)
+        patch.setattr(fine_tuning.Validation, "__call__", interrupt)
         finetune(*arguments, code=130)
     assert torch.load(tmp_path / "out" / "last.pt", weights_only=True)["step"] == 2
     assert not (tmp_path / "out" / "results.json").exists()
@@ -929,7 +926,7 @@ def test_a_recipe_leaves_the_head_to_a_backbone_that_does_not_take_its_own(scrip
     words = ["finetune.py", "--recipe", "layers", "--backbone"]
     for backbone, head in (("mobilenet_v3_small", None), ("mobilenet_v2", "fcn"), ("unet", "fcn")):
         monkeypatch.setattr(sys, "argv", [*words, backbone])
-        assert script.parse_args().head == head
+        assert script.parse_args().finetune.head == head
 
 
 def test_crops_cannot_go_onto_fluid_that_is_no_class(fails, two_graders):
@@ -1004,7 +1001,8 @@ def test_two_ranks_report_every_scan_once(folder, tiny, tmp_path):
 )
 def test_the_start_follows_the_network_asked_for(script, monkeypatch, asked, start):
     monkeypatch.setattr("sys.argv", ["finetune.py", *asked])
-    assert script.starting_network(script.parse_args())[0].weights_name == start
+    options = script.parse_args().finetune
+    assert fine_tuning.starting_network(options, seed=0)[0].weights_name == start
 
 
 @pytest.mark.slow

@@ -181,7 +181,7 @@ def test_both_by_one_network_or_two(script, tmp_path, networks, capsys):
     assert "above or below the retina" not in said
     assert "volume v: fluid 80 px, 0.0004 mm3, retina 224.0 um, central subfield" in said
     rows = table(out / "measurements.csv")
-    assert list(rows[0]) == list(SCAN_COLUMNS["both"])
+    assert list(rows[0]) == list(SCAN_COLUMNS["layers+fluid"])
     for row, expected in zip(rows, ({"inl": 40}, {"opl": 20, "onl_is": 20}, {}), strict=True):
         for px, mm2 in zip(FLUID_COLUMNS["px"], FLUID_COLUMNS["mm2"], strict=True):
             count = expected.get(px.removeprefix("fluid_").removesuffix("_px"), 0)
@@ -194,7 +194,7 @@ def test_both_by_one_network_or_two(script, tmp_path, networks, capsys):
     drawn = np.asarray(Image.open(out / rows[0]["overlay"]))
     assert (drawn[56, 40:60] == FLUID_COLOUR).all()  # the cyst's upper edge, twice as large
     assert {"maps/v.png", "retina_maps/v.png", "sectors.csv", "retina_sectors.csv"} <= files(out)
-    assert list(table(out / "volumes.csv")[0]) == list(VOLUME_COLUMNS["both"])
+    assert list(table(out / "volumes.csv")[0]) == list(VOLUME_COLUMNS["layers+fluid"])
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Retinal fluid and layers in 3 scans" in page and "Fluid in the layers" in page
 

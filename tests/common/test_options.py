@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from dme.common.errors import InputError
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import (
+    add_options,
+    check,
+    from_options,
+    option_parser,
+    option_values,
+    setting,
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,12 @@ def test_what_has_no_option_stays_as_in_the_preset():
         parsed("--batch", "1", only=["lr"])
     with pytest.raises(SystemExit):
         parsed("--inner", "1")
+
+
+def test_option_values_are_those_of_the_command_line():
+    values = option_values(Settings(batch=9))
+    assert values["batch"] == 9 and values["optimizer"] == "sgd"
+    assert not {"hidden", "inner"} & values.keys()
 
 
 def test_a_wrong_choice_gets_one_line():

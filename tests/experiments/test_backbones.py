@@ -22,7 +22,7 @@ from dme.common.files import sha256_file
 from dme.data.phantom import phantom_bscan
 from dme.inference import export
 from dme.inference.scan import predict
-from dme.inference.sizes import entering
+from dme.inference.sizes import SIZES
 from dme.inference.windows import whole
 from dme.nets.loading import load_model
 from dme.nets.segmenter import BACKBONES, build_model, normalise
@@ -349,7 +349,7 @@ def test_from_vessels_to_an_exported_network(backbone, monkeypatch, tmp_path, ca
         (name,) = [name for name in archive.namelist() if name.endswith("metadata.json")]
         about = json.loads(archive.read(name))
     assert (about["weights_sha256"], about["arch"]["backbone"]) == (digest, backbone)
-    half = entering(torch.tensor(image), "half")[None]
+    half = SIZES["half"].image(torch.tensor(image))[None]
     with torch.inference_mode():
         expected = whole(model, normalise(half, model.preprocess)).softmax(1)
     np.testing.assert_allclose(export.open_torch(file)(half[None].float()), expected, atol=1e-5)

@@ -21,7 +21,7 @@ FOLDERS = [
 
 
 def load_script(name: str) -> ModuleType:
-    """Load NAME.py of FOLDERS afresh; neighbours that it imports can be found meanwhile."""
+    """Load NAME.py of FOLDERS afresh; its neighbours, which bench.py imports, can be found meanwhile."""
     path = next(folder / f"{name}.py" for folder in FOLDERS if (folder / f"{name}.py").exists())
     spec = importlib.util.spec_from_file_location(name, path)
     script = importlib.util.module_from_spec(spec)
@@ -56,20 +56,9 @@ def exit_code(script: ModuleType, *arguments) -> int:
 
 
 def finetune_settings(finetune: ModuleType, *arguments) -> tuple:
-    """Arguments, Augment and Recipe as finetune.py understands them; it stops before it trains."""
-    seen, original = [], finetune.settings
-
-    class Stopped(Exception):
-        pass
-
-    def spy(args):
-        seen.extend([args, *original(args)])
-        raise Stopped
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(finetune, "settings", spy)
-        call_main(finetune, *arguments)
-    return tuple(seen)
+    """Finetune, Augment and Recipe as finetune.py understands these arguments."""
+    plan = finetune.parse_args([str(word) for word in arguments])
+    return plan.finetune, plan.augment, plan.recipe
 
 
 def table(path: Path) -> list[dict]:

@@ -9,14 +9,15 @@ from PIL import Image
 from torch.nn import functional as F
 
 from dme.common.errors import InputError
+from dme.common.tasks import TASKS
 from dme.data.cache import Cache
 from dme.data.duke import DUKE_ANNOTATED, GRADED_COLUMNS
 from dme.inference.scan import probabilities
-from dme.inference.sizes import entering
+from dme.inference.sizes import NATIVE, SIZES
 from dme.inference.windows import sliding_window, whole
 from dme.metrics import scores
 from dme.nets.segmenter import build_model, normalise, set_classes
-from dme.training.tasks import TASKS, check_annotated, entering_mask, labels, training_set
+from dme.training.tasks import check_annotated, labels, training_set
 from dme.training.validation import Validation, agreement
 
 CPU = torch.device("cpu")
@@ -60,34 +61,36 @@ def test_scans_enter_at_512_as_in_the_study():
     wanted = F.interpolate(
         torch.from_numpy(small)[None, None].float(), (512, 512), mode="bilinear"
     ).round()
-    assert torch.equal(entering(image, "512").float(), wanted[0, 0])
-    assert torch.equal(entering(torch.from_numpy(small), "512").float(), wanted[0, 0])
+    assert torch.equal(SIZES["512"].image(image).float(), wanted[0, 0])
+    assert torch.equal(SIZES["512"].image(torch.from_numpy(small)).float(), wanted[0, 0])
 
 
 def test_half_is_the_mean_of_2_x_2_pixels():
     image = RNG.integers(0, 256, (10, 14), dtype=np.uint8)
     wanted = image.reshape(5, 2, 7, 2).mean((1, 3)).round()  # both round halves to even
-    assert np.array_equal(entering(torch.from_numpy(image), "half").numpy(), wanted)
-    assert entering(torch.zeros(11, 15, dtype=torch.uint8), "half").shape == (6, 8)
+    assert np.array_equal(SIZES["half"].image(torch.from_numpy(image)).numpy(), wanted)
+    assert SIZES["half"].image(torch.zeros(11, 15, dtype=torch.uint8)).shape == (6, 8)
 
 
 def test_half_masks():
     mask = torch.tensor(
         [[1, 0, 1, 1, 255, 0], [1, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1], [0, 1, 1, 0, 1, 255]]
     )
-    assert entering_mask(mask.byte(), "half").tolist() == [[1, 1, 255], [0, 1, 255]]
-    assert entering_mask(mask.byte(), "half").dtype == torch.uint8
+    assert SIZES["half"].mask(mask.byte()).tolist() == [[1, 1, 255], [0, 1, 255]]
+    assert SIZES["half"].mask(mask.byte()).dtype == torch.uint8
 
 
 @pytest.mark.parametrize("size", ["512", "native", "half"])
 def test_training_scans_and_masks_share_their_pixels(size):
     small, native = make_cache(size=256), make_cache()
-    data = training_set(small, native, np.array([2, 0]), "fluid", size, "background", CPU)
+    data = training_set(
+        small, native, np.array([2, 0]), TASKS["fluid"], SIZES[size], "background", CPU
+    )
     assert data.names == ["scan2", "scan0"]
     held = small if size == "512" else native
     for image, mask, i in zip(data.images, data.masks, (2, 0), strict=True):
-        assert torch.equal(image, entering(torch.from_numpy(held.images[i]), size))
-        assert torch.equal(mask, entering_mask(torch.from_numpy(held.fluid[i]), size))
+        assert torch.equal(image, SIZES[size].image(torch.from_numpy(held.images[i])))
+        assert torch.equal(mask, SIZES[size].mask(torch.from_numpy(held.fluid[i])))
         assert image.shape == mask.shape and image.dtype == mask.dtype == torch.uint8
 
 
@@ -96,8 +99,12 @@ def test_columns_nobody_graded_are_ignored_on_request(size):
     layers = np.full((3, 8, 130), np.nan, np.float32)
     layers[:, :, 26:104] = 50.0  # a fifth of the width on both sides is ungraded
     small, native = make_cache(size=256), make_cache(layers=layers)
-    ignored = training_set(small, native, np.array([1]), "fluid", size, "ignore", CPU).masks[0]
-    kept = training_set(small, native, np.array([1]), "fluid", size, "background", CPU).masks[0]
+    ignored = training_set(
+        small, native, np.array([1]), TASKS["fluid"], SIZES[size], "ignore", CPU
+    ).masks[0]
+    kept = training_set(
+        small, native, np.array([1]), TASKS["fluid"], SIZES[size], "background", CPU
+    ).masks[0]
     unknown = (ignored == 255).all(0)
     width = ignored.shape[1]
     first, last = unknown.logical_not().nonzero()[[0, -1], 0].tolist()
@@ -131,7 +138,7 @@ def test_probabilities_have_the_size_of_the_scan(size, flip):
     predict = sliding_window if size == "512" else whole
 
     def plain(image):
-        x = normalise(entering(image, size)[None], model.preprocess)
+        x = normalise(SIZES[size].image(image)[None], model.preprocess)
         with torch.inference_mode():
             return predict(model, x)
 
@@ -141,7 +148,7 @@ def test_probabilities_have_the_size_of_the_scan(size, flip):
     wanted = resized(plain(image))
     if flip:
         with torch.inference_mode():
-            x = normalise(entering(image, size).flip(-1)[None], model.preprocess)
+            x = normalise(SIZES[size].image(image).flip(-1)[None], model.preprocess)
             wanted = (wanted + resized(predict(model, x)).flip(-1)) / 2
     found = probabilities(model, image, flip)
     assert found.shape == (2, 101, 131)
@@ -203,7 +210,7 @@ def straight_layers(width=130, count=3) -> np.ndarray:
 )
 def test_layer_labels_at_every_size(size, height, width):
     small, native = make_cache(size=256), make_cache(layers=straight_layers())
-    found = labels(small, native, 1, "layers", size).numpy()
+    found = labels(small, native, 1, TASKS["layers"], SIZES[size]).numpy()
     assert found.shape == (height, width)
     unknown = -(-10 * width // 130)  # columns that cover an unknown one
     assert (found[:, :unknown] == 255).all()
@@ -214,8 +221,8 @@ def test_layer_labels_at_every_size(size, height, width):
 
 def test_fluid_lies_on_top_of_layers():
     small, native = make_cache(size=256), make_cache(layers=straight_layers())
-    both = labels(small, native, 0, "layers+fluid", "native").numpy()
-    alone = labels(small, native, 0, "layers", "native").numpy()
+    both = labels(small, native, 0, TASKS["layers+fluid"], NATIVE).numpy()
+    alone = labels(small, native, 0, TASKS["layers"], NATIVE).numpy()
     fluid, known = native.fluid[0], np.arange(130) >= 10
     wanted = np.where(fluid == 1, 9, np.where(fluid == 255, 255, alone))
     assert np.array_equal(both[:, known], wanted[:, known]) and (both[:, ~known] == 255).all()
@@ -223,9 +230,11 @@ def test_fluid_lies_on_top_of_layers():
 
 def test_layers_are_trained_on_as_they_are_scored():
     small, native = make_cache(size=256), make_cache(layers=straight_layers())
-    data = training_set(small, native, np.array([2, 1]), "layers", "half", "background", CPU)
+    data = training_set(
+        small, native, np.array([2, 1]), TASKS["layers"], SIZES["half"], "background", CPU
+    )
     for mask, i in zip(data.masks, (2, 1), strict=True):
-        assert torch.equal(mask, labels(small, native, i, "layers", "half"))
+        assert torch.equal(mask, labels(small, native, i, TASKS["layers"], SIZES["half"]))
 
 
 class Oracle(torch.nn.Module):
@@ -234,7 +243,7 @@ class Oracle(torch.nn.Module):
     def __init__(self, task: str, maps: dict[int, np.ndarray], down: int = 0):
         super().__init__()
         model = build_model(head="fcn", width=2)
-        set_classes(model, TASKS[task])
+        set_classes(model, TASKS[task].classes)
         self.arch, self.classes = model.arch, model.classes
         self.preprocess = model.preprocess | {"size": "native"}
         self.maps, self.down = maps, down
@@ -258,10 +267,10 @@ def test_boundary_errors_of_validation(task, down):
     for i in range(3):  # 200 + i is what the oracle knows a scan by
         native.images[i] = np.minimum(native.images[i], 150)
         native.images[i, 0, 0] = 200 + i
-        maps[200 + i] = labels(small, native, i, task, "native").numpy()
-    validate = Validation(small, native, np.array([2, 0]), CPU, task)
+        maps[200 + i] = labels(small, native, i, TASKS[task], NATIVE).numpy()
+    validate = Validation(small, native, np.array([2, 0]), CPU, TASKS[task])
     measured, picture = validate({"model": Oracle(task, maps, down)})
-    assert validate.counts["native"].shape == (2, len(TASKS[task]), len(TASKS[task]))
+    assert validate.counts["native"].shape == (2, *[len(TASKS[task].classes)] * 2)
     np.testing.assert_allclose(validate.errors_px, down, atol=0.05)
     np.testing.assert_allclose(validate.thickness_px, 0, atol=0.1)
     assert measured["score"] == -measured["boundary-error-px"] == pytest.approx(-down, abs=0.05)
@@ -273,7 +282,7 @@ def test_boundary_errors_of_validation(task, down):
 def test_graders_are_compared_scan_by_scan():
     native, other = make_cache(layers=straight_layers()), make_cache(layers=straight_layers() + 2)
     first, second = (
-        Validation(make_cache(size=256), cache, np.array([0, 2]), CPU, "layers")
+        Validation(make_cache(size=256), cache, np.array([0, 2]), CPU, TASKS["layers"])
         for cache in (native, other)
     )
     counts, errors_px = agreement(first, second)
@@ -303,4 +312,4 @@ def test_sets_without_the_truth_are_refused(task, change, told):
     for name, value in change.items():
         setattr(cache, name, value)
     with pytest.raises(InputError, match=told):
-        check_annotated(cache, task)
+        check_annotated(cache, TASKS[task])

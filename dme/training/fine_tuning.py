@@ -1,0 +1,219 @@
+"""Fine-tuning from the data to results.json: the work of `./run.sh finetune`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dme.common import ranks
+from dme.common.errors import InputError
+from dme.common.provenance import provenance
+from dme.common.tasks import TASKS, Task
+from dme.data.cache import Cache, open_cache
+from dme.data.opening import open_source
+from dme.data.source import Source
+from dme.data.splits import leak, split_indices
+from dme.drawing.overlays import RED
+from dme.inference.sizes import SIZES, STUDY_SIDE
+from dme.losses import get_loss
+from dme.nets.folding import folded
+from dme.nets.loading import load_model
+from dme.nets.segmenter import Segmenter, build_model, require_arch, set_classes, start_at_shares
+from dme.nets.zoo import known
+from dme.training.fine_tuning_report import report, report_second_opinion
+from dme.training.loop import train
+from dme.training.settings import Finetune, Plan
+from dme.training.tasks import check_annotated, training_set
+from dme.training.validation import Validation
+
+
+@dataclass(frozen=True)
+class SplitSet:
+    """A set of scans with its truth, and which of them are for training and for validation."""
+
+    small: Cache  # at 256 x 256, as in the study
+    native: Cache  # at the scans' own pixels
+    split: str
+    training: np.ndarray  # indices
+    validation: np.ndarray
+
+    @property
+    def leaking(self) -> int:
+        """How many validation scans have a neighbour in training."""
+        return leak(self.small, self.training, self.validation)
+
+
+def fine_tune(plan: Plan) -> None:
+    """Train, score and report as the plan says; everything lands in the folder plan.finetune.out.
+
+    Under torchrun every rank calls it. Raises InputError for settings, data or weights that do not
+    work, before anything of an older run in that folder is touched.
+    """
+    origin = provenance()  # of the code that runs, which may change on disk before a long run ends
+    get_loss(plan.recipe.loss)  # a wrong name is refused before any work
+    options, task = plan.finetune, TASKS[plan.finetune.task]
+
+    # The network, with the task's classes
+    torch.manual_seed(plan.recipe.seed)
+    rank, _, device = ranks.join()
+    source = open_source(options.data, options.grader)
+    model, start = starting_network(options, plan.recipe.seed)
+    replaced = set_classes(model, task.classes)
+    model.preprocess = model.preprocess | {"size": options.size}
+    if rank == 0:
+        print(f"data: {source.description}\nstart: {start}", flush=True)
+        for name in replaced:
+            print(f"replaced: {name}, for {len(task.classes)} classes")
+
+    # The scans
+    scans = open_split(source, options.split, plan.recipe.seed, task)
+    if rank == 0:
+        announce(scans)
+    validate = Validation(scans.small, scans.native, scans.validation, device, task, options.tta)
+    data = training_set(
+        scans.small,
+        scans.native,
+        scans.training,
+        task,
+        SIZES[options.size],
+        options.ungraded,
+        device,
+    )
+
+    # Training
+    if replaced or options.weights == "none":
+        start_at_shares(model, data.shares(len(model.classes)))
+    before = None
+    if not task.finds_layers:
+        before = validate.drawn(folded(model).to(device), RED)
+    trained = train(
+        {"model": model},
+        data,
+        plan.augment,
+        plan.recipe,
+        options.out,
+        validate,
+        options.resume,
+    )["model"]
+    if not validate.counts:  # a resumed run that was complete
+        validate({"model": trained})
+
+    # Scores
+    if rank == 0:
+        origin |= {
+            "data": source.description,
+            "data_kind": source.kind,
+            "data_sha256": source.sha256,
+            "split": scans.split,
+            "leak": scans.leaking,
+            "start": start,
+        }
+        report(plan, origin, trained, validate, before)
+    if source.kind == "mat":
+        compare_graders(options, validate, trained)
+    ranks.leave()
+
+
+def starting_network(options: Finetune, seed: int) -> tuple[Segmenter, str]:
+    """The network to fine-tune and a line that says where its weights come from."""
+    asked = {}
+    for key in ("head", "backbone", "width"):
+        if getattr(options, key) is not None:
+            asked[key] = getattr(options, key)
+    if options.weights == "none":
+        model = build_model(**asked)
+        return model, f"fresh weights (seed {seed}), {_described(model)}"
+    model = load_model(options.weights or _shipped_weights(options))
+    require_arch(model, **asked)
+    return model, f"{model.weights_name} (sha256 {model.weights_sha256[:12]}), {_described(model)}"
+
+
+def _shipped_weights(options: Finetune) -> str:
+    """Name of the weights that ship for the backbone or the head asked for."""
+    for part in (options.backbone, options.head):
+        if f"hrf-{part}" in known():
+            return f"hrf-{part}"
+    if options.backbone not in (None, "unet"):
+        raise InputError(
+            f"no weights for a {options.backbone} ship with dme; give --weights FILE, "
+            "from ./run.sh pretrain, or --weights none"
+        )
+    return "hrf-psp"
+
+
+def _described(model: Segmenter) -> str:
+    arch = model.arch
+    return f"{arch['backbone']}, {arch['head']} head, width {arch['width']}"
+
+
+def open_split(source: Source, name: str | None, seed: int, task: Task) -> SplitSet:
+    """The source's scans, divided by the split of that name; by default the study's or random.
+
+    Raises InputError for a set without the truth that the task needs, and unless both sides hold
+    fluid where the task is to find it.
+    """
+    small = open_cache(source, STUDY_SIDE)
+    native = open_cache(source)
+    check_annotated(native, task)
+    if name is None:
+        name = "paper" if small.is_duke else "random"
+    training, validation = split_indices(small, name, seed)
+    if task.finds_fluid:
+        _require_fluid(small, training, "training", f"split {name}", "learn")
+        _require_fluid(small, validation, "validation", f"split {name}", "score")
+    return SplitSet(small, native, name, training, validation)
+
+
+def _require_fluid(cache: Cache, indices: np.ndarray, side: str, split: str, purpose: str) -> None:
+    if any((cache.fluid[i] == 1).any() for i in indices):
+        return
+    raise InputError(
+        f"none of the {len(indices)} {side} scans of {split} holds fluid, which leaves nothing "
+        f"to {purpose}; choose another split, --seed or data"
+    )
+
+
+def announce(scans: SplitSet) -> None:
+    """Print what is known of the data, and how it is split."""
+    for note in scans.small.notes:
+        print(f"data note: {note}")
+    sizes = f"{len(scans.training)} train, {len(scans.validation)} validation scans"
+    neighbours = f"{scans.leaking} of the latter have a neighbour in training"
+    print(f"split: {scans.split}, {sizes}; {neighbours}")
+    if scans.split == "all":
+        print(
+            "note: the validation scans are those trained on; "
+            "their scores say nothing about others"
+        )
+
+
+def compare_graders(options: Finetune, validate: Validation, model: Segmenter) -> None:
+    """Report how the network and the first grader agree with the second, where there is one."""
+    other = second_opinion(options, validate)
+    if other is None:
+        return
+    other({"model": model})
+    if ranks.rank() == 0:
+        report_second_opinion(options, validate, other)
+
+
+def second_opinion(options: Finetune, validate: Validation) -> Validation | None:
+    """The same scans as the other grader annotated them, None if nobody did."""
+    other = 3 - options.grader
+    try:
+        source = open_source(options.data, other)
+        small = open_cache(source, STUDY_SIDE)
+        native = open_cache(source)
+        check_annotated(native, validate.task)
+    except InputError as e:
+        if ranks.rank() == 0:
+            print(f"\nno comparison with grader {other}: {e}")
+        return None
+    absent = set(validate.names) - set(native.names)
+    if absent:
+        if ranks.rank() == 0:
+            names = ", ".join(sorted(absent))
+            print(f"\nno comparison with grader {other}, who left out {names}")
+        return None
+    indices = np.array([native.names.index(name) for name in validate.names], int)
+    return Validation(small, native, indices, validate.device, validate.task, validate.flip)

@@ -1,0 +1,94 @@
+"""Named settings: of fine-tuning, and of pretraining on fundus vessels (HRF).
+
+Python's standard library alone is needed, so a command line can be shown without torch.
+"""
+
+from dataclasses import dataclass, replace
+
+from dme.training.settings import Augment, Finetune, Plan, Recipe
+
+# The best row of the study's Table 2
+STUDY = Plan(
+    Finetune(recipe="study", size="512"),
+    Augment(crop=320, max_class_share=0.75),
+    Recipe(iters=400, batch=2, l2=1e-4),
+)
+
+# Chosen by ./run.sh development, on eyes that no result is reported for
+BEST = Plan(
+    Finetune(recipe="best", size="half", tta=True),
+    Augment(
+        crop=0,
+        max_class_share=1.0,
+        flip=True,
+        rotate=8.0,
+        zoom=0.2,
+        brightness=0.1,
+        contrast=0.25,
+        gamma=0.2,
+        noise=0.1,
+    ),
+    Recipe(
+        iters=800,
+        batch=4,
+        loss="ce+dice",
+        optimizer="adamw",
+        lr=2e-3,
+        lr_min=0.0,
+        l2=1e-2,
+        schedule="cosine",
+        warmup=50,
+        clip=1.0,
+        ema=0.99,
+    ),
+)
+LAYERS = Plan(
+    replace(BEST.finetune, recipe="layers", task="layers", head="fcn"),
+    replace(BEST.augment, crop=240, border=0.25),
+    replace(BEST.recipe, batch=6),
+)
+PLANS = {plan.finetune.recipe: plan for plan in (STUDY, BEST, LAYERS)}
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How networks are pretrained. scale: share of the photographs' size that is trained on."""
+
+    scale: float
+    augment: Augment
+    recipe: Recipe
+
+
+PRETRAININGS = {
+    # what OpenMMLab's configuration says, for a GPU
+    "openmmlab": Pretraining(
+        scale=1.0,
+        augment=Augment(crop=256, zoom_range=(0.5, 2.0), flip=True, colour=True),
+        recipe=Recipe(iters=40_000, batch=16),
+    ),
+    # shorter and stronger, for small compute: ce+dice, AdamW with cosine, moving average
+    "small": Pretraining(
+        scale=0.5,
+        augment=Augment(
+            crop=256,
+            max_class_share=1.0,
+            zoom_range=(0.85, 1.2),
+            flip=True,
+            brightness=0.05,
+            contrast=0.2,
+        ),
+        recipe=Recipe(
+            iters=1500,
+            batch=4,
+            loss="ce+dice",
+            optimizer="adamw",
+            lr=2e-3,
+            lr_min=0.0,
+            l2=1e-2,
+            schedule="cosine",
+            warmup=50,
+            clip=1.0,
+            ema=0.995,
+        ),
+    ),
+}
