@@ -1,4 +1,4 @@
-"""Subject-disjoint cross-validation: how well a recipe of finetune.py finds fluid in eyes it has not seen.
+"""Subject-disjoint cross-validation: how well a recipe finds fluid in eyes it has not seen.
 
 python experiments/studies/crossval.py  # five folds over the eyes, then the tables
 python experiments/studies/crossval.py --weights hrf-mobilenet_v3_small  # another network
@@ -8,20 +8,23 @@ python experiments/studies/crossval.py --results experiments/results/crossval --
 Every finished fold is a file in --results. An interrupted series continues where it was.
 """
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from dme.common.errors import run
+from dme.common.options import add_options, from_options, option_parser, setting
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
-from dme.metrics import per_scan, scores
 from dme.training import series
 
 FOLDS = [f"subject:{k}/5" for k in range(1, 6)]
 LEAKY = ["paper", "random"]
 COLUMNS = {"native": "all columns", "graded": "graded columns only"}
 BOOTSTRAP = 10_000
+INTERVAL = (2.5, 97.5)  # percentiles
+LIMIT_SD = 1.96  # limits of agreement, in standard deviations
 PUBLISHED = (  # fluid Dice on this set, as others report it
     ("Chiu 2015, automatic", "subject-disjoint, tabulated by a third party", 0.56),
     ("ReLayNet 2017", "subject-disjoint, tabulated by a third party", 0.70),
@@ -31,127 +34,169 @@ PUBLISHED = (  # fluid Dice on this set, as others report it
 )
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True)
+class Settings:
+    """What is validated."""
+
+    recipe: str = setting("best", "recipe of finetune.py")
+    weights: str | None = setting(
+        None, "name or file to start from, which says the backbone (default: finetune.py's)"
     )
-    add = parser.add_argument
-    add("--recipe", default="best", help="recipe of finetune.py (default best)")
-    add(
-        "--weights",
-        help="name or file to start from, which says the backbone (default: finetune.py's)",
-    )
-    add("--seeds", type=int, nargs="+", default=[0], help="runs of each fold (default 0)")
-    add("--leaky", action="store_true", help="also the splits by B-scan (paper and random)")
-    add("--compile", action="store_true", help="torch.compile the training steps")
-    series.add_arguments(parser, "runs/crossval", "folds")
-    return parser.parse_args()
+    seeds: tuple[int, ...] = setting((0,), "runs of each fold")
+    leaky: bool = setting(False, "also the splits by B-scan (paper and random)")
+    compile: bool = setting(False, "torch.compile the training steps")
 
 
 def main() -> None:
-    args = parse_args()
-    runs = {}
-    for seed in args.seeds:
-        for split in FOLDS + LEAKY * args.leaky:
-            how = f"--recipe {args.recipe} --split {split} --amp {args.amp} --seed {seed}".split()
-            how += ["--weights", args.weights] * bool(args.weights) + ["--compile"] * args.compile
-            runs[run_name(split, seed)] = how
-    found = series.gather(args, runs, "folds")
-    table = markdown(args, found)
+    parser = option_parser(__doc__)
+    add_options(parser, Settings)
+    series.add_arguments(parser, "runs/crossval", "folds")
+    args = parser.parse_args()
+    settings = from_options(Settings, args)
+
+    results = series.gather(args, all_runs(settings, args.amp), "folds")
+    table = markdown(settings, results)
     series.write_table(args.out / "crossval.md", table)
     print(f"\n{table}\ntable: {args.out / 'crossval.md'}")
-    held_out = [
-        found[name] for split in FOLDS if (name := run_name(split, args.seeds[0])) in found
-    ]
+
+    held_out = folds_of(settings.seeds[0], results)
     if held_out and held_out[0]["scale_um"]:
         save_png(args.out / "bland_altman.png", bland_altman(held_out))
         print(f"picture: {args.out / 'bland_altman.png'}")
-    print(f"folds: {series.results_folder(args, 'folds')}")
+    print(f"folds: {series.results_folder(args)}")
+
+
+def all_runs(settings: Settings, amp: str) -> dict[str, list[str]]:
+    """Names, and arguments of finetune.py."""
+    splits = [*FOLDS, *LEAKY] if settings.leaky else FOLDS
+    more = ["--weights", settings.weights] if settings.weights else []
+    if settings.compile:
+        more.append("--compile")
+    runs = {}
+    for seed in settings.seeds:
+        for split in splits:
+            words = f"--recipe {settings.recipe} --split {split} --amp {amp} --seed {seed}"
+            runs[run_name(split, seed)] = [*words.split(), *more]
+    return runs
 
 
 def run_name(split: str, seed: int) -> str:
     return f"{series.in_name(split)}-seed{seed}"
 
 
-def markdown(args: argparse.Namespace, found: dict[str, dict]) -> str:
-    first = next(iter(found.values()))
-    where = "SYNTHETIC" if first["data_kind"] == "phantom" else "real"
+def folds_of(seed: int, results: dict[str, dict]) -> list[dict]:
+    """The finished folds of a seed, in order."""
+    names = [run_name(split, seed) for split in FOLDS]
+    return [results[name] for name in names if name in results]
+
+
+# ---- tables
+
+
+def markdown(settings: Settings, results: dict[str, dict]) -> str:
+    """Fold by fold, all folds together, the splits that leak, and what others published."""
+    first = next(iter(results.values()))
     arch = first["arch"]
+    kind = "SYNTHETIC" if first["data_kind"] == "phantom" else "real"
+    network = f"{arch['backbone']}, {arch['head']}, width {arch['width']}"
     lines = [
-        f"Recipe {args.recipe} on {where} scans ({arch['backbone']}, {arch['head']}, width {arch['width']}); "
-        "no eye is in training and validation of a fold; scores at the scans' own pixels, networks after "
-        "their last step",
+        f"Recipe {settings.recipe} on {kind} scans ({network}); no eye is in training and "
+        "validation of a fold; scores at the scans' own pixels, networks after their last step",
         "",
+        *fold_by_fold(settings, results),
+    ]
+    for seed in settings.seeds:
+        folds = folds_of(seed, results)
+        if len(folds) == len(FOLDS):
+            lines += ["", f"All folds together, seed {seed}:", "", *together(folds)]
+    lines += leaking(results)
+    lines += ["", "Published on this set:", "", "| | protocol | fluid Dice |", "|---|---|---|"]
+    lines += [f"| {name} | {protocol} | {dice} |" for name, protocol, dice in PUBLISHED]
+    return "\n".join(lines) + "\n"
+
+
+def fold_by_fold(settings: Settings, results: dict[str, dict]) -> list[str]:
+    """Lines of the table of folds, means over the seeds."""
+    lines = [
         "| fold | eyes | scans | fluid Dice | IoU | graded columns: Dice | IoU |",
         "|---|---|---|---|---|---|---|",
     ]
     for split in FOLDS:
-        own = [found[name] for seed in args.seeds if (name := run_name(split, seed)) in found]
-        if own:
-            eyes = ", ".join(str(eye) for eye in sorted(set(own[0]["subjects"])))
-            cells = [
-                series.mean_sd([pooled(one, kind, of) for one in own])
-                for kind in COLUMNS
-                for of in ("dice", "iou")
-            ]
-            lines.append(f"| {split} | {eyes} | {len(own[0]['scans'])} | {' | '.join(cells)} |")
-    for seed in args.seeds:
-        folds = [found[name] for split in FOLDS if (name := run_name(split, seed)) in found]
-        if len(folds) == len(FOLDS):
-            lines += ["", f"All folds together, seed {seed}:", "", *together(folds)]
-    leaky = [(split, own) for split in LEAKY if (own := [found[n] for n in named(found, split)])]
-    if leaky:
-        lines += ["", "The same recipe on splits by B-scan, which leak:", ""]
-        lines += [
-            "| split | runs | at 256 x 256: fluid Dice | all columns | graded columns |",
-            "|---|---|---|---|---|",
-        ]
-        for split, own in leaky:
-            cells = [
-                series.mean_sd([pooled(one, kind, "dice") for one in own])
-                for kind in ("study", *COLUMNS)
-            ]
-            lines.append(f"| {split} | {len(own)} | {' | '.join(cells)} |")
-    lines += ["", "Published on this set:", "", "| | protocol | fluid Dice |", "|---|---|---|"]
-    lines += [f"| {who} | {how} | {dice} |" for who, how, dice in PUBLISHED]
-    return "\n".join(lines) + "\n"
+        names = [run_name(split, seed) for seed in settings.seeds]
+        runs = [results[name] for name in names if name in results]
+        if runs:
+            eyes = ", ".join(map(str, sorted(set(runs[0]["subjects"]))))
+            cells = [split, eyes, str(len(runs[0]["scans"]))]
+            for kind in COLUMNS:
+                cells += [mean_score(runs, kind, score) for score in ("dice", "iou")]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
-def named(found: dict[str, dict], split: str) -> list[str]:
+def leaking(results: dict[str, dict]) -> list[str]:
+    """Lines of the table of splits by B-scan, none without such runs."""
+    lines = []
+    for split in LEAKY:
+        prefix = f"{series.in_name(split)}-seed"
+        runs = [result for name, result in results.items() if name.startswith(prefix)]
+        if runs:
+            cells = [mean_score(runs, kind, "dice") for kind in ("study", *COLUMNS)]
+            lines.append(f"| {split} | {len(runs)} | {' | '.join(cells)} |")
+    if not lines:
+        return []
     return [
-        name for name in found if name.rsplit("-", 1)[0] == run_name(split, 0).rsplit("-", 1)[0]
+        "",
+        "The same recipe on splits by B-scan, which leak:",
+        "",
+        "| split | runs | at 256 x 256: fluid Dice | all columns | graded columns |",
+        "|---|---|---|---|---|",
+        *lines,
     ]
 
 
-def pooled(result: dict, kind: str, of: str) -> float:
-    return float(scores(np.array(result["counts_per_scan"][kind]).sum(0))[of][1])
+def mean_score(runs: Sequence[dict], kind: str, score: str) -> str:
+    """Cell of a table: fluid's score in a kind of columns, pooled over the scans of each run."""
+    from dme.metrics import scores  # after parsing: it needs torch
+
+    values = []
+    for result in runs:
+        pooled = np.array(result["counts_per_scan"][kind]).sum(0)
+        values.append(float(scores(pooled)[score][1]))
+    return series.mean_sd(values)
 
 
-def together(folds: list[dict]) -> list[str]:
+def together(folds: Sequence[dict]) -> list[str]:
     """Lines of the table over all held-out scans of the folds, each scan counted once."""
     eyes = np.concatenate([fold["subjects"] for fold in folds])
-    lines = ["| | all columns | graded columns only |", "|---|---|---|"]
-    counts = {
-        kind: np.concatenate([fold["counts_per_scan"][kind] for fold in folds]) for kind in COLUMNS
-    }
     rows: dict[str, list[str]] = {}
-    for one in counts.values():
-        total = scores(one.sum(0))
-        low, high = interval_by_eye(one, eyes)
-        strict, kind = per_scan(one), per_scan(one, empty=1.0)
-        sensitivity, specificity = detection(one)
-        for name, cell in {
-            "fluid Dice, pooled (95 % interval by eye)": f"{total['dice'][1]:.4f} ({low:.4f} to {high:.4f})",
-            "fluid IoU, pooled": f"{total['iou'][1]:.4f}",
-            "Dice per scan, empty ones left out": series.mean_sd(drop_nan(strict["dice"])),
-            "IoU per scan, the same": series.mean_sd(drop_nan(strict["iou"])),
-            "Dice per scan, empty counting 1": series.mean_sd(kind["dice"]),
-            "scans with fluid found": sensitivity,
-            "scans without fluid left empty": specificity,
-            **area_rows(one, folds[0]["scale_um"]),
-        }.items():
+    for kind in COLUMNS:
+        counts = np.concatenate([fold["counts_per_scan"][kind] for fold in folds])
+        cells = summary(counts, eyes) | area_cells(counts, folds[0]["scale_um"])
+        for name, cell in cells.items():
             rows.setdefault(name, []).append(cell)
+    lines = ["| | all columns | graded columns only |", "|---|---|---|"]
     return lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+
+
+def summary(counts: np.ndarray, eyes: np.ndarray) -> dict[str, str]:
+    """Cells of the table by row, of counts (N, 2, 2) and the eye of each scan (N,)."""
+    from dme.metrics import per_scan, scores  # after parsing: it needs torch
+
+    pooled = scores(counts.sum(0))
+    low, high = interval_by_eye(counts, eyes)
+    with_fluid = per_scan(counts)
+    all_scans = per_scan(counts, empty=1.0)
+    sensitivity, specificity = detection(counts)
+    dice = f"{pooled['dice'][1]:.4f} ({low:.4f} to {high:.4f})"
+    return {
+        "fluid Dice, pooled (95 % interval by eye)": dice,
+        "fluid IoU, pooled": f"{pooled['iou'][1]:.4f}",
+        "Dice per scan, empty ones left out": series.mean_sd(drop_nan(with_fluid["dice"])),
+        "IoU per scan, the same": series.mean_sd(drop_nan(with_fluid["iou"])),
+        "Dice per scan, empty counting 1": series.mean_sd(all_scans["dice"]),
+        "scans with fluid found": sensitivity,
+        "scans without fluid left empty": specificity,
+    }
 
 
 def drop_nan(values: np.ndarray) -> np.ndarray:
@@ -159,63 +204,73 @@ def drop_nan(values: np.ndarray) -> np.ndarray:
 
 
 def interval_by_eye(counts: np.ndarray, eyes: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the pooled fluid Dice of counts (N, 2, 2), whole eyes drawn again."""
+    """95 % bootstrap interval of the pooled fluid Dice of counts (N, 2, 2), eyes drawn whole."""
     per_eye = np.stack([counts[eyes == eye].sum(0) for eye in np.unique(eyes)])
     draws = np.random.default_rng(0).integers(len(per_eye), size=(BOOTSTRAP, len(per_eye)))
     sums = per_eye[draws].sum(1)  # (BOOTSTRAP, 2, 2)
     with np.errstate(invalid="ignore"):  # draws of eyes without fluid have no Dice
         dice = 2 * sums[:, 1, 1] / (sums[:, 1].sum(1) + sums[:, :, 1].sum(1))
-    return tuple(np.nanpercentile(dice, [2.5, 97.5]).tolist())
+    return tuple(np.nanpercentile(dice, INTERVAL).tolist())
 
 
 def detection(counts: np.ndarray) -> tuple[str, str]:
-    """Scans with fluid in which some is found, and without in which none is: share and numbers."""
-    truth, found = counts[:, 1].sum(1) > 0, counts[:, :, 1].sum(1) > 0
-    cells = []
-    for wanted in (True, False):
-        right = found[truth == wanted] == wanted
-        cells.append(
-            f"{right.mean():.3f} ({right.sum()} of {right.size})" if right.size else "none"
-        )
-    return tuple(cells)
+    """Cells: scans with fluid in which some is found, scans without in which none is."""
+    holds = counts[:, 1].sum(1) > 0
+    found = counts[:, :, 1].sum(1) > 0
+    return share(found[holds]), share(~found[~holds])
 
 
-def areas_mm2(counts: np.ndarray, scale_um: list[float]) -> tuple[np.ndarray, np.ndarray]:
+def share(right: np.ndarray) -> str:
+    """Cell of a table: which share of scans is right, and how many; right: bool (scans,)."""
+    return f"{right.mean():.3f} ({right.sum()} of {right.size})" if right.size else "none"
+
+
+# ---- areas
+
+
+def areas_mm2(counts: np.ndarray, scale_um: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Fluid areas of (N, 2, 2) counts: of the truth and of the prediction, (N,) each."""
     pixel = scale_um[0] * scale_um[1] / 1e6
     return counts[:, 1].sum(1) * pixel, counts[:, :, 1].sum(1) * pixel
 
 
-def area_rows(counts: np.ndarray, scale_um: list[float] | None) -> dict[str, str]:
+def area_cells(counts: np.ndarray, scale_um: Sequence[float] | None) -> dict[str, str]:
+    """Cells of the table by row; none without a scale."""
     if scale_um is None:
         return {}
     truth, found = areas_mm2(counts, scale_um)
     error = found - truth
-    half = 1.96 * error.std(ddof=1)
+    mean = error.mean()
+    half = LIMIT_SD * error.std(ddof=1)
+    limits = f"{mean - half:+.4f} to {mean + half:+.4f}"
+    absolute = f"{abs(error).mean():.4f} ({truth.mean():.4f})"
     return {
-        "area error per scan, mm² (limits of agreement)": f"{error.mean():+.4f} "
-        f"({error.mean() - half:+.4f} to {error.mean() + half:+.4f})",
-        "mean absolute area error, mm² (mean true area)": f"{abs(error).mean():.4f} ({truth.mean():.4f})",
+        "area error per scan, mm² (limits of agreement)": f"{mean:+.4f} ({limits})",
+        "mean absolute area error, mm² (mean true area)": absolute,
     }
 
 
-def bland_altman(folds: list[dict]) -> np.ndarray:
+def bland_altman(folds: Sequence[dict]) -> np.ndarray:
     """Difference of found and true fluid area against their mean, mm², all columns."""
     counts = np.concatenate([fold["counts_per_scan"]["native"] for fold in folds])
     truth, found = areas_mm2(counts, folds[0]["scale_um"])
-    mean, error = (found + truth) / 2, found - truth
-    ends, half = (0.0, float(mean.max())), 1.96 * error.std(ddof=1)
+    mean = (found + truth) / 2
+    error = found - truth
+    dots = [(float(x), float(y)) for x, y in zip(mean, error, strict=True)]
+
+    # a level line each for the mean difference and the limits of agreement
+    right = float(mean.max())
+    half = LIMIT_SD * error.std(ddof=1)
     levels = {
-        f"mean {error.mean():+.4f} mm²": error.mean(),
-        f"mean + 1.96 sd {error.mean() + half:+.4f} mm²": error.mean() + half,
-        f"mean - 1.96 sd {error.mean() - half:+.4f} mm²": error.mean() - half,
+        "mean": error.mean(),
+        f"mean + {LIMIT_SD} sd": error.mean() + half,
+        f"mean - {LIMIT_SD} sd": error.mean() - half,
     }
-    return line_plot(
-        {name: [(x, float(level)) for x in ends] for name, level in levels.items()},
-        "mean of true and found fluid area, mm²",
-        "found - true area, mm²",
-        dots=[(float(x), float(y)) for x, y in zip(mean, error, strict=True)],
-    )
+    lines = {}
+    for name, level in levels.items():
+        lines[f"{name} {level:+.4f} mm²"] = [(0.0, float(level)), (right, float(level))]
+    titles = ("mean of true and found fluid area, mm²", "found - true area, mm²")
+    return line_plot(lines, *titles, dots=dots)
 
 
 if __name__ == "__main__":

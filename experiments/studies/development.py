@@ -1,98 +1,103 @@
 """How `--recipe best` of finetune.py was chosen: candidates compared on eyes 1 to 8 alone.
 
-python experiments/studies/development.py                           # all candidates that have no result yet
+python experiments/studies/development.py          # all candidates that have no result yet
 python experiments/studies/development.py --candidates crops whole
-python experiments/studies/development.py --results experiments/results/development --amp bf16 --print
+python experiments/studies/development.py --results experiments/results/development --print
 
-The four folds dev:K/4 leave out eyes 9 and 10 and the validation scans of `paper`. Every finished fold of a
-candidate is a file in --results. An interrupted series continues where it was.
+The four folds dev:K/4 leave out eyes 9 and 10 and the validation scans of `paper`. Every finished
+fold of a candidate is a file in --results. An interrupted series continues where it was.
 """
 
-import argparse
+from dataclasses import dataclass
 
 import numpy as np
 
 from dme.common.errors import run
-from dme.metrics import scores
+from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.training import series
 
 BASE = (
     "--iters 500 --size half --max-class-share 1 --ungraded ignore --flip --rotate 8 --zoom 0.2 "
-    "--brightness 0.1 --contrast 0.25 --gamma 0.2 --noise 0.1 --loss ce+dice --optimizer adamw --lr 2e-3 "
-    "--l2 1e-2 --schedule cosine --lr-min 0 --warmup 50 --clip 1 --ema 0.98 --tta"
+    "--brightness 0.1 --contrast 0.25 --gamma 0.2 --noise 0.1 --loss ce+dice --optimizer adamw "
+    "--lr 2e-3 --l2 1e-2 --schedule cosine --lr-min 0 --warmup 50 --clip 1 --ema 0.98 --tta"
 )
 CROPS = "--crop 240 --batch 6 --on-fluid 0.3 --border 0.25"
 WHOLE = "--crop 0 --batch 4"  # about as many pixels a step
+BACKGROUND = f"{WHOLE} --weights hrf-psp --ungraded background"
 CANDIDATES = {
     "crops": f"{CROPS} --weights hrf-psp",
     "whole": f"{WHOLE} --weights hrf-psp",
-    "whole, ungraded as background": f"{WHOLE} --weights hrf-psp --ungraded background",
-    "the same, 1600 steps": f"{WHOLE} --weights hrf-psp --ungraded background --iters 1600 --ema 0.99",
+    "whole, ungraded as background": BACKGROUND,
+    "the same, 1600 steps": f"{BACKGROUND} --iters 1600 --ema 0.99",
     "whole, from synthetic scans": f"{WHOLE} --weights phantom-psp",
 }
+FOLDS = (1, 2, 3, 4)
 KINDS = {"study": "at 256 x 256", "native": "all columns", "graded": "graded columns"}
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True)
+class Settings:
+    """What is compared, and on which folds."""
+
+    candidates: tuple[str, ...] = setting(
+        tuple(CANDIDATES), "which ones", choices=tuple(CANDIDATES)
     )
-    add = parser.add_argument
-    add(
-        "--candidates",
-        nargs="+",
-        choices=CANDIDATES,
-        default=list(CANDIDATES),
-        help="which ones (all)",
-    )
-    add(
-        "--folds",
-        type=int,
-        nargs="+",
-        choices=[1, 2, 3, 4],
-        default=[1, 2, 3, 4],
-        help="which ones (all)",
-    )
-    series.add_arguments(parser, "runs/development")
-    return parser.parse_args()
+    folds: tuple[int, ...] = setting(FOLDS, "which ones", choices=FOLDS)
+    __post_init__ = check
 
 
 def main() -> None:
-    args = parse_args()
-    runs = {
-        run_name(
-            name, k
-        ): f"{BASE} {CANDIDATES[name]} --split dev:{k}/4 --amp {args.amp} --seed 0".split()
-        for name in args.candidates
-        for k in args.folds
-    }
-    found = series.gather(args, runs)
-    table = markdown(args.candidates, args.folds, found)
+    parser = option_parser(__doc__)
+    add_options(parser, Settings)
+    series.add_arguments(parser, "runs/development")
+    args = parser.parse_args()
+    settings = from_options(Settings, args)
+
+    results = series.gather(args, all_runs(settings, args.amp))
+    table = markdown(settings, results)
     series.write_table(args.out / "development.md", table)
     print(f"\n{table}\ntable: {args.out / 'development.md'}\nruns: {series.results_folder(args)}")
+
+
+def all_runs(settings: Settings, amp: str) -> dict[str, list[str]]:
+    """Names, and arguments of finetune.py."""
+    runs = {}
+    for name in settings.candidates:
+        for fold in settings.folds:
+            words = f"{BASE} {CANDIDATES[name]} --split dev:{fold}/4 --amp {amp} --seed 0"
+            runs[run_name(name, fold)] = words.split()
+    return runs
 
 
 def run_name(candidate: str, fold: int) -> str:
     return f"{candidate.replace(',', '').replace(' ', '-')}-{fold}of4"
 
 
-def markdown(candidates: list[str], folds: list[int], found: dict[str, dict]) -> str:
-    """Fluid Dice of each finished candidate pooled over the held-out scans of the folds, and fold by fold."""
+def markdown(settings: Settings, results: dict[str, dict]) -> str:
+    """Fluid Dice of each candidate whose folds are finished, over their scans and fold by fold."""
+    folds = ", ".join(map(str, settings.folds))
     lines = [
-        f"| candidate | {' | '.join(KINDS.values())} | graded, folds {', '.join(map(str, folds))} |",
+        f"| candidate | {' | '.join(KINDS.values())} | graded, folds {folds} |",
         "|---" * (2 + len(KINDS)) + "|",
     ]
-    for name in candidates:
-        own = [found[key] for k in folds if (key := run_name(name, k)) in found]
-        if len(own) < len(folds):
-            continue
-        counts = {
-            kind: [np.array(one["counts_per_scan"][kind]).sum(0) for one in own] for kind in KINDS
-        }
-        cells = [f"{scores(sum(of))['dice'][1]:.4f}" for of in counts.values()]
-        each = " ".join(f"{scores(one)['dice'][1]:.3f}" for one in counts["graded"])
-        lines.append(f"| {name} | {' | '.join(cells)} | {each} |")
+    for candidate in settings.candidates:
+        names = [run_name(candidate, fold) for fold in settings.folds]
+        if all(name in results for name in names):
+            row = cells([results[name]["counts_per_scan"] for name in names])
+            lines.append(f"| {candidate} | {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
+
+
+def cells(counts_per_fold: list[dict]) -> list[str]:
+    """Cells of a row. counts_per_fold: (scans, 2, 2) per kind of column, of each fold."""
+    from dme.metrics import scores  # after parsing: it needs torch
+
+    pooled = []
+    for kind in KINDS:
+        folds = [np.array(counts[kind]).sum(0) for counts in counts_per_fold]  # (2, 2) each
+        pooled.append(f"{scores(sum(folds))['dice'][1]:.4f}")
+    # folds: those of the last kind, the graded columns
+    return [*pooled, " ".join(f"{scores(fold)['dice'][1]:.3f}" for fold in folds)]
 
 
 if __name__ == "__main__":

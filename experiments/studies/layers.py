@@ -1,17 +1,20 @@
 """Retinal layers of eyes not trained on: leave one eye out, from three starts.
 
-python experiments/studies/layers.py --data octlayers               # all missing runs, then the tables
+python experiments/studies/layers.py --data octlayers               # missing runs, then the tables
 python experiments/studies/layers.py --data octlayers --starts none
 python experiments/studies/layers.py --results experiments/results/layers --amp bf16 --print
 
 Every finished run is a file in --results. An interrupted series continues where it was.
 """
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from dme.common.errors import run
+from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.retina.accuracy import over_scans
 from dme.retina.rows import BOUNDARIES
 from dme.training import series
@@ -25,74 +28,77 @@ PUBLISHED = (  # mean absolute error in px, other sets and protocols
 )
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True)
+class Settings:
+    """What is compared."""
+
+    starts: tuple[str, ...] = setting(
+        tuple(STARTS), "where the weights come from", choices=tuple(STARTS)
     )
-    add = parser.add_argument
-    add(
-        "--starts",
-        nargs="+",
-        choices=STARTS,
-        default=list(STARTS),
-        help="where the weights come from (all)",
-    )
-    add(
-        "--eyes",
-        type=int,
-        nargs="+",
-        default=list(range(1, EYES + 1)),
-        help="which are left out (all)",
-    )
-    series.add_arguments(parser, "runs/layers")
-    return parser.parse_args()
+    eyes: tuple[int, ...] = setting(tuple(range(1, EYES + 1)), "which are left out")
+    __post_init__ = check
 
 
 def main() -> None:
-    args = parse_args()
+    parser = option_parser(__doc__)
+    add_options(parser, Settings)
+    series.add_arguments(parser, "runs/layers")
+    args = parser.parse_args()
+    settings = from_options(Settings, args)
+
+    # the start from synthetic scans is a run of its own, without a row
     recipe = f"--recipe layers --amp {args.amp} --seed 0"
-    pretraining = {"phantom": f"{recipe} --data phantom --split random --weights none".split()}
-    runs = {}
-    for eye in args.eyes:
-        for start in args.starts:
-            weights = args.out / "phantom" / "model.pt" if start == "phantom" else start
-            how = f"{recipe} --split subject:{eye}/{EYES} --weights".split()
-            runs[f"{start}-{eye}"] = [*how, str(weights)]
-    if "phantom" in args.starts and not args.print:
-        series.run_missing("finetune.py", pretraining, args.out, args.out / "runs")
-    found = series.gather(args, runs)
-    table = markdown(args, found)
+    if "phantom" in settings.starts and not args.print:
+        words = f"{recipe} --data phantom --split random --weights none".split()
+        series.run_missing("finetune.py", {"phantom": words}, args.out, args.out / "runs")
+    results = series.gather(args, all_runs(settings, recipe, args.out))
+
+    table = markdown(settings, results)
     series.write_table(args.out / "layers.md", table)
     print(f"\n{table}\ntable: {args.out / 'layers.md'}\nruns: {series.results_folder(args)}")
 
 
-def markdown(args: argparse.Namespace, found: dict[str, dict]) -> str:
+def all_runs(settings: Settings, recipe: str, out: Path) -> dict[str, list[str]]:
+    """Names, and arguments of finetune.py."""
+    runs = {}
+    for eye in settings.eyes:
+        for start in settings.starts:
+            weights = str(out / "phantom" / "model.pt") if start == "phantom" else start
+            words = f"{recipe} --split subject:{eye}/{EYES} --weights".split()
+            runs[f"{start}-{eye}"] = [*words, weights]
+    return runs
+
+
+def markdown(settings: Settings, results: dict[str, dict]) -> str:
     """Errors per start over the scans of all eyes left out, then boundary by boundary."""
-    first = next(iter(found.values()))
-    arch = first["arch"]
+    arch = next(iter(results.values()))["arch"]
     lines = [
-        f"Mean absolute error of boundaries in px ({SPECTRALIS_UM} µm each), mean ± sd over scans of eyes "
-        f"not trained on; {arch['backbone']} of width {arch['width']}, {arch['head']} head",
+        f"Mean absolute error of boundaries in px ({SPECTRALIS_UM} µm each), mean ± sd over scans "
+        f"of eyes not trained on; {arch['backbone']} of width {arch['width']}, "
+        f"{arch['head']} head",
         "",
         f"| pretrained on | eyes | scans | all boundaries | µm | {' | '.join(BOUNDARIES)} |",
         "|---" * (5 + len(BOUNDARIES)) + "|",
     ]
-    for start in args.starts:
-        own = [found[name] for eye in args.eyes if (name := f"{start}-{eye}") in found]
-        if own:
-            errors = np.concatenate([one["boundary_errors_px_per_scan"] for one in own]).astype(
-                float
-            )
-            *each, overall = [
-                f"{row['mean']:.2f} ± {row['sd'] or 0:.2f}"
-                for row in over_scans(errors, [*BOUNDARIES, "all"])
-            ]
-            um = SPECTRALIS_UM * np.nanmean(errors[:, -1])
-            cells = [STARTS[start], str(len(own)), str(len(errors)), overall, f"{um:.1f}", *each]
-            lines.append(f"| {' | '.join(cells)} |")
+    for start in settings.starts:
+        names = [f"{start}-{eye}" for eye in settings.eyes]
+        runs = [results[name] for name in names if name in results]
+        if runs:
+            lines.append(f"| {STARTS[start]} | {len(runs)} | {' | '.join(errors(runs))} |")
     lines += ["", "Published, on other sets:", ""]
-    lines += [f"- {who}: {error} px" for who, error in PUBLISHED]
+    lines += [f"- {source}: {error} px" for source, error in PUBLISHED]
     return "\n".join(lines) + "\n"
+
+
+def errors(runs: Sequence[dict]) -> list[str]:
+    """Cells of a row: scans, the error over all boundaries in px and µm, and of each boundary."""
+    per_run = [result["boundary_errors_px_per_scan"] for result in runs]
+    px = np.concatenate(per_run).astype(float)  # (scans, boundaries and the mean of all)
+    cells = []
+    for row in over_scans(px, [*BOUNDARIES, "all"]):
+        cells.append(f"{row['mean']:.2f} ± {row['sd'] or 0:.2f}")
+    um = SPECTRALIS_UM * np.nanmean(px[:, -1])
+    return [str(len(px)), cells[-1], f"{um:.1f}", *cells[:-1]]
 
 
 if __name__ == "__main__":

@@ -1,110 +1,110 @@
-"""Does pretraining help? The study's best row from HRF weights, from synthetic scans and from scratch.
+"""Does pretraining help? The study's best row from HRF weights, synthetic scans and from scratch.
 
 python experiments/studies/transfer.py  # all runs that have no result yet, then the table
 python experiments/studies/transfer.py --splits paper --seeds 0
 python experiments/studies/transfer.py --results experiments/results/transfer --amp bf16 --print
 
-Every run goes on to four times the study's steps. Its learning rate does not depend on its length, so that
-its scores after 400 steps are those of the study's row itself. Finished runs are files in --results.
+Every run goes on to four times the study's steps. Its learning rate does not depend on its length,
+so that its scores after 400 steps are those of the study's row itself. Finished runs are files in
+--results.
 """
 
-import argparse
+from dataclasses import dataclass
 
 import numpy as np
 
 from dme.common.errors import run
+from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
 from dme.training import series
 
 STUDY_STEPS, LONG = 400, 1600
-SPLITS = ["paper", "subject:1/5", "subject:4/5"]
+SPLITS = ("paper", "subject:1/5", "subject:4/5")
 STARTS = {"hrf-psp": "vessels (HRF)", "phantom-psp": "synthetic scans", "none": "nothing"}
 ROW = f"--crop 320 --iters {LONG} --eval-every 200"  # row 10 of Table 2, longer
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True)
+class Settings:
+    """What is compared."""
+
+    starts: tuple[str, ...] = setting(
+        tuple(STARTS), "where the weights come from", choices=tuple(STARTS)
     )
-    add = parser.add_argument
-    add(
-        "--starts",
-        nargs="+",
-        choices=STARTS,
-        default=list(STARTS),
-        help="where the weights come from (all)",
-    )
-    add(
-        "--splits",
-        nargs="+",
-        default=SPLITS,
-        help=f"splits of finetune.py (default {' '.join(SPLITS)})",
-    )
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="runs of each (default 0 1 2)")
-    series.add_arguments(parser, "runs/transfer")
-    return parser.parse_args()
+    splits: tuple[str, ...] = setting(SPLITS, "splits of finetune.py")
+    seeds: tuple[int, ...] = setting((0, 1, 2), "runs of each")
+    __post_init__ = check
 
 
 def main() -> None:
-    args = parse_args()
-    runs = {}
-    for seed in args.seeds:
-        for split in args.splits:
-            for start in args.starts:
-                how = f"--weights {start} --split {split} --amp {args.amp} --seed {seed}"
-                runs[run_name(start, split, seed)] = [*ROW.split(), *how.split()]
-    found = series.gather(args, runs)
-    table = markdown(args, found)
+    parser = option_parser(__doc__)
+    add_options(parser, Settings)
+    series.add_arguments(parser, "runs/transfer")
+    args = parser.parse_args()
+    settings = from_options(Settings, args)
+
+    results = series.gather(args, all_runs(settings, args.amp))
+    table = markdown(settings, results)
     series.write_table(args.out / "transfer.md", table)
-    save_png(args.out / "transfer.png", line_plot(curves(args, found), "step", "fluid Dice"))
+    picture = line_plot(curves(settings, results), "step", "fluid Dice")
+    save_png(args.out / "transfer.png", picture)
     print(f"\n{table}\ntable: {args.out / 'transfer.md'}\ncurve: {args.out / 'transfer.png'}")
     print(f"runs: {series.results_folder(args)}")
+
+
+def all_runs(settings: Settings, amp: str) -> dict[str, list[str]]:
+    """Names, and arguments of finetune.py."""
+    runs = {}
+    for seed in settings.seeds:
+        for split in settings.splits:
+            for start in settings.starts:
+                words = f"{ROW} --weights {start} --split {split} --amp {amp} --seed {seed}"
+                runs[run_name(start, split, seed)] = words.split()
+    return runs
 
 
 def run_name(start: str, split: str, seed: int) -> str:
     return f"{start}-{series.in_name(split)}-seed{seed}"
 
 
-def fluid_dice(
-    args: argparse.Namespace, found: dict[str, dict], start: str, split: str
-) -> np.ndarray:
-    """(seeds, evaluations, 2): step and pooled fluid Dice of the finished runs of a start on a split."""
-    names = [run_name(start, split, seed) for seed in args.seeds]
-    histories = [np.array(found[name]["history"])[:, :2] for name in names if name in found]
+def fluid_dice(settings: Settings, results: dict[str, dict], start: str, split: str) -> np.ndarray:
+    """(seeds, evaluations, 2): step and pooled fluid Dice, of the finished runs of a start."""
+    names = [run_name(start, split, seed) for seed in settings.seeds]
+    histories = [np.array(results[name]["history"])[:, :2] for name in names if name in results]
     return np.stack(histories) if histories else np.empty((0, 0, 2))
 
 
-def curves(
-    args: argparse.Namespace, found: dict[str, dict]
-) -> dict[str, list[tuple[float, float]]]:
-    """Mean over the splits of the mean over the seeds, per start."""
+def curves(settings: Settings, results: dict[str, dict]) -> dict[str, list[tuple[float, float]]]:
+    """Mean over the splits of the mean over the seeds, per start with runs on every split."""
     lines = {}
-    for start in args.starts:
-        per_split = [fluid_dice(args, found, start, split) for split in args.splits]
-        if all(len(one) for one in per_split):
-            mean = np.mean([one.mean(0) for one in per_split], axis=0)
+    for start in settings.starts:
+        histories = [fluid_dice(settings, results, start, split) for split in settings.splits]
+        if all(len(history) for history in histories):
+            mean = np.mean([history.mean(0) for history in histories], axis=0)
             lines[STARTS[start]] = [(float(step), float(dice)) for step, dice in mean]
     return lines
 
 
-def markdown(args: argparse.Namespace, found: dict[str, dict]) -> str:
+def markdown(settings: Settings, results: dict[str, dict]) -> str:
     """Fluid Dice per start, split and length: mean and standard deviation over the seeds."""
-    kind = next(iter(found.values()))["data_kind"]
+    synthetic = next(iter(results.values()))["data_kind"] == "phantom"
+    kind = "SYNTHETIC" if synthetic else "real"
     lines = [
-        f"Fluid Dice pooled over the validation scans, {'SYNTHETIC' if kind == 'phantom' else 'real'} scans",
+        f"Fluid Dice pooled over the validation scans, {kind} scans",
         "",
-        "| pretrained on | steps | " + " | ".join(args.splits) + " | seeds |",
-        "|---" * (3 + len(args.splits)) + "|",
+        f"| pretrained on | steps | {' | '.join(settings.splits)} | seeds |",
+        "|---" * (3 + len(settings.splits)) + "|",
     ]
     for steps in (STUDY_STEPS, LONG):
-        for start in args.starts:
-            cells, seeds = [], []
-            for split in args.splits:
-                histories = fluid_dice(args, found, start, split)
-                values = histories[histories[..., 0] == steps][:, 1]
-                seeds.append(len(values))
-                cells.append(series.mean_sd(values))
+        for start in settings.starts:
+            cells = []
+            seeds = []
+            for split in settings.splits:
+                histories = fluid_dice(settings, results, start, split)
+                dice = histories[histories[..., 0] == steps][:, 1]
+                cells.append(series.mean_sd(dice))
+                seeds.append(len(dice))
             cells.append(series.fewest_to_most(seeds))
             lines.append(f"| {STARTS[start]} | {steps} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

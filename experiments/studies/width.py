@@ -1,17 +1,21 @@
-"""Why a narrow network falls short: the study's recipe against width, and against how it was pretrained.
+"""Why a narrow network falls short: the study's recipe against width, and how it was pretrained.
 
-Every network is pretrained on fundus vessels by one of two recipes of pretrain_hrf.py, at half size, then
-fine-tuned by row 10 of Table 2.
+Every network is pretrained on fundus vessels by one of two recipes of pretrain_hrf.py, at half
+size, then fine-tuned by row 10 of Table 2.
 
 python experiments/studies/width.py          # what has no result yet, then table and figure
 python experiments/studies/width.py --starts openmmlab-16 openmmlab-64 --seeds 0 1 2
 python experiments/studies/width.py --results experiments/results/width --print
 """
 
-import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from dme.common.errors import run
+from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
 from dme.training import series
@@ -44,78 +48,97 @@ RECIPES = {
 }
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="which (default: all)")
-    add("--seeds", type=int, nargs="+", default=[0], help="runs of row 10 from each (default: 0)")
-    add("--hrf", help="the photographs (default: HRF_DATA)")
-    series.add_arguments(parser, "runs/width")
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Settings:
+    """What is compared."""
+
+    starts: tuple[str, ...] = setting(tuple(STARTS), "which", choices=tuple(STARTS))
+    seeds: tuple[int, ...] = setting((0,), "runs of row 10 from each")
+    hrf: str | None = setting(None, "the photographs (default: HRF_DATA)")
+    __post_init__ = check
 
 
 def main() -> None:
-    args = parse_args()
-    pretraining, runs = {}, {}
-    for name in args.starts:
-        start = STARTS[name]
-        network = f"--recipe {start.recipe} --scale 0.5 --heads psp --width {start.width}"
-        words = f"{network} --steps {start.steps} --amp {args.amp}".split()
-        pretraining[f"pretrain-{name}"] = words
-        weights = str(args.out / f"pretrain-{name}" / "best-psp.pt")
-        for seed in args.seeds:
-            words = f"{ROW} --split paper --amp {args.amp} --seed {seed}"
-            runs[f"row10-{name}-seed{seed}"] = [*words.split(), "--weights", weights]
+    parser = option_parser(__doc__)
+    add_options(parser, Settings)
+    series.add_arguments(parser, "runs/width")
+    args = parser.parse_args()
+    settings = from_options(Settings, args)
+
+    if settings.hrf:
+        os.environ["HRF_DATA"] = settings.hrf  # which pretrain_hrf.py reads
+    pretraining = pretraining_runs(settings.starts, args.amp)
     pretrained = series.gather(args, pretraining, script="pretrain_hrf.py", may_be_empty=True)
-    found = series.gather(args, runs)
-    rows = summarise(args.starts, pretrained, found)
+    results = series.gather(args, finetuning_runs(settings, args.amp, args.out))
+    rows = summarise(settings.starts, pretrained, results)
+
     table = markdown(rows)
     series.write_table(args.out / "width.md", table)
-    lines = {}
-    for row in rows:
-        if not row["name"].endswith("half"):
-            lines.setdefault(RECIPES[row["recipe"]], []).append((row["width"], row["fluid"]))
-    save_png(args.out / "width.png", line_plot(lines, "width", "fluid Dice"))
+    save_png(args.out / "width.png", line_plot(curves(rows), "width", "fluid Dice"))
     print(f"\n{table}\ntable: {args.out / 'width.md'}\nfigure: {args.out / 'width.png'}")
 
 
+def pretraining_runs(starts: Sequence[str], amp: str) -> dict[str, list[str]]:
+    """Names, and arguments of pretrain_hrf.py."""
+    runs = {}
+    for name in starts:
+        start = STARTS[name]
+        network = f"--recipe {start.recipe} --scale 0.5 --heads psp --width {start.width}"
+        runs[f"pretrain-{name}"] = f"{network} --steps {start.steps} --amp {amp}".split()
+    return runs
+
+
+def finetuning_runs(settings: Settings, amp: str, out: Path) -> dict[str, list[str]]:
+    """Names, and arguments of finetune.py."""
+    runs = {}
+    for name in settings.starts:
+        weights = str(out / f"pretrain-{name}" / "best-psp.pt")
+        for seed in settings.seeds:
+            words = f"{ROW} --split paper --amp {amp} --seed {seed}"
+            runs[f"row10-{name}-seed{seed}"] = [*words.split(), "--weights", weights]
+    return runs
+
+
 def summarise(
-    starts: list[str], pretrained: dict[str, dict], found: dict[str, dict]
+    starts: Sequence[str], pretrained: dict[str, dict], results: dict[str, dict]
 ) -> list[dict]:
     """Of each start with finished runs: vessel Dice, and fluid Dice of every seed."""
     rows = []
     for name in starts:
-        own = [result for run, result in found.items() if run.startswith(f"row10-{name}-seed")]
-        made = pretrained.get(f"pretrain-{name}")
-        if own and made:
-            dice = [result["pooled"]["dice"][1] for result in own]
-            row = STARTS[name]._asdict() | {
+        prefix = f"row10-{name}-seed"
+        runs = [result for run, result in results.items() if run.startswith(prefix)]
+        vessels = pretrained.get(f"pretrain-{name}")
+        if runs and vessels:
+            dice = [result["pooled"]["dice"][1] for result in runs]
+            row = {
+                **STARTS[name]._asdict(),
                 "name": name,
                 "seeds": dice,
                 "fluid": sum(dice) / len(dice),
+                "vessel": vessels["rows"][0]["dice_scale"],
             }
-            rows.append(
-                row | {"vessel": made["rows"][0]["dice_scale"], "seconds": made["seconds"]}
-            )
+            rows.append(row)
     return rows
 
 
-def markdown(rows: list[dict]) -> str:
+def curves(rows: Sequence[dict]) -> dict[str, list[tuple[int, float]]]:
+    """Fluid Dice against width by recipe, of the starts of full length."""
+    lines = {}
+    for row in rows:
+        if not row["name"].endswith("half"):
+            lines.setdefault(RECIPES[row["recipe"]], []).append((row["width"], row["fluid"]))
+    return lines
+
+
+def markdown(rows: Sequence[dict]) -> str:
     lines = [
         "| pretrained by | width | steps | vessel Dice | fluid Dice, row 10 | seeds |",
         "|---" * 6 + "|",
     ]
     for row in rows:
-        cells = [
-            RECIPES[row["recipe"]],
-            str(row["width"]),
-            str(row["steps"]),
-            f"{row['vessel']:.4f}",
-        ]
-        cells += [series.mean_sd(row["seeds"]), str(len(row["seeds"]))]
-        lines.append(f"| {' | '.join(cells)} |")
+        start = f"{RECIPES[row['recipe']]} | {row['width']} | {row['steps']}"
+        fluid = f"{series.mean_sd(row['seeds'])} | {len(row['seeds'])}"
+        lines.append(f"| {start} | {row['vessel']:.4f} | {fluid} |")
     return "\n".join(lines) + "\n"
 
 

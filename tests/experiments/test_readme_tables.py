@@ -215,7 +215,7 @@ def test_vessels_of_the_pretrained_networks():
 
 
 def test_the_real_set(capsys):
-    load_script("prepare").print_study(read("prepare.json"))
+    load_script("prepare").print_description(read("prepare.json"))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     header = next(line for line in lines if line[:2] == ["subject", "scans"])
     start = lines.index(header) + 1

@@ -1,6 +1,7 @@
 """Does pretraining help: the runs that are asked for, and the table and curve from made-up ones."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,13 +61,13 @@ def test_table_and_curve(script, call, write, tmp_path):
     assert "| nothing | 1600 | 0.5000 ± 0.0000 |  | 0.3500 ± 0.0707 | 0-3 |" in text
     assert (tmp_path / "transfer.png").read_bytes().startswith(b"\x89PNG")
 
-    args = script.argparse.Namespace(starts=["hrf-psp", "none"], splits=["paper"], seeds=[0, 1, 2])
+    settings = script.Settings(starts=("hrf-psp", "none"), splits=("paper",))
     found = {f.stem: json.loads(f.read_text()) for f in (tmp_path / "runs").iterdir()}
-    lines = script.curves(args, found)
+    lines = script.curves(settings, found)
     assert [step for step, _ in lines["nothing"]] == list(range(200, 1601, 200))
     assert lines["vessels (HRF)"][1] == (400, pytest.approx(0.32))
-    args.splits = ["paper", "subject:4/5"]  # a mean over splits only where all have been run
-    lines = script.curves(args, found)
+    # a mean over splits only where all have been run
+    lines = script.curves(replace(settings, splits=("paper", "subject:4/5")), found)
     assert list(lines) == ["nothing"] and lines["nothing"][-1] == (
         1600,
         pytest.approx((0.5 + 0.35) / 2),

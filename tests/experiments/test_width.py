@@ -1,0 +1,73 @@
+"""The study of width: the runs that are asked for, and the table from made-up ones."""
+
+import json
+
+import pytest
+from helpers.scripts import exit_code, load_script, written_table
+
+from dme.common.errors import InputError
+
+
+@pytest.fixture
+def script():
+    return load_script("width")
+
+
+def test_every_run_is_asked_for(script, monkeypatch, tmp_path):
+    asked = {}
+
+    def run_missing(name, runs, out, results):
+        asked[name] = runs
+        return {}
+
+    monkeypatch.setattr(script.series, "run_missing", run_missing)
+    monkeypatch.setenv("HRF_DATA", "elsewhere")
+    with pytest.raises(InputError, match="no finished runs"):
+        written_table(script, tmp_path, "--amp", "bf16", "--seeds", "0", "1", "--hrf", "mine")
+    assert script.os.environ["HRF_DATA"] == "mine"
+    pretraining, finetuning = asked["pretrain_hrf.py"], asked["finetune.py"]
+    assert len(pretraining) == len(script.STARTS) == 8 and len(finetuning) == 16
+    assert " ".join(pretraining["pretrain-small-64-half"]) == (
+        "--recipe small --scale 0.5 --heads psp --width 64 --steps 1000 --amp bf16"
+    )
+    assert " ".join(finetuning["row10-openmmlab-16-seed1"]) == (
+        "--crop 320 --l2 1e-4 --split paper --amp bf16 --seed 1 "
+        f"--weights {tmp_path}/pretrain-openmmlab-16/best-psp.pt"
+    )
+
+
+def test_table_and_curve(script, tmp_path):
+    starts = {"openmmlab-16": [0.2, 0.3], "openmmlab-64": [0.5], "openmmlab-64-half": [0.4]}
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    pretraining = script.pretraining_runs(starts, "auto")
+    settings = script.Settings(starts=tuple(starts), seeds=(0, 1))
+    finetuning = script.finetuning_runs(settings, "auto", tmp_path)
+    for name, words in pretraining.items():
+        content = {"arguments": words, "rows": [{"dice_scale": 0.75}], "seconds": 100}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    for start, scores in starts.items():
+        for seed, score in enumerate(scores):
+            name = f"row10-{start}-seed{seed}"
+            content = {"arguments": finetuning[name], "pooled": {"dice": [0.99, score]}}
+            (folder / f"{name}.json").write_text(json.dumps(content))
+
+    text = written_table(script, tmp_path, "--print", "--seeds", "0", "1")
+    recipe = script.RECIPES["openmmlab"]
+    assert text.splitlines()[2:] == [
+        f"| {recipe} | 16 | 2000 | 0.7500 | 0.2500 ± 0.0707 | 2 |",
+        f"| {recipe} | 64 | 2000 | 0.7500 | 0.5000 | 1 |",
+        f"| {recipe} | 64 | 1000 | 0.7500 | 0.4000 | 1 |",
+    ]
+    rows = [
+        {"name": "openmmlab-16", "recipe": "openmmlab", "width": 16, "fluid": 0.25},
+        {"name": "openmmlab-64", "recipe": "openmmlab", "width": 64, "fluid": 0.5},
+        {"name": "openmmlab-64-half", "recipe": "openmmlab", "width": 64, "fluid": 0.4},
+    ]
+    assert script.curves(rows) == {recipe: [(16, 0.25), (64, 0.5)]}
+    assert (tmp_path / "width.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_to_print(script, tmp_path, capsys):
+    assert exit_code(script, "--print", "--out", tmp_path) == 2
+    assert "no finished runs" in capsys.readouterr().err
