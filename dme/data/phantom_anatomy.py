@@ -42,13 +42,28 @@ OUTER_BOTTOM = (4.4, 4.75)
 
 def columns_from(point: tuple[float, float], x: np.ndarray | float, z: float) -> np.ndarray:
     """En-face distance, in columns, from `point` to columns `x` of scan `z`."""
-    return np.hypot(x - point[0], (z - point[1]) * COLS_PER_SCAN)
+    column, bscan = point
+    return np.hypot(x - column, (z - bscan) * COLS_PER_SCAN)
+
+
+def hill(distance: np.ndarray, width: float) -> np.ndarray:
+    """A Gaussian hill: 1 at distance 0, falling over `width`."""
+    return np.exp(-((distance / width) ** 2))
+
+
+def rising(value: np.ndarray, start: float, length: float) -> np.ndarray:
+    """A ramp from 0 at `start` to 1."""
+    return np.clip((value - start) / length, 0, 1)
+
+
+def falling(value: np.ndarray, end: float, length: float) -> np.ndarray:
+    """A ramp from 1 to 0 at `end`."""
+    return np.clip((end - value) / length, 0, 1)
 
 
 @dataclass
 class Cyst:
-    """A body of fluid: centre, radii (columns, scans) and the layer coordinates u that it spans.
-    """
+    """A body of fluid: centre, radii (columns, scans), the layer coordinates u it spans."""
 
     x: float
     z: float
@@ -59,14 +74,17 @@ class Cyst:
 
     def touches(self, other: "Cyst") -> bool:
         """Whether two cysts of one layer come nearer than a septum."""
-        apart_x = (self.x - other.x) / (self.radius_x + other.radius_x + SEPTUM)
-        apart_z = (self.z - other.z) / (self.radius_z + other.radius_z + SEPTUM_Z)
+        reach_x = self.radius_x + other.radius_x + SEPTUM
+        reach_z = self.radius_z + other.radius_z + SEPTUM_Z
+        apart_x = (self.x - other.x) / reach_x
+        apart_z = (self.z - other.z) / reach_z
         same_layer = self.top < other.bottom and other.top < self.bottom
         return same_layer and apart_x**2 + apart_z**2 < 1
 
     def radius_at(self, z: float) -> float:
         """Half its width, in columns, where scan `z` cuts it; 0 where it does not."""
-        return self.radius_x * np.sqrt(max(0.0, 1 - ((z - self.z) / self.radius_z) ** 2))
+        distance = (z - self.z) / self.radius_z
+        return self.radius_x * np.sqrt(max(0.0, 1 - distance**2))
 
 
 class Eye:
@@ -78,14 +96,18 @@ class Eye:
     def __init__(self, rng: Generator, severity: float) -> None:
         # fovea and disc
         self.side = int(rng.choice((-1, 1)))  # of the disc: right +1, left -1
-        self.fovea = (COLS / 2 + rng.normal(0, 20), 30 + rng.normal())
-        disc_column = COLS / 2 + self.side * (COLS / 2 + rng.uniform(-15, 75))
-        self.disc = (disc_column, self.fovea[1] + rng.uniform(1, 5))
+        fovea_column = COLS / 2 + rng.normal(0, 20)
+        fovea_bscan = 30 + rng.normal()
+        self.fovea = (fovea_column, fovea_bscan)
+        disc_distance = COLS / 2 + rng.uniform(-15, 75)
+        disc_column = COLS / 2 + self.side * disc_distance
+        self.disc = (disc_column, fovea_bscan + rng.uniform(1, 5))
         self.disc_radius = rng.uniform(70, 88)
         self.cup_px = rng.uniform(50, 140)  # by which the retina dives into the disc
 
         # RPE: height, and its curve over half a frame
-        self.rpe_row = np.clip(rng.normal(228, 24), 190, 300) + 55 * severity**3
+        healthy_row = np.clip(rng.normal(228, 24), 190, 300)
+        self.rpe_row = healthy_row + 55 * severity**3
         self.sag_px = rng.uniform(15, 85)
         self.tilt_px = rng.normal(0, 16)
         self.frame_tilt_px = rng.normal(0, 36)  # of the sheared frame, across its width
@@ -99,7 +121,7 @@ class Eye:
 
         # oedema: mild ones lie temporal to the fovea
         off_centre = self.side * rng.uniform(-170, 10) * (1 - severity)
-        self.oedema = (self.fovea[0] + off_centre, self.fovea[1] + rng.normal(0, 2))
+        self.oedema = (fovea_column + off_centre, fovea_bscan + rng.normal(0, 2))
         radius_x = 70 + 110 * severity * rng.uniform(0.7, 1.2)
         self.oedema_radius = (radius_x, rng.uniform(7.5, 19.5))
         self.oedema_px = 4 + 65 * severity**2.3 * rng.uniform(0.8, 1.2)  # thickening at its centre
@@ -140,8 +162,10 @@ def _draw_cyst(rng: Generator, eye: Eye, radius: float, inner: bool) -> Cyst:
     size = np.clip(radius, 2, 90)
     angle = rng.uniform(0, 2 * np.pi)
     reach = rng.random() ** 0.7
-    x = eye.oedema[0] + eye.oedema_radius[0] * reach * np.cos(angle)
-    z = eye.oedema[1] + eye.oedema_radius[1] * reach * np.sin(angle)
+    centre_x, centre_z = eye.oedema
+    reach_x, reach_z = eye.oedema_radius
+    x = centre_x + reach_x * reach * np.cos(angle)
+    z = centre_z + reach_z * reach * np.sin(angle)
     radius_z = size * rng.uniform(1, 2) / COLS_PER_SCAN
     top = rng.uniform(*(INNER_TOP if inner else OUTER_TOP))
     bottom = rng.uniform(*(INNER_BOTTOM if inner else OUTER_BOTTOM))
@@ -161,7 +185,8 @@ def cut_cysts(cysts: Sequence[Cyst], z: float) -> list[Cyst]:
 def smooth_noise(rng: Generator, sigma: float) -> np.ndarray:
     """(768,) noise of unit variance, smooth over `sigma` columns."""
     white = rng.standard_normal(COLS)
-    return gaussian_filter1d(white, sigma) * np.sqrt(2 * np.sqrt(np.pi) * sigma)
+    smooth = gaussian_filter1d(white, sigma)
+    return smooth * np.sqrt(2 * np.sqrt(np.pi) * sigma)
 
 
 def layer_thickness(rng: Generator, eye: Eye, z: float, cysts: Sequence[Cyst]) -> np.ndarray:
@@ -172,12 +197,13 @@ def layer_thickness(rng: Generator, eye: Eye, z: float, cysts: Sequence[Cyst]) -
     # oedema, its pit filled first; nerve fibres thicken at the arcades and at the disc's rim
     oedema_x = (X - eye.oedema[0]) / eye.oedema_radius[0]
     oedema_z = (z - eye.oedema[1]) / eye.oedema_radius[1]
-    swelling = eye.oedema_px * np.exp(-((oedema_x**2 + oedema_z**2) ** 1.2))
-    filled = np.clip(np.interp(eye.fovea[0], X, swelling) / 90, 0, 1)
-    pit = (1 - filled) * np.exp(-((from_fovea / 42) ** 2))
-    ring = np.exp(-((from_fovea / 150) ** 2))
-    centre = np.exp(-((from_fovea / 60) ** 2))
-    foveola = np.exp(-((from_fovea / 35) ** 2))
+    distance = oedema_x**2 + oedema_z**2
+    swelling = eye.oedema_px * np.exp(-(distance**1.2))
+    at_fovea = np.interp(eye.fovea[0], X, swelling)
+    pit = (1 - rising(at_fovea, 0, 90)) * hill(from_fovea, 42)
+    ring = hill(from_fovea, 150)
+    centre = hill(from_fovea, 60)
+    foveola = hill(from_fovea, 35)
     rim = np.exp(-np.clip(from_rim, 0, None) / 50)
     arcade = 0.8 * ((z - eye.fovea[1]) / 20) ** 2
     layers = [
@@ -199,7 +225,8 @@ def layer_thickness(rng: Generator, eye: Eye, z: float, cysts: Sequence[Cyst]) -
         fine = smooth_noise(rng, 6)
         coarse = smooth_noise(rng, 40)
         retina[k] *= np.exp(amount * (fine + 0.5 * coarse))
-    retina *= total * (1 + 0.015 * smooth_noise(rng, 50)) / retina.sum(axis=0)
+    surface = total * (1 + 0.015 * smooth_noise(rng, 50))
+    retina *= surface / retina.sum(axis=0)
 
     # all but NFL and RPE end at the disc
     left = np.clip(from_rim / 65 + 0.2, 0, 1)
@@ -213,24 +240,26 @@ def _bulge(retina: np.ndarray, cyst: Cyst) -> None:
         height = 0.35 * cyst.radius_x
     else:
         height = 0.5 * max(0.0, cyst.radius_x - 10)
-    bulge = height * np.exp(-(((X - cyst.x) / (1.2 * cyst.radius_x + 15)) ** 2))
+    bulge = height * hill(X - cyst.x, 1.2 * cyst.radius_x + 15)
     first = int(cyst.top)
     last = int(cyst.bottom)
     retina[first : last + 1] += bulge / (last + 1 - first)
 
 
 def boundary_rows(rng: Generator, eye: Eye, z: float, thickness: np.ndarray) -> np.ndarray:
-    """(8, 768) rows of the boundaries: a curved RPE with the layers on top, diving into the disc.
-    """
+    """(8, 768) rows of the boundaries: a curved RPE with the layers on top, diving into the disc."""
     centred = X / (COLS / 2) - 1
-    sag = eye.sag_px * (0.8 + 0.5 * ((z - 30) / 20) ** 2)
+    from_middle = (z - 30) / 20
+    sag = eye.sag_px * (0.8 + 0.5 * from_middle**2)
     curve = eye.tilt_px * centred - sag * centred**2
-    dive = np.clip((eye.disc_radius + 30 - columns_from(eye.disc, X, z)) / 90, 0, 1.2)
-    rpe = eye.rpe_row + curve + eye.cup_px * dive**2 + 0.5 * smooth_noise(rng, 15)
+    inside = eye.disc_radius + 30 - columns_from(eye.disc, X, z)
+    dive = eye.cup_px * np.clip(inside / 90, 0, 1.2) ** 2
+    rpe = eye.rpe_row + curve + dive + 0.5 * smooth_noise(rng, 15)
 
     # layers from the RPE upwards
     layers = np.vstack([thickness, np.zeros(COLS)])
-    rows = rpe - np.cumsum(layers[::-1], axis=0)[::-1]
+    above_rpe = np.cumsum(layers[::-1], axis=0)[::-1]
+    rows = rpe - above_rpe
 
     # within the frame
     too_high = max(0.0, 24 - rows[0].min())

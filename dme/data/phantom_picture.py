@@ -1,5 +1,4 @@
-"""From the phantom's anatomy to a picture: a cut becomes brightness, texture, vessels, cysts,
-noise.
+"""From the phantom's anatomy to a picture: brightness of layers, texture, vessels, cysts, noise.
 
 Constants were measured on the 110 annotated scans of Chiu et al. 2015 (Biomed. Opt. Express
 6:1172: noise, speckle, frame shifts, fluid) and on 70 healthy graded Spectralis scans (brightness
@@ -26,7 +25,10 @@ from dme.data.phantom_anatomy import (
     boundary_rows,
     columns_from,
     cut_cysts,
+    falling,
+    hill,
     layer_thickness,
+    rising,
     smooth_noise,
 )
 
@@ -44,7 +46,8 @@ LEVELS = """
     6.1:163 6.35:175 6.65:174 6.85:146
     7:116 7.15:100 7.8:92 9:72 10.5:54 12:41 14:28 16:19 18:12 21:7 40:2
 """
-LEVEL_U, LEVEL_GREY = np.array([pair.split(":") for pair in LEVELS.split()], np.float64).T
+_PAIRS = [pair.split(":") for pair in LEVELS.split()]
+LEVEL_U, LEVEL_GREY = np.array(_PAIRS, np.float64).T
 LOWEST_U = 40  # at the bottom of the choroid
 
 SPECKLE_SD = 0.47  # of the log intensity: contrast 0.5 and skew 1.7, as in the real NFL
@@ -89,17 +92,20 @@ def draw_scan(
     fluid = add_cysts(rng, cysts, canvas)
 
     # what the device makes of it
-    dim = np.exp(-np.minimum(canvas.cols, COLS - 1 - canvas.cols) / 4)  # first and last columns
+    from_side = np.minimum(canvas.cols, COLS - 1 - canvas.cols)
+    dim = np.exp(-from_side / 4)
     add_shading(rng, eye, canvas, dim)
     frame_rows = canvas.rows[:, None] - frame_offset(rng, eye, canvas)
     noise_grey = eye.noise + rng.normal(0, 3)
-    image = detect(grain_rng, canvas, noise_grey, frame_rows) * (1 - 0.3 * dim)
+    grey = detect(grain_rng, canvas, noise_grey, frame_rows)
+    image = grey * (1 - 0.3 * dim)
     blank_outside(rng, image, frame_rows, canvas.cols)
+    layers = (canvas.bounds + 0.5) * height / ROWS - 0.5
     return BScan(
         name=f"phantom_s{subject:02d}_b{z:02d}",
         image=np.round(image).astype(np.uint8),
         fluid=fluid,
-        layers=((canvas.bounds + 0.5) * height / ROWS - 0.5).astype(np.float32),
+        layers=layers.astype(np.float32),
         subject=subject,
         position=z,
         scale_um=(AXIAL_UM * ROWS / height, LATERAL_UM * COLS / width, SPACING_UM),
@@ -119,10 +125,12 @@ def blank_canvas(eye: Eye, bounds: np.ndarray, size: tuple[int, int]) -> Canvas:
     bottom = bounds[7:] + 330 * eye.choroid
     knots = np.vstack([bounds[:1] - 10, bounds, bottom])  # (10, W)
     knot_u = [-1.0, *range(8), LOWEST_U]
-    u = np.stack([np.interp(rows, knot, knot_u) for knot in knots.T], axis=1).astype(np.float32)
+    u = np.empty((len(rows), len(cols)), np.float32)
+    for column, column_knots in enumerate(knots.T):
+        u[:, column] = np.interp(rows, column_knots, knot_u)
 
-    log_r = np.interp(u, LEVEL_U, log_level(LEVEL_GREY)).astype(np.float32)
-    return Canvas(rows, cols, bounds, u, log_r)
+    log_r = np.interp(u, LEVEL_U, log_level(LEVEL_GREY))
+    return Canvas(rows, cols, bounds, u, log_r.astype(np.float32))
 
 
 def _centres(count: int, full: int) -> np.ndarray:
@@ -132,12 +140,15 @@ def _centres(count: int, full: int) -> np.ndarray:
 
 def row_at(bounds: np.ndarray, u: float) -> np.ndarray:
     """Row of layer coordinate `u` in every column of `bounds`."""
-    return bounds[int(u)] * (1 - u % 1) + bounds[int(u) + 1] * (u % 1)
+    upper = int(u)
+    share = u % 1
+    return bounds[upper] * (1 - share) + bounds[upper + 1] * share
 
 
 def blobs(rng: Generator, canvas: Canvas, dy: float, dx: float) -> np.ndarray:
     """(H, W) noise of about unit variance with blobs of about 2 dy x 2 dx at every image size."""
-    noise = rng.standard_normal((int(ROWS / dy) + 4, int(COLS / dx) + 4), dtype=np.float32)
+    shape = (int(ROWS / dy) + 4, int(COLS / dx) + 4)
+    noise = rng.standard_normal(shape, dtype=np.float32)
     noise = 2.5 * gaussian_filter(noise, 0.7)
     # linear interpolation, one axis after the other
     for place in (canvas.rows / dy + 1, canvas.cols / dx + 1):
@@ -154,25 +165,26 @@ def add_texture(rng: Generator, canvas: Canvas) -> None:
     """
     fine = blobs(rng, canvas, 3.5, 5)
     coarse = blobs(rng, canvas, 7, 10)
-    deep = np.clip((canvas.u - 7.8) / 2, 0, 1)
+    deep = rising(canvas.u, 7.8, 2)
     lumens = 0.5 * coarse - 2.2 * np.clip(coarse - 0.3, 0, 1)
     choroid = (0.55 - 0.33 * deep) * fine + (0.25 + 0.75 * deep) * lumens
     below_rpe = np.clip((canvas.u - 7) * 3, 0, 1)
-    canvas.log_r += choroid * below_rpe * np.clip((16 - canvas.u) / 6, 0, 1)
-    canvas.log_r += 0.2 * blobs(rng, canvas, 7, 18) * (canvas.u > 0)
+    canvas.log_r += choroid * below_rpe * falling(canvas.u, 16, 6)
+    wide = blobs(rng, canvas, 7, 18)
+    canvas.log_r += 0.2 * wide * (canvas.u > 0)
 
 
 def add_disc(eye: Eye, z: float, canvas: Canvas) -> None:
-    """In the disc nerve tissue fades into deep shadow, without layers; the RPE ends in a streak.
-    """
+    """In the disc nerve tissue fades into deep shadow, without layers; the RPE ends in a streak."""
     reach = columns_from(eye.disc, canvas.cols, z)
     near = np.flatnonzero(reach < eye.disc_radius + 12)
     inside = eye.disc_radius - columns_from(eye.disc, canvas.cols[near], z)
     depth = canvas.rows[:, None] - canvas.bounds[0, near]
     tissue = log_level(105) - np.clip(depth, 0, 200) / 20
     share = np.clip(inside / 16 + 0.5, 0, 1) * (depth > 2)
-    streak = 1.2 * np.exp(-(((inside + 3) / 4) ** 2)) * (depth > 60)
-    canvas.log_r[:, near] += share * (tissue - canvas.log_r[:, near]) + streak
+    streak = 1.2 * hill(inside + 3, 4) * (depth > 60)
+    layers = canvas.log_r[:, near]
+    canvas.log_r[:, near] += share * (tissue - layers) + streak
 
 
 def add_vessels(rng: Generator, eye: Eye, z: float, canvas: Canvas) -> None:
@@ -187,10 +199,11 @@ def add_vessels(rng: Generator, eye: Eye, z: float, canvas: Canvas) -> None:
             continue
         near = np.flatnonzero(np.abs(canvas.cols - x) < 3 * sigma)
         u = canvas.u[:, near]
-        shadow = np.clip((u - depth) / 0.4, 0, 1) * np.clip((16 - u) / 9, 0, 1)
-        wall = 0.5 * np.exp(-(((u - depth) / 0.3) ** 2))
-        across = np.exp(-0.5 * ((canvas.cols[near] - x) / sigma) ** 2)
-        canvas.log_r[:, near] += (wall - strength * shadow) * across
+        shadow = rising(u, depth, 0.4) * falling(u, 16, 9)
+        wall = 0.5 * hill(u - depth, 0.3)
+        across = (canvas.cols[near] - x) / sigma
+        profile = np.exp(-0.5 * across**2)
+        canvas.log_r[:, near] += (wall - strength * shadow) * profile
 
 
 def add_cysts(rng: Generator, cysts: Sequence[Cyst], canvas: Canvas) -> np.ndarray:
@@ -203,11 +216,13 @@ def add_cysts(rng: Generator, cysts: Sequence[Cyst], canvas: Canvas) -> np.ndarr
     level = log_level(rng.uniform(36, 51))
     fade_px = max(1.3, canvas.rows[1] - canvas.rows[0])
     for cyst in cysts:
-        near = np.flatnonzero(np.abs(canvas.cols - cyst.x) < cyst.radius_x + 4)
+        reach = cyst.radius_x + 4
+        near = np.flatnonzero(np.abs(canvas.cols - cyst.x) < reach)
         inside_px = _depth_in_cyst(cyst, canvas, near)
         share = np.clip(inside_px / fade_px + 0.5, 0, 1)
-        rim = 0.4 * np.exp(-((inside_px + 1.4) ** 2))
-        canvas.log_r[:, near] += share * (level - canvas.log_r[:, near]) + rim
+        rim = 0.4 * hill(inside_px + 1.4, 1)
+        tissue = canvas.log_r[:, near]
+        canvas.log_r[:, near] += share * (level - tissue) + rim
         fluid[:, near] |= inside_px > 0
     if cysts and not fluid.any():
         largest = cysts[-1]
@@ -231,16 +246,17 @@ def _depth_in_cyst(cyst: Cyst, canvas: Canvas, columns: np.ndarray) -> np.ndarra
     across = (canvas.cols[columns] - cyst.x) / cyst.radius_x
     power = 2.1 + cyst.x % 0.8
     radius_y = np.minimum((bottom - top) / 2, 7.6 * cyst.radius_x)  # 2.6 times as tall in um
-    centre = (top + bottom) / 2 + 0.1 * radius_y * np.sin(3 * across + cyst.x)
-    norm = np.abs(across) ** power + np.abs((rows - centre) / radius_y) ** power
+    wave = 0.1 * radius_y * np.sin(3 * across + cyst.x)
+    centre = (top + bottom) / 2 + wave
+    down = (rows - centre) / radius_y
+    norm = np.abs(across) ** power + np.abs(down) ** power
     inside_px = (1 - norm ** (1 / power)) * np.minimum(cyst.radius_x, radius_y)
     in_retina_px = np.minimum(rows - bounds[0] - 2, bounds[6] - 1 - rows)
     return np.minimum(inside_px, in_retina_px)
 
 
 def add_foci(rng: Generator, eye: Eye, canvas: Canvas) -> None:
-    """Hyper-reflective foci around the oedema, some in clusters (hard exudates): dots of 1-3 px.
-    """
+    """Hyper-reflective foci around the oedema, some in clusters (hard exudates): dots of 1-3 px."""
     for _ in range(rng.poisson(eye.foci)):
         cluster_x = rng.normal(eye.oedema[0], 0.8 * eye.oedema_radius[0])
         cluster_u = rng.uniform(1.5, 4.2)
@@ -253,10 +269,12 @@ def add_foci(rng: Generator, eye: Eye, canvas: Canvas) -> None:
             sigma_y = rng.uniform(0.9, 2.2)
             sigma_x = rng.uniform(0.8, 1.7)
             near = np.flatnonzero(np.abs(canvas.cols - x) < 3 * sigma_x)
-            dy = (canvas.rows[:, None] - row_at(canvas.bounds[:, near], u)) / sigma_y
+            row = row_at(canvas.bounds[:, near], u)
+            dy = (canvas.rows[:, None] - row) / sigma_y
             dx = (canvas.cols[near] - x) / sigma_x
             dot = log_level(grey) - 0.9 * (dy**2 + dx**2)
-            canvas.log_r[:, near] = np.maximum(canvas.log_r[:, near], dot)
+            tissue = canvas.log_r[:, near]
+            canvas.log_r[:, near] = np.maximum(tissue, dot)
 
 
 # ---- what the device makes of it --------------------------------------------------------------
@@ -265,12 +283,12 @@ def add_foci(rng: Generator, eye: Eye, canvas: Canvas) -> None:
 def add_shading(rng: Generator, eye: Eye, canvas: Canvas, dim: np.ndarray) -> None:
     """Shadows of capillaries, uneven gain, and `dim` (W,) first and last columns."""
     fine = 0.16 * smooth_noise(rng, 1.5)
-    shadows = np.interp(canvas.cols, X, fine + 0.2 * smooth_noise(rng, 6))
-    inner = np.clip((canvas.u - 1) / 2, 0, 1)
-    canvas.log_r += shadows * inner * np.clip((20 - canvas.u) / 12, 0, 1)
+    coarse = 0.2 * smooth_noise(rng, 6)
+    shadows = np.interp(canvas.cols, X, fine + coarse)
+    canvas.log_r += shadows * rising(canvas.u, 1, 2) * falling(canvas.u, 20, 12)
 
-    gain = log_level(eye.gain + rng.normal(0, 6)) - log_level(160)
-    gain = gain + 0.25 * smooth_noise(rng, 70)
+    level = log_level(eye.gain + rng.normal(0, 6))
+    gain = level - log_level(160) + 0.25 * smooth_noise(rng, 70)
     canvas.log_r += np.interp(canvas.cols, X, gain) - 1.3 * dim
 
 
@@ -279,7 +297,8 @@ def frame_offset(rng: Generator, eye: Eye, canvas: Canvas) -> np.ndarray:
 
     They are whole pixels of the scan.
     """
-    slope = (eye.frame_tilt_px + rng.normal(0, 12)) * (canvas.cols / COLS - 0.5)
+    tilt_px = eye.frame_tilt_px + rng.normal(0, 12)
+    slope = tilt_px * (canvas.cols / COLS - 0.5)
     least = (canvas.bounds[7] + 20 - ROWS - slope).max()
     most = (canvas.bounds[0] - 12 - slope).min()
     pixel = canvas.rows[1] - canvas.rows[0]
@@ -308,18 +327,23 @@ def detect(
     shape = canvas.u.shape
 
     # a coarse pixel averages several grains
-    averaged = min(1.0, 1.6 * np.sqrt(canvas.u.size / (ROWS * COLS)))
-    speckle = averaged * SPECKLE_SD * grain(rng, shape, SPECKLE_SIGMAS)
-    signal = np.exp(canvas.log_r + speckle - 0.5 * (averaged * SPECKLE_SD) ** 2)
+    size = canvas.u.size / (ROWS * COLS)
+    averaged = min(1.0, 1.6 * np.sqrt(size))
+    speckle_sd = averaged * SPECKLE_SD
+    speckle = speckle_sd * grain(rng, shape, SPECKLE_SIGMAS)
+    signal = np.exp(canvas.log_r + speckle - 0.5 * speckle_sd**2)
 
     # gamma noise of mean 1 from Gaussian noise, after Wilson and Hilferty
     normal = averaged * grain(rng, shape, NOISE_SIGMAS)
-    gamma = (1 - 1 / (9 * NOISE_SHAPE) + normal / (3 * np.sqrt(NOISE_SHAPE))) ** 3
-    fall = np.exp(-3.7 * (np.arange(ROWS) / ROWS) ** 1.7)
+    spread = normal / (3 * np.sqrt(NOISE_SHAPE))
+    gamma = (1 - 1 / (9 * NOISE_SHAPE) + spread) ** 3
+    depth = np.arange(ROWS) / ROWS
+    fall = np.exp(-3.7 * depth**1.7)
     power = (noise_grey / 255) ** 4 * fall / (1 - NOISE_FLOOR)
     acquired = frame_rows.clip(0, ROWS - 1).astype(np.int64)
     noise = power.astype(np.float32)[acquired] * (gamma - NOISE_FLOOR)
-    return 255 * np.sqrt(np.sqrt(np.clip(signal + noise, 0, 1)))
+    intensity = np.clip(signal + noise, 0, 1)
+    return 255 * np.sqrt(np.sqrt(intensity))
 
 
 def blank_outside(
