@@ -51,7 +51,8 @@ def open_cache(source: Source, size: int | None = None, folder: Path | None = No
         # what a killed build left behind: a live one holds the lock
         for leftover in folder.glob(f".{path.name}.*.part"):
             leftover.unlink()
-        write_cache(path, collect(source) if native is None else resized(native, size))
+        built = collect(source) if native is None else resized(native, size)
+        write_cache(path, built)
         cache, problem = read_cache(path, source, size)
     if cache is None:
         raise InputError(

@@ -43,12 +43,17 @@ def read_cache(path: Path, source: Source, size: int | None) -> tuple[Cache | No
     except InputError as e:
         return None, str(e)
     except HDF5_ERRORS as e:  # what h5py raises on bad bytes
-        return None, " ".join(str(e).split()).strip("\"'")
+        one_line = " ".join(str(e).split())
+        return None, one_line.strip("\"'")
 
 
 def _load(path: Path, source: Source, size: int | None) -> tuple[dict, dict[str, np.ndarray]]:
     """Attributes and datasets of a file, or InputError unless it is what it should be."""
-    expected = {"format": FORMAT, "source_sha256": source.sha256.encode(), "size": size or 0}
+    expected = {
+        "format": FORMAT,
+        "source_sha256": source.sha256.encode(),
+        "size": size or 0,
+    }
     arrays = {}
     # files are only ever replaced whole: HDF5's own locks, which some network disks lack, are not
     # needed
@@ -95,7 +100,7 @@ def _unpack(flat: np.ndarray | None, shapes: np.ndarray) -> np.ndarray | list[np
         return flat.reshape(len(shapes), *shapes[0])
     ends = np.cumsum(shapes.prod(axis=1))
     parts = np.split(flat, ends[:-1])
-    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    return [np.reshape(*pair) for pair in zip(parts, shapes, strict=True)]
 
 
 def checksum(array: np.ndarray) -> int:
@@ -106,8 +111,9 @@ def checksum(array: np.ndarray) -> int:
     """
     content = array.reshape(-1).view(np.uint8)
     whole = content.size // PAGE * PAGE
-    words = content[:whole].view("<u8").reshape(-1, PAGE // WORD)
-    sums = words.sum(axis=1, dtype=np.uint64)
+    words = content[:whole].view("<u8")
+    pages = words.reshape(-1, PAGE // WORD)
+    sums = pages.sum(axis=1, dtype=np.uint64)
     return zlib.crc32(content[whole:], zlib.crc32(sums))
 
 
@@ -120,8 +126,9 @@ def write_cache(path: Path, cache: Cache) -> None:
         with atomic_path(path) as part, h5py.File(part, "w", **options) as file:
             file.attrs["format"] = FORMAT
             file.attrs["size"] = cache.size or 0
-            for key in ("kind", "description", "source_sha256"):
-                file.attrs[key] = np.bytes_(getattr(cache, key).encode())
+            file.attrs["kind"] = np.bytes_(cache.kind.encode())
+            file.attrs["description"] = np.bytes_(cache.description.encode())
+            file.attrs["source_sha256"] = np.bytes_(cache.source_sha256.encode())
             file.attrs["created_by"] = np.bytes_(creator)
             if cache.scale_um is not None:
                 file.attrs["scale_um"] = cache.scale_um
@@ -136,26 +143,30 @@ def write_cache(path: Path, cache: Cache) -> None:
 
 def _pack_cache(cache: Cache) -> dict[str, np.ndarray]:
     """The datasets of a set."""
+    shapes = [image.shape for image in cache.images]
     arrays = {
         "names": _packed_texts(cache.names),
         "notes": _packed_texts(cache.notes),
         "subjects": cache.subjects,
         "positions": cache.positions,
-        "shapes": np.array([image.shape for image in cache.images], np.int64),
+        "shapes": np.array(shapes, np.int64),
     }
     for key in ("images", "fluid", "layers"):
         scans = getattr(cache, key)
         if scans is not None:
-            arrays[key] = np.concatenate([scan.ravel() for scan in scans])
+            flat = [scan.ravel() for scan in scans]
+            arrays[key] = np.concatenate(flat)
     return arrays
 
 
 def _packed_texts(texts: list[str]) -> np.ndarray:
-    return np.array([text.encode() for text in texts], "S")
+    encoded = [text.encode() for text in texts]
+    return np.array(encoded, "S")
 
 
 def unwritable(path: Path, e: BaseException) -> InputError:
     """The error of a disk that fails or is full, in one line."""
-    reason = os.strerror(e.errno) if getattr(e, "errno", None) else e
+    number = getattr(e, "errno", None)
+    reason = os.strerror(number) if number else e
     remedy = "free the disk or set DME_CACHE to a folder you can write to"
     return InputError(f"cannot write {path}: {reason}; {remedy}")

@@ -4,6 +4,8 @@ splits.
 
 from collections.abc import Iterable
 
+Pair = tuple[int, int]  # (subject, position) or (height, width)
+
 DUKE_SHAPE = (496, 768)  # height and width of a B-scan, px
 DUKE_BSCANS = 61  # in a volume
 DUKE_SCALE_UM = (3.87, 11.33, 123.0)  # axial, lateral, spacing: the values eyepy uses
@@ -44,11 +46,18 @@ PAPER_VALIDATION = tuple(
 # Two eyes per fold. Eyes 3 and 9 hold least fluid, eyes 1 and 5 about a quarter of all each:
 # neither couple shares a fold. Given (4, 8) and (9, 10), no other pairing spreads the fluid of
 # grader 1 more evenly: 87022, 62811, 93790, 51544 and 50985 px.
-EYE_FOLDS = ((1, 7), (2, 6), (3, 5), (4, 8), (9, 10))
+EYE_FOLDS = (
+    (1, 7),
+    (2, 6),
+    (3, 5),
+    (4, 8),
+    (9, 10),
+)
 
 
 def is_duke(
-    places: Iterable[tuple[int, int]], shapes: Iterable[tuple[int, int]] | None = None
+    places: Iterable[Pair],
+    shapes: Iterable[Pair] | None = None,
 ) -> bool:
     """Whether scans at these places are the 110 that Duke's graders annotated.
 

@@ -20,7 +20,8 @@ from dme.data.masks import mask_lookup, read_mask
 from dme.data.source import Source, files_in, fingerprint, listing
 
 MASK_FOLDERS = ("fluid", "masks")
-PLACE_IN_NAME = r"subject_?(\d+)_(\d+)"  # subject and position of an image without index.csv
+# subject and position of an image without index.csv
+PLACE_IN_NAME = re.compile(r"subject_?(\d+)_(\d+)", re.IGNORECASE)
 
 
 @dataclass
@@ -38,12 +39,14 @@ def open_folder(root: Path) -> Source:
     image_folder = root / "images" if (root / "images").is_dir() else root
     images = files_in(image_folder, IMAGE_SUFFIXES)
     if not images:
-        inside = listing(sorted(file.name for file in root.iterdir())) or "nothing"
+        names = sorted(file.name for file in root.iterdir())
+        inside = listing(names) or "nothing"
         raise InputError(
             f"no Subject_NN.mat and no images in {image_folder}; {root} holds {inside}"
         )
-    boundary_folder = root / "boundaries"
-    boundaries = files_in(boundary_folder, (".npy",)) if boundary_folder.is_dir() else {}
+    boundaries = {}
+    if (root / "boundaries").is_dir():
+        boundaries = files_in(root / "boundaries", (".npy",))
     mask_folder = _mask_folder(root)
     masks = None if mask_folder is None else files_in(mask_folder, IMAGE_SUFFIXES)
 
@@ -68,11 +71,13 @@ def open_folder(root: Path) -> Source:
     digest = fingerprint(root, used, "folder\n")
     labels = ", no fluid labels" if masks is None else ""
     text = f"{len(rows)} B-scans from {root} (folder{labels})"
-    return Source("folder", str(root), digest, text, partial(_read_folder, files), notes)
+    reader = partial(_read_folder, files)
+    return Source("folder", str(root), digest, text, reader, notes)
 
 
 def _mask_folder(root: Path) -> Path | None:
-    folders = [root / name for name in MASK_FOLDERS if (root / name).is_dir()]
+    named = [root / name for name in MASK_FOLDERS]
+    folders = [folder for folder in named if folder.is_dir()]
     if len(folders) == 2:
         raise InputError(f"{root} has both fluid/ and masks/: keep one")
     return folders[0] if folders else None
@@ -82,14 +87,20 @@ def _rows_by_name(images: dict[str, Path], notes: list[str]) -> list[IndexRow]:
     """Rows without index.csv, from file names like subjectNN_MM, else of one subject in natural
     order.
     """
-    matches = {name: re.fullmatch(PLACE_IN_NAME, name, re.IGNORECASE) for name in images}
-    if all(matches.values()):
+    named = []
+    numbered = []
+    for position, name in enumerate(images):
+        numbered.append(IndexRow(1, position, name))
+        match = PLACE_IN_NAME.fullmatch(name)
+        if match:
+            named.append(IndexRow(int(match[1]), int(match[2]), name))
+    if len(named) == len(images):
         notes.append("no index.csv: subject and position come from the file names (subjectNN_MM)")
-        return [IndexRow(int(match[1]), int(match[2]), name) for name, match in matches.items()]
+        return named
     notes.append(
         "no index.csv: subjects unknown (all called 1: no split by subject), positions by name"
     )
-    return [IndexRow(1, position, name) for position, name in enumerate(images)]
+    return numbered
 
 
 def _check_places(root: Path, rows: list[IndexRow]) -> None:
@@ -130,13 +141,14 @@ def _used_files(files: Files, notes: list[str]) -> list[Path]:
 def _read_folder(files: Files, source: Source, labelled_only: bool) -> Iterator[BScan]:
     """Survey the whole set, then yield its scans; `source` notes what was found and done."""
     rows = files.rows
-    survey = survey_images([files.images[row.name] for row in rows])
+    survey = survey_images(files.images[row.name] for row in rows)
     lookup = None
     if files.masks is not None:
         lookup, meaning = mask_lookup(_mask_values(files, survey))
         source.note(f"masks: {meaning}")
     scale_known = any(row.scale_um for row in rows)
-    if not scale_known and is_duke((row.place for row in rows), survey.shapes.values()):
+    places = [row.place for row in rows]
+    if not scale_known and is_duke(places, survey.shapes.values()):
         rows = [row._replace(scale_um=DUKE_SCALE_UM) for row in rows]
         source.note(DUKE_RECOGNISED)
 
@@ -145,7 +157,13 @@ def _read_folder(files: Files, source: Source, labelled_only: bool) -> Iterator[
     for row in rows:
         image, conversion = read_grey(files.images[row.name], survey.peak)
         conversions[conversion] += 1
-        scan = BScan(row.name, image, None, None, row.subject, row.position, row.scale_um)
+        scan = BScan(
+            name=row.name,
+            image=image,
+            subject=row.subject,
+            position=row.position,
+            scale_um=row.scale_um,
+        )
         if lookup is not None:
             scan.fluid = lookup[read_mask(files.masks[row.name])]
         if row.name in files.boundaries:
@@ -167,7 +185,8 @@ def _mask_values(files: Files, survey: Survey) -> set[int]:
         file = files.masks[row.name]
         mask = read_mask(file)
         values.update(np.unique(mask).tolist())
-        shape = survey.shapes.get(files.images[row.name], mask.shape)
+        image = files.images[row.name]
+        shape = survey.shapes.get(image, mask.shape)
         if mask.shape != shape:
             raise InputError(f"{file}: mask is {mask.shape}, its image is {shape}")
     return values
@@ -178,7 +197,7 @@ def _note_crossings(source: Source, crossings: list[np.ndarray]) -> None:
     crossed = [crossing for crossing in crossings if crossing.any()]
     if not crossed:
         return
-    points = sum(int((crossing > 0).sum()) for crossing in crossed)
+    points = sum(np.count_nonzero(crossing) for crossing in crossed)
     worst_px = max(crossing.max() for crossing in crossed)
     files = f"{len(crossed)} of {len(crossings)} files"
     source.note(f"boundaries: {points} crossings in {files} repaired, largest {worst_px:.2f} px")

@@ -21,7 +21,6 @@ from dme.data.source import Source
 GROUPS = ("dr", "g", "h")  # diabetic retinopathy, glaucoma, healthy
 SIZE = (3504, 2336)  # width and height of the photographs
 NAMES = [f"{number:02d}_{group}" for number in range(1, 16) for group in GROUPS]
-MASK_FOLDERS = ("vessels", "manual1")
 TRAIN_NUMBERS = range(1, 6)  # OpenMMLab trains on 01-05 of each group and validates on 06-15
 
 
@@ -57,21 +56,24 @@ def open_hrf(path: str | Path | None = None, scale: float = 1.0) -> Source:
             number, group = divmod(i, len(GROUPS))
             yield BScan(name, image, vessels, subject=number + 1, position=group)
 
-    description = f"45 fundus photographs of the HRF set in {root}, at {scale:g} of their size"
-    return Source("hrf", str(root), digest.hexdigest(), description, read)
+    text = f"45 fundus photographs of the HRF set in {root}, at {scale:g} of their size"
+    return Source("hrf", str(root), digest.hexdigest(), text, read)
 
 
 def _files(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """Images and vessel masks by name, or InputError when any is missing."""
     images = root / "images"
-    mask_folders = [root / name for name in MASK_FOLDERS if (root / name).is_dir()]
-    if not images.is_dir() or not mask_folders:
+    masks = root / "vessels"
+    if not masks.is_dir():
+        masks = root / "manual1"  # as the original archive calls it
+    if not images.is_dir() or not masks.is_dir():
         raise InputError(
             f"{root} has no images/ beside vessels/ or manual1/; give the unpacked HRF set"
         )
     image_files = _by_name(images)
-    mask_files = _by_name(mask_folders[0])
-    missing = [name for name in NAMES if name not in image_files or name not in mask_files]
+    mask_files = _by_name(masks)
+    complete = image_files.keys() & mask_files.keys()
+    missing = [name for name in NAMES if name not in complete]
     if missing:
         some = ", ".join(missing[:5])
         if len(missing) > 5:
@@ -83,7 +85,8 @@ def _files(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    return {file.stem.lower(): file for file in sorted(folder.iterdir())}
+    files = sorted(folder.iterdir())
+    return {file.stem.lower(): file for file in files}
 
 
 def _read(image_file: Path, mask_file: Path, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +103,8 @@ def _read(image_file: Path, mask_file: Path, scale: float) -> tuple[np.ndarray, 
         size = _scaled(image.size, scale)
         image = image.resize(size, Image.Resampling.BOX)
         mask = mask.resize(size, Image.Resampling.BOX)
-    return np.asarray(image), (np.asarray(mask) >= 128).astype(np.uint8)
+    vessels = np.asarray(mask) >= 128
+    return np.asarray(image), vessels.astype(np.uint8)
 
 
 def _open(file: Path, mode: str) -> Image.Image:
@@ -111,8 +115,9 @@ def _open(file: Path, mode: str) -> Image.Image:
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    width, height = size
-    return max(1, round(width * scale)), max(1, round(height * scale))
+    width = max(1, round(size[0] * scale))
+    height = max(1, round(size[1] * scale))
+    return width, height
 
 
 def _size(picture: Image.Image) -> str:
@@ -121,5 +126,9 @@ def _size(picture: Image.Image) -> str:
 
 def split_hrf(names: list[str]) -> tuple[list[int], list[int]]:
     """OpenMMLab's split: indices of the 15 training and 30 validation photographs."""
-    train = [i for i, name in enumerate(names) if int(name[:2]) in TRAIN_NUMBERS]
-    return train, [i for i in range(len(names)) if i not in train]
+    train = []
+    validation = []
+    for i, name in enumerate(names):
+        side = train if int(name[:2]) in TRAIN_NUMBERS else validation
+        side.append(i)
+    return train, validation

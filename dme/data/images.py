@@ -82,14 +82,16 @@ def to_grey_uint8(pixels: np.ndarray, peak: int | None = None) -> tuple[np.ndarr
     """
     # channels: alpha is the last of two or four, three are colour, one is grey
     steps = []
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+    channels = pixels.shape[2:]  # () of grey pixels
+    if channels in ((2,), (4,)):
         pixels = pixels[:, :, :-1]
+        channels = pixels.shape[2:]
         steps.append("alpha dropped")
-    if pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8:
+    if channels == (3,) and pixels.dtype == np.uint8:
         colour = Image.fromarray(np.ascontiguousarray(pixels))
         pixels = np.asarray(colour.convert("L"))
         steps.append("colour converted to grey by Rec. 601 luma")
-    if pixels.shape[2:] == (1,):
+    if channels == (1,):
         pixels = pixels[:, :, 0]
 
     # only whole numbers of up to 16 bits are left
@@ -106,7 +108,8 @@ def to_grey_uint8(pixels: np.ndarray, peak: int | None = None) -> tuple[np.ndarr
     elif pixels.dtype != np.uint8:
         largest = int(pixels.max()) if peak is None else int(peak)
         white = 2 ** max(8, largest.bit_length()) - 1
-        pixels = np.rint(pixels * (255 / white)).astype(np.uint8)
+        scaled = np.rint(pixels * (255 / white))
+        pixels = scaled.astype(np.uint8)
         steps.append(f"16-bit values scaled by 255/{white}")
     return pixels, "; ".join(steps)
 

@@ -67,8 +67,10 @@ def _row(name: str, cells: dict[str, str]) -> IndexRow:
     position = int(cells["bscan"])
     if subject < 1 or position < 0:
         raise ValueError
-    scale_um = tuple(float(cells[key]) for key in SCALE_COLUMNS if cells.get(key))
+    given = [key for key in SCALE_COLUMNS if cells.get(key)]
+    scale_um = tuple(float(cells[key]) for key in given)
     complete = len(scale_um) in (0, len(SCALE_COLUMNS))
-    if not complete or not all(0 < um < math.inf for um in scale_um):
+    possible = all(0 < um < math.inf for um in scale_um)
+    if not complete or not possible:
         raise ValueError
     return IndexRow(subject, position, name, scale_um or None)

@@ -21,13 +21,14 @@ def read_mask(path: Path) -> np.ndarray:
         if colours.ndim == 3 and _black_and_white(colours):
             mask = colours[:, :, 0] // 255
     if mask.ndim == 3:
-        if mask.shape[2] > 2 and not _grey(mask[:, :, :3]):
+        coloured = mask.shape[2] > 2 and not _grey(mask[:, :, :3])
+        if coloured:
             raise InputError(f"{path}: a coloured mask; save it as grey, palette or 1-bit PNG")
         mask = mask[:, :, 0]
-    if mask.dtype.kind not in "bui" or mask.min() < 0 or mask.max() > 255:
-        raise InputError(
-            f"{path}: mask values {mask.min()}..{mask.max()}, expected whole numbers 0..255"
-        )
+    least = mask.min()
+    most = mask.max()
+    if mask.dtype.kind not in "bui" or least < 0 or most > 255:
+        raise InputError(f"{path}: mask values {least}..{most}, expected whole numbers 0..255")
     return mask.astype(np.uint8)
 
 
@@ -37,7 +38,8 @@ def _grey(colours: np.ndarray) -> bool:
 
 
 def _black_and_white(colours: np.ndarray) -> bool:
-    return bool(np.isin(colours, (0, 255)).all()) and _grey(colours)
+    extreme = np.isin(colours, (0, 255))
+    return bool(extreme.all()) and _grey(colours)
 
 
 def mask_lookup(values: set[int]) -> tuple[np.ndarray, str]:

@@ -35,8 +35,8 @@ class Volume:
     def annotated(self) -> list[int]:
         if self.fluid is None:
             return []
-        nothing = np.isnan(self.fluid).all(axis=(0, 1))  # (B-scans,)
-        return np.flatnonzero(~nothing).tolist()
+        known = ~np.isnan(self.fluid)
+        return np.flatnonzero(known.any(axis=(0, 1))).tolist()
 
 
 @dataclass
@@ -50,7 +50,10 @@ class Repairs:
 
 def open_mat(path: Path, grader: int) -> Source:
     """Source of one Subject_NN.mat or a folder of them, with the annotations of grader 1 or 2."""
-    files = {path.stem: path} if path.is_file() else files_in(path, (".mat",))
+    if path.is_file():
+        files = {path.stem: path}
+    else:
+        files = files_in(path, (".mat",))
     subjects: dict[int, Path] = {}
     for stem, file in files.items():
         match = re.fullmatch(r"subject_?(\d+)", stem, re.IGNORECASE)
@@ -65,10 +68,12 @@ def open_mat(path: Path, grader: int) -> Source:
             f"{file}: the subject number comes from the file name; rename it to Subject_NN.mat"
         )
 
-    digest = fingerprint(file.parent, list(subjects.values()), f"mat grader {grader}\n")
+    used = list(subjects.values())
+    digest = fingerprint(file.parent, used, f"mat grader {grader}\n")
     many = "s" if len(subjects) > 1 else ""
     text = f"real B-scans of {len(subjects)} subject{many} from {path} (mat, grader {grader})"
-    return Source("mat", str(path), digest, text, partial(_read_files, subjects, grader))
+    reader = partial(_read_files, subjects, grader)
+    return Source("mat", str(path), digest, text, reader)
 
 
 def _read_files(
@@ -106,22 +111,24 @@ def _load_volume(path: Path, grader: int, labelled_only: bool) -> Volume:
 
     # the images give the shape of the others
     images = arrays["images"]
+    fluid = arrays.get(fluid_key)
+    layers = arrays.get(layers_key)
     if images.ndim == 3 and images.size:
-        _check_array(path, arrays, "images", images.shape)
-        _check_array(path, arrays, fluid_key, images.shape)
-        _check_array(path, arrays, layers_key, (8, *images.shape[1:]))
+        _, width, count = images.shape
+        _check_array(path, "images", images, images.shape)
+        _check_array(path, fluid_key, fluid, images.shape)
+        _check_array(path, layers_key, layers, (8, width, count))
     else:
-        _check_array(path, arrays, "images", ("height", "width", "B-scans"))
+        _check_array(path, "images", images, ("height", "width", "B-scans"))
     if images.dtype.kind == "f" and images.max() <= 1:
         raise InputError(
             f"{path}: images lie within 0..1, expected grey values 0..255: multiply them by 255"
         )
-    return Volume(path, images, arrays.get(fluid_key), arrays.get(layers_key), fluid_key)
+    return Volume(path, images, fluid, layers, fluid_key)
 
 
-def _check_array(path: Path, arrays: dict[str, np.ndarray], key: str, shape: tuple) -> None:
+def _check_array(path: Path, key: str, array: np.ndarray | None, shape: tuple) -> None:
     """Raises InputError when the file has the array, but not as numbers of this shape."""
-    array = arrays.get(key)
     if array is None or array.shape == shape and array.dtype.kind in "uif":
         return
     expected = f"numbers ({', '.join(map(str, shape))})"
@@ -165,7 +172,8 @@ def _read_volume(
         if position in annotated:
             scan.fluid = _fluid(volume, position, repairs)
         if volume.layers is not None:
-            scan.layers = _layers(volume.layers[:, :, position], len(image), repairs)
+            rows = volume.layers[:, :, position]
+            scan.layers = _layers(rows, len(image), repairs)
         yield scan
 
     # what was changed in them
@@ -212,9 +220,9 @@ def _layers(stored: np.ndarray, height: int, repairs: Repairs) -> np.ndarray:
     """
     rows = np.where(np.isinf(stored), -1.0, stored)  # outside the image
     layers, crossing = repair_boundaries(rows)
-    wrong = (crossing > MAX_CROSSING_PX).any(axis=0)  # (W,)
-    wrong |= ((layers < 0) | (layers > height)).any(axis=0)
+    outside = (layers < 0) | (layers > height)
+    wrong = (outside | (crossing > MAX_CROSSING_PX)).any(axis=0)  # (W,)
     layers[:, wrong] = np.nan
-    repairs.crossings += int((crossing[:, ~wrong] > 0).sum())
+    repairs.crossings += np.count_nonzero(crossing[:, ~wrong] > 0)
     repairs.columns += int(wrong.sum())
     return layers

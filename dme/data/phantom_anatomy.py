@@ -247,7 +247,7 @@ def _bulge(retina: np.ndarray, cyst: Cyst) -> None:
 
 
 def boundary_rows(rng: Generator, eye: Eye, z: float, thickness: np.ndarray) -> np.ndarray:
-    """(8, 768) rows of the boundaries: a curved RPE with the layers on top, diving into the disc."""
+    """(8, 768) rows of the boundaries: a curved RPE, the layers on top, diving into the disc."""
     centred = X / (COLS / 2) - 1
     from_middle = (z - 30) / 20
     sag = eye.sag_px * (0.8 + 0.5 * from_middle**2)

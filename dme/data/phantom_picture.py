@@ -146,7 +146,7 @@ def row_at(bounds: np.ndarray, u: float) -> np.ndarray:
 
 
 def blobs(rng: Generator, canvas: Canvas, dy: float, dx: float) -> np.ndarray:
-    """(H, W) noise of about unit variance with blobs of about 2 dy x 2 dx at every image size."""
+    """(H, W) noise of about unit variance, blobs of about 2 dy x 2 dx at every image size."""
     shape = (int(ROWS / dy) + 4, int(COLS / dx) + 4)
     noise = rng.standard_normal(shape, dtype=np.float32)
     noise = 2.5 * gaussian_filter(noise, 0.7)
@@ -175,7 +175,7 @@ def add_texture(rng: Generator, canvas: Canvas) -> None:
 
 
 def add_disc(eye: Eye, z: float, canvas: Canvas) -> None:
-    """In the disc nerve tissue fades into deep shadow, without layers; the RPE ends in a streak."""
+    """In the disc nerve tissue fades into shadow, without layers; the RPE ends in a streak."""
     reach = columns_from(eye.disc, canvas.cols, z)
     near = np.flatnonzero(reach < eye.disc_radius + 12)
     inside = eye.disc_radius - columns_from(eye.disc, canvas.cols[near], z)
@@ -256,7 +256,7 @@ def _depth_in_cyst(cyst: Cyst, canvas: Canvas, columns: np.ndarray) -> np.ndarra
 
 
 def add_foci(rng: Generator, eye: Eye, canvas: Canvas) -> None:
-    """Hyper-reflective foci around the oedema, some in clusters (hard exudates): dots of 1-3 px."""
+    """Hyper-reflective foci around the oedema, some in clusters (exudates): dots of 1-3 px."""
     for _ in range(rng.poisson(eye.foci)):
         cluster_x = rng.normal(eye.oedema[0], 0.8 * eye.oedema_radius[0])
         cluster_u = rng.uniform(1.5, 4.2)

@@ -44,9 +44,14 @@ class Cache:
         return len(self.names)
 
     @property
+    def places(self) -> list[tuple[int, int]]:
+        """(subject, position) of every scan."""
+        return list(zip(self.subjects.tolist(), self.positions.tolist(), strict=True))
+
+    @property
     def is_duke(self) -> bool:
         """Whether these are the 110 scans that Duke's graders annotated, by their places."""
-        return is_duke(zip(self.subjects.tolist(), self.positions.tolist(), strict=True))
+        return is_duke(self.places)
 
     def graded(self, index: int) -> np.ndarray:
         """Columns of a native scan that somebody annotated, bool (W,).
@@ -65,10 +70,12 @@ class Cache:
         width = self.images[index].shape[1]
         if not self.is_duke:
             return np.ones(width, bool)
+        # of a scan of another width those at the same places
         first, last = GRADED_COLUMNS
-        duke_width = DUKE_SHAPE[1]
+        begin = first * width // DUKE_SHAPE[1]
+        end = (last + 1) * width // DUKE_SHAPE[1]
         columns = np.zeros(width, bool)
-        columns[first * width // duke_width : (last + 1) * width // duke_width] = True
+        columns[begin:end] = True
         return columns
 
 
@@ -83,8 +90,13 @@ def collect(source: Source) -> Cache:
     notes = list(source.notes)  # complete, now that the scans are read
     _check_all_labelled(scans)
     _fill_layers(scans, notes)
-    labelled = scans[0].fluid is not None
-    graded = scans[0].layers is not None
+    fluid = layers = None
+    if scans[0].fluid is not None:
+        fluid = [scan.fluid for scan in scans]
+    if scans[0].layers is not None:
+        layers = [scan.layers.astype(np.float32) for scan in scans]
+    subjects = [scan.subject for scan in scans]
+    positions = [scan.position for scan in scans]
     return Cache(
         kind=source.kind,
         description=source.description,
@@ -93,19 +105,19 @@ def collect(source: Source) -> Cache:
         scale_um=_common_scale(scans, notes),
         names=[scan.name for scan in scans],
         notes=notes,
-        subjects=np.array([scan.subject for scan in scans], np.int64),
-        positions=np.array([scan.position for scan in scans], np.int64),
+        subjects=np.array(subjects, np.int64),
+        positions=np.array(positions, np.int64),
         images=[scan.image for scan in scans],
-        fluid=[scan.fluid for scan in scans] if labelled else None,
-        layers=[scan.layers.astype(np.float32) for scan in scans] if graded else None,
+        fluid=fluid,
+        layers=layers,
     )
 
 
 def _checked(scan: BScan) -> BScan:
     """The same scan, or InputError saying which scan is wrong and how."""
     image = scan.image
-    colours = image.shape[2:] in ((), (3,))
-    if image.dtype != np.uint8 or image.ndim < 2 or not colours or image.size == 0:
+    shaped = image.ndim >= 2 and image.shape[2:] in ((), (3,))
+    if image.dtype != np.uint8 or not shaped or image.size == 0:
         _refuse(scan, f"image is {image.dtype} {image.shape}", "uint8 (H, W) or (H, W, 3)")
 
     fluid = scan.fluid
@@ -146,7 +158,8 @@ def _fill_layers(scans: list[BScan], notes: list[str]) -> None:
         return
     notes.append(f"{len(ungraded)} of {len(scans)} scans have no layers: taken as ungraded (NaN)")
     for scan in ungraded:
-        scan.layers = np.full((8, scan.image.shape[1]), np.nan, np.float32)
+        width = scan.image.shape[1]
+        scan.layers = np.full((8, width), np.nan, np.float32)
 
 
 def _common_scale(scans: list[BScan], notes: list[str]) -> tuple[float, float, float] | None:
@@ -159,10 +172,13 @@ def _common_scale(scans: list[BScan], notes: list[str]) -> tuple[float, float, f
 
 def resized(native: Cache, size: int) -> Cache:
     """The set at size x size, without layers; how: see `dme.data.cache.open_cache`."""
+    count = len(native)
     channels = native.images[0].shape[2:]
-    images = np.empty((len(native), size, size, *channels), np.uint8)
-    fluid = None if native.fluid is None else np.empty((len(native), size, size), np.uint8)
-    for i in tqdm(range(len(native)), desc=f"resizing to {size} x {size}", unit="scan"):
+    images = np.empty((count, size, size, *channels), np.uint8)
+    fluid = None
+    if native.fluid is not None:
+        fluid = np.empty((count, size, size), np.uint8)
+    for i in tqdm(range(count), desc=f"resizing to {size} x {size}", unit="scan"):
         images[i] = _resize(native.images[i], size, Image.Resampling.BICUBIC)
         if fluid is not None:
             fluid[i] = _resized_labels(native.fluid[i], size)
@@ -179,7 +195,8 @@ def resized(native: Cache, size: int) -> Cache:
 
 
 def _resize(array: np.ndarray, size: int, resampling: Image.Resampling) -> np.ndarray:
-    return np.asarray(Image.fromarray(array).resize((size, size), resampling))
+    image = Image.fromarray(array)
+    return np.asarray(image.resize((size, size), resampling))
 
 
 def _resized_labels(labels: np.ndarray, size: int) -> np.ndarray:

@@ -46,7 +46,8 @@ def files_in(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for file in sorted(folder.iterdir(), key=natural):
         hidden = file.name[0] == "."
-        if hidden or file.suffix.lower() not in suffixes or not file.is_file():
+        of_this_kind = file.suffix.lower() in suffixes
+        if hidden or not of_this_kind or not file.is_file():
             continue
         if file.stem in files:
             earlier = files[file.stem]

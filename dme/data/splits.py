@@ -30,7 +30,8 @@ def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, n
     fit.
     """
     if name == "all":
-        return np.arange(len(cache)), np.arange(len(cache))
+        every = np.arange(len(cache))
+        return every, every.copy()
 
     used = np.ones(len(cache), bool)
     development = re.fullmatch(r"dev:([1-4])/4", name)
@@ -40,11 +41,13 @@ def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, n
     elif name == "random":
         validates = _random_fifth(len(cache), seed)
     elif development:
-        eyes = [eye for fold in EYE_FOLDS[:DEVELOPMENT_FOLDS] for eye in fold]
-        used = np.isin(cache.subjects, eyes) & ~_paper_validation(cache, name)
-        validates = np.isin(cache.subjects, EYE_FOLDS[int(development[1]) - 1])
+        folds = EYE_FOLDS[:DEVELOPMENT_FOLDS]
+        used = np.isin(cache.subjects, folds) & ~_paper_validation(cache, name)
+        fold = int(development[1])
+        validates = np.isin(cache.subjects, folds[fold - 1])
     elif by_subject:
-        subjects = _held_out_subjects(cache, name, int(by_subject[1]), int(by_subject[2]))
+        fold, folds = map(int, by_subject.groups())
+        subjects = _held_out_subjects(cache, name, fold, folds)
         validates = np.isin(cache.subjects, subjects)
     else:
         expected = "paper, random, subject:K/N such as subject:1/5, dev:K/4 or all"
@@ -52,7 +55,7 @@ def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, n
 
     train = np.flatnonzero(used & ~validates).astype(np.int64)
     validation = np.flatnonzero(used & validates).astype(np.int64)
-    for side, indices in (("training", train), ("validation", validation)):
+    for side, indices in {"training": train, "validation": validation}.items():
         if indices.size == 0:
             raise InputError(
                 f"split {name} leaves no {side} scans out of {len(cache)}: use a larger set"
@@ -89,7 +92,8 @@ def _held_out_subjects(cache: Cache, name: str, fold: int, folds: int) -> Sequen
     if len(subjects) < folds:
         found = f"{folds} folds need {folds} subjects, found {len(subjects)}"
         raise InputError(f"split {name}: {found}; use fewer folds or --split random")
-    if folds == len(EYE_FOLDS) and subjects == list(range(1, 11)):
+    ten_eyes = subjects == list(range(1, 11))
+    if ten_eyes and folds == len(EYE_FOLDS):
         return EYE_FOLDS[fold - 1]
     return subjects[fold - 1 :: folds]
 
