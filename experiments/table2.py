@@ -1,19 +1,21 @@
-"""Table 2 of the study: eleven ways to fine-tune the PSP network, each a command line of finetune.py.
+"""Table 2 of the study: eleven ways to fine-tune the PSP network, each options of finetune.py.
 
-python experiments/table2.py                        # all rows that have no result yet, then the table
+python experiments/table2.py              # all rows that have no result yet, then the table
 python experiments/table2.py --rows 6 10 --seeds 0 1 2
-python experiments/table2.py --extended             # what the study's documents ask for beside them
-python experiments/table2.py --results experiments/results/table2 --amp bf16 --print    # finished rows
+python experiments/table2.py --extended   # what the study's documents ask for beside them
+python experiments/table2.py --results experiments/results/table2 --amp bf16 --print  # as it is
 
 Every finished row is a file in --results. An interrupted series continues where it was.
 """
 
 import argparse
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from dme.common.errors import InputError, run
+from dme.common.options import option_parser
 from dme.training import series
 
 
@@ -57,10 +59,21 @@ EXTENDED = {
 }
 
 
+# Columns of the table that are ours: what is taken of a run's pooled scores
+MEASURED: tuple[Callable[[dict], float], ...] = (
+    lambda pooled: pooled["mean_dice"],
+    lambda pooled: pooled["mean_iou"],
+    lambda pooled: pooled["dice"][1],
+    lambda pooled: pooled["iou"][1],
+)
+HEADING = (
+    "| row | | published mDice | mIoU | fluid Dice | IoU "
+    "| ours: mDice | mIoU | fluid Dice | IoU | seeds | s/it |"
+)
+
+
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = option_parser(__doc__)
     add = parser.add_argument
     add(
         "--rows",
@@ -82,71 +95,71 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     rows = ROWS | EXTENDED
-    numbers = args.rows or [*ROWS, *(EXTENDED if args.extended else [])]
-    if unknown := [n for n in numbers if n not in rows]:
-        raise InputError(f"no row {unknown[0]}; there are 1 to {len(rows)}")
+    numbers = args.rows or list(rows if args.extended else ROWS)
+    for number in numbers:
+        if number not in rows:
+            raise InputError(f"no row {number}; there are 1 to {len(rows)}")
     runs = {}
-    for n in numbers:
+    for number in numbers:
         for seed in args.seeds:
-            runs |= run_of(n, seed, args.weights, args.amp)
-    found = series.gather(args, runs, "rows")
-    table = markdown({n: rows[n] for n in numbers}, found)
-    series.write_table(args.out / "table2.md", table)
-    print(
-        f"\n{table}\ntable: {args.out / 'table2.md'}\nrows: {series.results_folder(args, 'rows')}"
-    )
+            runs |= run_of(number, seed, args.weights, args.amp)
+    results = series.gather(args, runs, "rows")
+    table = markdown({number: rows[number] for number in numbers}, results)
+    path = args.out / "table2.md"
+    series.write_table(path, table)
+    print(f"\n{table}\ntable: {path}\nrows: {series.results_folder(args, 'rows')}")
 
 
 def run_of(number: int, seed: int, weights: str, amp: str) -> dict[str, list[str]]:
     """A row's run: its name, and the arguments of finetune.py."""
     row = (ROWS | EXTENDED)[number]
-    start = [] if "--weights" in row.arguments else ["--weights", weights]
-    shared = ["--split", "paper", *start, "--amp", amp, "--seed", str(seed)]
-    return {f"{number:02}-seed{seed}": [*row.arguments.split(), *shared]}
+    arguments = [*row.arguments.split(), "--split", "paper"]
+    if "--weights" not in row.arguments:
+        arguments += ["--weights", weights]
+    return {f"{number:02}-seed{seed}": [*arguments, "--amp", amp, "--seed", str(seed)]}
 
 
-def markdown(rows: dict[int, Row], found: dict[str, dict]) -> str:
-    """The table; of each row the mean over its seeds, with their standard deviation."""
-    first = next(iter(found.values()))
-    where = "SYNTHETIC scans" if first["data_kind"] == "phantom" else "real scans"
+def markdown(rows: dict[int, Row], results: dict[str, dict]) -> str:
+    """The table; of each row the mean over its seeds, with their standard deviation.
+
+    results: name of a run, see `run_of` -> its results.json.
+    """
+    first = next(iter(results.values()))
+    scans = "SYNTHETIC scans" if first["data_kind"] == "phantom" else "real scans"
+    count = len(first["scans"])
     lines = [
-        f"Published, and ours on {where}: head PSP if nothing else is said, width {first['arch']['width']}, "
-        f"{len(first['scans'])} validation scans of split paper",
+        f"Published, and ours on {scans}: head PSP if nothing else is said, "
+        f"width {first['arch']['width']}, {count} validation scans of split paper",
         "",
-        "| row | | published mDice | mIoU | fluid Dice | IoU | ours: mDice | mIoU | fluid Dice | IoU "
-        "| seeds | s/it |",
+        HEADING,
         "|---" * 12 + "|",
     ]
-    for n, row in rows.items():
-        own = [result for name, result in found.items() if name.startswith(f"{n:02}-")]
-        if not own:
-            continue
-        published = [
-            "" if value is None else f"{value:.4f}"
-            for value in (row.mean_dice, row.mean_iou, row.fluid_dice, row.fluid_iou)
-        ]
-        measured = [
-            series.mean_sd([pick(result["pooled"]) for result in own])
-            for pick in (
-                lambda pooled: pooled["mean_dice"],
-                lambda pooled: pooled["mean_iou"],
-                lambda pooled: pooled["dice"][1],
-                lambda pooled: pooled["iou"][1],
-            )
-        ]
-        seconds = np.median([result["seconds_per_iteration"] for result in own])
-        cells = [str(n), row.name, *published, *measured, str(len(own)), f"{seconds:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    background = [result["pooled"]["dice"][0] for result in found.values()]
-    leaking = f"{first['leak']} of the {len(first['scans'])} validation scans have a neighbour in training"
+    for number, row in rows.items():
+        of_row = [results[name] for name in results if name.startswith(f"{number:02}-")]
+        if of_row:
+            lines.append(f"| {' | '.join([str(number), *_cells(row, of_row)])} |")
+
+    background = [result["pooled"]["dice"][0] for result in results.values()]
     lines += [
         "",
         "mDice and mIoU average fluid and background, whose Dice here is "
-        f"{min(background):.3f} to {max(background):.3f} whatever the fluid's. The published fluid scores "
-        "stand in the study's notebooks, not in its paper.",
-        f"The split is by B-scan, not by eye: {leaking}, so no score here says anything about a new patient.",
+        f"{min(background):.3f} to {max(background):.3f} whatever the fluid's. The published "
+        "fluid scores stand in the study's notebooks, not in its paper.",
+        f"The split is by B-scan, not by eye: {first['leak']} of the {count} validation scans "
+        "have a neighbour in training, so no score here says anything about a new patient.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row, results: Sequence[dict]) -> list[str]:
+    """A row's cells but its number."""
+    cells = [row.name]
+    for value in (row.mean_dice, row.mean_iou, row.fluid_dice, row.fluid_iou):
+        cells.append("" if value is None else f"{value:.4f}")
+    for score in MEASURED:
+        cells.append(series.mean_sd([score(result["pooled"]) for result in results]))
+    seconds = np.median([result["seconds_per_iteration"] for result in results])
+    return [*cells, str(len(results)), f"{seconds:.2f}"]
 
 
 if __name__ == "__main__":

@@ -12,46 +12,58 @@ import numpy as np
 
 from dme.common.errors import InputError
 from dme.common.files import atomic_path, write_json
+from dme.common.options import add_options
 from dme.common.provenance import ROOT
+from dme.training.settings import Recipe
+
+INTERRUPTED = (130, -2)  # exit codes after Ctrl-C
+Runs = dict[str, list[str]]  # name -> arguments of the script
+Results = dict[str, dict]  # name -> what the run left in its results.json
 
 
-def add_arguments(parser: argparse.ArgumentParser, out: str, what: str = "runs") -> None:
-    """The options that every series has. out: default folder. what: how its runs are called."""
+def add_arguments(parser: argparse.ArgumentParser, out: str, noun: str = "runs") -> None:
+    """The options that every series has. out: default folder. noun: how its runs are called."""
     add = parser.add_argument
     add(
         "--data",
         help=".mat files or folder of B-scans, or 'phantom' (default: DME_DATA, else phantom)",
     )
-    add("--amp", default="auto", help="auto, off, bf16 or fp16 (auto: float32 on a CPU)")
-    add("--print", action="store_true", help=f"train nothing, show the {what} that are finished")
+    add_options(parser, Recipe, only=("amp",))
+    add("--print", action="store_true", help=f"train nothing, show the {noun} that are finished")
     add("--out", type=Path, default=Path(out), help=f"run folders and tables (default {out})")
     add(
-        "--results", type=Path, help=f"folder for the finished {what}' files (default: OUT/{what})"
+        "--results",
+        type=Path,
+        help=f"folder for the finished {noun}' files (default: OUT/{noun})",
     )
 
 
-def results_folder(args: argparse.Namespace, what: str = "runs") -> Path:
-    return args.results or args.out / what
+def results_folder(args: argparse.Namespace, noun: str = "runs") -> Path:
+    """Where the finished runs' files lie."""
+    return args.results or args.out / noun
 
 
 def gather(
     args: argparse.Namespace,
-    runs: dict[str, list[str]],
-    what: str = "runs",
+    runs: Runs,
+    noun: str = "runs",
     script: str = "finetune.py",
     may_be_empty: bool = False,
-) -> dict[str, dict]:
-    """Results of `runs`, as the options of `add_arguments` ask: of all, or with --print of the finished ones.
+) -> Results:
+    """Results of all runs, or with --print of the finished ones; args as of `add_arguments`.
 
     Raises InputError when there is none, unless that may be.
     """
-    results = results_folder(args, what)
+    folder = results_folder(args, noun)
     if args.data:
         os.environ["DME_DATA"] = args.data  # which the scripts read too
-    found = finished(runs, results) if args.print else run_missing(script, runs, args.out, results)
-    if not found and not may_be_empty:
-        raise InputError(f"no finished {what} in {results}; run without --print first")
-    return found
+    if args.print:
+        results = finished(runs, folder)
+    else:
+        results = run_missing(script, runs, args.out, folder)
+    if not results and not may_be_empty:
+        raise InputError(f"no finished {noun} in {folder}; run without --print first")
+    return results
 
 
 def write_table(path: Path, table: str) -> None:
@@ -60,15 +72,19 @@ def write_table(path: Path, table: str) -> None:
 
 
 def mean_sd(values: Sequence[float]) -> str:
-    """Cell of a table: the mean, of several values with their standard deviation; empty for none."""
-    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}" if len(values) else ""
+    """Cell of a table: the mean, of several with their standard deviation; empty for none."""
+    if len(values) == 0:
+        return ""
+    mean = f"{np.mean(values):.4f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {np.std(values, ddof=1):.4f}"
 
 
 def fewest_to_most(counts: Collection[int]) -> str:
     """Cell of a table: how many runs its other cells rest on."""
-    low, high = min(counts), max(counts)
-    return f"{low}-{high}" if low < high else f"{high}"
+    fewest, most = min(counts), max(counts)
+    return f"{fewest}-{most}" if fewest < most else f"{most}"
 
 
 def in_name(split: str) -> str:
@@ -76,68 +92,72 @@ def in_name(split: str) -> str:
     return split.replace(":", "").replace("/", "of")
 
 
-def finished(runs: dict[str, list[str]], results: Path) -> dict[str, dict]:
-    """Results of those of `runs` (name -> arguments) that `results` holds, as `run_missing` left them there.
+def finished(runs: Runs, folder: Path) -> Results:
+    """Results of those of `runs` that the folder holds, as `run_missing` left them there.
 
     Raises InputError for a file that was made with other arguments, or is none of ours, and for
     files made on different data.
     """
-    found = {}
+    results = {}
     for name, arguments in runs.items():
-        path = results / f"{name}.json"
+        path = folder / f"{name}.json"
         if not path.exists():
             continue
         try:
-            found[name] = json.loads(path.read_text())
-            made_with = found[name]["arguments"]
+            results[name] = json.loads(path.read_text())
+            made_with = results[name]["arguments"]
         except (ValueError, KeyError, TypeError) as e:
             raise InputError(f"{path} is damaged or no result of this script; delete it") from e
         if made_with != arguments:
             raise InputError(
                 f"{path} was made with {' '.join(made_with)}; expected {' '.join(arguments)}; "
-                "give the same options, choose another --results, or delete it and its run's folder in --out"
+                "give the same options, choose another --results, or delete it and its run's "
+                "folder in --out"
             )
-    refuse_mixed(found.values(), results)
-    return found
+    refuse_mixed(results.values(), folder)
+    return results
 
 
-def refuse_mixed(of_runs: Iterable[dict], results: Path) -> None:
+def refuse_mixed(results: Iterable[dict], folder: Path) -> None:
     """Raise InputError for results of runs on different data."""
-    if len({result.get("data_sha256") for result in of_runs}) > 1:
+    if len({result.get("data_sha256") for result in results}) > 1:
         raise InputError(
-            f"the results in {results} were made on different data; keep one folder per data set"
+            f"the results in {folder} were made on different data; keep one folder per data set"
         )
 
 
-def run_missing(
-    script: str, runs: dict[str, list[str]], out: Path, results: Path
-) -> dict[str, dict]:
-    """Results of all of `runs`; those without a file in `results` are run first, in order.
+def run_missing(script: str, runs: Runs, out: Path, folder: Path) -> Results:
+    """Results of all of `runs`; those without a file in `folder` are run first, in order.
 
     script: file in experiments/ that takes --out and --resume and leaves a results.json. A run's
     folder is out/NAME; an interrupted one is continued there. Its results.json and its arguments
-    become results/NAME.json. Raises InputError when a run fails or was made on other data than
+    become folder/NAME.json. Raises InputError when a run fails or was made on other data than
     those before it; what was finished before is kept.
     """
-    done = finished(runs, results)
-    for name in [name for name in runs if name not in done]:
-        print(
-            f"\n== {name} ({len(done)} of {len(runs)} done): {script} {' '.join(runs[name])}",
-            flush=True,
-        )
-        command = [sys.executable, ROOT / "experiments" / script, *runs[name], "--out", out / name]
-        if (out / name / "last.pt").exists():
-            command.append("--resume")
-        status = subprocess.run(command).returncode
-        if status in (130, -2):
+    done = finished(runs, folder)
+    for name, arguments in runs.items():
+        if name in done:
+            continue
+        progress = f"{len(done)} of {len(runs)}"
+        print(f"\n== {name} ({progress} done): {script} {' '.join(arguments)}", flush=True)
+        status = _run(ROOT / "experiments" / script, arguments, out / name)
+        if status in INTERRUPTED:
             raise KeyboardInterrupt
         if status:
             raise InputError(
-                f"run {name} failed with exit code {status} (see above); {len(done)} of {len(runs)} are done "
-                f"in {results}, the same command goes on from there"
+                f"run {name} failed with exit code {status} (see above); {progress} are done in "
+                f"{folder}, the same command goes on from there"
             )
         result = json.loads((out / name / "results.json").read_text())
-        refuse_mixed([*done.values(), result], results)
-        write_json(results / f"{name}.json", {"arguments": runs[name], **result})
-        done = finished(runs, results)
+        refuse_mixed([*done.values(), result], folder)
+        write_json(folder / f"{name}.json", {"arguments": arguments, **result})
+        done = finished(runs, folder)
     return {name: done[name] for name in runs}
+
+
+def _run(script: Path, arguments: list[str], out: Path) -> int:
+    """Exit code of the script, which goes on where an interrupted run left a checkpoint."""
+    command = [sys.executable, script, *arguments, "--out", out]
+    if (out / "last.pt").exists():
+        command.append("--resume")
+    return subprocess.run(command).returncode

@@ -249,6 +249,48 @@ class Finetune:
 
 
 @dataclass(frozen=True)
+class Pretrain:
+    """What `pretrain` trains or scores, on what, and where it leaves the results."""
+
+    data: str | None = setting(
+        None, "folder of the HRF set (default: environment variable HRF_DATA)"
+    )
+    recipe: str = setting(
+        "small",
+        "training recipe, what the other options default to",
+        choices=("openmmlab", "small"),
+    )
+    backbone: str = setting("unet", "backbone", choices=BACKBONE_NAMES)
+    heads: tuple[str, ...] | None = setting(
+        None, "decode heads on one shared backbone (default: all it takes)"
+    )
+    width: float | None = setting(
+        None, "channels of a unet's first stage (16), a MobileNet's factor of them (1.0)"
+    )
+    minutes: float | None = setting(
+        None, "instead of --iters: as many as fit, timed on a short trial run", above=0
+    )
+    resume: bool = setting(False, "continue the run in --out")
+    eval_only: bool = setting(False, "score --weights on the validation photographs, no training")
+    weights: tuple[str, ...] | None = setting(None, "with --eval-only: checkpoint names or files")
+    start: str | None = setting(
+        None, "go on training this network, a name or file, instead of a fresh one"
+    )
+    scale: float | None = setting(
+        None,
+        "share of the photographs' size to work at (default: the recipe's)",
+        above=0,
+        maximum=1,
+    )
+    out: Path | None = setting(
+        None, "run folder (default runs/pretrain_hrf, with --eval-only runs/eval_hrf)"
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
 class Plan:
     """All settings of a fine-tuning."""
 

@@ -1,4 +1,4 @@
-"""Pretraining on a made-up set of photographs: scores against a plain loop, the script from end to end."""
+"""Pretraining on a made-up set of photographs: scores against a plain loop, then end to end."""
 
 import json
 import os
@@ -21,6 +21,7 @@ from dme.metrics import scores
 from dme.nets.checkpoint import save_model
 from dme.nets.loading import load_model
 from dme.nets.segmenter import build_model, normalise
+from dme.training import pretraining, vessels
 from dme.training.run_folder import read_rows
 
 
@@ -31,7 +32,7 @@ def script():
 
 @pytest.fixture
 def fails(script, capsys):
-    """fails(*arguments) runs the script, which must stop with exit code 2, and returns its one line."""
+    """fails(*arguments): the one line of the script, which must stop with exit code 2."""
 
     def call(*arguments) -> str:
         assert exit_code(script, *arguments) == 2
@@ -41,8 +42,8 @@ def fails(script, capsys):
     return call
 
 
-def test_joint_networks_share_all_but_their_heads(script):
-    models = script.joint_models(["psp", "fcn", "deeplabv3"], 2)
+def test_joint_networks_share_all_but_their_heads():
+    models = pretraining.joint_models(["psp", "fcn", "deeplabv3"], 2)
     assert (
         len({id(m.backbone) for m in models.values()})
         == len({id(m.aux_head) for m in models.values()})
@@ -53,16 +54,16 @@ def test_joint_networks_share_all_but_their_heads(script):
     assert [m.arch["head"] for m in models.values()] == ["psp", "fcn", "deeplabv3"]
 
 
-def test_vessel_counts(script, tmp_path):
+def test_vessel_counts(tmp_path):
     """Against every network by itself, photograph by photograph."""
     root = make_hrf(tmp_path / "hrf")
     half, full = (open_cache(open_hrf(root, scale)) for scale in (0.5, 1.0))
     assert half.images.shape == (45, 32, 48, 3)
     torch.manual_seed(0)
-    models = script.joint_models(["psp", "fcn"], 2)
+    models = pretraining.joint_models(["psp", "fcn"], 2)
     for model in models.values():  # so that they find something
         torch.nn.init.normal_(model.head.classifier.weight)
-    counts, picture = script.vessel_counts(models, half, full, [7, 3])
+    counts, picture = vessels.vessel_counts(models, half, full, [7, 3])
     for name, model in models.items():
         expected = {"scale": torch.zeros(2, 2), "full": torch.zeros(2, 2)}
         for i in (3, 7):
@@ -85,7 +86,7 @@ def test_vessel_counts(script, tmp_path):
     assert picture.shape[2] == 3 and picture.dtype == np.uint8
 
 
-def test_networks_of_different_resolution_are_scored_side_by_side(script):
+def test_networks_of_different_resolution_are_scored_side_by_side():
     """A unet's logits are as large as the image, those of the MobileNets 1/8 and 1/2."""
     torch.manual_seed(0)
     small = {"width": 0.25, "head_channels": 8}
@@ -93,7 +94,7 @@ def test_networks_of_different_resolution_are_scored_side_by_side(script):
     models.append(build_model("mobilenet_v3_small", **small))
     x = torch.rand(1, 3, 48, 64)
     with torch.inference_mode():
-        together = sliding_window(script.SideBySide(models).eval(), x, 32, 20).split(2, dim=1)
+        together = sliding_window(vessels.SideBySide(models).eval(), x, 32, 20).split(2, dim=1)
         for model, ours in zip(models, together, strict=True):
             assert (
                 torch.allclose(ours, sliding_window(model, x, 32, 20), atol=1e-6)
@@ -101,15 +102,15 @@ def test_networks_of_different_resolution_are_scored_side_by_side(script):
             )
 
 
-def test_best_weights_are_reported(script, tmp_path):
-    models = script.joint_models(["psp", "fcn"], 2)
+def test_best_weights_are_reported(tmp_path):
+    models = pretraining.joint_models(["psp", "fcn"], 2)
     for name, model in models.items():
         save_model(model, tmp_path / f"best-{name}.pt")
     best = {name: model.head.classifier.weight.clone() for name, model in models.items()}
     with torch.no_grad():
         for parameter in (*models["psp"].parameters(), *models["fcn"].head.parameters()):
             parameter.add_(1.0)
-    loaded = script.load_best(models, tmp_path)
+    loaded = pretraining.load_best(models, tmp_path)
     for name, model in loaded.items():
         assert torch.equal(model.head.classifier.weight, best[name])
         assert model.weights_sha256 == sha256_file(tmp_path / f"best-{name}.pt")
@@ -125,12 +126,16 @@ def test_wrong_arguments(fails, tmp_path):
     assert fails("--heads", "psp", "lraspp").startswith(
         "unknown head 'lraspp' for a unet; choose one of"
     )
+    assert fails("--minutes", 0).startswith("minutes is 0.0; expected a finite number above 0")
+    assert fails("--minutes", 1, "--iters", 2).startswith("--minutes: expected a number above 0")
     assert fails("--width", 0) == "width is 0; it must be at least 1"
     assert fails("--steps", 0) == "iters is 0; expected a finite number at least 1"
     assert fails("--amp", "fp8").startswith("amp is fp8; expected one of auto")
     assert fails().startswith("no fundus photographs: give --data or HRF_DATA")
     assert fails("--data", tmp_path).startswith(f"{tmp_path} has no images/")
-    assert fails("--data", tmp_path, "--scale", 0).startswith("scale is 0.0; it must be above 0")
+    assert fails("--data", tmp_path, "--scale", 0).startswith(
+        "scale is 0.0; expected a finite number above 0"
+    )
     assert "nothing.pt" in fails("--eval-only", "--weights", tmp_path / "nothing.pt")
     save_model(build_model(width=2, num_classes=3), tmp_path / "three.pt")
     assert "does not map RGB to background and vessel" in fails(
@@ -138,7 +143,7 @@ def test_wrong_arguments(fails, tmp_path):
     )
 
 
-def test_networks_that_normalise_differently_are_scored_apart(script, tmp_path):
+def test_networks_that_normalise_differently_are_scored_apart(tmp_path):
     one, other = build_model(width=2), build_model(width=2)
     other.preprocess = {"mean": [0.0] * 3, "std": [255.0] * 3}
     save_model(one, tmp_path / "one.pt")
@@ -146,12 +151,12 @@ def test_networks_that_normalise_differently_are_scored_apart(script, tmp_path):
     with pytest.raises(
         InputError, match="other.pt and .*one.pt normalise images differently; score one at a"
     ):
-        script.load_pretrained([str(tmp_path / "one.pt"), str(tmp_path / "other.pt")])
+        pretraining.load_pretrained([str(tmp_path / "one.pt"), str(tmp_path / "other.pt")])
 
 
 @pytest.mark.slow
 def test_from_photographs_to_scores(tmp_path):
-    """Two steps of the small recipe at half size; then the checkpoints score what the training reported."""
+    """Two steps at half size; then the checkpoints score what the training reported."""
     root = make_hrf(tmp_path / "hrf", 512, 512)
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),

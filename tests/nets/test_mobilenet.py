@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from dme.nets.mobilenet_v3 import SameConv2d
 from dme.nets.openmmlab import read_arch
 from dme.nets.segmenter import BACKBONES, build_model, require_arch, set_classes
 from dme.nets.zoo import known
+from dme.training.presets import PRETRAININGS
 from dme.training.settings import Augment
 
 NUMBERS = ROOT / "tests" / "golden" / "mobilenets.npz"
@@ -539,9 +541,8 @@ def test_pretrained_fine_tuned_and_predicting(
     backbone, photographs, scans, tmp_path, monkeypatch, capsys
 ):
     pretrain, finetune = load_script("pretrain_hrf"), load_script("finetune")
-    monkeypatch.setitem(
-        pretrain.RECIPES["small"], "augment", Augment(crop=64, max_class_share=1.0)
-    )
+    small = replace(PRETRAININGS["small"], augment=Augment(crop=64, max_class_share=1.0))
+    monkeypatch.setitem(PRETRAININGS, "small", small)
     head, options = next(iter(BACKBONES[backbone].HEADS.items()))
     monkeypatch.setitem(
         options, "channels", 16
