@@ -1,4 +1,4 @@
-"""Comparison of backbones: the runs that are asked for, sizes counted by hand, the table from made-up runs.
+"""Comparison of backbones: the runs asked for, sizes counted by hand, the table of made-up runs.
 
 And every backbone from fundus vessels to an exported file.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.hrffolder import make_hrf
-from helpers.scripts import call_main, exit_code, load_script, written_table
+from helpers.scripts import EXPERIMENTS, call_main, exit_code, load_script, written_table
 from PIL import Image
 
 import dme.training.series
@@ -42,7 +42,7 @@ def call(script, tmp_path):
 
 @pytest.fixture
 def write(script, tmp_path):
-    """write(network, start, split, seed, dice): a finished run; the first also writes what networks cost."""
+    """write(network, start, split, seed, dice): a finished run, and what networks cost."""
 
     def write(network, start, split, seed, dice, data="a" * 64):
         backbone, head, _ = script.NETWORKS[network]
@@ -80,7 +80,7 @@ def write(script, tmp_path):
     return write
 
 
-# ---- the series -----------------------------------------------------------------------------------------
+# ---- the series
 
 
 def test_every_run_is_asked_for(script, call, monkeypatch, tmp_path):
@@ -119,10 +119,10 @@ def test_every_run_is_asked_for(script, call, monkeypatch, tmp_path):
 
 
 def test_what_is_finished_is_not_run_again(script, call, monkeypatch, tmp_path):
-    started, measured = [], []
+    started = []
 
     def start(command) -> SimpleNamespace:
-        """In place of both scripts."""
+        """In place of the scripts."""
         out = Path(command[command.index("--out") + 1])
         started.append(out.name)
         out.mkdir(exist_ok=True)
@@ -132,20 +132,16 @@ def test_what_is_finished_is_not_run_again(script, call, monkeypatch, tmp_path):
             "training_minutes": 15.0,
         }
         result |= {"pooled_graded": {"dice": [0.9, len(out.name) / 100]}}
+        row = {"parameters": 1e6, "multiply_adds": 1e9, "seconds": 0.1, "device": "cpu"}
+        result |= {"rows": dict.fromkeys(script.NETWORKS, row)}
         (out / "results.json").write_text(json.dumps(result))
         return SimpleNamespace(returncode=0)
 
-    def measure(models) -> dict:
-        measured.append(list(models))
-        row = {"parameters": 1e6, "multiply_adds": 1e9, "seconds": 0.1, "device": "cpu"}
-        return dict.fromkeys(models, row)
-
     monkeypatch.setattr(dme.training.series, "subprocess", SimpleNamespace(run=start))
-    monkeypatch.setattr(script, "measure", measure)
     words = ("--networks", UNET, SMALL, "--splits", "paper", "--seeds", "0")
     first = call(*words)
     runs = [f"{name}-{start}-paper-seed0" for name in (UNET, SMALL) for start in ("none", "hrf")]
-    assert started == [f"pretrain-{UNET}", f"pretrain-{SMALL}", *runs]
+    assert started == [f"pretrain-{UNET}", f"pretrain-{SMALL}", *runs, "costs"]
     assert (
         "SYNTHETIC" in first
         and "| mobilenet_v3_small, lraspp | 1.00 | 1.00 | 100 | 15.0 | 0.4200 | 0.4100 |" in first
@@ -153,10 +149,12 @@ def test_what_is_finished_is_not_run_again(script, call, monkeypatch, tmp_path):
 
     (tmp_path / "runs" / f"{runs[1]}.json").unlink()
     assert call(*words) == first == call(*words, "--print")
-    assert started[6:] == [runs[1]] and measured == [list(script.NETWORKS)]
+    assert started[7:] == [runs[1]]
+    costs = json.loads((tmp_path / "runs" / "costs.json").read_text())
+    assert costs["arguments"] == list(script.NETWORKS)
 
 
-# ---- the table ------------------------------------------------------------------------------------------
+# ---- the table
 
 
 def test_table(call, write):
@@ -196,11 +194,11 @@ def test_nothing_to_print(script, tmp_path, capsys):
     assert "no finished runs" in capsys.readouterr().err
 
 
-# ---- sizes ----------------------------------------------------------------------------------------------
+# ---- sizes
 
 
 def unet_fcn_multiply_adds(width: int, pixels: int) -> int:
-    """By hand: 3x3 convolutions in pairs at five depths and back up, 1x1 before enlarging, head of 64."""
+    """By hand: 3x3 convolutions in pairs at five depths and back, 1x1 to enlarge, head of 64."""
     w = [width * 2**i for i in range(5)]
     total = 9 * (3 * w[0] + w[0] * w[0]) * pixels
     for i in range(1, 5):
@@ -211,13 +209,13 @@ def unet_fcn_multiply_adds(width: int, pixels: int) -> int:
     return total + 9 * w[0] * 64 * pixels + 64 * 2 * pixels
 
 
-def test_sizes_against_counting_by_hand(script, monkeypatch):
-    in_turns = script.in_turns
-    monkeypatch.setattr(script, "in_turns", lambda ways, repeats: in_turns(ways, 1, 1e-9))
-    models = {
-        name: script.fluid_network(*name.split("-")) for name in ("unet-psp", "unet-fcn", SMALL)
-    }
-    rows = script.measure(models)
+def test_sizes_against_counting_by_hand(monkeypatch):
+    costs = load_script("costs")
+    monkeypatch.syspath_prepend(EXPERIMENTS / "benchmarks")  # as of a script's own folder
+    models = {}
+    for name in ("unet-psp", "unet-fcn", SMALL):
+        models[name] = costs.fluid_network(*name.split("-"))
+    rows = costs.measure(models, repeats=1, turn_s=1e-9)
     assert rows["unet-psp"]["parameters"] == 1_843_668  # OpenMMLab's, at this width
     assert rows["unet-fcn"]["parameters"] == 1_840_404
     # 496 x 768 at half size, padded to multiples of 16
@@ -232,14 +230,14 @@ def test_sizes_against_counting_by_hand(script, monkeypatch):
             )
     with torch.inference_mode():
         models[SMALL](torch.zeros(1, 3, 256, 384))
-    # first, 11 blocks of which one does not expand, 9 attentions, last; the head has eight, of which two
-    # see what comes from below before it is enlarged, beside the skips of 64 and 32 channels
+    # first, 11 blocks of which one does not expand, 9 attentions, last; the head has eight, of
+    # which two see what comes from below before it is enlarged, beside the skips of 64 and 32
     assert len(counted) == 1 + (3 * 11 - 1) + 2 * 9 + 1 + 8 - 2
     joins = 128 * (128 * 32 * 48 + 64 * 64 * 96) + 128 * (128 * 64 * 96 + 32 * 128 * 192)
     assert sum(counted) + joins == rows[SMALL]["multiply_adds"]
 
 
-# ---- from vessels to a file that runs without dme -------------------------------------------------------
+# ---- from vessels to a file that runs without dme
 
 
 @pytest.mark.slow
