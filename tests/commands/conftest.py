@@ -1,28 +1,59 @@
 """Fixtures of the tests of commands."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from helpers.knowing_networks import Bright
-from helpers.scripts import exit_code, load_script
+from helpers.scripts import exit_code, load_script, table
+
+
+@dataclass
+class Done:
+    """What a run of predict.py left: exit code, output and --out."""
+
+    code: int
+    printed: str
+    errors: str
+    out: Path
+
+    def table(self, name: str = "measurements.csv") -> list[dict]:
+        return table(self.out / name)
+
+    def volume(self) -> dict:
+        """The only one."""
+        (volume,) = self.table("volumes.csv")
+        return volume
+
+    def results(self) -> dict:
+        return json.loads((self.out / "measurements.json").read_text())
+
+    def page(self) -> str:
+        return (self.out / "report.html").read_text(encoding="utf-8")
+
+    def has(self, name: str) -> bool:
+        return (self.out / name).exists()
 
 
 @pytest.fixture
-def script(monkeypatch, tmp_path):
-    """script(*arguments) runs predict.py, returns the exit code and --out.
+def predict(monkeypatch, tmp_path, capsys):
+    """predict(*arguments) runs predict.py; every network it asks for is Bright.
 
-    networks: name -> network; without it every network is Bright. {} loads from files.
+    networks: by name, those it gets instead; {} loads them from files.
     """
     module = load_script("predict")
 
-    def call(*arguments, networks=None, out=tmp_path / "out") -> tuple[int, Path]:
+    def call(*arguments, networks=None, out=tmp_path / "out") -> Done:
+        def load(name, device):
+            return Bright() if networks is None else networks[str(name)]
+
         with monkeypatch.context() as patch:
-            if networks is None:
-                patch.setattr("dme.report.networks.load_model", lambda name, device: Bright())
-            elif networks:
-                patch.setattr(
-                    "dme.report.networks.load_model", lambda name, device: networks[str(name)]
-                )
-            return exit_code(module, "--out", out, *arguments), out
+            if networks != {}:
+                patch.setattr("dme.report.networks.load_model", load)
+            capsys.readouterr()
+            code = exit_code(module, "--out", out, *arguments)
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err, out)
 
     return call

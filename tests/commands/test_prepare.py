@@ -1,4 +1,4 @@
-"""The preliminary study: its numbers by hand on a small set, the published ones on the real set."""
+"""The preliminary study: numbers by hand on a small set, the published ones on the real set."""
 
 import json
 from pathlib import Path
@@ -28,10 +28,11 @@ def prepare(tmp_path):
 
 
 def make_set(root: Path) -> Path:
-    """3 eyes, 5 B-scans of 20 x 40 px each: 8 px of fluid in the first of eye 1 and in every one of eye 2."""
+    """3 eyes of 5 B-scans, 20 x 40 px: 8 px of fluid in the first of eye 1 and in all of eye 2."""
     for subject in (1, 2, 3):
         for position in range(5):
-            image, mask = np.full((20, 40), 50, np.uint8), np.zeros((20, 40), np.uint8)
+            image = np.full((20, 40), 50, np.uint8)
+            mask = np.zeros((20, 40), np.uint8)
             if subject == 3:
                 image[:2] = 255  # a wedge of a tenth
             if subject == 2 or (subject, position) == (1, 0):
@@ -44,49 +45,70 @@ def make_set(root: Path) -> Path:
     return root
 
 
-def test_numbers_by_hand(prepare, tmp_path, capsys):
-    found = prepare("--data", make_set(tmp_path / "set"), "--split", "subject:2/3", "--size", 16)
-    assert found["sizes"] == {"20 x 40": 15}
-    total, graded_px = found["total"], 15 * 800 - 400
-    assert (total["scans"], total["empty"], total["fluid_px"]) == (15, 9, 48)
-    assert total["fluid_percent"] == pytest.approx(100 * 48 / graded_px)
+GRADED_PX = 15 * 800 - 400  # of the set
+
+
+@pytest.fixture
+def small_set(tmp_path) -> Path:
+    return make_set(tmp_path / "set")
+
+
+def test_numbers_by_hand(prepare, small_set):
+    results = prepare("--data", small_set, "--split", "subject:2/3", "--size", 16)
+    assert results["sizes"] == {"20 x 40": 15}
+    assert results["resized"]["size"] == "16 x 16"
+    assert results["scans_over_1_percent_wedge"] == 5
+    assert "masks: instance ids 2..2, fluid is id > 0, 255 is ignore" in results["notes"]
+    assert {"command", "commit", "data_sha256"} <= set(results)
+
+    total = results["total"]
+    assert total["scans"] == 15
+    assert total["empty"] == 9
+    assert total["fluid_px"] == 48
+    assert total["fluid_percent"] == pytest.approx(100 * 48 / GRADED_PX)
     assert total["wedge_percent"] == pytest.approx(10 / 3)
-    assert found["graded_per_fluid_px"] == pytest.approx(graded_px / 48)
-    assert [found["subjects"][s]["empty"] for s in "123"] == [4, 0, 5]
-    assert [found["subjects"][s]["fluid_percent"] for s in "123"] == pytest.approx([0.2, 1.0, 0.0])
-    assert [found["subjects"][s]["wedge_percent"] for s in "123"] == pytest.approx([0, 0, 10])
-    assert found["scans_over_1_percent_wedge"] == 5
-    assert found["resized"]["size"] == "16 x 16"
-    assert found["split"] == {
+    assert results["graded_per_fluid_px"] == pytest.approx(GRADED_PX / 48)
+
+    # of the three eyes
+    eyes = [results["subjects"][eye] for eye in "123"]
+    assert [eye["empty"] for eye in eyes] == [4, 0, 5]
+    assert [eye["fluid_percent"] for eye in eyes] == pytest.approx([0.2, 1.0, 0.0])
+    assert [eye["wedge_percent"] for eye in eyes] == pytest.approx([0, 0, 10])
+    assert results["split"] == {
         "name": "subject:2/3",
         "train": 10,
         "validation": 5,
         "validation_beside_train": 0,
         "validation_empty": 0,
     }
-    assert "masks: instance ids 2..2, fluid is id > 0, 255 is ignore" in found["notes"]
-    assert {"command", "commit", "data_sha256"} <= set(found)
 
+
+def test_what_is_printed_and_drawn(prepare, small_set, tmp_path, capsys):
+    prepare("--data", small_set, "--split", "subject:2/3", "--size", 16)
     printed = capsys.readouterr().out
     assert printed.startswith("data: 15 B-scans from")
-    assert "255 is ignore" in printed and "15 of 20 x 40 px" in printed
-    table = {
-        line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.startswith("  ")
-    }
+    assert "255 is ignore" in printed
+    assert "15 of 20 x 40 px" in printed
+    table = {}
+    for line in printed.splitlines():
+        if line.startswith("  "):
+            name, *numbers = line.split()
+            table[name] = numbers
     assert table["2"] == ["5", "0", "1.00", "0.00"]
     assert table["all"] == ["15", "9", "0.41", "3.33"]
-    assert (
-        Image.open(tmp_path / "out" / "examples.png").size[0] > 3 * 384
-    )  # three pictures side by side
+    examples = Image.open(tmp_path / "out" / "examples.png")
+    assert examples.width > 3 * 384  # three pictures side by side
 
 
-def test_random_split_leaks_and_is_the_default(prepare, tmp_path):
-    split = prepare("--data", make_set(tmp_path / "set"))["split"]
-    assert (split["name"], split["train"], split["validation"]) == ("random", 12, 3)
+def test_random_split_leaks_and_is_the_default(prepare, small_set):
+    split = prepare("--data", small_set)["split"]
+    assert split["name"] == "random"
+    assert split["train"] == 12
+    assert split["validation"] == 3
     assert split["validation_beside_train"] > 0
 
 
-def test_panel_shows_fluid_first_then_empty_scans(prepare, tmp_path, monkeypatch):
+def test_panel_shows_fluid_first_then_empty_scans(prepare, small_set, monkeypatch):
     shown = {}
 
     def spy(rows, columns, titles):
@@ -94,15 +116,16 @@ def test_panel_shows_fluid_first_then_empty_scans(prepare, tmp_path, monkeypatch
 
     monkeypatch.setattr("dme.data.description.panel", spy)
     monkeypatch.setattr("dme.drawing.canvas.save_png", lambda path, picture: None)
-    prepare("--data", make_set(tmp_path / "set"))
+    prepare("--data", small_set)
     assert shown["titles"] == [
         "subject 1, B-scan 0: 1.00 % fluid",
         "subject 2, B-scan 0: 1.00 % fluid",
         "subject 1, B-scan 1: no fluid",
         "subject 3, B-scan 0: no fluid",
     ]
-    assert np.unique(shown["rows"][0][1]).tolist() == [0, 255]
-    assert np.unique(shown["rows"][3][1]).tolist() == [0, 128]  # not graded is grey
+    annotations = [row[1] for row in shown["rows"]]
+    assert set(annotations[0].flat) == {0, 255}
+    assert set(annotations[3].flat) == {0, 128}  # not graded is grey
 
 
 def test_phantom_is_called_synthetic(prepare, monkeypatch, capsys):
@@ -110,16 +133,20 @@ def test_phantom_is_called_synthetic(prepare, monkeypatch, capsys):
         for position in range(10):
             fluid = np.zeros((20, 40), np.uint8)
             fluid[5, : position + 1] = 1
-            yield BScan(f"p{position}", np.zeros((20, 40), np.uint8), fluid, position=position)
+            image = np.zeros((20, 40), np.uint8)
+            yield BScan(f"p{position}", image, fluid, position=position)
 
     monkeypatch.setattr(phantom, "phantom_set", scans, raising=False)
-    found = prepare()
-    assert "SYNTHETIC" in found["data"] and "SYNTHETIC" in capsys.readouterr().out.splitlines()[0]
-    assert found["total"]["fluid_px"] == 55 and found["split"]["name"] == "random"
+    results = prepare()
+    first_line = capsys.readouterr().out.splitlines()[0]
+    assert "SYNTHETIC" in results["data"]
+    assert "SYNTHETIC" in first_line
+    assert results["total"]["fluid_px"] == 55
+    assert results["split"]["name"] == "random"
 
 
-def test_bad_input_writes_nothing(prepare, tmp_path, capsys):
-    data = make_set(tmp_path / "set")
+def test_bad_input_writes_nothing(prepare, small_set, tmp_path, capsys):
+    data = small_set
     with pytest.raises(InputError, match="split"):
         prepare("--data", data, "--split", "paper")
     with pytest.raises(InputError, match="unknown split"):
@@ -132,19 +159,20 @@ def test_bad_input_writes_nothing(prepare, tmp_path, capsys):
     capsys.readouterr()
     assert exit_code(prepare.script, "--data", tmp_path / "nowhere") == 2
     stderr = capsys.readouterr().err
-    assert stderr.startswith("error: no such file") and stderr.count("\n") == 1
+    assert stderr.startswith("error: no such file")
+    assert stderr.count("\n") == 1
 
 
 def test_real_set_gives_the_published_numbers(prepare, real_data):
-    found = prepare("--data", real_data / "chiu2015")
-    assert found["sizes"] == {"496 x 768": 110}
-    assert (found["total"]["scans"], found["total"]["empty"]) == (110, 32)
-    assert round(found["total"]["fluid_percent"], 2) == 0.83
-    assert (
-        all(row["scans"] == 11 for row in found["subjects"].values())
-        and len(found["subjects"]) == 10
-    )
-    assert found["split"] == {
+    results = prepare("--data", real_data / "chiu2015")
+    assert results["sizes"] == {"496 x 768": 110}
+    total = results["total"]
+    assert total["scans"] == 110
+    assert total["empty"] == 32
+    assert round(total["fluid_percent"], 2) == 0.83
+    assert len(results["subjects"]) == 10
+    assert all(row["scans"] == 11 for row in results["subjects"].values())
+    assert results["split"] == {
         "name": "paper",
         "train": 88,
         "validation": 22,
