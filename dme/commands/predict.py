@@ -135,7 +135,8 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
     fovea = settings.fovea_place
     record = provenance()
     rank, _, device = ranks.join()
-    networks = choose_networks(settings.task, args.weights, settings.backbone, device)
+    task = TASKS[settings.task]
+    networks = choose_networks(task, args.weights, settings.backbone, device)
     items, faults = list_items(args.inputs, settings.volume)
     faults = {source: with_flags(reason) for source, reason in faults.items()}
     if not items:
@@ -151,7 +152,7 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
         "fovea": fovea,
         "connectivity": CONNECTIVITY,
     }
-    origin = results_folder.Origin(settings.task, settings.eye, fovea, record)
+    origin = results_folder.Origin(task, settings.eye, fovea, record)
     work = Work(out, networks, settings.threshold, settings.tta, scale_um)
     if rank == 0:
         results_folder.make_ready(out, args.inputs)

@@ -2,7 +2,6 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from dme.common import ranks
 from dme.common.errors import InputError
+from dme.common.tasks import Task
 from dme.drawing.canvas import save_png
 from dme.drawing.layers import draw_boundaries, thickness_profile
 from dme.drawing.overlays import STRIP, scan_overlay
@@ -205,6 +205,6 @@ class Work:
         self.rows.sort(key=lambda row: row.pop("order"))
 
 
-def legend_height(targets: Sequence[str]) -> int:
+def legend_height(task: Task) -> int:
     """Height in px of the strip at the foot of overlays; those with layers have other legends."""
-    return 0 if "layers" in targets else STRIP
+    return 0 if task.finds_layers else STRIP

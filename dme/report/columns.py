@@ -5,9 +5,6 @@ from dme.retina.rows import BOUNDARIES, in_tables
 from dme.retina.thickness import THICKNESS_COLUMNS
 from dme.retina.volume import SCALE
 
-# task -> what its networks find
-FINDS = {"fluid": ("fluid",), "layers": ("layers",), "layers+fluid": ("fluid", "layers")}
-
 _SCAN = ("scan", "source", "volume", "bscan", "height_px", "width_px") + SCALE
 _FLUID = (
     "fluid_px",
@@ -20,7 +17,7 @@ _FLUID = (
 _LAYERS = THICKNESS_COLUMNS["px"] + THICKNESS_COLUMNS["um"]
 _FLUID_IN_LAYERS = FLUID_COLUMNS["px"] + FLUID_COLUMNS["mm2"]
 _LAYER_FILES = ("boundaries", "profile", "overlay")
-SCAN_COLUMNS = {
+SCAN_COLUMNS = {  # by name of the task
     "fluid": _SCAN + _FLUID + ("mask", "overlay"),
     "layers": _SCAN + _LAYERS + _LAYER_FILES,
     "layers+fluid": _SCAN + _FLUID + _LAYERS + _FLUID_IN_LAYERS + ("mask",) + _LAYER_FILES,
@@ -38,7 +35,7 @@ _VOLUME = ("volume",) + _BSCANS + ("height_px", "width_px") + SCALE
 _FLUID_VOLUME = ("fluid_px", "fluid_volume_mm3")
 _RETINA = ("retina_thickness_px", "retina_thickness_um", "central_subfield_thickness_um")
 _PLACE = ("eye", "fovea_column", "fovea_bscan")
-VOLUME_COLUMNS = {
+VOLUME_COLUMNS = {  # by name of the task
     "fluid": _VOLUME + _FLUID_VOLUME + _PLACE + ("map",),
     "layers": _VOLUME + _RETINA + _PLACE + ("retina_map",),
     "layers+fluid": _VOLUME + _FLUID_VOLUME + _RETINA + _PLACE + ("map", "retina_map"),

@@ -5,32 +5,43 @@ from collections.abc import Sequence
 import torch
 
 from dme.common.errors import InputError
+from dme.common.tasks import Task
 from dme.inference.scan import network_for
 from dme.nets.folding import folded
 from dme.nets.loading import load_model
 from dme.nets.segmenter import Segmenter, require_arch
-from dme.report.columns import FINDS
 
 DEFAULT_WEIGHTS = {"fluid": "dme-fluid", "layers": "octlayers"}
 
 
+def targets_of(task: Task) -> list[str]:
+    """What is looked for: "fluid", "layers" or both."""
+    targets = []
+    if task.finds_fluid:
+        targets.append("fluid")
+    if task.finds_layers:
+        targets.append("layers")
+    return targets
+
+
 def choose_networks(
-    task: str, weights: Sequence[str], backbone: str | None, device: torch.device
+    task: Task, weights: Sequence[str], backbone: str | None, device: torch.device
 ) -> dict[str, Segmenter]:
-    """What the task finds, "fluid", "layers" or both -> the network for it, maybe one for both.
+    """Target of the task -> the network that finds it, which may be one for both.
 
     weights: names or files, by default DEFAULT_WEIGHTS. backbone: what theirs must be, if given.
     Raises InputError if none of them finds what is looked for, and if one of them is of no use.
     """
-    names = weights or [DEFAULT_WEIGHTS[target] for target in FINDS[task]]
+    targets = targets_of(task)
+    names = weights or [DEFAULT_WEIGHTS[target] for target in targets]
     models = [folded(load_model(name, device)) for name in names]
     for model in models:
         require_arch(model, backbone=backbone)
-    networks = {target: network_for(target, models) for target in FINDS[task]}
+    networks = {target: network_for(target, models) for target in targets}
     idle = [model.weights_name for model in models if model not in networks.values()]
     if idle:
         raise InputError(
-            f"`task` {task} has no use for {', '.join(idle)}: leave it out of `weights`"
+            f"`task` {task.name} has no use for {', '.join(idle)}: leave it out of `weights`"
         )
     return networks
 

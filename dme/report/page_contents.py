@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dme.common.tasks import Task
 from dme.drawing.html import Column, Table
 from dme.inference.sizes import SIZES
 from dme.report.batch import legend_height
-from dme.report.columns import FINDS
+from dme.report.networks import targets_of
 from dme.report.page import Page
 from dme.report.tables import sectors_of
 from dme.report.wording import amount, counted, retina, scales_text
@@ -34,7 +35,7 @@ class Results:
     skipped: list[dict]  # source, reason
 
 
-def write_page(path: Path, record: dict, task: str, results: Results) -> None:
+def write_page(path: Path, record: dict, task: Task, results: Results) -> None:
     """report.html. record: provenance with command, time_utc, commit, device and the settings."""
     rows, volumes, settings = results.rows, results.volumes, record["settings"]
     headline = [("scans", str(len(rows)))]
@@ -45,13 +46,13 @@ def write_page(path: Path, record: dict, task: str, results: Results) -> None:
 
     # the scans' order: by fluid, without it by thickness
     rank = ""
-    if "fluid" in FINDS[task]:
+    if task.finds_fluid:
         rank = f"fluid_{'area_mm2' if _all_known(rows, 'fluid_area_mm2') else 'px'}"
         headline += _fluid_headline(rows, volumes)
         volume_tables += _fluid_volumes(volumes)
         scan_columns += _fluid_columns(rows)
         facts += _fluid_facts(settings)
-    if "layers" in FINDS[task]:
+    if task.finds_layers:
         unit = "um" if _all_known(rows, "axial_um") else "px"
         rank = rank or f"retina_thickness_{unit}"
         headline += _retina_headline(rows, volumes)
@@ -60,14 +61,14 @@ def write_page(path: Path, record: dict, task: str, results: Results) -> None:
         profile = [Column("scan", "scan"), *_thickness_columns(unit, THICKNESSES)]
         scan_tables.append(Table("Mean thickness of the layers", profile, rows, picture="profile"))
         facts += _layer_facts(settings)
-    if FINDS[task] == ("fluid", "layers"):
+    if task.finds_fluid and task.finds_layers:
         scan_tables.append(_fluid_in_layers(rows))
 
     columns = [Column("scan", "scan"), *scan_columns, Column("source", "source")]
-    strip = legend_height(FINDS[task])
+    strip = legend_height(task)
     scans = Table("Scans", columns, rows, rank=rank, picture="overlay", strip=strip)
     page = Page(
-        title=f"Retinal {' and '.join(FINDS[task])} in {len(rows)} scans",
+        title=f"Retinal {' and '.join(targets_of(task))} in {len(rows)} scans",
         headline=headline,
         skipped=[(fault["source"], fault["reason"]) for fault in results.skipped],
         tables=[*volume_tables, scans, *scan_tables],

@@ -9,10 +9,10 @@ import numpy as np
 
 from dme.common.errors import InputError
 from dme.common.files import write_json
+from dme.common.tasks import Task
 from dme.drawing.canvas import save_png
 from dme.drawing.panels import contact_sheet
 from dme.report.batch import FOLDERS, Work, legend_height
-from dme.report.columns import FINDS
 from dme.report.page_contents import Results, write_page
 from dme.report.tables import TABLES, write_tables
 from dme.report.volumes import MAP_FOLDERS, measure_volumes
@@ -54,7 +54,7 @@ def make_ready(out: Path, inputs: Sequence[str]) -> None:
 class Origin:
     """What a prediction was asked for, and where its results come from."""
 
-    task: str
+    task: Task
     eye: str | None
     fovea: Sequence[float] | None  # column, B-scan
     record: dict  # provenance, inputs and settings, as they stand in the results file
@@ -93,7 +93,7 @@ def complete(work: Work, origin: Origin, notes: list[str]) -> None:
     _print_outcome(out, origin.task, results)
 
 
-def warnings_of(task: str, rows: list[dict], volumes: list[dict]) -> list[str]:
+def warnings_of(task: Task, rows: list[dict], volumes: list[dict]) -> list[str]:
     """What a reader of the numbers has to know."""
     warnings = []
     unknown = sum(row["axial_um"] is None for row in rows)
@@ -105,7 +105,7 @@ def warnings_of(task: str, rows: list[dict], volumes: list[dict]) -> list[str]:
         few = f"{len(low)} of {len(rows)} scans less than {LOW} px high ({low[0]})"
         why = "the networks learnt from larger ones and may miss much in them"
         warnings.append(f"{few}: {why}")
-    if FINDS[task] == ("fluid", "layers"):
+    if task.finds_fluid and task.finds_layers:
         warnings += _fluid_outside(rows)
     return warnings + _missing_bscans(volumes)
 
@@ -140,21 +140,21 @@ def _missing_bscans(volumes: list[dict]) -> list[str]:
     return warnings
 
 
-def _sheet(out: Path, task: str, rows: list[dict]) -> np.ndarray:
+def _sheet(out: Path, task: Task, rows: list[dict]) -> np.ndarray:
     """The overlays with most fluid or the thickest retina, in the order of the scans."""
-    most = "fluid_px" if "fluid" in FINDS[task] else "retina_thickness_px"
+    most = "fluid_px" if task.finds_fluid else "retina_thickness_px"
     by_size = sorted(range(len(rows)), key=lambda i: -rows[i][most])
     shown = [rows[i] for i in sorted(by_size[:ON_SHEET])]
     captions = [f"{row['scan']}: {caption(row)}" for row in shown]
     overlays = [out / row["overlay"] for row in shown]
-    return contact_sheet(overlays, captions, strip=legend_height(FINDS[task]))
+    return contact_sheet(overlays, captions, strip=legend_height(task))
 
 
-def _print_outcome(out: Path, task: str, results: Results) -> None:
+def _print_outcome(out: Path, task: Task, results: Results) -> None:
     rows = results.rows
     print(f"scale: {scales_text(rows)}")
     wet = ""
-    if "fluid" in FINDS[task]:
+    if task.finds_fluid:
         wet = f", {sum(row['fluid_px'] > 0 for row in rows)} with fluid"
     print(f"{len(rows)} scans{wet}; {len(results.skipped)} skipped")
     for volume in results.volumes:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dme.common.files import atomic_path
+from dme.common.tasks import Task
 from dme.report.columns import ROW_COLUMNS, SCAN_COLUMNS, SECTOR_COLUMNS, VOLUME_COLUMNS
 from dme.retina.volume import SECTORS
 
@@ -22,11 +23,11 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict]) -> None:
             table.writerows(rows)
 
 
-def write_tables(out: Path, task: str, rows: list[dict], volumes: list[dict]) -> None:
+def write_tables(out: Path, task: Task, rows: list[dict], volumes: list[dict]) -> None:
     """measurements.csv; with volumes volumes.csv, and with sectors a table for each map."""
-    write_csv(out / "measurements.csv", SCAN_COLUMNS[task], rows)
+    write_csv(out / "measurements.csv", SCAN_COLUMNS[task.name], rows)
     if volumes:
-        write_csv(out / "volumes.csv", VOLUME_COLUMNS[task], volumes)
+        write_csv(out / "volumes.csv", VOLUME_COLUMNS[task.name], volumes)
     for key in SECTORS.values():
         sectors = sectors_of(volumes, key)
         if sectors:
