@@ -1,6 +1,7 @@
 """What backbones and heads are built of: convolution with batch norm, the inverted residual."""
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,9 @@ from dme.ops.depthwise import convolve, depthwise_conv
 
 
 class ConvBN(nn.Sequential):
-    """Convolution without bias, batch norm, activation (None: none); 'same' padding at stride 1."""
+    """Convolution without bias, batch norm, activation (None: none), padded by half the kernel."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - those of a convolution
         self,
         in_channels: int,
         out_channels: int,
@@ -24,7 +25,7 @@ class ConvBN(nn.Sequential):
         activation: type[nn.Module] | None = nn.ReLU,
         eps: float = 1e-5,
         convolution: type[nn.Conv2d] = nn.Conv2d,
-    ):
+    ) -> None:
         padding = dilation * (kernel // 2)
         layers = OrderedDict(
             conv=convolution(
@@ -59,7 +60,7 @@ class DepthwiseConv2d(nn.Conv2d):
 class SqueezeExcitation(nn.Module):
     """Every channel times a factor 0..1 computed from the averages of all (Hu et al. 2018)."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         between = divisible(channels // 4)
         self.squeeze = nn.Conv2d(channels, between, 1)
@@ -73,12 +74,15 @@ class SqueezeExcitation(nn.Module):
 class InvertedResidual(nn.Sequential):
     """1x1 expansion to `between` channels, depthwise convolution, 1x1 back without activation.
 
-    No expansion where the input has `between` channels already. attention: squeeze-and-excitation
-    after the depthwise convolution. The input is added where its shape is the output's. Sandler et
-    al. 2018, Howard et al. 2019. convolution: the depthwise one. options: of all its ConvBN.
+    No expansion where the input has `between` channels already. The input is added where its shape
+    is the output's. Sandler et al. 2018, Howard et al. 2019.
+
+    attention: squeeze-and-excitation after the depthwise convolution.
+    convolution: the depthwise one.
+    options: of all its ConvBN.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - those of a convolution
         self,
         in_channels: int,
         between: int,
@@ -89,8 +93,8 @@ class InvertedResidual(nn.Sequential):
         dilation: int = 1,
         attention: bool = False,
         convolution: type[nn.Conv2d] = DepthwiseConv2d,
-        **options,
-    ):
+        **options: Any,
+    ) -> None:
         layers = OrderedDict()
         if between != in_channels:
             layers["expand"] = ConvBN(in_channels, between, 1, **options)
@@ -118,4 +122,6 @@ class InvertedResidual(nn.Sequential):
 def divisible(channels: float) -> int:
     """The multiple of 8 nearest to `channels`, at least 8 and 90 % of it: how MobileNets round."""
     nearest = max(8, int(channels + 4) // 8 * 8)
-    return nearest + 8 * (nearest < 0.9 * channels)
+    if nearest < 0.9 * channels:
+        nearest += 8
+    return nearest

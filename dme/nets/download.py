@@ -1,5 +1,6 @@
 """Fetches named checkpoints."""
 
+import functools
 import http.client
 import ssl
 import urllib.error
@@ -22,16 +23,21 @@ def download(name: str, folder: str | Path | None = None) -> Path:
     next call; it is verified when whole, and deleted if its sha256 is wrong. A file already there
     is left as it is. Raises InputError when the network, the server or the file fails.
     """
-    target, entry = path_of(name), known()[name]
+    target = path_of(name)
+    entry = known()[name]
     if "file" in entry:
         return target
     target = Path(folder or target.parent) / target.name
     if target.is_file():
         return target
-    url, expected = entry["url"], entry["sha256"]
+
+    # the file, as it is on the server
+    url = entry["url"]
+    expected = entry["sha256"]
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(url.rsplit("/", 1)[-1] + ".part")
-    if failure := _fetch(url, part, name):
+    failure = _fetch(url, part, name)
+    if failure:
         resumes = f" (it resumes {part})" if part.exists() else ""
         raise InputError(
             f"cannot download {url}: {failure}; run it again{resumes}, "
@@ -43,6 +49,8 @@ def download(name: str, folder: str | Path | None = None) -> Path:
         raise InputError(
             f"{url} gave sha256 {digest[:8]}, expected {expected}; deleted, run it again"
         )
+
+    # converted, it takes its place
     model = convert_openmmlab(part)
     source = {key: entry[key] for key in ("url", "licence", "trained_on", "reported")}
     save_model(model, target, extra=source | {"source_sha256": digest})
@@ -53,25 +61,16 @@ def download(name: str, folder: str | Path | None = None) -> Path:
 def _fetch(url: str, part: Path, label: str) -> str | None:
     """Append to `part` what it lacks of `url`; returns what went wrong."""
     offset = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": "dme"} | ({"Range": f"bytes={offset}-"} if offset else {})
+    headers = {"User-Agent": "dme"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+    request = urllib.request.Request(url, headers=headers)
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=30
-        ) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             if answer.status != 206:  # the whole file, whether asked for the rest or not
                 offset = 0
             total = int(answer.headers["Content-Length"] or 0) + offset
-            with (
-                open(part, "ab" if offset else "wb") as f,
-                tqdm(
-                    total=total or None, initial=offset, unit="B", unit_scale=True, desc=label
-                ) as bar,
-            ):
-                while block := answer.read(1 << 16):
-                    f.write(block)
-                    bar.update(len(block))
-        have = part.stat().st_size
-        return f"the connection broke off at {have} of {total} bytes" if have < total else None
+            _append(answer, part, offset, total, label)
     except urllib.error.HTTPError as e:
         nothing_left = e.code == 416 and offset
         return None if nothing_left else f"the server answered {e.code} {e.reason}"
@@ -79,3 +78,19 @@ def _fetch(url: str, part: Path, label: str) -> str | None:
         return str(e.reason)
     except (ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException) as e:
         return str(e) or type(e).__name__
+    size = part.stat().st_size
+    if size < total:
+        return f"the connection broke off at {size} of {total} bytes"
+    return None
+
+
+def _append(
+    answer: http.client.HTTPResponse, part: Path, offset: int, total: int, label: str
+) -> None:
+    """Write an answer from byte `offset` of `part` on, with a bar up to `total`, 0 if unknown."""
+    bytes_bar = functools.partial(tqdm, unit="B", unit_scale=True, desc=label)
+    with open(part, "ab" if offset else "wb") as f:
+        with bytes_bar(total=total or None, initial=offset) as bar:
+            while block := answer.read(1 << 16):
+                f.write(block)
+                bar.update(len(block))

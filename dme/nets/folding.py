@@ -21,5 +21,6 @@ def folded(model: Segmenter) -> Segmenter:
     model.aux_head = None  # only training needs it
     for block in model.modules():
         if isinstance(block, ConvBN):
-            block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity().eval()
+            block.conv = fuse_conv_bn_eval(block.conv, block.bn)
+            block.bn = nn.Identity().eval()
     return model.to(memory_format=torch.channels_last)

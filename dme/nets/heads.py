@@ -34,9 +34,10 @@ class FCNHead(nn.Module):
         dropout: float = 0.1,
         deep: bool = False,
         feature: int = -1,
-    ):
+    ) -> None:
         super().__init__()
-        self.deep, self.feature = deep, feature
+        self.deep = deep
+        self.feature = feature
         self.conv = ConvBN(in_channels[feature], channels)
         if deep:
             self.second = ConvBN(channels, channels)
@@ -67,7 +68,7 @@ class PSPHead(nn.Module):
         channels: int,
         dropout: float = 0.1,
         pool_scales: tuple[int, ...] = (1, 2, 3, 6),
-    ):
+    ) -> None:
         super().__init__()
         self.pool_scales = pool_scales
         last = in_channels[-1]
@@ -81,12 +82,11 @@ class PSPHead(nn.Module):
         _refuse_single_value(x, self.pools[0].bn, "PSP's 1 x 1 pool")
         averages = pooled(x, self.pool_scales)
         grids = [conv(average) for average, conv in zip(averages, self.pools, strict=True)]
-        kernel = self.bottleneck.conv.weight  # of x, then of the grids enlarged to its size
-        c, bias = (
-            x.shape[1],
-            self.bottleneck.conv.bias,
-        )  # no bias unless batch norm is folded into it
-        x = F.conv2d(x, kernel[:, :c], bias, padding=1) + conv_enlarged(grids, kernel[:, c:], x)
+
+        # the kernel: of x, then of the grids enlarged to its size
+        of_x, of_grids = _split(self.bottleneck.conv.weight, x.shape[1])
+        bias = self.bottleneck.conv.bias  # None unless batch norm is folded into it
+        x = F.conv2d(x, of_x, bias, padding=1) + conv_enlarged(grids, of_grids, x)
         x = self.bottleneck.activation(self.bottleneck.bn(x))
         return self.classifier(self.dropout(x))
 
@@ -106,7 +106,7 @@ class ASPPHead(nn.Module):
         channels: int,
         dropout: float = 0.1,
         dilations: tuple[int, ...] = (1, 12, 24, 36),
-    ):
+    ) -> None:
         super().__init__()
         last = in_channels[-1]
         self.image_pool = ConvBN(last, channels, kernel=1)
@@ -122,15 +122,13 @@ class ASPPHead(nn.Module):
         _refuse_single_value(x, self.image_pool.bn, "DeepLabV3's image pool")
         average = self.image_pool(pooled(x, (1,))[0])
         branches = torch.cat([branch(x) for branch in self.branches], dim=1)
-        kernel = self.bottleneck.conv.weight  # of the average at every pixel, then of the branches
-        c, bias = (
-            average.shape[1],
-            self.bottleneck.conv.bias,
-        )  # no bias unless batch norm is folded into it
+
+        # the kernel: of the average at every pixel, then of the branches
+        of_average, of_branches = _split(self.bottleneck.conv.weight, average.shape[1])
+        bias = self.bottleneck.conv.bias  # None unless batch norm is folded into it
+        enlarged = conv_enlarged([average], of_average, x)
         # the other way round, exporters fix the batch size
-        x = F.conv2d(branches, kernel[:, c:], bias, padding=1) + conv_enlarged(
-            [average], kernel[:, :c], x
-        )
+        x = F.conv2d(branches, of_branches, bias, padding=1) + enlarged
         x = self.bottleneck.activation(self.bottleneck.bn(x))
         return self.classifier(self.dropout(x))
 
@@ -144,7 +142,8 @@ class LRASPPHead(nn.Module):
     """
 
     LEAST_BATCH = 1
-    WINDOW, STRIDE = 49, (16, 20)
+    WINDOW = 49
+    STRIDE = (16, 20)
 
     def __init__(
         self,
@@ -153,7 +152,7 @@ class LRASPPHead(nn.Module):
         channels: int,
         dropout: float = 0.1,
         eps: float = 1e-5,
-    ):
+    ) -> None:
         super().__init__()
         *earlier, last = in_channels
         self.image_pool = nn.Sequential(
@@ -161,40 +160,46 @@ class LRASPPHead(nn.Module):
         )
         self.gated = ConvBN(last, channels, kernel=1, eps=eps)
         self.mix = nn.Conv2d(channels, channels, 1)
-        skips = [32 * 2**i for i in range(len(earlier))]
-        self.skips = nn.ModuleList(
-            nn.Conv2d(before, skip, 1, bias=False)
-            for before, skip in zip(earlier, skips, strict=True)
-        )
-        self.joins = nn.ModuleList(
-            ConvBN(channels + skip, channels, kernel=1, eps=eps) for skip in skips
-        )
+        self.skips = nn.ModuleList()
+        for i, before in enumerate(earlier):
+            self.skips.append(nn.Conv2d(before, 32 * 2**i, 1, bias=False))
+        self.joins = nn.ModuleList()
+        for skip in self.skips:
+            both = channels + skip.out_channels
+            self.joins.append(ConvBN(both, channels, kernel=1, eps=eps))
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         *earlier, x = features
+        average = self.image_pool(self._window_averages(x))
+        size = x.shape[-2:]
+        gate = F.interpolate(average, size, mode="bilinear", align_corners=False)
+        x = self.mix(self.gated(x) * gate)
+        for i in reversed(range(len(earlier))):
+            x = self._join(x, self.skips[i](earlier[i]), self.joins[i])
+        return self.classifier(self.dropout(x))
+
+    def _window_averages(self, x: Tensor) -> Tensor:
         # zeros make a small feature one window, and are taken out of its average: one graph for
         # any size
         height, width = (min(self.WINDOW, side) for side in x.shape[-2:])
         filled = F.pad(x, (0, self.WINDOW - width, 0, self.WINDOW - height))
-        average = F.avg_pool2d(filled, self.WINDOW, self.STRIDE) * (
-            self.WINDOW**2 / (height * width)
-        )
-        average = self.image_pool(average)
-        x = self.gated(x) * F.interpolate(
-            average, x.shape[-2:], mode="bilinear", align_corners=False
-        )
-        x = self.mix(x)
-        for feature, skip, join in reversed(
-            list(zip(earlier, self.skips, self.joins, strict=True))
-        ):
-            # of x, enlarged, beside the skip: a 1x1 convolution may as well come before enlarging
-            of_x, of_skip = join.conv.weight.split([x.shape[1], skip.out_channels], dim=1)
-            x = F.conv2d(x, of_x, join.conv.bias)  # no bias unless batch norm is folded into it
-            x = F.interpolate(x, feature.shape[-2:], mode="bilinear", align_corners=False)
-            x = join.activation(join.bn(x + F.conv2d(skip(feature), of_skip)))
-        return self.classifier(self.dropout(x))
+        share = height * width
+        return F.avg_pool2d(filled, self.WINDOW, self.STRIDE) * (self.WINDOW**2 / share)
+
+    @staticmethod
+    def _join(x: Tensor, skip: Tensor, join: ConvBN) -> Tensor:
+        """`join` of x, enlarged, beside the skip: a 1x1 convolution may come before enlarging."""
+        of_x, of_skip = join.conv.weight.split([x.shape[1], skip.shape[1]], dim=1)
+        x = F.conv2d(x, of_x, join.conv.bias)  # no bias unless batch norm is folded into it
+        x = F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
+        return join.activation(join.bn(x + F.conv2d(skip, of_skip)))
+
+
+def _split(kernel: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """The part of a kernel (out, in, k, l) that sees the first `channels`, and the rest."""
+    return kernel[:, :channels], kernel[:, channels:]
 
 
 def pooled(x: Tensor, scales: tuple[int, ...]) -> list[Tensor]:
@@ -212,36 +217,42 @@ def pooled(x: Tensor, scales: tuple[int, ...]) -> list[Tensor]:
 def pooled_by_products(x: Tensor, scales: tuple[int, ...]) -> list[Tensor]:
     """`pooled` by two products with windows as matrices: x is read once, whatever the scales."""
     n, c, height, width = x.shape
-    rows, columns = (
-        _windows(scales, side, x.device) for side in (height, width)
-    )  # (sum of bins, side)
-    # powers of two, exact in every type, keep the sums within float16
-    small_rows, small_columns = (
-        (windows * 2.0 ** -math.ceil(math.log2(windows.shape[1]))).to(x.dtype)
-        for windows in (rows, columns)
-    )
+    rows = _windows(scales, height, x)  # (sum of bins, H)
+    columns = _windows(scales, width, x)  # (sum of bins, W)
+
+    # sums over columns, then over rows
     lines = x.permute(0, 2, 3, 1).flatten(0, 1)  # (N H, W, C)
-    lines = small_columns.expand(n * height, -1, -1).bmm(lines)  # (N H, sum of bins, C)
-    sums = small_rows.expand(n, -1, -1).bmm(lines.unflatten(0, (n, height)).flatten(2))
+    lines = columns.expand(n * height, -1, -1).bmm(lines)  # (N H, sum of bins, C)
+    lines = lines.unflatten(0, (n, height)).flatten(2)  # (N, H, sum of bins C)
+    sums = rows.expand(n, -1, -1).bmm(lines)
     sums = sums.unflatten(2, (-1, c)).permute(0, 3, 1, 2)  # (N, C, sum of bins, sum of bins)
-    covered = small_rows.float().sum(1)[:, None] * small_columns.float().sum(1)
-    averages, start = [], 0
+
+    # of each scale its own windows, by what they cover
+    covered = rows.float().sum(1)[:, None] * columns.float().sum(1)
+    averages = []
+    start = 0
     for bins in scales:
-        own = slice(start, start + bins)
-        averages.append((sums[..., own, own] / covered[own, own]).to(sums.dtype))
+        block = slice(start, start + bins)
+        average = sums[..., block, block] / covered[block, block]
+        averages.append(average.to(sums.dtype))
         start += bins
     return averages
 
 
-def _windows(scales: tuple[int, ...], side: int, device: torch.device) -> Tensor:
-    """Which of `side` pixels each window covers, of all scales: float32 (sum of bins, side)."""
-    pixel = torch.arange(side, device=device)
+def _windows(scales: tuple[int, ...], side: int, like: Tensor) -> Tensor:
+    """Which of `side` pixels each window covers, of all scales: (sum of bins, side), as `like`.
+
+    0, or a power of two, which is exact in every type and keeps the sums within float16.
+    """
+    pixel = torch.arange(side, device=like.device)
     windows = []
     for bins in scales:
-        window = torch.arange(bins, device=device)[:, None]
-        first, end = window * side // bins, -(-(window + 1) * side // bins)
+        window = torch.arange(bins, device=like.device)[:, None]
+        first = window * side // bins
+        end = -(-(window + 1) * side // bins)
         windows.append((pixel >= first) & (pixel < end))
-    return torch.cat(windows).float()
+    small = 2.0 ** -math.ceil(math.log2(side))
+    return (torch.cat(windows).float() * small).to(like.dtype)
 
 
 def conv_enlarged(grids: list[Tensor], kernel: Tensor, like: Tensor) -> Tensor:
@@ -256,27 +267,32 @@ def conv_enlarged(grids: list[Tensor], kernel: Tensor, like: Tensor) -> Tensor:
     the head's multiplications.
     """
     n, _, height, width = like.shape
-    parts, columns = [], []
-    for grid, own in zip(
-        grids, kernel.split([grid.shape[1] for grid in grids], dim=1), strict=True
-    ):
-        taps = torch.einsum("nckl,ocyx->nykxlo", grid, own)  # (N, 3, k, 3, l, out)
+    kernels = kernel.split([grid.shape[1] for grid in grids], dim=1)
+
+    # rows enlarged and shifted, of each grid
+    parts = []
+    columns = []
+    for grid, part in zip(grids, kernels, strict=True):
+        taps = torch.einsum("nckl,ocyx->nykxlo", grid, part)  # (N, 3, k, 3, l, out)
         rows = _enlarging(grid.shape[-2], height, taps)  # (H, 3k)
-        shifted = rows.expand(n, -1, -1).bmm(taps.flatten(3).flatten(1, 2))  # (N, H, 3l out)
-        parts.append(shifted.unflatten(2, (-1, own.shape[0])))  # (N, H, 3l, out)
+        lines = taps.flatten(3).flatten(1, 2)  # (N, 3k, 3l out)
+        shifted = rows.expand(n, -1, -1).bmm(lines)  # (N, H, 3l out)
+        parts.append(shifted.unflatten(2, (-1, part.shape[0])))  # (N, H, 3l, out)
         columns.append(_enlarging(grid.shape[-1], width, taps))  # (W, 3l)
+
+    # columns of all grids, whose results add up
     lines = torch.cat(parts, dim=2).flatten(0, 1)  # (N H, sum of 3l, out)
-    made = torch.cat(columns, dim=1).expand(lines.shape[0], -1, -1).bmm(lines)  # (N H, W, out)
-    return made.unflatten(0, (n, height)).permute(0, 3, 1, 2)
+    enlarging = torch.cat(columns, dim=1).expand(lines.shape[0], -1, -1)
+    result = enlarging.bmm(lines)  # (N H, W, out)
+    return result.unflatten(0, (n, height)).permute(0, 3, 1, 2)
 
 
 def _enlarging(bins: int, length: int, like: Tensor) -> Tensor:
-    """(length, 3 bins): bilinear from `bins` values to `length`, shifted by a kernel's three taps."""
+    """(length, 3 bins): bilinear from `bins` values to `length`, shifted by a kernel's 3 taps."""
     position = (torch.arange(length, device=like.device) + 0.5) * (bins / length) - 0.5
+    position = position.clamp(0, bins - 1).unsqueeze(1)
     grid = torch.arange(bins, device=like.device)
-    weights = (
-        (1 - (position.clamp(0, bins - 1).unsqueeze(1) - grid).abs()).clamp(min=0).to(like.dtype)
-    )
+    weights = (1 - (position - grid).abs()).clamp(min=0).to(like.dtype)
     padded = F.pad(weights, (0, 0, 1, 1))
     return torch.cat([padded[tap : tap + length] for tap in range(3)], dim=1)
 
@@ -284,6 +300,7 @@ def _enlarging(bins: int, length: int, like: Tensor) -> Tensor:
 def _refuse_single_value(x: Tensor, bn: nn.BatchNorm2d, what: str) -> None:
     if bn.training and x.shape[0] == 1:
         raise ValueError(
-            f"training with batch 1: {what} leaves one value per channel, of which batch normalisation has "
-            "no variance; use a batch of at least 2, or the FCN head, or put its BN in eval mode"
+            f"training with batch 1: {what} leaves one value per channel, of which batch "
+            "normalisation has no variance; use a batch of at least 2, or the FCN head, "
+            "or put its BN in eval mode"
         )

@@ -24,15 +24,21 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
     name = str(name_or_path)
     path = Path(name).expanduser()
     entry = known().get(name, {})
-    if entry or (
-        path.name == name and not path.suffix and not path.exists()
-    ):  # surely meant as a name
+    surely_a_name = path.name == name and not path.suffix and not path.exists()
+    if entry or surely_a_name:
         path = path_of(name)
     if "url" in entry and not path.is_file():
         raise InputError(f"{name} is not downloaded (no {path}); run ./run.sh weights {name}")
-    content, digest = read_checkpoint(path, entry["sha256"] if "file" in entry else None)
-    model = rebuild(content, path) if "format" in content else _convert(content, path, digest)
-    model.weights_name, model.weights_sha256 = name if entry else path.name, digest
+
+    # a shipped file must be the one that was shipped
+    expected = entry["sha256"] if "file" in entry else None
+    content, digest = read_checkpoint(path, expected)
+    if "format" in content:
+        model = rebuild(content, path)
+    else:
+        model = _convert(content, path, digest)
+    model.weights_name = name if entry else path.name
+    model.weights_sha256 = digest
     return model.to(device).eval()
 
 
@@ -63,8 +69,8 @@ def _convert(content: dict, path: str | Path, digest: str) -> Segmenter:
     arch = openmmlab.read_arch(state)
     if arch is None:
         raise InputError(
-            f"{path} is neither a dme checkpoint (no 'format') nor one of OpenMMLab's with a backbone "
-            f"({', '.join(BACKBONES)}) and a head ({', '.join(HEADS)}) of dme; "
+            f"{path} is neither a dme checkpoint (no 'format') nor one of OpenMMLab's with a "
+            f"backbone ({', '.join(BACKBONES)}) and a head ({', '.join(HEADS)}) of dme; "
             f"it has {first_ten(list(state))}"
         )
     model = build_model(**arch)

@@ -45,7 +45,7 @@ class MobileNetV2(nn.Module):
         (r"layer([2-7])\.(\d)\.conv\.2\.", r"stages.\1.\2.project."),
     )
 
-    def __init__(self, in_channels: int, width: float):
+    def __init__(self, in_channels: int, width: float) -> None:
         super().__init__()
         before = divisible(STEM * width)
         self.stages = nn.ModuleList([ConvBN(in_channels, before, stride=2, activation=nn.ReLU6)])
@@ -60,11 +60,12 @@ class MobileNetV2(nn.Module):
                 dilation=dilation,
                 activation=nn.ReLU6,
             )
-            later = (
-                InvertedResidual(after, expansion * after, after, activation=nn.ReLU6)
-                for _ in range(blocks - 1)
-            )
-            self.stages.append(nn.Sequential(first, *later))
+            stage = nn.Sequential(first)
+            for _ in range(blocks - 1):
+                stage.append(
+                    InvertedResidual(after, expansion * after, after, activation=nn.ReLU6)
+                )
+            self.stages.append(stage)
             before = after
             if len(self.stages) - 1 in FEATURES:
                 self.out_channels.append(after)

@@ -9,7 +9,8 @@ EPS = 1e-3  # of batch norm, here and in the head
 STEM = 16  # channels of the first convolution
 
 # kernel, channels between, channels out, squeeze-and-excitation, activation, stride, dilation
-R, H = nn.ReLU, nn.Hardswish
+R = nn.ReLU
+H = nn.Hardswish
 LARGE = (
     (3, 16, 16, False, R, 1, 1),
     (3, 64, 24, False, R, 2, 1),
@@ -51,9 +52,8 @@ class SameConv2d(nn.Conv2d):
             reach = self.dilation[axis] * (self.kernel_size[axis] - 1)
             missing = reach - (x.shape[2 + axis] - 1) % self.stride[axis]
             padding += [missing // 2, missing - missing // 2]
-        return F.conv2d(
-            F.pad(x, padding), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
-        )
+        x = F.pad(x, padding)
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 class MobileNetV3(nn.Module):
@@ -78,13 +78,16 @@ class MobileNetV3(nn.Module):
         (r"layer(\d+)\.(conv|bn)\.", r"layers.\1.\2."),
     )
 
-    def __init__(self, in_channels: int, width: float, blocks: tuple, features: tuple[int, ...]):
+    def __init__(
+        self, in_channels: int, width: float, blocks: tuple, features: tuple[int, ...]
+    ) -> None:
         super().__init__()
         before = divisible(STEM * width)
         first = ConvBN(
             in_channels, before, stride=2, activation=H, eps=EPS, convolution=SameConv2d
         )
-        self.layers, channels = nn.ModuleList([first]), [before]
+        self.layers = nn.ModuleList([first])
+        channels = [before]  # of each layer's output
         for kernel, between, after, attention, activation, stride, dilation in blocks:
             self.layers.append(
                 InvertedResidual(
@@ -121,7 +124,7 @@ class MobileNetV3Large(MobileNetV3):
 
     WIDEST = ("layers.16.conv.weight", 960)
 
-    def __init__(self, in_channels: int, width: float):
+    def __init__(self, in_channels: int, width: float) -> None:
         super().__init__(in_channels, width, LARGE, features=(1, 3))
 
 
@@ -130,5 +133,5 @@ class MobileNetV3Small(MobileNetV3):
 
     WIDEST = ("layers.12.conv.weight", 576)
 
-    def __init__(self, in_channels: int, width: float):
+    def __init__(self, in_channels: int, width: float) -> None:
         super().__init__(in_channels, width, SMALL, features=(0, 1))

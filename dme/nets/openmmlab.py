@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from dme.common.errors import InputError
@@ -54,16 +55,18 @@ def _substitute(state: dict[str, Tensor], pairs: Iterable[tuple[str, str]]) -> d
 
 
 def read_arch(state: dict[str, Tensor]) -> dict | None:
-    """build_model's arguments read off tensors under our names; None for those of another network."""
-    heads = [
-        head for head, start in TELLTALES.items() if any(name.startswith(start) for name in state)
-    ]
+    """build_model's arguments read off tensors under our names; None for another network's."""
+    heads = [head for head, start in TELLTALES.items() if _has(state, start)]
+    classifier = _kernel_shape(state, "head.classifier.weight")
+    aux_classifier = _kernel_shape(state, "aux_head.classifier.weight")
+    if not heads or classifier is None:
+        return None
+
     for backbone, kind in BACKBONES.items():
-        widest, width_1 = kind.WIDEST
-        names = (f"backbone.{kind.FIRST}", f"backbone.{widest}", "head.classifier.weight")
-        if heads and all(getattr(state.get(name), "ndim", None) == 4 for name in names):
-            first, widest, classifier = (state[name].shape for name in names)
-            aux = state.get("aux_head.classifier.weight")
+        widest_name, width_1 = kind.WIDEST
+        first = _kernel_shape(state, f"backbone.{kind.FIRST}")
+        widest = _kernel_shape(state, f"backbone.{widest_name}")
+        if first is not None and widest is not None:
             return {
                 "backbone": backbone,
                 "head": heads[0],
@@ -71,10 +74,20 @@ def read_arch(state: dict[str, Tensor]) -> dict | None:
                 "width": type(kind.WIDTH)(widest[0] / width_1),
                 "in_channels": first[1],
                 "head_channels": classifier[1],
-                "aux": any(name.startswith("aux_head.") for name in state),
-                "aux_channels": aux.shape[1] if getattr(aux, "ndim", None) == 4 else 0,
+                "aux": _has(state, "aux_head."),
+                "aux_channels": aux_classifier[1] if aux_classifier else 0,
             }
     return None
+
+
+def _has(state: dict[str, Tensor], start: str) -> bool:
+    return any(name.startswith(start) for name in state)
+
+
+def _kernel_shape(state: dict[str, Tensor], name: str) -> torch.Size | None:
+    """Shape of a convolution's kernel, None without a tensor of that name and four sides."""
+    value = state.get(name)
+    return value.shape if getattr(value, "ndim", None) == 4 else None
 
 
 def read_meta(meta: object, path: object) -> tuple[list[str], dict[str, list[float]]]:
@@ -83,15 +96,16 @@ def read_meta(meta: object, path: object) -> tuple[list[str], dict[str, list[flo
     Raises InputError for a configuration of BGR images; `path` is for the message.
     """
     meta = meta if isinstance(meta, dict) else {}
-    data = (
-        meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), dict) else meta
-    )  # mmengine; mmcv
+    data = meta.get("dataset_meta")  # mmengine's; mmcv has it in meta itself
+    if not isinstance(data, dict):
+        data = meta
     classes = [str(name) for name in data.get("CLASSES") or data.get("classes") or ()]
     config = str(meta.get("config") or meta.get("cfg"))
     if re.search(r"to_rgb\s*=\s*False", config):
         raise InputError(f"{path} was trained on BGR images, dme's networks take RGB")
     preprocess = {}
     for key in ("mean", "std"):
-        if values := re.search(rf"\b{key}\s*=\s*\[([-+.\d\s,e]+)\]", config):
+        values = re.search(rf"\b{key}\s*=\s*\[([-+.\d\s,e]+)\]", config)
+        if values:
             preprocess[key] = [float(value) for value in values[1].split(",") if value.strip()]
     return classes, preprocess

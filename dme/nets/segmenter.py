@@ -11,8 +11,8 @@ from dme.nets.mobilenet_v2 import MobileNetV2
 from dme.nets.mobilenet_v3 import MobileNetV3Large, MobileNetV3Small
 from dme.nets.unet import UNet
 
-# A backbone is a class, built with (in_channels, width), whose instances map (N, in_channels, H, W)
-# to a list of features with `out_channels`. It says what goes with it:
+# A backbone is a class, built with (in_channels, width), whose instances map (N, in_channels, H,
+# W) to a list of features with `out_channels`. It says what goes with it:
 # WIDTH         the usual width, an int or a float as all its widths are
 # HEADS         the heads it takes and the arguments they get, the usual one first
 # AUX_CHANNELS  of the auxiliary head on the last feature but one; 0: it has none
@@ -41,7 +41,7 @@ class Segmenter(nn.Module):
 
     def __init__(
         self, backbone: nn.Module, head: nn.Module, aux_head: nn.Module | None, arch: dict
-    ):
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -59,10 +59,13 @@ class Segmenter(nn.Module):
     def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """As forward, and the auxiliary head's logits (N, num_classes, H'', W'') or None."""
         features = self.backbone(x)
-        return self.head(features), None if self.aux_head is None else self.aux_head(features)
+        logits = self.head(features)
+        if self.aux_head is None:
+            return logits, None
+        return logits, self.aux_head(features)
 
 
-def build_model(
+def build_model(  # noqa: PLR0913 - public, each may be left out
     backbone: str = "unet",
     head: str | None = None,
     num_classes: int = 2,
@@ -72,60 +75,80 @@ def build_model(
     aux: bool | None = None,
     aux_channels: int | None = None,
 ) -> Segmenter:
-    """A network with fresh weights, made as OpenMMLab does: He's; classifiers normal, deviation 0.01.
+    """A network with fresh weights: He's, those of classifiers normal with deviation 0.01.
 
-    backbone: a name in BACKBONES. head: one in its HEADS, which differ: "psp", "fcn", "deeplabv3",
-        "lraspp".
+    backbone: a name in BACKBONES.
+    head: one in its HEADS, which differ: "psp", "fcn", "deeplabv3", "lraspp".
     width: of a unet the channels of its first stage (the study's networks have 64), of a MobileNet
-    what multiplies all its channels. aux: with the auxiliary head. None stands for what is usual
-    with the backbone. Raises InputError for an unknown name or a number below its minimum.
+        what multiplies all its channels.
+    aux: with the auxiliary head.
+
+    None stands for what is usual with the backbone. Initialised as OpenMMLab does. Raises
+    InputError for an unknown name or a number below its minimum.
     """
     if backbone not in BACKBONES:
         raise InputError(f"unknown backbone {backbone!r}; choose one of {', '.join(BACKBONES)}")
     kind = BACKBONES[backbone]
-    head = next(iter(kind.HEADS)) if head is None else head
+    if head is None:
+        head = next(iter(kind.HEADS))
     if head not in kind.HEADS:
         raise InputError(
             f"unknown head {head!r} for a {backbone}; choose one of {', '.join(kind.HEADS)}"
         )
+
+    # what is usual with it where nothing is given
     options = dict(kind.HEADS[head])
-    options |= {} if head_channels is None else {"channels": head_channels}
-    aux = kind.AUX_CHANNELS > 0 if aux is None else aux
-    aux_channels = kind.AUX_CHANNELS if aux_channels is None else aux_channels
-    width = kind.WIDTH if width is None else width
-    whole = isinstance(kind.WIDTH, int)
-    for what, value, least in (
-        ("num_classes", num_classes, 2),
-        ("width", width, 1 if whole else 0.01),
-        ("in_channels", in_channels, 1),
-        ("head_channels", options["channels"], 1),
-        ("aux_channels", aux_channels, 1 if aux else 0),
-    ):
-        if not value >= least:
-            raise InputError(f"{what} is {value:g}; it must be at least {least}")
-    if width == math.inf or (whole and width % 1):
-        raise InputError(
-            f"width is {width:g}; a {backbone}'s is a {'whole' if whole else 'finite'} number"
-        )
-    width = type(kind.WIDTH)(width)
-    body = kind(in_channels, width)
-    model = Segmenter(
-        body,
-        HEADS[head](body.out_channels, num_classes, **options),
-        FCNHead(body.out_channels, num_classes, aux_channels, feature=-2) if aux else None,
-        arch={
-            "backbone": backbone,
-            "head": head,
-            "num_classes": num_classes,
-            "width": width,
-            "in_channels": in_channels,
-            "head_channels": options["channels"],
-            "aux": aux,
-            "aux_channels": aux_channels if aux else 0,
-        },
-    )
+    if head_channels is not None:
+        options["channels"] = head_channels
+    if aux is None:
+        aux = kind.AUX_CHANNELS > 0
+    if aux_channels is None:
+        aux_channels = kind.AUX_CHANNELS
+    if width is None:
+        width = kind.WIDTH
+
+    arch = {
+        "backbone": backbone,
+        "head": head,
+        "num_classes": num_classes,
+        "width": width,
+        "in_channels": in_channels,
+        "head_channels": options["channels"],
+        "aux": aux,
+        "aux_channels": aux_channels,
+    }
+    _check_numbers(arch)
+    arch["width"] = type(kind.WIDTH)(width)
+    if not aux:
+        arch["aux_channels"] = 0
+
+    body = kind(in_channels, arch["width"])
+    decode_head = HEADS[head](body.out_channels, num_classes, **options)
+    aux_head = None
+    if aux:
+        aux_head = FCNHead(body.out_channels, num_classes, aux_channels, feature=-2)
+    model = Segmenter(body, decode_head, aux_head, arch)
     _initialise(model)
     return model
+
+
+def _check_numbers(arch: dict) -> None:
+    """Raises InputError for a number of an `arch` below its minimum, or a width that is none."""
+    whole = isinstance(BACKBONES[arch["backbone"]].WIDTH, int)
+    least = {
+        "num_classes": 2,
+        "width": 1 if whole else 0.01,
+        "in_channels": 1,
+        "head_channels": 1,
+        "aux_channels": 1 if arch["aux"] else 0,
+    }
+    for name, minimum in least.items():
+        if not arch[name] >= minimum:
+            raise InputError(f"{name} is {arch[name]:g}; it must be at least {minimum}")
+    width = arch["width"]
+    if width == math.inf or (whole and width % 1):
+        kind = "whole" if whole else "finite"
+        raise InputError(f"width is {width:g}; a {arch['backbone']}'s is a {kind} number")
 
 
 def require_arch(model: Segmenter, **asked: str | float | None) -> None:
@@ -154,7 +177,8 @@ def set_classes(model: Segmenter, names: list[str]) -> list[str]:
     model.arch = model.arch | {"num_classes": len(names)}
     replaced = []
     for part in ("head", "aux_head"):
-        if (head := getattr(model, part)) is not None:
+        head = getattr(model, part)
+        if head is not None:
             head.classifier = nn.Conv2d(head.classifier.in_channels, len(names), 1)
             _initialise_convolution(head.classifier, classifier=True)
             replaced.append(f"{part}.classifier")
@@ -200,14 +224,15 @@ def normalise(image: Tensor, preprocess: dict) -> Tensor:
     image: (N, H, W) grey or (N, C, H, W), any real dtype; grey is repeated to the network's
     channel count. Returns float32 (N, C, H, W), (image - mean) / std per channel.
     """
-    mean, std = (
-        torch.tensor(preprocess[of]).view(1, -1, 1, 1).to(image.device, non_blocking=True)
-        for of in ("mean", "std")
-    )
+    mean = torch.tensor(preprocess["mean"]).view(1, -1, 1, 1)
+    std = torch.tensor(preprocess["std"]).view(1, -1, 1, 1)
     if image.ndim == 3:
         image = image.unsqueeze(1)
     if image.shape[1] not in (1, mean.shape[1]):
         raise ValueError(
-            f"image has {image.shape[1]} channels; the network wants {mean.shape[1]} (or 1, repeated)"
+            f"image has {image.shape[1]} channels; the network wants {mean.shape[1]} "
+            "(or 1, repeated)"
         )
+    mean = mean.to(image.device, non_blocking=True)
+    std = std.to(image.device, non_blocking=True)
     return (image.float() - mean) / std

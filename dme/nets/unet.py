@@ -33,14 +33,16 @@ class UNet(nn.Module):
         (r"decoder\.(\d)\.upsample\.interp_upsample\.1\.", r"up.\1."),
     )
 
-    def __init__(self, in_channels: int, width: int):
+    def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
         channels = [width * 2**i for i in range(5)]
         self.out_channels = channels[::-1]
-        self.encoder = nn.ModuleList(
-            double_conv(before, after)
-            for before, after in zip([in_channels, *channels[:-1]], channels, strict=True)
-        )
+        self.encoder = nn.ModuleList()
+        before = in_channels
+        for c in channels:
+            self.encoder.append(double_conv(before, c))
+            before = c
+
         # stage i goes from the resolution of encoder[i + 1] up to that of encoder[i]
         self.up = nn.ModuleList(ConvBN(2 * c, c, kernel=1) for c in channels[:-1])
         self.decoder = nn.ModuleList(double_conv(2 * c, c) for c in channels[:-1])
@@ -50,13 +52,18 @@ class UNet(nn.Module):
         if height % STRIDE or width % STRIDE:
             fit = [-(-side // STRIDE) * STRIDE for side in (height, width)]
             raise ValueError(
-                f"UNet got {height} x {width}, wants multiples of {STRIDE}; pad to {fit[0]} x {fit[1]} "
+                f"UNet got {height} x {width}, expected multiples of {STRIDE}; "
+                f"pad to {fit[0]} x {fit[1]} "
                 "or use dme.inference.windows.whole, which pads and crops back"
             )
+
+        # down: every stage but the first halves the size
         skips = []
         for i, stage in enumerate(self.encoder):
             x = stage(F.max_pool2d(x, 2) if i else x)
             skips.append(x)
+
+        # up, joined with what the encoder saw at that size
         features = [skips.pop()]
         for up, decode in zip(reversed(self.up), reversed(self.decoder), strict=True):
             # enlarging and a 1 x 1 convolution commute; in this order it costs a quarter

@@ -297,7 +297,7 @@ def test_as_many_classes_keep_every_weight():
 )
 def test_unet_alone_refuses_sizes_that_16_does_not_divide(height, width, fit):
     with pytest.raises(
-        ValueError, match=f"UNet got {height} x {width}, wants multiples of 16; pad to {fit}"
+        ValueError, match=f"UNet got {height} x {width}, expected multiples of 16; pad to {fit}"
     ):
         UNet(3, width=1)(torch.zeros(1, 3, height, width))
 

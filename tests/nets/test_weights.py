@@ -191,9 +191,9 @@ def test_every_wrong_name_or_shape_is_listed(tmp_path):
     with pytest.raises(InputError) as error:
         load_openmmlab(build_model(head="psp", width=8), openmmlab(tmp_path, change=damage))
     message = one_line(error)
-    assert "head.bottleneck.bn.bias is missing, wanted (16,)" in message
-    assert "decode_head.surplus.weight is (3,), wanted none such" in message
-    assert "backbone.encoder.2.0.bn.weight is (7,), wanted (32,)" in message
+    assert "head.bottleneck.bn.bias is missing, expected (16,)" in message
+    assert "decode_head.surplus.weight is (3,), expected none such" in message
+    assert "backbone.encoder.2.0.bn.weight is (7,), expected (32,)" in message
 
     def rename_all(state):
         for name in list(state):
@@ -202,7 +202,7 @@ def test_every_wrong_name_or_shape_is_listed(tmp_path):
     with pytest.raises(InputError) as error:
         load_openmmlab(build_model(head="psp", width=8), openmmlab(tmp_path, change=rename_all))
     # 144 tensors (172 less 28 counters) are missing and 144 unexpected
-    assert one_line(error).count("is missing") == one_line(error).count("wanted none such") == 144
+    assert one_line(error).count("is missing") == one_line(error).count("expected none such") == 144
 
 
 def test_other_networks_are_no_unet(tmp_path):
