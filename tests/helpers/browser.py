@@ -5,25 +5,47 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
+
+OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--remote-debugging-pipe",
+)
+# middle of an element, after it was scrolled into view
+MIDDLE = """(() => {
+    const element = document.querySelector(SELECTOR);
+    element.scrollIntoView({block: 'center'});
+    const box = element.getBoundingClientRect();
+    return [box.x + box.width / 2, box.y + box.height / 2];
+})()"""
 
 
 class Browser:
-    """Headless Chromium, spoken to over its debugging pipe."""
+    """One window. Messages of Chromium's protocol are JSON that ends with a zero byte."""
 
     def __init__(self, program: str, profile: Path):
-        (read_here, write_there), (read_there, write_here) = os.pipe(), os.pipe()
-        options = (
-            "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --remote-debugging-pipe"
-        )
-        command = f'exec "{program}" {options} --user-data-dir="{profile}" 3<&{read_there} 4>&{write_there}'
+        read_here, write_there = os.pipe()
+        read_there, write_here = os.pipe()
+        pipes = f"3<&{read_there} 4>&{write_there}"
+        arguments = f'{" ".join(OPTIONS)} --user-data-dir="{profile}"'
         self.process = subprocess.Popen(
-            ["bash", "-c", command], pass_fds=(read_there, write_there), stderr=subprocess.DEVNULL
+            ["bash", "-c", f'exec "{program}" {arguments} {pipes}'],
+            pass_fds=(read_there, write_there),
+            stderr=subprocess.DEVNULL,
         )
-        os.close(read_there), os.close(write_there)
-        self.answers, self.requests = os.fdopen(read_here, "rb"), os.fdopen(write_here, "wb")
-        self.count, self.session, self.events = 0, None, []
+        os.close(read_there)
+        os.close(write_there)
+        self.answers = os.fdopen(read_here, "rb")
+        self.requests = os.fdopen(write_here, "wb")
+        self.count = 0
+        self.session = None
+        self.events = []
 
-    def call(self, method: str, **params) -> dict:
+    def call(self, method: str, **params: Any) -> dict:
+        """The result of a method; what else arrives meanwhile is kept as events."""
         self.count += 1
         message = {"id": self.count, "method": method, "params": params}
         if self.session:
@@ -31,33 +53,38 @@ class Browser:
         self.requests.write(json.dumps(message).encode() + b"\0")
         self.requests.flush()
         while True:
-            text = b""
-            while not text.endswith(b"\0"):
-                byte = self.answers.read(1)
-                assert byte, "Chromium ended"
-                text += byte
-            answer = json.loads(text[:-1])
+            answer = self._answer()
             if answer.get("id") == self.count:
                 assert "error" not in answer, answer
                 return answer["result"]
             self.events.append(answer)
 
+    def _answer(self) -> dict:
+        text = b""
+        while not text.endswith(b"\0"):
+            byte = self.answers.read(1)
+            assert byte, "Chromium ended"
+            text += byte
+        return json.loads(text[:-1])
+
     def open(self, page: Path) -> None:
+        """Show a file, and wait until it is there."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
-            "sessionId"
-        ]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = attached["sessionId"]
         self.call("Runtime.enable")
         self.call("Page.enable")
         self.call("Page.navigate", url=page.as_uri())
         self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
 
-    def get(self, expression: str):
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+    def get(self, expression: str) -> Any:
+        """The value of JavaScript."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
     def wait(self, expression: str) -> None:
+        """Until JavaScript is true, ten seconds at most."""
         for _ in range(200):
             if self.get(expression):
                 return
@@ -65,26 +92,19 @@ class Browser:
         raise AssertionError(f"never true: {expression}")
 
     def click(self, selector: str) -> None:
-        where = self.get(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
-            "e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect(); "
-            "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-        )
+        x, y = self.get(MIDDLE.replace("SELECTOR", json.dumps(selector)))
+        mouse = {"x": x, "y": y, "button": "left", "clickCount": 1}
         for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent",
-                type=kind,
-                x=where[0],
-                y=where[1],
-                button="left",
-                clickCount=1,
-            )
+            self.call("Input.dispatchMouseEvent", type=kind, **mouse)
 
     def press(self, key: str, code: int) -> None:
+        keyboard = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         for kind in ("keyDown", "keyUp"):
-            self.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
-            )
+            self.call("Input.dispatchKeyEvent", type=kind, **keyboard)
+
+    def faults(self) -> list[dict]:
+        """Exceptions of the page's own script."""
+        return [event for event in self.events if event["method"] == "Runtime.exceptionThrown"]
 
     def close(self) -> None:
         self.requests.close()

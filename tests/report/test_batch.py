@@ -1,41 +1,113 @@
-"""Many scans: what one leaves, and that a thousand take no more memory than one."""
+"""Many scans: what one leaves, how scales complete each other, and that memory stays flat."""
 
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.knowing_networks import Bright
-from helpers.scan_files import picture
+from helpers.knowing_networks import Bright, Knows
+from helpers.scan_files import files, flat, indexed, picture
 
+from dme.common.errors import InputError
 from dme.report.batch import Work
-from dme.report.inputs import list_items
+from dme.report.inputs import Item, list_items
+from dme.report.scans import Scan
 
 
-def test_memory_stays_flat(tmp_path):
-    """200 more scans of 0.13 MB (in all 25 MB, as much again for each step) leave no more than their rows."""
+def work_in(out: Path, scale_um=None, **networks) -> Work:
+    return Work(out, networks, threshold=0.5, tta=False, scale_um=scale_um)
+
+
+def test_what_a_scan_leaves(tmp_path):
+    """Of the fluid a mask, of the layers boundaries and a profile, and one overlay."""
+    network = Knows([flat()], fluid=True)
+    work = work_in(tmp_path, fluid=network, layers=network)
+    work.predict_scan(0, Scan("a", "a.png", lambda: indexed(0, cyst=(slice(28, 32), slice(5, 9)))))
+    expected = {"masks/a.png", "boundaries/a.csv", "profiles/a.png", "overlays/a.png"}
+    assert files(tmp_path) == expected
+    (row,) = work.rows
+    assert row["scan"] == "a"
+    assert row["source"] == "a.png"
+    assert row["fluid_px"] == 16
+    assert row["retina_thickness_px"] == pytest.approx(56, abs=0.1)
+    assert not work.thickness_px  # it belongs to no volume
+
+
+def test_lines_of_a_volume(tmp_path):
+    network = Knows([flat()], fluid=True)
+    work = work_in(tmp_path, fluid=network, layers=network)
+    image = indexed(0, cyst=(slice(28, 32), slice(5, 9)))
+    work.predict_scan(0, Scan("a", "a.npy", lambda: image, volume="v", position=7))
+    fluid_px = np.zeros(60)
+    fluid_px[5:9] = 4
+    np.testing.assert_array_equal(work.thickness_px["v", "fluid"][7], fluid_px)
+    np.testing.assert_allclose(work.thickness_px["v", "retina"][7], np.full(60, 56), atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "expected"),
+    [
+        (None, None, (None, None, None)),
+        (None, (4, 10), (4, 10, None)),
+        ((3, 11), (4, 10, 120), (3, 11, 120)),
+        ((3, 11, 99), None, (3, 11, 99)),
+    ],
+)
+def test_a_scale_that_is_given_is_completed_by_the_source(tmp_path, given, known, expected):
+    work = work_in(tmp_path, scale_um=given, fluid=Bright())
+    work.predict_scan(0, Scan("a", "a.png", picture, scale_um=known))
+    (row,) = work.rows
+    assert (row["axial_um"], row["lateral_um"], row["spacing_um"]) == expected
+
+
+def test_what_cannot_be_read_is_skipped(tmp_path, capsys):
+    def broken():
+        raise InputError("b.png: not a readable image")
+
+    def no_scans(notes):
+        raise InputError("c.npy: not a readable array")
+
+    scans = [Scan("a", "a.png", picture), Scan("b", "b.png", broken)]
+    work = work_in(tmp_path, fluid=Bright())
+    work.run([Item("in", lambda notes: scans), Item("c.npy", no_scans)])
+    work.gather()
+    assert [row["scan"] for row in work.rows] == ["a"]
+    assert work.skipped == [
+        {"source": "b.png", "reason": "not a readable image"},
+        {"source": "c.npy", "reason": "not a readable array"},
+    ]
+    assert "skipped: b.png: not a readable image" in capsys.readouterr().err
+
+
+def links_to(file: Path, count: int) -> Path:
+    """A folder of so many links to a file."""
+    folder = file.with_name(f"in{count}")
+    folder.mkdir()
+    for i in range(count):
+        (folder / f"{i}.npy").symlink_to(file)
+    return folder
+
+
+def test_memory_stays_flat(tmp_path, monkeypatch):
+    """200 more scans of 0.13 MB (in all 25 MB, as much for each step) leave only their rows."""
     image = picture(height=260, width=500)
     np.save(tmp_path / "one.npy", image)
+    by_class = torch.from_numpy(np.stack([image] * 2) / np.float32(255))
+    monkeypatch.setattr("dme.report.batch.class_probabilities", lambda *_: by_class)
+    monkeypatch.setattr("dme.report.batch.save_png", lambda path, picture, fast: None)
 
     def peak_mb(count: int) -> float:
-        for i in range(count):
-            link = tmp_path / f"in{count}" / f"{i}.npy"
-            link.parent.mkdir(exist_ok=True)
-            link.symlink_to(tmp_path / "one.npy")
-        items, _ = list_items([str(tmp_path / f"in{count}")])
-        work = Work(tmp_path / "out", {"fluid": Bright()}, 0.5, False, None)
-        fast = pytest.MonkeyPatch()
-        fast.setattr("dme.report.batch.save_png", lambda path, picture, fast: None)
-        found = torch.from_numpy(np.stack([image] * 2) / np.float32(255))
-        fast.setattr("dme.report.batch.class_probabilities", lambda *_: found)
+        items, _ = list_items([str(links_to(tmp_path / "one.npy", count))])
+        work = work_in(tmp_path / "out", fluid=Bright())
         tracemalloc.start()
         work.run(items)
-        peak = tracemalloc.get_traced_memory()[1] / 2**20
+        _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        fast.undo()
         assert len(work.rows) == count
-        return peak
+        return peak / 2**20
 
     peak_mb(1)
-    few, many = peak_mb(5), peak_mb(205)
+    few = peak_mb(5)
+    many = peak_mb(205)
     assert many - few < 1
