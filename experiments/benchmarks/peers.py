@@ -33,10 +33,12 @@ class PlainUNet(UNet):
     """Enlarges, then convolves."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        # down
         skips = []
         for i, stage in enumerate(self.encoder):
             x = stage(F.max_pool2d(x, 2) if i else x)
             skips.append(x)
+        # and up
         features = [skips.pop()]
         for up, decode in zip(reversed(self.up), reversed(self.decoder), strict=True):
             x = up(resize(x, skips[-1].shape[-2:]))
@@ -72,15 +74,18 @@ PLAIN = {UNet: PlainUNet, PSPHead: PlainPSPHead, ASPPHead: PlainASPPHead}
 
 
 def plain(model: Segmenter) -> Segmenter:
-    """A copy of the network as it is usually written: OpenMMLab's order of operations, channels first."""
+    """A copy as networks are usually written: OpenMMLab's order of operations, channels first."""
     model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-    for module in model.modules():
-        module.__class__ = PLAIN.get(type(module), type(module))
+    for name, module in list(model.named_children()):
+        if kind := PLAIN.get(type(module)):
+            twin = kind.__new__(kind)  # the same weights with another forward pass
+            twin.__dict__.update(module.__dict__)
+            setattr(model, name, twin)
     return model
 
 
 def argmax_bincount(logits: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Confusion matrix int64 (C, C) in plain PyTorch: logits (N, C, H, W), target int64 (N, H, W)."""
+    """Confusion matrix int64 (C, C) of logits (N, C, H, W) and target int64 (N, H, W)."""
     known = target != IGNORE
     code = target[known] * num_classes + logits.argmax(1)[known]
     return torch.bincount(code, minlength=num_classes**2).view(num_classes, num_classes)
@@ -104,8 +109,10 @@ def torchmetrics_counter(
 
 def plain_ce_dice(logits: Tensor, target: Tensor) -> Tensor:
     """dme.losses.ce_dice as it is usually written; every label is a class."""
-    p, t = logits.softmax(1), F.one_hot(target, logits.shape[1]).movedim(-1, 1)
-    overlap, both = (p * t).sum((0, 2, 3)), (p + t).sum((0, 2, 3))
+    p = logits.softmax(1)
+    t = F.one_hot(target, logits.shape[1]).movedim(-1, 1)
+    overlap = (p * t).sum((0, 2, 3))
+    both = (p + t).sum((0, 2, 3))
     return F.cross_entropy(logits, target) + (1 - 2 * overlap / both).mean()
 
 
@@ -114,9 +121,8 @@ def plain_focal(logits: Tensor, target: Tensor) -> Tensor:
     t = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(logits)
     p = logits.sigmoid()
     missed = (1 - p) * t + p * (1 - t)
-    return (
-        0.5 * missed**2 * F.binary_cross_entropy_with_logits(logits, t, reduction="none")
-    ).mean()
+    entropy = F.binary_cross_entropy_with_logits(logits, t, reduction="none")
+    return (0.5 * missed**2 * entropy).mean()
 
 
 def monai_ce_dice() -> Callable[[Tensor, Tensor], Tensor]:
@@ -128,7 +134,7 @@ def monai_ce_dice() -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def monai_window(model: nn.Module, x: Tensor) -> Tensor:
-    """dme.inference.windows.sliding_window by MONAI: the same windows in the same batches, averaged alike."""
+    """`sliding_window` by MONAI: the same windows in the same batches, averaged alike."""
     from monai.inferers import sliding_window_inference
 
     batch = 32 if x.is_cuda else 1
@@ -136,7 +142,7 @@ def monai_window(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def onnx_probabilities(model: Segmenter, folder: Path) -> Callable[[Tensor], Tensor]:
-    """dme.inference.scan.probabilities by onnxruntime on the CPU, with as many threads as PyTorch has."""
+    """`probabilities` by onnxruntime on the CPU, with as many threads as PyTorch has."""
     import onnxruntime
 
     network = export.Exportable(model).cpu()

@@ -22,7 +22,8 @@ TURN_S = 0.3  # a turn lasts at least as long, or a busy machine decides what a 
 def clock() -> tuple[Callable[[], float], str]:
     """The function that tells the seconds, and what they are.
 
-    With one thread those the CPU spent on this process, which do not run while other work has the core.
+    With one thread those the CPU spent on this process, which do not run while other work has the
+    core.
     """
     if DEVICE.type == "cuda":
         return _wall_after_device, "seconds"
@@ -37,45 +38,58 @@ def _wall_after_device() -> float:
 
 
 def stopwatch() -> Stopwatch:
-    """Seconds of the phases of one piece of work, by `clock`; on a GPU by events: nothing waits."""
+    """Of the phases of one piece of work, by `clock`; on a GPU by events, for which none waits."""
     return Stopwatch(DEVICE, clock()[0])
 
 
 def in_turns(ways: dict[str, Way], repeats: int, turn_s: float = TURN_S) -> dict[str, dict]:
     """Seconds of every way, warm: `repeats` rounds that take the ways in turn.
 
-    A turn is as many calls as last `turn_s`, and counts as their mean. ratio: the median over rounds of this
-    way's seconds by those of the first way in the same round, so that a busy machine hits both. A way may
-    return its Stopwatch, of whose phases the medians over the calls are kept.
+    A turn is as many calls as last `turn_s`, and counts as their mean. ratio: the median over
+    rounds of this way's seconds by those of the first way in the same round, so that a busy
+    machine hits both. A way may return its Stopwatch, of whose phases the medians over the calls
+    are kept.
     """
+    # the first call prepares, the second says how many make a turn
+    calls = {}
     for way in ways.values():
-        way()  # the first call prepares
-    calls = {name: math.ceil(turn_s / max(_turn(way, 1)[0], 1e-6)) for name, way in ways.items()}
-    seconds, phases = {name: [] for name in ways}, {name: [] for name in ways}
+        way()
+    for name, way in ways.items():
+        calls[name] = math.ceil(turn_s / max(_turn(way, 1)[0], 1e-6))
+
+    seconds = {name: [] for name in ways}
+    phases = {name: [] for name in ways}
     for _ in tqdm(range(repeats), desc="rounds", unit="round", leave=False):
         for name, way in ways.items():
-            took, results = _turn(way, calls[name])
-            seconds[name].append(took)
-            phases[name] += [laps.seconds() for laps in results]
+            mean, watches = _turn(way, calls[name])
+            seconds[name].append(mean)
+            phases[name] += [watch.seconds() for watch in watches]
+
     first = next(iter(seconds.values()))
     rows = {}
-    for name, taken in seconds.items():
-        ratios = [mine / its for mine, its in zip(taken, first, strict=True)]
-        rows[name] = {
-            "ratio": statistics.median(ratios),
-            "ratio_min": min(ratios),
-            "ratio_max": max(ratios),
-            "median_s": statistics.median(taken),
-            "min_s": min(taken),
-            "max_s": max(taken),
-            "calls_per_turn": calls[name],
-        }
+    for name in ways:
+        rows[name] = _row(seconds[name], first) | {"calls_per_turn": calls[name]}
         if phases[name]:
-            rows[name]["phases_s"] = {
-                phase: statistics.median(call[phase] for call in phases[name])
-                for phase in phases[name][0]
-            }
+            rows[name]["phases_s"] = _medians(phases[name])
     return rows
+
+
+def _row(seconds: list[float], first: list[float]) -> dict[str, float]:
+    """What is kept of a way's rounds, beside the first way's."""
+    ratios = [own / other for own, other in zip(seconds, first, strict=True)]
+    return {
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "median_s": statistics.median(seconds),
+        "min_s": min(seconds),
+        "max_s": max(seconds),
+    }
+
+
+def _medians(calls: list[dict[str, float]]) -> dict[str, float]:
+    """By phase, over the calls."""
+    return {phase: statistics.median(call[phase] for call in calls) for phase in calls[0]}
 
 
 def _turn(way: Way, calls: int) -> tuple[float, list[Stopwatch]]:
@@ -83,19 +97,25 @@ def _turn(way: Way, calls: int) -> tuple[float, list[Stopwatch]]:
 
     A GPU is waited for once, at the end: it may lag behind the host as in real work.
     """
-    laps, spent, now = [], 0.0, clock()[0]
+    now = clock()[0]
+    watches = []
     if DEVICE.type == "cuda":
         began = now()
-        laps = [result for _ in range(calls) if isinstance(result := way(), Stopwatch)]
-        return (now() - began) / calls, laps
+        for _ in range(calls):
+            result = way()
+            if isinstance(result, Stopwatch):
+                watches.append(result)
+        return (now() - began) / calls, watches
+
+    spent = 0.0
     for _ in range(calls):
         began = now()
         result = way()
         spent += now() - began
         if isinstance(result, Stopwatch):
-            laps.append(result)
+            watches.append(result)
         del result  # freeing it belongs to nobody
-    return spent / calls, laps
+    return spent / calls, watches
 
 
 def add_peaks(ways: dict[str, Way], rows: dict[str, dict]) -> None:
@@ -104,9 +124,8 @@ def add_peaks(ways: dict[str, Way], rows: dict[str, dict]) -> None:
     Of the GPU's memory; on a CPU of what PyTorch and NumPy allocate.
     """
     for name, way in ways.items():
-        rows[name]["peak_bytes"] = (
-            _peak_of_gpu(way) if DEVICE.type == "cuda" else _peak_of_cpu(way)
-        )
+        peak = _peak_of_gpu if DEVICE.type == "cuda" else _peak_of_cpu
+        rows[name]["peak_bytes"] = peak(way)
 
 
 def _peak_of_gpu(way: Way) -> int:
@@ -119,51 +138,65 @@ def _peak_of_gpu(way: Way) -> int:
 
 
 def _peak_of_cpu(way: Way) -> int:
-    tracemalloc.start()  # NumPy tells it, PyTorch its own profiler
+    tracemalloc.start()  # NumPy reports to it, PyTorch to its own profiler
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         way()
     by_numpy = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
-    return by_numpy + max(held, default=0)
+    events.sort(key=lambda e: e.start_ns())
+    in_use = itertools.accumulate(e.nbytes() for e in events)
+    return by_numpy + max(in_use, default=0)
 
 
 def with_limits(ways: dict[str, Way], repeats: int) -> tuple[dict[str, dict], dict[str, float]]:
     """in_turns, and what PyTorch reaches on this machine in the same rounds, per second.
 
-    copy_bytes: read and written by copying a tensor that no cache holds. float32_flop, bfloat16_flop:
-    operations of a product of two matrices or of a 3x3 convolution of 256 channels, whichever does more.
+    copy_bytes: read and written by copying a tensor that no cache holds. float32_flop,
+    bfloat16_flop: operations of a product of two matrices or of a 3x3 convolution of 256 channels,
+    whichever does more.
     """
     source = torch.ones(1 << 25, device=DEVICE)  # 128 MiB
     target = torch.empty_like(source)
     limits: dict[str, Way] = {"copy_bytes": lambda: target.copy_(source)}
     amounts = {"copy_bytes": 2 * source.nbytes}
-    side, batch = (4096, 64) if DEVICE.type == "cuda" else (512, 1)
     for dtype in (torch.float32, torch.bfloat16):
-        name = str(dtype).removeprefix("torch.")
-        matrix = torch.randn(side, side, device=DEVICE).to(dtype)
-        image, kernel = (
-            torch.randn(shape, device=DEVICE).to(dtype, memory_format=torch.channels_last)
-            for shape in ((batch, 256, 48, 48), (256, 256, 3, 3))
-        )
-        limits[f"{name} product"] = lambda matrix=matrix: matrix @ matrix
-        limits[f"{name} convolution"] = lambda x=image, k=kernel: F.conv2d(x, k, padding=1)
-        amounts[f"{name} product"] = 2 * side**3
-        amounts[f"{name} convolution"] = 2 * 9 * 256 * image.numel()
+        for name, (way, flop) in _arithmetic(dtype).items():
+            limits[name] = way
+            amounts[name] = flop
+
     rows = in_turns(ways | limits, repeats)
     reached = {name: amount / rows.pop(name)["median_s"] for name, amount in amounts.items()}
     for name in ("float32", "bfloat16"):
-        reached[f"{name}_flop"] = max(
-            reached.pop(f"{name} {kind}") for kind in ("product", "convolution")
-        )
+        product = reached.pop(f"{name} product")
+        convolution = reached.pop(f"{name} convolution")
+        reached[f"{name}_flop"] = max(product, convolution)
     return rows, reached
+
+
+def _arithmetic(dtype: torch.dtype) -> dict[str, tuple[Way, int]]:
+    """A product of matrices and a convolution, each with its number of operations."""
+    side, batch = (4096, 64) if DEVICE.type == "cuda" else (512, 1)
+    matrix = torch.randn(side, side, device=DEVICE).to(dtype)
+    image = torch.randn(batch, 256, 48, 48, device=DEVICE)
+    image = image.to(dtype, memory_format=torch.channels_last)
+    kernel = torch.randn(256, 256, 3, 3, device=DEVICE)
+    kernel = kernel.to(dtype, memory_format=torch.channels_last)
+    name = str(dtype).removeprefix("torch.")
+    return {
+        f"{name} product": (lambda: matrix @ matrix, 2 * side**3),
+        f"{name} convolution": (
+            lambda: F.conv2d(image, kernel, padding=1),
+            2 * 9 * 256 * image.numel(),
+        ),
+    }
 
 
 def report(title: str, rows: dict[str, dict]) -> None:
     """Print one row per way, the ratio first; memory where `add_peaks` measured it."""
     peaks = all("peak_bytes" in row for row in rows.values())
-    print(f"\n{title}\n   ratio  (min .. max)   median ms  (min .. max)    {'peak MiB' * peaks}")
+    memory_title = "peak MiB" if peaks else ""
+    print(f"\n{title}\n   ratio  (min .. max)   median ms  (min .. max)    {memory_title}")
     for name, row in rows.items():
         ratios = f"{row['ratio']:8.2f}  {row['ratio_min']:.2f} .. {row['ratio_max']:.2f}"
         spread = f"{1e3 * row['min_s']:.1f} .. {1e3 * row['max_s']:.1f}"
@@ -172,21 +205,15 @@ def report(title: str, rows: dict[str, dict]) -> None:
 
 
 def report_limits(flop: int, rows: dict[str, dict], limits: dict[str, float]) -> None:
-    """Print, and add to each row, at which share of the limit of its precision it does `flop` operations.
+    """Print, and add to each row, the share of its precision's limit at which it does `flop`.
 
     bfloat16 is the precision of a way whose name holds the word, float32 of the others.
     """
-    copy, single, half = (
-        limits[name] / 1e9 for name in ("copy_bytes", "float32_flop", "bfloat16_flop")
-    )
-    print(
-        f"limits, same rounds: copy {copy:.1f} GB/s, float32 {single:.0f} and bfloat16 {half:.0f} GFLOP/s"
-    )
+    print(f"limits, same rounds: copy {limits['copy_bytes'] / 1e9:.1f} GB/s, ", end="")
+    print(f"float32 {limits['float32_flop'] / 1e9:.0f} and ", end="")
+    print(f"bfloat16 {limits['bfloat16_flop'] / 1e9:.0f} GFLOP/s")
     print(f"{flop / 1e9:.1f} GFLOP in OpenMMLab's order, done at a share of the limit of")
     for name, row in rows.items():
-        row["of_limit"] = (
-            flop
-            / row["median_s"]
-            / limits["bfloat16_flop" if "bfloat16" in name else "float32_flop"]
-        )
-        print(f"  {100 * row['of_limit']:3.0f} % {name}")
+        precision = "bfloat16" if "bfloat16" in name else "float32"
+        share = row["of_limit"] = flop / row["median_s"] / limits[f"{precision}_flop"]
+        print(f"  {100 * share:3.0f} % {name}")

@@ -1,12 +1,14 @@
 """The benchmarks: ways that do the same work, ratios of what took turns, and what they write."""
 
+import importlib
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.scripts import call_main, load_script
+from helpers.scripts import EXPERIMENTS, call_main, load_script
 from helpers.tiny_training import discs, fit, networks
 from torch import nn
 
@@ -16,6 +18,7 @@ from dme.data.phantom import phantom_bscan
 from dme.inference.scan import probabilities
 from dme.inference.windows import sliding_window
 from dme.nets.segmenter import build_model
+from dme.training.recipe import amp_dtype
 from dme.training.settings import Augment, Recipe
 
 
@@ -30,8 +33,24 @@ def turns():
 
 
 @pytest.fixture
-def peers(bench):
-    return bench.peers
+def work():
+    return load_script("work")
+
+
+@pytest.fixture
+def peers(work):
+    return work.peers
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """The module that bench.py imports when it runs, with its `work` and `peers`; turns are short."""
+    monkeypatch.syspath_prepend(EXPERIMENTS / "benchmarks")
+    for name in ("bench_parts", "work", "peers", "turns"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    module = importlib.import_module("bench_parts")
+    monkeypatch.setattr(module.in_turns, "__defaults__", (0.001,))
+    return module
 
 
 @pytest.fixture
@@ -104,21 +123,20 @@ def test_share_of_the_limit(turns, capsys):
 
 
 @pytest.mark.parametrize("classes", [2, 9])
-def test_ways_to_count_agree(bench, classes):
-    ways = bench.confusion_ways(classes, (2, 30, 40), torchmetrics=False)
+def test_ways_to_count_agree(work, classes):
+    ways = work.confusion_ways(classes, (2, 30, 40), torchmetrics=False)
     ours, plain = (way() for way in ways.values())
     assert torch.equal(ours, plain)
     assert 2000 < ours.sum() < 2400  # some of the 2400 pixels are ignored
 
 
 @pytest.mark.parametrize("classes", [2, 9])
-def test_torchmetrics_counts_the_same(bench, classes):
+def test_torchmetrics_counts_the_same(work, classes):
     pytest.importorskip(
         "torchmetrics", reason="torchmetrics is not installed: pip install -e '.[bench]'"
     )
-    first, *others = (
-        way() for way in bench.confusion_ways(classes, (2, 30, 40), torchmetrics=True).values()
-    )
+    ways = work.confusion_ways(classes, (2, 30, 40), torchmetrics=True)
+    first, *others = [way() for way in ways.values()]
     assert len(others) == 2 and all(torch.equal(first, other) for other in others)
 
 
@@ -146,10 +164,11 @@ def test_plain_networks_are_the_same_functions(peers, head, training):
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
-def test_a_step_is_one_of_training(bench, tmp_path, amp):
+def test_a_step_is_one_of_training(work, tmp_path, amp):
     model, data, augment = networks("fcn")["fcn"], discs(), Augment(crop=32, flip=True)
-    dtype = bench.amp_dtype(amp, bench.DEVICE)
-    step = bench.Step(model, data, augment, Recipe(iters=2, l2=0.0), torch.channels_last, dtype)
+    dtype = amp_dtype(amp, work.DEVICE)
+    lesson = work.Lesson(data, augment, Recipe(iters=2, l2=0.0))
+    step = work.Step(model, lesson, torch.channels_last, dtype)
     before = model.head.classifier.weight.clone()
     phases = [step() for _ in range(2)]
     trained = fit(tmp_path, {"fcn": model}, data, augment, iters=2, schedule="constant", amp=amp)[
@@ -214,14 +233,14 @@ def test_which_benches(bench, monkeypatch, capsys):
         arguments(bench, monkeypatch, "--repeats", "0")
 
 
-def test_missing_peer_is_said_and_its_rows_left_out(bench, peers, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(peers, "find_spec", lambda name: None)
-    monkeypatch.setattr(bench.in_turns, "__defaults__", (0.001,))
-    ways = bench.confusion_ways
-    monkeypatch.setattr(bench, "confusion_ways", lambda c, shape, peer: ways(c, (1, 16, 16), peer))
-    losses = bench.loss_ways
+def test_missing_peer_is_said_and_its_rows_left_out(bench, parts, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(parts.peers, "find_spec", lambda name: None)
+    ways, losses = parts.work.confusion_ways, parts.work.loss_ways
     monkeypatch.setattr(
-        bench, "loss_ways", lambda shape, peer: losses((2, shape[1], 16, 16), peer)
+        parts.work, "confusion_ways", lambda c, shape, peer: ways(c, (1, 16, 16), peer)
+    )
+    monkeypatch.setattr(
+        parts.work, "loss_ways", lambda shape, peer: losses((2, shape[1], 16, 16), peer)
     )
     call_main(bench, "ops", "--repeats", 2, "--out", tmp_path)
     said = capsys.readouterr().out
@@ -238,17 +257,16 @@ def test_missing_peer_is_said_and_its_rows_left_out(bench, peers, monkeypatch, c
     assert f"{row['ratio']:8.2f}" in said  # the ratio is the first column
 
 
-def test_networks_that_differ_are_found_out(bench):
+def test_networks_that_differ_are_found_out(work):
     ways = {
         "ours": lambda: torch.zeros(3),
         "same": lambda: torch.zeros(3),
         "other": lambda: torch.tensor([0, 0, -0.5]),
     }
-    assert bench.largest_difference(ways) == 0.5
+    assert work.largest_difference(ways) == 0.5
 
 
-def test_cache_bench_reads_the_same_scans(bench, monkeypatch, tmp_path):
-    monkeypatch.setattr(bench.in_turns, "__defaults__", (0.001,))
+def test_cache_bench_reads_the_same_scans(bench, parts, tmp_path):
     call_main(bench, "cache", "--repeats", 1, "--data", scans(tmp_path), "--out", tmp_path)
     written = json.loads((tmp_path / "cache.json").read_text())
     assert written["scans"] == 2 and written["png_files"] == "the source's own"

@@ -21,7 +21,7 @@ FOLDERS = [
 
 
 def load_script(name: str) -> ModuleType:
-    """Load NAME.py of FOLDERS afresh; its neighbours, which bench.py imports, can be found meanwhile."""
+    """Load NAME.py of FOLDERS afresh; neighbours, which bench.py imports, are found meanwhile."""
     path = next(folder / f"{name}.py" for folder in FOLDERS if (folder / f"{name}.py").exists())
     spec = importlib.util.spec_from_file_location(name, path)
     script = importlib.util.module_from_spec(spec)
@@ -38,6 +38,7 @@ def load_script(name: str) -> ModuleType:
 def call_main(script: ModuleType, *arguments) -> int | None:
     """What the script's `main` returns when it is called with these arguments."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(script.__file__).parent)  # it imports neighbours when it runs
         patch.setattr("sys.argv", [f"{script.__name__}.py", *map(str, arguments)])
         return script.main()
 
