@@ -1,4 +1,6 @@
-"""dme.data.cache: what comes back is what went in, whatever happens to the file or to whoever writes it."""
+"""dme.data.cache: what comes back is what went in, whatever happens to the file or to whoever
+writes it.
+"""
 
 import dataclasses
 import hashlib

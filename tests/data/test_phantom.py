@@ -1,4 +1,6 @@
-"""The phantom: exact labels, and the statistics of the real set of Chiu et al. 2015 (quoted in the tests)."""
+"""The phantom: exact labels, and the statistics of the real set of Chiu et al. 2015 (quoted in the
+tests).
+"""
 
 import hashlib
 
@@ -28,7 +30,9 @@ def full():
 
 @pytest.fixture(scope="module")
 def small_sets():
-    """Three whole sets at 1/8 of the resolution: same anatomy, hence same statistics, as at full size."""
+    """Three whole sets at 1/8 of the resolution: same anatomy, hence same statistics, as at full
+    size.
+    """
     return [list(phantom_set(height=62, width=96, seed=seed)) for seed in range(3)]
 
 
@@ -122,10 +126,11 @@ def test_empty_means_empty_and_wet_means_wet():
 
 
 def test_fluid_statistics_of_the_set(small_sets):
-    """Real set: 0.826 % fluid; 32 of 110 empty; driest eyes 0.10 and 0.12 %, wettest 2.12; columns 99-624.
+    """Real set: 0.826 % fluid; 32 of 110 empty; driest eyes 0.10 and 0.12 %, wettest 2.12; columns
+    99-624.
 
-    Over 20 seeds the phantom has 0.81 +- 0.09 % and 30.5 +- 3.0 empty; the limits leave more than three
-    standard errors of three sets.
+    Over 20 seeds the phantom has 0.81 +- 0.09 % and 30.5 +- 3.0 empty; the limits leave more than
+    three standard errors of three sets.
     """
     share = 100 * np.array([[s.fluid.mean() for s in scans] for scans in small_sets])
     assert 0.83 - 0.16 < share.mean() < 0.83 + 0.16
@@ -148,7 +153,9 @@ def test_scans_of_one_eye_resemble_each_other(small_sets):
 
 
 def _layer_means(s):
-    """Mean grey level of vitreous, the 7 layers and the upper choroid, in columns between fovea and disc."""
+    """Mean grey level of vitreous, the 7 layers and the upper choroid, in columns between fovea
+    and disc.
+    """
     cols = np.r_[120:280, 490:650]
     rows = np.arange(496)[:, None]
     edges = np.vstack([s.layers[:1] - 40, s.layers[:1] - 8, s.layers, s.layers[7:] + 40])[:, cols]
@@ -188,7 +195,9 @@ def test_the_shifted_frame_leaves_straight_saturated_wedges(full):
 
 
 def test_noise_and_speckle_have_the_measured_statistics(full):
-    """Real vitreous: 13-15 % zeros, neighbours correlate 0.64 axially, 0.50 laterally; GCL: contrast 0.56."""
+    """Real vitreous: 13-15 % zeros, neighbours correlate 0.64 axially, 0.50 laterally; GCL:
+    contrast 0.56.
+    """
     zeros, axial, lateral, contrast = [], [], [], []
     for s in full:
         top = int(s.layers[0, 250:500].min()) - 45

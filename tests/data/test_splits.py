@@ -1,4 +1,6 @@
-"""dme.data.splits: named splits and their leak, on the real index where it is there and on hand-made sets."""
+"""dme.data.splits: named splits and their leak, on the real index where it is there and on
+hand-made sets.
+"""
 
 import csv
 from types import SimpleNamespace

@@ -39,3 +39,18 @@ def duke_volume(folder: Path, subject: int, count: int = 61) -> tuple[np.ndarray
                 images[:, :, i] = np.asarray(Image.open(folder / "images" / file))
                 fluid[:, :, i] = np.asarray(Image.open(folder / "fluid" / file))
     return images, fluid
+
+
+def small_volume(count: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """images (4, 6, count) and fluid ids, annotated in two B-scans, NaN elsewhere.
+
+    B-scan 1 is empty, 3 holds the ids 2 and 7, and two NaN.
+    """
+    images = np.random.default_rng(1).integers(0, 256, (4, 6, count), dtype=np.uint8)
+    fluid = np.full((4, 6, count), np.nan)
+    fluid[:, :, 1] = 0
+    fluid[:, :, 3] = 0
+    fluid[0, 1:3, 3] = 2
+    fluid[1, 2, 3] = 7
+    fluid[:2, 5, 3] = np.nan
+    return images, fluid

@@ -53,7 +53,8 @@ def test_constant_thickness():
     [("OD", "nasal", "temporal"), ("OS", "temporal", "nasal"), (None, "right", "left")],
 )
 def test_sides(eye, right, left):
-    # 1 mm from the fovea lies the inner ring, 2 mm the outer one: 88 and 177 columns, 8 and 16 B-scans
+    # 1 mm from the fovea lies the inner ring, 2 mm the outer one: 88 and 177 columns, 8 and 16
+    # B-scans
     for column, bscan, sector in [
         (383, 30, "center"),
         (472, 30, f"inner_{right}"),
