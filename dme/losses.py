@@ -39,9 +39,8 @@ def dice(logits: Tensor, target: Tensor, ignore_index: int = IGNORE, eps: float 
     denominator, so they do get a gradient; an image of nothing but ignored pixels costs 1 and
     gives no gradient. Use `ce_dice` where masks hold ignored pixels.
     """
-    overlap, _, true, squared = (
-        region_sums(logits, target, ignore_index)[1].sum(1).unbind(1)
-    )  # each (N,)
+    _, sums = region_sums(logits, target, ignore_index)
+    overlap, _, true, squared = sums.sum(1).unbind(1)  # each (N,)
     return (1 - 2 * overlap / (squared + true + 2 * eps)).mean()
 
 
@@ -73,10 +72,10 @@ def iou_balanced(logits: Tensor, target: Tensor, ignore_index: int = IGNORE) -> 
     rule of Berman et al. 2018); their false positives still cost the classes that are there. 0
     when every pixel is ignored.
     """
-    overlap, predicted, true, _ = (
-        region_sums(logits, target, ignore_index)[1].sum(0).unbind(1)
-    )  # each (C,)
-    return _mean_of_present(1 - overlap / (predicted + true - overlap).clamp_min(1), true)
+    _, sums = region_sums(logits, target, ignore_index)
+    overlap, predicted, true, _ = sums.sum(0).unbind(1)  # each (C,)
+    iou = overlap / (predicted + true - overlap).clamp_min(1)
+    return _mean_of_present(1 - iou, true)
 
 
 def ce_dice(
@@ -95,9 +94,9 @@ def ce_dice(
     """
     entropy, sums = region_sums(logits, target, ignore_index)
     overlap, predicted, true, _ = sums.sum(0).unbind(1)  # each (C,)
-    entropy = entropy.sum() / true.sum().clamp_min(1)
-    overlap_loss = _mean_of_present(1 - 2 * overlap / (predicted + true).clamp_min(1), true)
-    return ce_weight * entropy + dice_weight * overlap_loss
+    ce_loss = entropy.sum() / true.sum().clamp_min(1)
+    dice_loss = _mean_of_present(1 - 2 * overlap / (predicted + true).clamp_min(1), true)
+    return ce_weight * ce_loss + dice_weight * dice_loss
 
 
 def get_loss(spec: str) -> Loss:
@@ -114,16 +113,18 @@ def get_loss(spec: str) -> Loss:
     }
     if spec in named:
         return named[spec]
-    expected = (
+
+    # ce+dice with weights
+    unknown = InputError(
         f"loss {spec!r}: expected {', '.join(named)} or ce+dice:W_CE,W_DICE, such as ce+dice:1,0.5"
     )
-    name, _, text = spec.partition(":")
-    try:
-        ce_weight, dice_weight = (float(w) for w in text.split(","))
-    except ValueError:
-        raise InputError(expected) from None
+    name, _, weights = spec.partition(":")
     if name != "ce+dice":
-        raise InputError(expected)
+        raise unknown
+    try:
+        ce_weight, dice_weight = map(float, weights.split(","))
+    except ValueError:
+        raise unknown from None
     total = ce_weight + dice_weight
     if not (ce_weight >= 0 and dice_weight >= 0 and 0 < total < math.inf):
         raise InputError(f"loss {spec!r}: expected two finite weights >= 0 that are not both 0")

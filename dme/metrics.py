@@ -25,7 +25,9 @@ def scores(cm: Tensor | np.ndarray) -> dict[str, np.ndarray | float | int]:
     Raises InputError for anything but a square matrix of non-negative integers.
     """
     cm = _counts(cm, ndim=2)
-    hit, truth, guess = np.diag(cm), cm.sum(1), cm.sum(0)  # (C,) each
+    hit = np.diag(cm)  # (C,) each
+    truth = cm.sum(1)
+    guess = cm.sum(0)
     per_class = {
         "iou": _ratio(hit, truth + guess - hit),
         "dice": _ratio(2 * hit, truth + guess),
@@ -33,12 +35,11 @@ def scores(cm: Tensor | np.ndarray) -> dict[str, np.ndarray | float | int]:
         "recall": _ratio(hit, truth),
     }
     means = {f"mean_{name}": _mean(values) for name, values in per_class.items()}
-    all_accuracy = float(_ratio(hit.sum(), cm.sum()))
-    return (
-        per_class
-        | means
-        | {"all_accuracy": all_accuracy, "absent": int((truth + guess == 0).sum())}
-    )
+    of_all = {
+        "all_accuracy": float(_ratio(hit.sum(), cm.sum())),
+        "absent": int((truth + guess == 0).sum()),
+    }
+    return per_class | means | of_all
 
 
 def per_scan(
@@ -56,21 +57,25 @@ def per_scan(
     cms = _counts(cms, ndim=3)
     if not 0 <= positive < cms.shape[-1]:
         raise InputError(
-            f"positive={positive}; wanted a class, 0..{cms.shape[-1] - 1}; 1 is fluid"
+            f"positive={positive}; expected a class, 0..{cms.shape[-1] - 1}; 1 is fluid"
         )
-    hit = cms[:, positive, positive]  # (N,)
-    both = cms[:, positive].sum(1) + cms[:, :, positive].sum(
-        1
-    )  # pixels in truth + pixels in prediction
-    dice, iou = (
-        np.where(both == 0, empty, s) for s in (_ratio(2 * hit, both), _ratio(hit, both - hit))
-    )
-    means = {"mean_dice": _mean(dice), "mean_iou": _mean(iou)}
-    return {"dice": dice, "iou": iou} | means | {"empty": int((both == 0).sum())}
+    hit = cms[:, positive, positive]  # (N,) each
+    truth = cms[:, positive].sum(1)
+    guess = cms[:, :, positive].sum(1)
+    nowhere = truth + guess == 0
+    dice = np.where(nowhere, empty, _ratio(2 * hit, truth + guess))
+    iou = np.where(nowhere, empty, _ratio(hit, truth + guess - hit))
+    return {
+        "dice": dice,
+        "iou": iou,
+        "mean_dice": _mean(dice),
+        "mean_iou": _mean(iou),
+        "empty": int(nowhere.sum()),
+    }
 
 
 def table1_measure(cms: Tensor | np.ndarray) -> float:
-    """The "mIoU" of the study's Table 1: mean over scans (N, C, C) of class 1's IoU, 0 if empty."""
+    """The "mIoU" of the study's Table 1, of scans (N, C, C): mean IoU of class 1, 0 if empty."""
     return per_scan(cms, positive=1, empty=0.0)["mean_iou"]
 
 
@@ -80,8 +85,9 @@ class ConfusionMeter:
     Updating does not wait for the device; `matrices` and `compute` do.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255):
-        self.num_classes, self.ignore_index = num_classes, ignore_index
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
         self.names: list[str | None] = []  # one per scan, None when not given
         self._batches: list[Tensor] = []  # (N, C, C) each, on the device of its batch
         self._reduced = False
@@ -96,9 +102,10 @@ class ConfusionMeter:
         names = [None] * len(target) if names is None else list(names)
         if len(names) != len(target):
             raise ValueError(f"{len(names)} names for a batch of {len(target)}; give one per scan")
-        self._batches.append(
-            confusion_matrix(pred, target, self.num_classes, self.ignore_index, per_image=True)
+        counts = confusion_matrix(
+            pred, target, self.num_classes, self.ignore_index, per_image=True
         )
+        self._batches.append(counts)
         self.names += names
 
     def matrices(self) -> np.ndarray:
@@ -110,16 +117,17 @@ class ConfusionMeter:
         cms = self._gathered()
         wrong = [name or f"number {i}" for i, name in enumerate(self.names) if cms[i].min() < 0]
         if wrong:
-            wanted = f"0..{self.num_classes - 1} or {self.ignore_index} (ignored)"
             raise InputError(
-                f"labels out of range in scan {', '.join(wrong[:5])}; wanted {wanted}; relabel them"
+                f"labels out of range in scan {', '.join(wrong[:5])}; "
+                f"expected 0..{self.num_classes - 1} or {self.ignore_index} (ignored); "
+                "relabel them"
             )
-        twice = [
-            name for name, times in Counter(self.names).items() if name is not None and times > 1
-        ]
+        times = Counter(name for name in self.names if name is not None)
+        twice = [name for name in times if times[name] > 1]
         if twice:
             raise InputError(
-                f"scan {', '.join(twice[:5])} counted more than once; wanted each once; shard without padding"
+                f"scan {', '.join(twice[:5])} counted more than once; expected each once; "
+                "shard without padding"
             )
         return cms
 
@@ -128,7 +136,7 @@ class ConfusionMeter:
         return scores(self.matrices().sum(0))
 
     def all_reduce(self) -> None:
-        """Take in the scans of all ranks, in rank order (collective; one process alone does nothing)."""
+        """Take in the scans of all ranks, in rank order (collective). One rank does nothing."""
         if not (dist.is_available() and dist.is_initialized()):
             return
         if self._reduced:
@@ -137,36 +145,46 @@ class ConfusionMeter:
         # Unchecked: an error on one rank alone would leave the others waiting. All raise when
         # reading.
         dist.all_gather_object(parts, (self.names, self._gathered()))
-        self.names = [name for names, _ in parts for name in names]
-        self._batches = [torch.from_numpy(cms) for _, cms in parts]
+        self.names = []
+        self._batches = []
+        for names, cms in parts:
+            self.names += names
+            self._batches.append(torch.from_numpy(cms))
         self._reduced = True
 
     def _gathered(self) -> np.ndarray:
-        none = np.zeros((0, self.num_classes, self.num_classes), np.int64)
-        return np.concatenate([none, *(batch.cpu().numpy() for batch in self._batches)])
+        cms = [np.zeros((0, self.num_classes, self.num_classes), np.int64)]
+        for batch in self._batches:
+            cms.append(batch.cpu().numpy())
+        return np.concatenate(cms)
 
 
 def _counts(cm: Tensor | np.ndarray, ndim: int) -> np.ndarray:
+    """Confusion matrices as int64, one or many. Raises InputError for what is none."""
     cm = cm.cpu().numpy() if isinstance(cm, Tensor) else np.asarray(cm)
     if cm.ndim != ndim or cm.shape[-1] != cm.shape[-2] or cm.dtype.kind not in "iu":
-        wanted = f"integers {'(C, C)' if ndim == 2 else '(N, C, C)'}"
+        shape = "(C, C)" if ndim == 2 else "(N, C, C)"
         raise InputError(
-            f"confusion matrix is {cm.dtype} {cm.shape}; wanted {wanted}; use confusion_matrix"
+            f"confusion matrix is {cm.dtype} {cm.shape}; expected integers {shape}; "
+            "use confusion_matrix"
         )
     if cm.size and cm.min() < 0:
-        found = f"confusion matrix holds {cm.min()}, the mark of labels out of range on CUDA"
         raise InputError(
-            f"{found}; wanted counts; run the same batch on the CPU to see which labels"
+            f"confusion matrix holds {cm.min()}, the mark of labels out of range on CUDA; "
+            "expected counts; run the same batch on the CPU to see which labels"
         )
     return cm.astype(np.int64)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole in float64, NaN for 0 / 0."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    part = np.asarray(part, np.float64)
+    whole = np.asarray(whole, np.float64)
+    undefined = np.full(whole.shape, np.nan)
+    return np.divide(part, whole, out=undefined, where=whole > 0)
 
 
 def _mean(values: np.ndarray) -> float:
+    """Mean of those that are not NaN, NaN of none."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")

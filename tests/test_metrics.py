@@ -119,7 +119,7 @@ def test_per_scan_of_another_class():
     assert got["iou"][0] == pytest.approx(9 / (24 + 18 - 9)) and got["dice"][0] == pytest.approx(
         18 / 42
     )
-    with pytest.raises(InputError, match=r"positive=3; wanted a class, 0..2"):
+    with pytest.raises(InputError, match=r"positive=3; expected a class, 0..2"):
         per_scan(cms, positive=3)
 
 
@@ -135,9 +135,9 @@ def test_table1_measure_by_hand():
 @pytest.mark.parametrize(
     ("cm", "message"),
     [
-        (np.zeros((2, 2)), r"float64 \(2, 2\); wanted integers \(C, C\)"),
-        (np.zeros((2, 3), int), r"int64 \(2, 3\); wanted"),
-        (SCANS, r"\(5, 2, 2\); wanted integers \(C, C\)"),
+        (np.zeros((2, 2)), r"float64 \(2, 2\); expected integers \(C, C\)"),
+        (np.zeros((2, 3), int), r"int64 \(2, 3\); expected"),
+        (SCANS, r"\(5, 2, 2\); expected integers \(C, C\)"),
         (torch.full((2, 2), INVALID), "out of range on CUDA"),
         (torch.full((2, 2), INVALID) * 100 + 2**40, "out of range on CUDA"),
     ],
@@ -179,7 +179,7 @@ def test_meter_names_the_bad_scan():
     meter = ConfusionMeter(3)
     meter.update(logits, target, names)
     meter._batches[0][1] = INVALID  # what CUDA answers
-    with pytest.raises(InputError, match=r"labels out of range in scan scan1; wanted 0..2 or 255"):
+    with pytest.raises(InputError, match=r"labels out of range in scan scan1; expected 0..2 or 255"):
         meter.compute()
 
 

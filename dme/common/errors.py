@@ -39,18 +39,22 @@ def run(main: Callable[[], int | None]) -> None:
     except InputError as e:
         print(f"error: {with_flags(str(e))}", file=sys.stderr)
     except OSError as e:
-        where, no_place = (
-            e.filename or "a file",
-            (FileExistsError, NotADirectoryError, IsADirectoryError),
-        )
-        if isinstance(e, PermissionError):
-            told = f"no permission for {where} ({e.strerror}); change it or choose another path"
-        elif isinstance(e, no_place) or e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            told = f"cannot write {where}: {e.strerror}; free the disk or choose another --out"
-        else:
+        message = _of_disk(e)
+        if message is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was left behind", file=sys.stderr)
         sys.exit(130)
     sys.exit(2)
+
+
+def _of_disk(error: OSError) -> str | None:
+    """What to tell a user of an error that is not a bug of ours; None for another."""
+    place = error.filename or "a file"
+    if isinstance(error, PermissionError):
+        return f"no permission for {place} ({error.strerror}); change it or choose another path"
+    no_place = isinstance(error, (FileExistsError, NotADirectoryError, IsADirectoryError))
+    if no_place or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return f"cannot write {place}: {error.strerror}; free the disk or choose another --out"
+    return None

@@ -7,7 +7,7 @@ import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,13 +52,14 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def load_archive(path: str | Path, device: "str | torch.device" = "cpu"):
+def load_archive(path: str | Path, device: "str | torch.device" = "cpu") -> Any:
     """The content of a torch file, of which nothing is run. Whatever is wrong with it raises."""
     import torch
 
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # torch itself does not look at the checksums
+            damaged = archive.testzip()  # torch itself does not look at the checksums
+            if damaged:
                 raise ValueError(f"checksum of {damaged} differs")
     return torch.load(path, map_location=device, weights_only=True)
 
@@ -72,7 +73,7 @@ def write_json(path: str | Path, content: dict) -> None:
         temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """The same content in JSON's own types."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
@@ -82,4 +83,6 @@ def plain(value):
         return plain(value.tolist())
     if isinstance(value, float) and not np.isfinite(value):
         return None
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -4,7 +4,11 @@ import ctypes
 import sys
 
 KEEP = 1 << 30  # bytes
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+OLD_GLIBC_KEEPS = 1 << 25  # bytes
+
+# of malloc.h
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
 
 
 def keep_freed_memory() -> bool:
@@ -20,5 +24,5 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     # before 2.35, glibc takes no more than 32 MiB for the size above which memory is mapped
-    mapped = mallopt(M_MMAP_THRESHOLD, KEEP) or mallopt(M_MMAP_THRESHOLD, 1 << 25)
+    mapped = mallopt(M_MMAP_THRESHOLD, KEEP) or mallopt(M_MMAP_THRESHOLD, OLD_GLIBC_KEEPS)
     return bool(mapped and mallopt(M_TRIM_THRESHOLD, KEEP))

@@ -52,19 +52,20 @@ def _command() -> str:
 def _commit() -> str:
     """Commit of the project's checkout, '+changes' where files differ; 'unknown' without one."""
 
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
-        )
-        return done.stdout.strip()
-
     try:
-        if (
-            Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT
-        ):  # installed inside another project
+        top = _git("rev-parse", "--show-toplevel")
+        if Path(top).resolve() != ROOT:  # installed inside another project
             return "unknown"
-        return git("rev-parse", "--short=12", "HEAD") + (
-            "+changes" if git("status", "--porcelain", "-uno") else ""
-        )
+        commit = _git("rev-parse", "--short=12", "HEAD")
+        changes = _git("status", "--porcelain", "-uno")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+    return f"{commit}+changes" if changes else commit
+
+
+def _git(*words: str) -> str:
+    """What a git command prints. Raises OSError or SubprocessError where it fails."""
+    done = subprocess.run(
+        ["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
+    )
+    return done.stdout.strip()

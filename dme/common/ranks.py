@@ -39,10 +39,12 @@ def leave() -> None:
 
 
 def rank() -> int:
+    """Number of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world_size() -> int:
+    """How many processes there are."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 

@@ -24,13 +24,14 @@ from dme.nets.segmenter import Segmenter, normalise
 from dme.retina.rows import CLASSES
 
 AXES = {0: "batch", 2: "height", 3: "width"}
+# batch, height, width
 CHECKED = (
     (1, 496, 768),
     (2, 256, 256),
     (1, 161, 243),
     (2, 37, 50),
     (1, 16, 7),
-)  # batch, height, width
+)
 
 
 class Exportable(nn.Module):
@@ -40,7 +41,7 @@ class Exportable(nn.Module):
     auxiliary head.
     """
 
-    def __init__(self, model: Segmenter):
+    def __init__(self, model: Segmenter) -> None:
         super().__init__()
         self.network = copy.deepcopy(model).eval().requires_grad_(False)
         self.network.aux_head = None  # only training needs it
@@ -51,24 +52,40 @@ class Exportable(nn.Module):
 
 def describe(model: Segmenter) -> dict:
     """What whoever runs the file must know; stands in it as metadata."""
-    size = SIZES.get(model.preprocess.get("size"))
-    entering = size.description if size else "pixels of the scale it was trained with"
-    slides = (
-        f" A window of {WINDOW} x {WINDOW} px slides over it with stride {SLIDE_STRIDE}, the last of a row "
-        "or column moved back inside, and log(probabilities) are averaged where windows overlap."
-    )
     return {
         "title": "dme: retinal OCT segmentation. Not a medical device.",
         "classes": model.classes,
-        "input": "image: float32 (batch, channels, height, width), grey values 0..255; normalised inside",
-        "output": "probabilities: float32 (batch, classes, height, width); the whole image in one pass",
-        "as_in_dme": f"A scan enters as: {entering}."
-        + " Saturated wedges at its top and bottom are dark then." * (CLASSES[0] in model.classes)
-        + slides * (size is not None and size.slides)
-        + " log(probabilities) are resized to the scan (bilinear, half-pixel centres); then comes softmax.",
+        "input": (
+            "image: float32 (batch, channels, height, width), grey values 0..255; "
+            "normalised inside"
+        ),
+        "output": (
+            "probabilities: float32 (batch, classes, height, width); the whole image in one pass"
+        ),
+        "as_in_dme": _as_in_dme(model),
         "preprocess": model.preprocess,
         "arch": model.arch,
     }
+
+
+def _as_in_dme(model: Segmenter) -> str:
+    """What dme does before and after the network, in words."""
+    size = SIZES.get(model.preprocess.get("size"))
+    entering = size.description if size else "pixels of the scale it was trained with"
+    sentences = [f"A scan enters as: {entering}."]
+    if CLASSES[0] in model.classes:
+        sentences.append("Saturated wedges at its top and bottom are dark then.")
+    if size is not None and size.slides:
+        sentences.append(
+            f"A window of {WINDOW} x {WINDOW} px slides over it with stride {SLIDE_STRIDE}, "
+            "the last of a row or column moved back inside, "
+            "and log(probabilities) are averaged where windows overlap."
+        )
+    sentences.append(
+        "log(probabilities) are resized to the scan (bilinear, half-pixel centres); "
+        "then comes softmax."
+    )
+    return " ".join(sentences)
 
 
 def trace(network: Exportable, channels: int) -> ExportedProgram:
@@ -95,14 +112,12 @@ def write_torch(program: ExportedProgram, about: dict, path: Path) -> None:
 
 def write_onnx(program: ExportedProgram, about: dict, path: Path) -> None:
     """Write an ONNX file, weights inside; `about` is its metadata, as JSON what is not text."""
-    logging.getLogger("torch.onnx").setLevel(
-        logging.ERROR
-    )  # it misses torchvision, which nothing here needs
+    # it misses torchvision, which nothing here needs
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, about its own code
-        program = program.run_decompositions(
-            {torch.ops.aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d}
-        )
+        ours = {torch.ops.aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d}
+        program = program.run_decompositions(ours)
         exported = torch.onnx.export(
             program,
             input_names=["image"],
@@ -111,8 +126,10 @@ def write_onnx(program: ExportedProgram, about: dict, path: Path) -> None:
             dynamo=True,
             verbose=False,
         )
+
+    # metadata: ours, and not where it was traced
     for node in exported.model.graph.all_nodes():
-        node.metadata_props.clear()  # how each was traced, paths of this machine included
+        node.metadata_props.clear()  # paths of this machine included
     for key, value in about.items():
         exported.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
     exported.save(path, external_data=False)
@@ -132,8 +149,11 @@ def adaptive_avg_pool2d(x: Tensor, size: list[int]) -> Tensor:
 
 def _averaging(bins: int, length: int) -> Tensor:
     """(bins, length): row i averages floor(i length / bins) to ceil((i + 1) length / bins)."""
-    i, pixel = torch.arange(bins).unsqueeze(1), torch.arange(length)
-    inside = (pixel >= i * length // bins) & (pixel < ((i + 1) * length + bins - 1) // bins)
+    i = torch.arange(bins).unsqueeze(1)
+    pixel = torch.arange(length)
+    first = i * length // bins
+    end = ((i + 1) * length + bins - 1) // bins
+    inside = (pixel >= first) & (pixel < end)
     return inside / inside.sum(1, keepdim=True)
 
 
@@ -159,6 +179,8 @@ def differences(
     scans = np.stack([phantom_bscan(seed).image for seed in range(2 * channels)])
     scans = torch.from_numpy(scans).float().unflatten(0, (2, channels))  # (2, channels, H, W)
     for batch, height, width in CHECKED:
-        top, left = (scans.shape[2] - height) // 2, (scans.shape[3] - width) // 2
+        top = (scans.shape[2] - height) // 2
+        left = (scans.shape[3] - width) // 2
         image = scans[:batch, :, top : top + height, left : left + width].contiguous()
-        yield tuple(image.shape), float(np.abs(exported(image) - network(image).numpy()).max())
+        difference = exported(image) - network(image).numpy()
+        yield tuple(image.shape), float(np.abs(difference).max())

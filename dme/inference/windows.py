@@ -1,5 +1,6 @@
 """From images to logits: whole image, sliding window, flips."""
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -8,14 +9,15 @@ from torch.nn import functional as F
 
 from dme.nets.unet import STRIDE
 
-WINDOW, SLIDE_STRIDE = 256, 170
+WINDOW = 256
+SLIDE_STRIDE = 170
 
 
 def whole(model: nn.Module, x: Tensor) -> Tensor:
     """Logits of a whole image of any size.
 
-    x: normalised (N, C, H, W), padded as the network needs; the logits are cropped back, (N,
-        classes, H, W).
+    x: normalised (N, C, H, W), padded as the network needs.
+    Returns (N, classes, H, W), cropped back.
     """
     height, width = x.shape[-2:]
     padded = pad(x)
@@ -38,8 +40,10 @@ def sliding_window(
     """Logits averaged over overlapping windows, as OpenMMLab's `slide_inference`.
 
     x: normalised (N, C, H, W) -> (N, classes, H, W). The last window of a row or column is moved
-    back inside the image; an image smaller than the window is one window. batch: windows per
-    forward pass (default 1 on a CPU, where more only overflow its caches, 32 on a GPU).
+        back inside the image; an image smaller than the window is one window.
+    batch: windows per forward pass (default 1 on a CPU, where more only overflow its caches, 32 on
+        a GPU).
+    Raises ValueError for a stride that skips pixels.
     """
     if not 0 < stride <= window:
         raise ValueError(
@@ -47,32 +51,35 @@ def sliding_window(
             "else pixels are skipped"
         )
     count, _, height, width = x.shape
-    tall, wide = min(window, height), min(window, width)
-    corners = [
-        (i, top, left)
-        for i in range(count)
-        for top in _starts(height, window, stride)
-        for left in _starts(width, window, stride)
-    ]
+    tall = min(window, height)
+    wide = min(window, width)
+
+    # where each window lies: image, rows, columns
+    tops = _starts(height, window, stride)
+    lefts = _starts(width, window, stride)
+    places = []
+    for i, top, left in itertools.product(range(count), tops, lefts):
+        places.append((i, slice(None), slice(top, top + tall), slice(left, left + wide)))
+
     batch = batch or (32 if x.is_cuda else 1)
     total = coverage = None
-    for chunk in (corners[i : i + batch] for i in range(0, len(corners), batch)):
-        logits = whole(
-            model,
-            torch.stack([x[i, :, top : top + tall, left : left + wide] for i, top, left in chunk]),
-        )
+    for start in range(0, len(places), batch):
+        chunk = places[start : start + batch]
+        logits = whole(model, torch.stack([x[place] for place in chunk]))
         if total is None:
             total = logits.new_zeros(count, logits.shape[1], height, width)
             coverage = logits.new_zeros(count, 1, height, width)
-        for (i, top, left), piece in zip(chunk, logits, strict=True):
-            total[i, :, top : top + tall, left : left + wide] += piece
-            coverage[i, :, top : top + tall, left : left + wide] += 1
+        for place, piece in zip(chunk, logits, strict=True):
+            total[place] += piece
+            coverage[place] += 1
     return total / coverage
 
 
 def _starts(side: int, window: int, stride: int) -> list[int]:
+    """First pixels of the windows along a side; the last one is moved back inside."""
     steps = max(side - window + stride - 1, 0) // stride + 1
-    return [max(min(i * stride + window, side) - window, 0) for i in range(steps)]
+    last = max(side - window, 0)
+    return [min(i * stride, last) for i in range(steps)]
 
 
 def flip_average(predict: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

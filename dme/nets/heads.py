@@ -183,7 +183,8 @@ class LRASPPHead(nn.Module):
     def _window_averages(self, x: Tensor) -> Tensor:
         # zeros make a small feature one window, and are taken out of its average: one graph for
         # any size
-        height, width = (min(self.WINDOW, side) for side in x.shape[-2:])
+        height = min(self.WINDOW, x.shape[-2])
+        width = min(self.WINDOW, x.shape[-1])
         filled = F.pad(x, (0, self.WINDOW - width, 0, self.WINDOW - height))
         share = height * width
         return F.avg_pool2d(filled, self.WINDOW, self.STRIDE) * (self.WINDOW**2 / share)

@@ -69,8 +69,8 @@ def crops_by_pytorch(
         if mirrored:
             crop = [part.flip(-1) for part in crop]
         crops.append(crop)
-    x, labels, inside = (torch.stack(parts) for parts in zip(*crops, strict=True))
-    return x.float(), labels, inside
+    x, labels, inside = zip(*crops, strict=True)
+    return torch.stack(x).float(), torch.stack(labels), torch.stack(inside)
 
 
 _sample = torch.library.custom_op(

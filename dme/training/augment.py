@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,13 @@ from dme.common.errors import InputError
 from dme.common.labels import IGNORE
 from dme.ops.crops import sample_crops
 from dme.training.settings import Augment
+
+REDRAWS = 10  # of a crop that one class covers, before it is taken as it is
+
+# OpenMMLab's PhotoMetricDistortion
+LIGHT_RANGE = 32  # of 255
+COLOUR_RANGE = 0.5  # of the factors of contrast and saturation
+HUE_RANGE = 36 / 60  # in sextants: 18 of OpenCV's units of 2 degrees
 
 
 @dataclass
@@ -41,11 +49,14 @@ class TrainingSet:
         self.chosen_by = [mask.cpu() for mask in self.masks]
 
     def shares(self, num_classes: int) -> Tensor:
-        """Of each class among annotated pixels, float32 (num_classes,); one pixel is added to each."""
-        counts = sum(
-            torch.bincount(mask.flatten(), minlength=256)[:num_classes] for mask in self.chosen_by
-        )
-        return (counts + 1) / (counts + 1).sum()
+        """Of each class among annotated pixels, float32 (num_classes,).
+
+        One pixel is added to each class: none has a share of 0.
+        """
+        counts = torch.ones(num_classes, dtype=torch.int64)
+        for mask in self.chosen_by:
+            counts += torch.bincount(mask.flatten(), minlength=256)[:num_classes]
+        return counts / counts.sum()
 
     def fingerprint(self) -> str:
         """Tells whether two runs train on the same scans."""
@@ -62,7 +73,8 @@ def batch_indices(num_scans: int, batch: int, step: int, seed: int) -> list[int]
     for position in range(step * batch, (step + 1) * batch):
         epoch, place = divmod(position, num_scans)
         if epoch not in orders:
-            orders[epoch] = torch.randperm(num_scans, generator=_generator(seed, epoch)).tolist()
+            generator = _generator(seed, epoch)
+            orders[epoch] = torch.randperm(num_scans, generator=generator).tolist()
         indices.append(orders[epoch][place])
     return indices
 
@@ -85,31 +97,34 @@ def sample_batch(
     Raises InputError when a crop is larger than its image, when sizes differ and there is no crop,
     and when `colour` meets grey images.
     """
-    crops, parameters, noise_seeds = [], [], []
+    # of each sample its own draws
+    first_mask = data.masks[indices[0]]
+    crops = []
+    parameters = []
+    noise_seeds = []
     for place, index in enumerate(indices):
         generator = _generator(seed, step, offset + place)
-        check_sample(data.images[index], data.masks[index], data.masks[indices[0]], augment)
+        check_sample(data.images[index], data.masks[index], first_mask, augment)
         parameters.append(_draw_photometric(augment, generator))
         noise_seeds.append(int(torch.randint(1 << 62, (), generator=generator)))
         crops.append(_draw_crop(data.chosen_by[index], data.fluid, augment, generator))
-    images, masks = ([scans[i] for i in indices] for scans in (data.images, data.masks))
-    size = (augment.crop, augment.crop) if augment.crop else masks[0].shape
-    x, labels, inside = sample_crops(
-        images, masks, torch.tensor(crops, dtype=torch.float64), *size
-    )
+
+    # all of them at once
+    images = [data.images[i] for i in indices]
+    masks = [data.masks[i] for i in indices]
+    height, width = (augment.crop, augment.crop) if augment.crop else first_mask.shape
+    geometry = torch.tensor(crops, dtype=torch.float64)
+    x, labels, inside = sample_crops(images, masks, geometry, height, width)
     x = _photometric(x, inside, torch.tensor(parameters), augment)
     if augment.noise:
-        for sample, noise_seed in zip(x, noise_seeds, strict=True):
-            noise = torch.Generator(x.device).manual_seed(noise_seed)
-            sample *= 1 + augment.noise * torch.randn(
-                x.shape[2:], generator=noise, device=x.device
-            )
+        _add_noise(x, augment.noise, noise_seeds)
     return x.clamp_(0, 255).mul_(inside[:, None]), labels.long()
 
 
 def _generator(*numbers: int) -> torch.Generator:
     """A CPU generator whose seed is a hash of the numbers."""
-    digest = hashlib.blake2b(struct.pack(f"<{len(numbers)}q", *numbers), digest_size=8).digest()
+    content = struct.pack(f"<{len(numbers)}q", *numbers)
+    digest = hashlib.blake2b(content, digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
@@ -134,53 +149,64 @@ def check_sample(image: Tensor, mask: Tensor, first_mask: Tensor, augment: Augme
 
 
 def _draw_crop(
-    chosen_by: Tensor, fluid: int | None, augment: Augment, generator: torch.Generator
+    labels: Tensor, fluid: int | None, augment: Augment, generator: torch.Generator
 ) -> list[float]:
-    """A random crop of a scan with labels `chosen_by` (H, W): a row of `sample_crops`' geometry."""
-    frame = chosen_by.shape
-    out = (augment.crop, augment.crop) if augment.crop else frame
-    u = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+    """A random crop of a scan with `labels` (H, W): a row of `sample_crops`' geometry."""
+    # the frame: its scale, turn and shift
+    draws = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+    zoom, turn, down, right, mirror = draws
     smallest, largest = augment.zoom_factors
-    ratio = smallest + u[0] * (largest - smallest)
-    angle = math.radians(augment.rotate) * (2 * u[1] - 1)
-    scaled = [max(1, int(size * ratio + 0.5)) for size in frame]
-    shift = [
-        round(augment.shift * (2 * v - 1) * size) for v, size in zip(u[2:4], scaled, strict=True)
-    ]
-    step = (
-        frame[0] / scaled[0],
-        frame[1] / scaled[1],
-    )  # source pixels per pixel of the scaled frame
+    ratio = smallest + zoom * (largest - smallest)
+    height = max(1, int(labels.shape[0] * ratio + 0.5))
+    width = max(1, int(labels.shape[1] * ratio + 0.5))
+    # source pixels per pixel of the scaled frame
+    step = (labels.shape[0] / height, labels.shape[1] / width)
+    angle = math.radians(augment.rotate) * (2 * turn - 1)
+    shift_y = round(augment.shift * (2 * down - 1) * height)
+    shift_x = round(augment.shift * (2 * right - 1) * width)
 
-    target = _pixel_of(fluid, chosen_by, generator) if augment.on_fluid else None
-    if target and torch.rand((), generator=generator).item() >= augment.on_fluid:
-        target = None
-    if target:
-        target = [int((place + 0.5) / one) for place, one in zip(target, step, strict=True)]
+    # the crop in it, drawn again while one class covers too much
+    out_h, out_w = (augment.crop, augment.crop) if augment.crop else labels.shape
     beyond = round(augment.border * augment.crop)
-    redraws = 10 if augment.crop and augment.max_class_share < 1 else 0
+    row, column = _draw_target(labels, fluid, step, augment.on_fluid, generator)
+    redraws = REDRAWS if augment.crop and augment.max_class_share < 1 else 0
     for attempt in range(redraws + 1):
-        top, left = (
-            _draw_origin(scaled[i], out[i], beyond, target and target[i], generator) - shift[i]
-            for i in (0, 1)
-        )
-        box = (top, left, *out)
-        if attempt < redraws and _is_mixed(
-            _box_labels(chosen_by, box, step), augment.max_class_share
-        ):
-            break
+        top = _draw_origin(height, out_h, beyond, row, generator) - shift_y
+        left = _draw_origin(width, out_w, beyond, column, generator) - shift_x
+        if attempt < redraws:
+            box = _box_labels(labels, (top, left, out_h, out_w), step)
+            if _is_mixed(box, augment.max_class_share):
+                break
 
-    return [top, left, *step, angle, augment.flip and u[4] < 0.5]
+    mirrored = augment.flip and mirror < 0.5
+    return [top, left, *step, angle, mirrored]
 
 
-def _pixel_of(label: int | None, mask: Tensor, generator: torch.Generator) -> list[int] | None:
+def _draw_target(
+    labels: Tensor,
+    fluid: int | None,
+    step: tuple[float, float],
+    probability: float,
+    generator: torch.Generator,
+) -> tuple[int, int] | tuple[None, None]:
+    """(row, column) in the scaled frame of a fluid pixel that the crop must hold.
+
+    (None, None) without such a pixel, and where the crop is not to be placed on fluid.
+    """
+    pixel = _pixel_of(fluid, labels, generator) if probability else None
+    if pixel is None or torch.rand((), generator=generator).item() >= probability:
+        return None, None
+    row, column = pixel
+    return int((row + 0.5) / step[0]), int((column + 0.5) / step[1])
+
+
+def _pixel_of(label: int | None, mask: Tensor, generator: torch.Generator) -> tuple | None:
     """(row, column) of a random pixel of that class, if there is one."""
-    found = (mask.flatten() == label).nonzero()
-    if not len(found):
+    pixels = (mask.flatten() == label).nonzero()
+    if not len(pixels):
         return None
-    return list(
-        divmod(int(found[int(torch.randint(len(found), (), generator=generator))]), mask.shape[1])
-    )
+    chosen = int(torch.randint(len(pixels), (), generator=generator))
+    return divmod(int(pixels[chosen]), mask.shape[1])
 
 
 def _draw_origin(
@@ -188,22 +214,32 @@ def _draw_origin(
 ) -> int:
     """Uniform over the integers that keep the crop in the frame, or a smaller frame in the crop.
 
-    beyond: drawn from a range longer by this at both ends, then moved back. target: the crop must
-        hold it.
+    beyond: drawn from a range longer by this at both ends, then moved back.
+    target: the crop must hold it.
     """
     low, high = sorted((0, size - crop))
-    first, last = low - beyond, high + beyond
+    first = low - beyond
+    last = high + beyond
     if target is not None:
-        first, last = max(first, target - crop + 1), min(last, target)
-    return min(max(int(torch.randint(first, last + 1, (), generator=generator)), low), high)
+        first = max(first, target - crop + 1)
+        last = min(last, target)
+    origin = int(torch.randint(first, last + 1, (), generator=generator))
+    return min(max(origin, low), high)
 
 
 def _box_labels(mask: Tensor, box: tuple[int, int, int, int], step: tuple[float, float]) -> Tensor:
     """The labels in a box before its rotation; every n-th one where the frame is scaled down."""
-    start = [max(0, round(box[i] * step[i])) for i in (0, 1)]
-    stop = [max(0, round((box[i] + box[i + 2]) * step[i])) for i in (0, 1)]
-    rows, columns = (slice(start[i], stop[i], max(1, int(step[i]))) for i in (0, 1))
+    top, left, height, width = box
+    rows = _source_range(top, height, step[0])
+    columns = _source_range(left, width, step[1])
     return mask[rows, columns]
+
+
+def _source_range(start: int, length: int, step: float) -> slice:
+    """The source pixels of a range of the scaled frame."""
+    first = max(0, round(start * step))
+    end = max(0, round((start + length) * step))
+    return slice(first, end, max(1, int(step)))
 
 
 def _is_mixed(labels: Tensor, max_class_share: float) -> bool:
@@ -219,61 +255,85 @@ def _is_mixed(labels: Tensor, max_class_share: float) -> bool:
 # Grey values and colours.
 
 
-def _draw_photometric(augment: Augment, generator: torch.Generator) -> list[float]:
-    """Brightness, contrast, gamma; of `colour`: brightness, two contrasts, saturation, hue in sextants."""
-    u = torch.rand(12, generator=generator, dtype=torch.float64).tolist()
-    signed = [2 * v - 1 for v in u[:7]]
-    on = [v < 0.5 for v in u[7:]]
-    contrast = 1 + 0.5 * signed[4] if on[1] else 1.0
-    return [
-        255 * augment.brightness * signed[0],
-        1 + augment.contrast * signed[1],
-        (1 + augment.gamma) ** signed[2],
-        32 * signed[3] if on[0] else 0.0,
-        contrast if on[2] else 1.0,
-        1.0 if on[2] else contrast,
-        1 + 0.5 * signed[5] if on[3] else 1.0,
-        36 / 60 * signed[6] if on[4] else 0.0,
-    ]
+class Photometric(NamedTuple):
+    """What happens to a sample's values; the last five belong to `colour`."""
+
+    brightness: float  # added
+    contrast: float  # factor about the mean
+    gamma: float  # exponent
+    light: float  # added
+    contrast_first: float  # factor before saturation and hue
+    contrast_last: float  # factor after them
+    saturation: float  # factor
+    hue: float  # added, in sextants of the circle
+
+
+def _draw_photometric(augment: Augment, generator: torch.Generator) -> Photometric:
+    draws = torch.rand(12, generator=generator, dtype=torch.float64).tolist()
+    signed = [2 * u - 1 for u in draws[:7]]  # -1..1
+    brightness, contrast, gamma, light, colour_contrast, saturation, hue = signed
+    coins = [u < 0.5 for u in draws[7:]]
+    with_light, with_contrast, contrast_comes_first, with_saturation, with_hue = coins
+
+    factor = 1 + COLOUR_RANGE * colour_contrast if with_contrast else 1.0
+    return Photometric(
+        brightness=255 * augment.brightness * brightness,
+        contrast=1 + augment.contrast * contrast,
+        gamma=(1 + augment.gamma) ** gamma,
+        light=LIGHT_RANGE * light if with_light else 0.0,
+        contrast_first=factor if contrast_comes_first else 1.0,
+        contrast_last=1.0 if contrast_comes_first else factor,
+        saturation=1 + COLOUR_RANGE * saturation if with_saturation else 1.0,
+        hue=HUE_RANGE * hue if with_hue else 0.0,
+    )
 
 
 def _photometric(x: Tensor, inside: Tensor, parameters: Tensor, augment: Augment) -> Tensor:
-    """x float32 (B, C, H, W), inside (B, H, W), parameters (B, 8); every step clamps to 0..255."""
-    columns = parameters.to(x.device, non_blocking=True).T[
-        ..., None, None, None
-    ]  # (8, B, 1, 1, 1)
-    brightness, contrast, gamma, light, contrast_first, contrast_last, saturation, hue = columns
+    """x float32 (B, C, H, W) changed by `parameters`, a row of them a Photometric.
+
+    inside: (B, H, W), the pixels whose mean counts. Every step clamps to 0..255.
+    """
+    parameters = parameters.to(x.device, non_blocking=True)
+    of = Photometric(*parameters.T[..., None, None, None])  # (B, 1, 1, 1) each
     if augment.brightness:
-        x = (x + brightness).clamp_(0, 255)
+        x = (x + of.brightness).clamp_(0, 255)
     if augment.contrast:
         valid = inside[:, None]
         count = (valid.sum((1, 2, 3), keepdim=True) * x.shape[1]).clamp_min(1)
-        x = torch.lerp((x * valid).sum((1, 2, 3), keepdim=True) / count, x, contrast).clamp_(
-            0, 255
-        )
+        mean = (x * valid).sum((1, 2, 3), keepdim=True) / count
+        x = torch.lerp(mean, x, of.contrast).clamp_(0, 255)
     if augment.gamma:
-        x = (x / 255).pow_(gamma).mul_(255)
+        x = (x / 255).pow_(of.gamma).mul_(255)
     if augment.colour:
-        x = (x + light).clamp_(0, 255)
-        x = (x * contrast_first).clamp_(0, 255)
-        x = _saturate_and_turn(x, saturation, hue)
-        x = (x * contrast_last).clamp_(0, 255)
+        x = (x + of.light).clamp_(0, 255)
+        x = (x * of.contrast_first).clamp_(0, 255)
+        x = _saturate_and_turn(x, of.saturation, of.hue)
+        x = (x * of.contrast_last).clamp_(0, 255)
     return x
 
 
 def _saturate_and_turn(rgb: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
     """RGB (B, 3, H, W): HSV saturation times `saturation` (at most 1), hue plus `hue` sextants."""
+    # to hue, saturation and value; (B, 1, H, W) each
     red, green, blue = rgb.split(1, dim=1)
     value = rgb.amax(1, keepdim=True)
     chroma = value - rgb.amin(1, keepdim=True)
+    from_red = (green - blue) / chroma
     from_green = (blue - red) / chroma + 2
     from_blue = (red - green) / chroma + 4
-    sextant = torch.where(value == green, from_green, from_blue).where(
-        value != red, (green - blue) / chroma
-    )
+    sextant = torch.where(value == green, from_green, from_blue).where(value != red, from_red)
     sextant = sextant.where(chroma > 0, 0)  # grey has no hue
+
+    # and back
     chroma = torch.minimum(chroma * saturation, value)
-    k = (
-        sextant + hue + torch.tensor([5.0, 3.0, 1.0], device=rgb.device).view(1, 3, 1, 1)
-    ).remainder_(6)
+    offsets = torch.tensor([5.0, 3.0, 1.0], device=rgb.device).view(1, 3, 1, 1)
+    k = (sextant + hue + offsets).remainder_(6)
     return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)  # (B, 3, H, W)
+
+
+def _add_noise(x: Tensor, strength: float, seeds: list[int]) -> None:
+    """Multiply each sample of x (B, C, H, W), in place, by noise alike in all its channels."""
+    for sample, seed in zip(x, seeds, strict=True):
+        generator = torch.Generator(x.device).manual_seed(seed)
+        noise = torch.randn(x.shape[2:], generator=generator, device=x.device)
+        sample *= 1 + strength * noise

@@ -316,8 +316,8 @@ def share_of_batch(
     if pooling and not recipe.freeze_bn:
         raise InputError(
             f"batch {batch} gives a rank one image, which the {pooling[0]} head pools to one "
-            "value without variance for batch norm; choose at least 2 images per rank, the fcn head or "
-            "(in Python) Recipe(freeze_bn=True)"
+            "value without variance for batch norm; choose at least 2 images per rank, "
+            "the fcn head or (in Python) Recipe(freeze_bn=True)"
         )
     if augment.on_fluid and data.fluid is None:
         raise InputError(

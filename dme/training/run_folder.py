@@ -76,7 +76,7 @@ class Run:
 
 
 def events_writer(out: Path, start: int) -> Any:
-    """TensorBoard's SummaryWriter of a run; None, and a line that says so, where it is not installed."""
+    """TensorBoard's SummaryWriter of a run; None, and a line that says so, without TensorBoard."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
