@@ -10,6 +10,7 @@ from dme.drawing.canvas import save_png
 @pytest.mark.parametrize("fast", [False, True])
 def test_save_png(tmp_path, fast):
     picture = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    save_png(tmp_path / "new" / "a.png", picture, fast)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), picture)
-    assert [f.name for f in (tmp_path / "new").iterdir()] == ["a.png"]
+    file = tmp_path / "new" / "a.png"
+    save_png(file, picture, fast)
+    assert np.array_equal(np.asarray(Image.open(file)), picture)
+    assert list(file.parent.iterdir()) == [file]

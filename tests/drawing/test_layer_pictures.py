@@ -2,74 +2,100 @@
 
 import numpy as np
 import pytest
+from helpers.pixels import is_colour, stripes
 
 from dme.common.errors import InputError
 from dme.drawing.layers import COLOURS, FLUID_COLOUR, draw_boundaries, thickness_profile
 from dme.retina.rows import BOUNDARIES
 
-
-def is_colour(picture, colour):
-    return (picture == np.asarray(colour, np.uint8)).all(axis=-1)
+EVEN = 5.0 + 7 * np.arange(8)  # rows of the boundaries
+GREY = np.full((60, 300), 40, np.uint8)
+DRAWN = 2 * len(GREY)  # rows of the enlarged scan; below them is the legend
+# the lower axes of a profile: 0 um at y 588, 50 um at y 262, columns from x 62 to 788
+BOTTOM, HEIGHT, LEFT, RIGHT = 588, 326, 62, 788
 
 
 def test_every_boundary_is_drawn_at_its_row_and_named():
-    image = np.full((60, 300), 40, np.uint8)
-    rows = np.tile(5.0 + 7 * np.arange(8)[:, None], (1, 300))
+    rows = stripes(EVEN, width=300)
     rows[:, 100:150] = np.nan
-    picture = draw_boundaries(image, rows)
-    assert picture.dtype == np.uint8 and picture.shape[1:] == (600, 3) and picture.shape[0] > 120
-    for k in range(8):
-        drawn = is_colour(picture, COLOURS[k])
-        y, x = np.nonzero(drawn[:120])
-        assert abs(y.mean() - (2 * rows[k, 0] + 0.5)) <= 0.5 and np.ptp(y) <= 1
-        assert not drawn[:120, 202:298].any() and drawn[:120, :199].any(axis=0).all()
-        assert drawn[120:].sum() > 80  # its legend
+    picture = draw_boundaries(GREY, rows)
+    assert picture.dtype == np.uint8
+    assert picture.shape[1:] == (600, 3)
+    assert len(picture) > DRAWN
     assert (picture[:8] == 40).all()
+    for k, colour in enumerate(COLOURS):
+        drawn = is_colour(picture, colour)
+        scan, legend = drawn[:DRAWN], drawn[DRAWN:]
+        y, _ = np.nonzero(scan)
+        assert abs(y.mean() - (2 * rows[k, 0] + 0.5)) <= 0.5
+        assert np.ptp(y) <= 1
+        assert not scan[:, 202:298].any()
+        assert scan[:, :199].any(axis=0).all()
+        assert legend.sum() > 80
 
 
 def test_legend_of_a_narrow_scan_keeps_all_names():
     picture = draw_boundaries(np.zeros((20, 20), np.uint8), np.full((8, 20), np.nan))
-    assert all(is_colour(picture[40:], colour).any() for colour in COLOURS)
+    for colour in COLOURS:
+        assert is_colour(picture[40:], colour).any()
 
 
 def test_lone_columns_are_drawn():
     rows = np.full((8, 9), np.nan)
     rows[:, 4] = 3 * np.arange(8)
-    assert is_colour(draw_boundaries(np.zeros((30, 9), np.uint8), rows)[:60], COLOURS[3]).any()
-
-
-def test_profile_places_curves_by_thickness():
-    rows = np.tile(np.cumsum([0, 10, 20, 30, 40, 50, 25, 25.0])[:, None], (1, 400))
-    rows[:, 200:300] = np.nan
-    picture = thickness_profile(rows, axial_um=1.0)
-    assert picture.shape == (640, 900, 3)
-    # the lower axes run from y 588 (0 um) to 262 (50 um), columns from x 62 to 788
-    for k, um in ((0, 10), (1, 20), (3, 40), (4, 50)):
-        y, x = np.nonzero(is_colour(picture[255:600, 62:789], (COLOURS[k] * 0.8).astype(int)))
-        assert abs(y.mean() + 255 - (588 - um / 50 * 326)) < 1.5
-        assert x.min() == 0 and x.max() >= 725
-        gap = (x > 200 / 399 * 726) & (x < 299 / 399 * 726)
-        assert not gap.any()
-    y, _ = np.nonzero(is_colour(picture[36:200, 64:400], (0, 0, 0)))
-    assert abs(y.mean() + 36 - (228 - 200 / 200 * 190)) < 1.5  # the retina, 200 um
-
-
-def test_profile_without_scale_or_any_known_column():
-    known = np.tile(np.arange(8.0)[:, None], (1, 50))
-    assert not np.array_equal(thickness_profile(known), thickness_profile(known, 1.0, 1000.0))
-    empty = thickness_profile(np.full((8, 50), np.nan))
-    assert not any(is_colour(empty[:, 62:788], (c * 0.8).astype(int)).any() for c in COLOURS)
-    assert thickness_profile(known[:, :1]).shape == empty.shape
-    with pytest.raises(InputError, match="expected"):
-        thickness_profile(known[:7])
+    picture = draw_boundaries(np.zeros((30, 9), np.uint8), rows)
+    assert is_colour(picture[:60], COLOURS[3]).any()
 
 
 def test_fluid_is_outlined_and_named():
-    rows = np.tile(5.0 + 7 * np.arange(8)[:, None], (1, 300))
-    image, fluid = np.full((60, 300), 40, np.uint8), np.zeros((60, 300), np.uint8)
+    rows = stripes(EVEN, width=300)
+    fluid = np.zeros_like(GREY)
     fluid[8:11, 50:60] = 1
-    plain, found = draw_boundaries(image, rows), draw_boundaries(image, rows, fluid)
-    white = (found == FLUID_COLOUR).all(-1)
-    assert white[16:22, 100:120].sum() == 2 * 20 + 2 * 6 - 4 and white[:120].sum() == 48
-    assert white[120:].sum() > 50 and not (plain == FLUID_COLOUR).all(-1).any()
+    plain = draw_boundaries(GREY, rows)
+    white = is_colour(draw_boundaries(GREY, rows, fluid), FLUID_COLOUR)
+    around_px = 2 * 20 + 2 * 6 - 4
+    assert white[16:22, 100:120].sum() == around_px
+    assert white[:DRAWN].sum() == around_px
+    assert white[DRAWN:].sum() > 50
+    assert not is_colour(plain, FLUID_COLOUR).any()
     assert len(BOUNDARIES) == 8
+
+
+def on_white(colour) -> np.ndarray:
+    """A layer's colour in a profile."""
+    return (colour * 0.8).astype(int)
+
+
+def test_profile_places_curves_by_thickness():
+    rows = stripes(np.cumsum([0, 10, 20, 30, 40, 50, 25, 25]), width=400)
+    rows[:, 200:300] = np.nan
+    picture = thickness_profile(rows, axial_um=1.0)
+    assert picture.shape == (640, 900, 3)
+    axes = picture[255:600, LEFT : RIGHT + 1]
+    column_px = (RIGHT - LEFT) / 399
+    for k, um in ((0, 10), (1, 20), (3, 40), (4, 50)):
+        y, x = np.nonzero(is_colour(axes, on_white(COLOURS[k])))
+        expected_y = BOTTOM - um / 50 * HEIGHT
+        assert abs(y.mean() + 255 - expected_y) < 1.5
+        assert x.min() == 0
+        assert x.max() >= 725
+        gap = (x > 200 * column_px) & (x < 299 * column_px)
+        assert not gap.any()
+
+    # above, the retina of 200 um at the top of its axes
+    y, _ = np.nonzero(is_colour(picture[36:200, 64:400], (0, 0, 0)))
+    assert abs(y.mean() + 36 - 38) < 1.5
+
+
+def test_profile_without_scale_or_any_known_column():
+    known = stripes(range(8), width=50)
+    in_px = thickness_profile(known)
+    in_um = thickness_profile(known, 1.0, 1000.0)
+    assert not np.array_equal(in_px, in_um)
+
+    empty = thickness_profile(np.full((8, 50), np.nan))
+    for colour in COLOURS:
+        assert not is_colour(empty[:, LEFT:RIGHT], on_white(colour)).any()
+    assert thickness_profile(known[:, :1]).shape == empty.shape
+    with pytest.raises(InputError, match="expected"):
+        thickness_profile(known[:7])

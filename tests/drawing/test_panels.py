@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from helpers.pixels import is_colour
 
 from dme.drawing.canvas import save_png
 from dme.drawing.overlays import STRIP
-from dme.drawing.panels import contact_sheet, panel, typical
+from dme.drawing.panels import BACKGROUND, contact_sheet, panel, typical
 
 
 @pytest.mark.parametrize(
@@ -23,23 +24,30 @@ def test_typical_masks_are_the_most_the_median_and_the_least(fluid_px, expected)
     for mask, count in zip(masks, fluid_px, strict=True):
         mask.flat[:count] = 1
         mask.flat[count:] = 255  # the unknown is no fluid
-    assert typical(masks) == typical(list(masks)) == expected
+    assert typical(masks) == expected
+    assert typical(list(masks)) == expected
 
 
 def test_panel_layout():
     grey = np.full((10, 20), 100, np.uint8)
     tall = np.full((40, 20, 3), (200, 0, 0), np.uint8)
-    sheet = panel(
-        [[grey, tall], [grey, grey]], ["left", "right"], ["first", "second"], cell_width=40
-    )
+    rows = [[grey, tall], [grey, grey]]
+    sheet = panel(rows, ["left", "right"], ["first", "second"], cell_width=40)
     # rows of 80 and 20 pixels with 22 for a title under each, 26 for titles over them, gaps of 6
-    assert sheet.shape == (26 + 80 + 22 + 20 + 22, 6 + 2 * (40 + 6), 3) and sheet.dtype == np.uint8
-    assert (sheet[26:46, 6:46] == 100).all()
-    assert (sheet[47:105, 6:46] == (222, 226, 230)).all()  # below the picture that is not as high
-    assert (sheet[26:106, 52:92] == (200, 0, 0)).all()
-    assert (sheet[128:148, 6:46] == 100).all() and (sheet[128:148, 52:92] == 100).all()
-    for strip in (sheet[:26, 6:46], sheet[:26, 52:92], sheet[106:128, 6:46], sheet[148:, 6:46]):
-        assert strip.min() < 128  # titles
+    assert sheet.dtype == np.uint8
+    assert sheet.shape == (26 + 80 + 22 + 20 + 22, 6 + 2 * (40 + 6), 3)
+    left, right = sheet[:, 6:46], sheet[:, 52:92]
+
+    # the pictures; below the one that is not as high is nothing
+    assert (left[26:46] == 100).all()
+    assert is_colour(left[47:105], BACKGROUND).all()
+    assert is_colour(right[26:106], (200, 0, 0)).all()
+    assert (left[128:148] == 100).all()
+    assert (right[128:148] == 100).all()
+
+    # the titles: over both columns, and under the first picture of each row
+    for title in (left[:26], right[:26], left[106:128], left[148:]):
+        assert title.min() < 128
     assert sheet[106:128, 52:].min() == 222
     assert panel([[grey]], ["only"], cell_width=40).shape == (26 + 20 + 6, 52, 3)
 
@@ -48,14 +56,14 @@ def test_contact_sheet(tmp_path):
     files = []
     for i in range(5):
         files.append(tmp_path / f"{i}.png")
-        save_png(files[-1], np.full((50 + STRIP, 100, 3), 40 * i, np.uint8))
-    found = contact_sheet(
-        files, ["a name that is far too long for its picture " * 3] * 5, columns=3, width=90
-    )
+        save_png(files[i], np.full((50 + STRIP, 100, 3), 40 * i, np.uint8))
+    caption = "a name that is far too long for its picture " * 3
+    sheet = contact_sheet(files, [caption] * 5, columns=3, width=90)
     cell = 45 + 22
-    assert found.shape == (6 + 2 * cell, 6 + 3 * 96, 3)
+    assert sheet.shape == (6 + 2 * cell, 6 + 3 * 96, 3)
     for i in range(5):
-        top, left = 6 + (i // 3) * cell, 6 + (i % 3) * 96
-        assert (found[top : top + 45, left : left + 90] == 40 * i).all()
-        between = found[top + 45 : top + cell, left + 90 : left + 96]
+        row, column = divmod(i, 3)
+        place = sheet[6 + row * cell :, 6 + column * 96 :]
+        assert (place[:45, :90] == 40 * i).all()
+        between = place[45:cell, 90:96]
         assert (between == between[0, 0]).all()  # no caption runs into the next

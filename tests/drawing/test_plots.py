@@ -2,8 +2,13 @@
 
 import numpy as np
 import pytest
+from helpers.pixels import extent, is_colour
 
 from dme.drawing.plots import line_plot, round_step
+
+BLUE, ORANGE = (31, 90, 180), (215, 95, 20)  # of the first line and the second
+# the axes of a plot of 800 x 480
+LEFT, RIGHT, TOP, BOTTOM = 70, 780, 40, 430
 
 
 @pytest.mark.parametrize(
@@ -22,33 +27,36 @@ from dme.drawing.plots import line_plot, round_step
     ],
 )
 def test_line_plot_draws_within_its_axes(points):
-    blue = (31, 90, 180)
     sheet = line_plot({"": points}, "step", "loss")
-    assert sheet.shape == (480, 800, 3) and sheet.dtype == np.uint8
-    rows, columns = np.nonzero((sheet == blue).all(axis=2))
-    assert (len(rows) > 0) == bool(points)
+    assert sheet.shape == (480, 800, 3)
+    assert sheet.dtype == np.uint8
+    blue = is_colour(sheet, BLUE)
+    assert blue.any() == bool(points)
     if points:
-        assert 40 - 3 <= rows.min() and rows.max() <= 430 + 3
-        assert 70 - 3 <= columns.min() and columns.max() <= 780 + 3
+        rows, columns = extent(blue)
+        assert TOP - 3 <= rows.start
+        assert rows.stop <= BOTTOM + 4
+        assert LEFT - 3 <= columns.start
+        assert columns.stop <= RIGHT + 4
 
 
 def test_line_plot_places_points():
-    sheet = line_plot({"": [(0, 0.0), (5, 1.0), (10, 0.0)]}, "step", "loss", width=800, height=480)
-    blue = (sheet == (31, 90, 180)).all(axis=2)
-    # the axes span x 70..780 and y 430..40; both end at ticks, here 0..10 and 0..1
-    for x, y in ((70, 430), (425, 40), (780, 430), (70 + 177, 430 - 195)):
+    points = [(0, 0.0), (5, 1.0), (10, 0.0)]
+    blue = is_colour(line_plot({"": points}, "step", "loss", width=800, height=480), BLUE)
+    # both axes end at ticks, here 0..10 and 0..1; the last place is half way up the first line
+    for x, y in ((LEFT, BOTTOM), (425, TOP), (RIGHT, BOTTOM), (LEFT + 177, BOTTOM - 195)):
         assert blue[y - 2 : y + 3, x - 2 : x + 3].any()
     assert not blue[300:, 400:450].any()
 
 
 def test_line_plot_names_its_lines():
-    one = {"loss": [(0, 1.0), (1, 0.5)]}
-    two = one | {"dice": [(0, 0.0), (1, 0.5)]}
-    orange = (215, 95, 20)
-    assert not (line_plot(one, "x", "y") == orange).all(axis=2).any()
-    assert (
-        (line_plot(two, "x", "y")[62:80, 600:] == orange).all(axis=2).any()
-    )  # second line of the legend
+    loss = {"loss": [(0, 1.0), (1, 0.5)]}
+    dice = {"dice": [(0, 0.0), (1, 0.5)]}
+    without = line_plot(loss, "x", "y")
+    both = line_plot(loss | dice, "x", "y")
+    second_name = both[62:80, 600:]
+    assert not is_colour(without, ORANGE).any()
+    assert is_colour(second_name, ORANGE).any()
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,11 @@ from dme.retina.wedge import saturated_wedge
 def test_mask_and_probability():
     image = picture()
     mask, probability = predict(Bright(), image)
-    assert (mask.dtype, probability.dtype, mask.shape) == (np.uint8, np.float32, image.shape)
-    expected = 1 / (1 + np.exp(-(image.astype(float) - 100) / 20))
+    assert mask.dtype == np.uint8
+    assert mask.shape == image.shape
+    assert probability.dtype == np.float32
+    logits = (image.astype(float) - 100) / 20
+    expected = 1 / (1 + np.exp(-logits))
     np.testing.assert_allclose(probability, expected, atol=1e-5)
     np.testing.assert_array_equal(mask, image > 100)
 
@@ -35,18 +38,23 @@ def test_fluid_is_found_by_its_name():
     np.testing.assert_array_equal(mask, image > 100)
 
 
-def test_threshold_and_mirror():
+def test_threshold():
     image = picture()
+    usual, _ = predict(Bright(), image)
     loose, probability = predict(Bright(), image, threshold=0.2)
     np.testing.assert_array_equal(loose, probability > 0.2)
-    assert loose.sum() > predict(Bright(), image)[0].sum()
+    assert loose.sum() > usual.sum()
+
+
+def test_mirror():
+    image = picture()
     network = Bright(shift=3)
-    straight = predict(network, image)[1]
-    mirrored = predict(network, image[:, ::-1])[1][:, ::-1]
-    assert np.abs(straight - mirrored).max() > 0.1
-    np.testing.assert_allclose(
-        predict(network, image, tta=True)[1], (straight + mirrored) / 2, atol=1e-6
-    )
+    _, straight = predict(network, image)
+    _, mirrored = predict(network, image[:, ::-1])
+    _, mean = predict(network, image, tta=True)
+    back = mirrored[:, ::-1]
+    assert np.abs(straight - back).max() > 0.1
+    np.testing.assert_allclose(mean, (straight + back) / 2, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +71,8 @@ def test_threshold_and_mirror():
 def test_every_form_of_an_image(convert):
     image = picture()
     image[0, 0] = 255
-    np.testing.assert_array_equal(predict(Bright(), convert(image))[0], image > 100)
+    mask, _ = predict(Bright(), convert(image))
+    np.testing.assert_array_equal(mask, image > 100)
 
 
 @pytest.mark.parametrize(
@@ -85,11 +94,14 @@ def test_images_that_are_none(image, message):
 def test_networks_that_cannot():
     with pytest.raises(InputError, match="finds background, vessel, expected .* class fluid"):
         predict(Bright(["background", "vessel"]), picture())
-    for size in (None, "1024"):
-        network = Bright()
-        network.preprocess = PREPROCESS | ({"size": size} if size else {})
-        with pytest.raises(InputError, match="does not say at which size"):
-            predict(network, picture())
+
+
+@pytest.mark.parametrize("size", [{}, {"size": "1024"}])
+def test_networks_of_unknown_size(size):
+    network = Bright()
+    network.preprocess = PREPROCESS | size
+    with pytest.raises(InputError, match="does not say at which size"):
+        predict(network, picture())
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -99,8 +111,10 @@ def test_one_pixel_and_a_real_network(size, tmp_path):
     set_classes(model, ["background", "fluid"])
     model.preprocess = model.preprocess | {"size": size}
     save_model(model, tmp_path / "m.pth")
-    mask, probability = predict(load_model(tmp_path / "m.pth"), np.full((1, 1), 90, np.uint8))
-    assert mask.shape == (1, 1) and 0 < probability[0, 0] < 1
+    pixel = np.full((1, 1), 90, np.uint8)
+    mask, probability = predict(load_model(tmp_path / "m.pth"), pixel)
+    assert mask.shape == (1, 1)
+    assert 0 < probability[0, 0] < 1
 
 
 # ---- layers -------------------------------------------------------------------------------------
@@ -113,27 +127,32 @@ def test_the_shipped_network_finds_layers_beside_saturated_wedges(seed):
     assert errors[-1] < 1.2  # the wedge's edge taken for a layer costs tens of pixels
 
 
-@pytest.mark.parametrize("size", ["native", "half"])
-def test_rows_of_phantoms(size):
-    for seed in (0, 1):
-        truth = phantom_bscan(seed, 331, 384, fluid=False).layers
-        known = scale_rows(truth, (331, 384), (166, 192)) if size == "half" else truth
-        found = dme.predict_layers(Knows([known], size), indexed(0, 331, 384))
-        assert found.dtype == np.float32 and found.shape == (8, 384)
-        error = found - truth
-        assert np.abs(error).max() <= (
-            0.5 if size == "native" else 1.0
-        )  # half a pixel of the network's
-        assert np.abs(error.mean(axis=1)).max() <= 0.1  # nothing is shifted by half a pixel
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("size", "tolerance_px"), [("native", 0.5), ("half", 1.0)])
+def test_rows_of_phantoms(size, tolerance_px, seed):
+    """To half a pixel of what the network sees."""
+    truth = phantom_bscan(seed, 331, 384, fluid=False).layers
+    known = truth
+    if size == "half":
+        known = scale_rows(truth, (331, 384), (166, 192))
+    rows = dme.predict_layers(Knows([known], size), indexed(0, 331, 384))
+    assert rows.dtype == np.float32
+    assert rows.shape == (8, 384)
+    error = rows - truth
+    assert np.abs(error).max() <= tolerance_px
+    assert np.abs(error.mean(axis=1)).max() <= 0.1  # nothing is shifted by half a pixel
 
 
 def test_fluid_as_the_tenth_class():
     cyst = (slice(28, 32), slice(20, 30))
     network = Knows([flat()], fluid=True)
     mask, probability = dme.predict(network, indexed(cyst=cyst))
-    assert mask[cyst].all() and mask.sum() == 40 and probability[cyst].min() > 0.99
+    assert mask[cyst].all()
+    assert mask.sum() == 40
+    assert probability[cyst].min() > 0.99
     # the cyst lies in the third layer and takes nothing from the boundaries
-    assert np.abs(dme.predict_layers(network, indexed(cyst=cyst)) - flat()).max() < 0.1
+    rows = dme.predict_layers(network, indexed(cyst=cyst))
+    assert np.abs(rows - flat()).max() < 0.1
 
 
 def test_fluid_that_another_network_found_lies_within_the_retina():
@@ -142,33 +161,34 @@ def test_fluid_that_another_network_found_lies_within_the_retina():
     shallow = flat()
     shallow[:4, 20:40] = 36  # the surface and three layers fall to the floor of the cyst
     alone = dme.predict_layers(Knows([shallow]), indexed())
-    found = dme.predict_layers(Knows([shallow]), indexed(), fluid=cyst)
-    assert alone[0, 25:35].min() > 30 and found[0].max() < 13
-    own = dme.predict_layers(Knows([flat()], fluid=True), indexed(), fluid=1 - cyst)
-    assert np.abs(own - flat()).max() < 0.1  # a network of ten classes knows fluid by itself
+    helped = dme.predict_layers(Knows([shallow]), indexed(), fluid=cyst)
+    assert alone[0, 25:35].min() > 30
+    assert helped[0].max() < 13
+
+    # a network of ten classes knows fluid by itself
+    rows = dme.predict_layers(Knows([flat()], fluid=True), indexed(), fluid=1 - cyst)
+    assert np.abs(rows - flat()).max() < 0.1
 
 
 def test_mirrored_scans_average():
     torch.manual_seed(0)
     model = build_model(head="fcn", num_classes=9, width=2, aux=False).eval()
-    model.classes, model.preprocess = list(CLASSES), model.preprocess | {"size": "native"}
+    model.classes = list(CLASSES)
+    model.preprocess = model.preprocess | {"size": "native"}
     image = phantom_bscan(0, 64, 96).image
-    straight, mirrored = (
-        dme.predict_layers(model, i, tta=True) for i in (image, image[:, ::-1].copy())
-    )
+    straight = dme.predict_layers(model, image, tta=True)
+    mirrored = dme.predict_layers(model, image[:, ::-1].copy(), tta=True)
     np.testing.assert_allclose(straight, mirrored[:, ::-1], atol=1e-2)
 
 
 def test_networks_without_layers():
     network = Knows([flat()])
-    with pytest.raises(
-        InputError, match="finds above retina, .*, expected a network with the class fluid"
-    ):
+    message = "finds above retina, .*, expected a network with the class fluid"
+    with pytest.raises(InputError, match=message):
         dme.predict(network, indexed())
     network.classes[1:3] = network.classes[2:0:-1]
-    with pytest.raises(
-        InputError, match="knows.pth finds .*, expected a network with the nine classes"
-    ):
+    message = "knows.pth finds .*, expected a network with the nine classes"
+    with pytest.raises(InputError, match=message):
         dme.predict_layers(network, indexed())
     with pytest.raises(InputError, match="image: shape .* expected .height, width."):
         dme.predict_layers(Knows([flat()]), np.zeros(5))
