@@ -1,6 +1,4 @@
-"""dme.data.splits: named splits and their leak, on the real index where it is there and on
-hand-made sets.
-"""
+"""Named splits and their leak, on the real index where it is there and on hand-made sets."""
 
 import csv
 from types import SimpleNamespace
@@ -9,25 +7,31 @@ import numpy as np
 import pytest
 
 from dme.common.errors import InputError
-from dme.data.duke import EYE_FOLDS, PAPER_VALIDATION
+from dme.data.duke import DUKE_ANNOTATED, EYE_FOLDS, PAPER_VALIDATION
 from dme.data.splits import leak, split_indices
 
-SHIFTS = {4: -4, 5: -2, 7: 1, 8: -2}
-DUKE = [
-    (s, p + SHIFTS.get(s, 0))
-    for s in range(1, 11)
-    for p in (10, 15, 20, 25, 28, 30, 32, 35, 40, 45, 50)
-]
+DUKE = sorted(DUKE_ANNOTATED)
 
 
 class Set(SimpleNamespace):
+    """Subjects and positions of a cache."""
+
     def __len__(self) -> int:
         return len(self.subjects)
+
+    def places(self, indices):
+        """(subject, position) of these scans."""
+        subjects = self.subjects[indices].tolist()
+        return set(zip(subjects, self.positions[indices].tolist(), strict=True))
 
 
 def make_set(pairs) -> Set:
     subjects, positions = np.array(pairs, np.int64).T
     return Set(subjects=subjects, positions=positions)
+
+
+def without(*pairs):
+    return make_set([pair for pair in DUKE if pair not in pairs])
 
 
 def assert_partition(cache, train, validation) -> None:
@@ -36,45 +40,43 @@ def assert_partition(cache, train, validation) -> None:
     assert (np.diff(train) > 0).all() and (np.diff(validation) > 0).all()
 
 
-def test_paper_split_of_the_real_set(real_data):
-    with open(real_data / "chiu2015" / "index.csv", newline="") as f:
-        rows = list(csv.DictReader(f))
-    cache = make_set([(int(row["subject"]), int(row["bscan"])) for row in rows])
+@pytest.fixture(scope="module")
+def real_rows(real_data):
+    with open(real_data / "chiu2015" / "index.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# ---- paper ------------------------------------------------------------------------------------
+
+
+def test_paper_split_of_the_real_set(real_rows):
+    cache = make_set([(int(row["subject"]), int(row["bscan"])) for row in real_rows])
     train, validation = split_indices(cache, "paper")
-    assert validation.tolist() == [i for i, row in enumerate(rows) if row["paper_split"] == "val"]
+    expected = [i for i, row in enumerate(real_rows) if row["paper_split"] == "val"]
+    assert validation.tolist() == expected
     assert len(train) == 88 and len(validation) == 22
     assert_partition(cache, train, validation)
     assert leak(cache, train, validation) == 21
-    assert sum(int(rows[i]["fluid_px"]) == 0 for i in validation) == 11
-
-
-def test_eye_folds_spread_the_fluid_of_the_real_set(real_data):
-    fluid_px = dict.fromkeys(range(1, 11), 0)
-    with open(real_data / "chiu2015" / "index.csv", newline="") as f:
-        for row in csv.DictReader(f):
-            fluid_px[int(row["subject"])] += int(row["fluid_px"])
-    assert sum(fluid_px.values()) == 346152
-    assert [fluid_px[a] + fluid_px[b] for a, b in EYE_FOLDS] == [87022, 62811, 93790, 51544, 50985]
+    assert [real_rows[i]["fluid_px"] for i in validation].count("0") == 11
 
 
 def test_paper_split_works_in_any_order():
     cache = make_set(np.random.default_rng(0).permutation(DUKE))
     train, validation = split_indices(cache, "paper")
     assert_partition(cache, train, validation)
-    chosen = set(
-        zip(cache.subjects[validation].tolist(), cache.positions[validation].tolist(), strict=True)
-    )
-    assert len(validation) == 22 and chosen == set(PAPER_VALIDATION)
+    assert len(validation) == 22
+    assert cache.places(validation) == set(PAPER_VALIDATION)
     assert leak(cache, train, validation) == 21
 
 
 def test_paper_split_needs_all_22():
     with pytest.raises(InputError, match="20 of the study's 22 .*--split random"):
-        split_indices(
-            make_set([pair for pair in DUKE if pair not in ((1, 30), (10, 35))]), "paper"
-        )
+        split_indices(without((1, 30), (10, 35)), "paper")
     with pytest.raises(InputError, match="0 of the study's 22"):
         split_indices(make_set([(1, 0), (2, 0)]), "paper")
+
+
+# ---- random, all ------------------------------------------------------------------------------
 
 
 def test_random_split_is_80_20_and_seeded():
@@ -82,9 +84,29 @@ def test_random_split_is_80_20_and_seeded():
     train, validation = split_indices(cache, "random", seed=3)
     assert len(train) == 88 and len(validation) == 22
     assert_partition(cache, train, validation)
-    np.testing.assert_array_equal(validation, split_indices(cache, "random", seed=3)[1])
-    assert validation.tolist() != split_indices(cache, "random", seed=4)[1].tolist()
-    assert validation.tolist() == sorted(np.random.default_rng(3).permutation(110)[:22].tolist())
+    _, again = split_indices(cache, "random", seed=3)
+    _, other = split_indices(cache, "random", seed=4)
+    np.testing.assert_array_equal(validation, again)
+    assert validation.tolist() != other.tolist()
+    order = np.random.default_rng(3).permutation(110)
+    assert validation.tolist() == sorted(order[:22].tolist())
+
+
+def test_all_scans_are_on_both_sides():
+    train, validation = split_indices(make_set(DUKE), "all")
+    assert train.tolist() == validation.tolist() == list(range(len(DUKE)))
+
+
+# ---- by subject -------------------------------------------------------------------------------
+
+
+def test_eye_folds_spread_the_fluid_of_the_real_set(real_rows):
+    fluid_px = dict.fromkeys(range(1, 11), 0)
+    for row in real_rows:
+        fluid_px[int(row["subject"])] += int(row["fluid_px"])
+    assert sum(fluid_px.values()) == 346152
+    of_folds = [fluid_px[first] + fluid_px[second] for first, second in EYE_FOLDS]
+    assert of_folds == [87022, 62811, 93790, 51544, 50985]
 
 
 @pytest.mark.parametrize("subjects", [range(1, 11), range(1, 8), (2, 3, 5, 7, 11), range(1, 24)])
@@ -101,25 +123,52 @@ def test_subject_folds_validate_every_subject_once(subjects, folds):
     assert sorted(seen) == sorted(subjects)
 
 
-def test_which_eyes_a_fold_holds_out():
-    def held_out(pairs, name):
-        cache = make_set(pairs)
-        return sorted(set(cache.subjects[split_indices(cache, name)[1]].tolist()))
+def held_out(pairs, name):
+    """Subjects on the side of validation."""
+    cache = make_set(pairs)
+    _, validation = split_indices(cache, name)
+    return sorted(set(cache.subjects[validation].tolist()))
 
-    assert [held_out(DUKE, f"subject:{k}/5") for k in range(1, 6)] == [
-        [1, 7],
-        [2, 6],
-        [3, 5],
-        [4, 8],
-        [9, 10],
-    ]
+
+def test_which_eyes_a_fold_holds_out():
+    assert held_out(DUKE, "subject:1/5") == [1, 7]
+    assert held_out(DUKE, "subject:2/5") == [2, 6]
+    assert held_out(DUKE, "subject:3/5") == [3, 5]
+    assert held_out(DUKE, "subject:4/5") == [4, 8]
+    assert held_out(DUKE, "subject:5/5") == [9, 10]
     assert held_out(DUKE, "subject:2/4") == [2, 6, 10]
-    assert held_out([(s, 0) for s in (9, 4, 30, 2, 7, 8, 1)], "subject:1/5") == [1, 9]
-    assert held_out([(s, 0) for s in (9, 4, 30, 2, 7, 8, 1)], "subject:5/5") == [8]
+    others = [(s, 0) for s in (9, 4, 30, 2, 7, 8, 1)]
+    assert held_out(others, "subject:1/5") == [1, 9]
+    assert held_out(others, "subject:5/5") == [8]
+
+
+# ---- development ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fold", [1, 2, 3, 4])
+def test_development_folds_leave_out_what_the_final_scores_need(fold):
+    cache = make_set(DUKE)
+    train, validation = map(cache.places, split_indices(cache, f"dev:{fold}/4"))
+    eyes = set(EYE_FOLDS[fold - 1])
+    assert {eye for eye, _ in validation} == eyes
+    assert {eye for eye, _ in train} == set(range(1, 9)) - eyes
+    unseen = {pair for pair in DUKE if pair[0] > 8} | set(PAPER_VALIDATION)
+    assert train | validation == DUKE_ANNOTATED - unseen
+    assert not train & validation
+
+
+def test_development_folds_need_the_whole_set():
+    with pytest.raises(InputError, match=r"split dev:1/4: 21 of the study's 22 validation scans"):
+        split_indices(without(PAPER_VALIDATION[0]), "dev:1/4")
+    with pytest.raises(InputError, match="unknown split 'dev:5/4'"):
+        split_indices(make_set(DUKE), "dev:5/4")
+
+
+# ---- what is refused, and what leaks ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("pairs", "name", "message"),
+    "pairs, name, message",
     [
         (DUKE, "papers", "unknown split 'papers'"),
         (DUKE, "subject:1", "unknown split"),
@@ -138,37 +187,15 @@ def test_wrong_splits_are_refused(pairs, name, message):
 
 def test_leak_counts_neighbours_of_the_same_eye_only():
     # positions in no order: eye 1 has 0, 5, 10, 40 and eye 2 has 45, 50
-    cache = make_set([(1, 10), (1, 0), (2, 45), (1, 40), (1, 5), (2, 50)])
-    at = {(s, p): i for i, (s, p) in enumerate(zip(cache.subjects, cache.positions, strict=True))}
+    pairs = [(1, 10), (1, 0), (2, 45), (1, 40), (1, 5), (2, 50)]
+    cache = make_set(pairs)
 
     def count(train, validation):
-        indices = (np.array([at[pair] for pair in side]) for side in (train, validation))
-        return leak(cache, *indices)
+        train_indices = np.array([pairs.index(pair) for pair in train])
+        validation_indices = np.array([pairs.index(pair) for pair in validation])
+        return leak(cache, train_indices, validation_indices)
 
     assert count([(1, 0), (1, 5), (1, 10), (1, 40)], [(2, 45), (2, 50)]) == 0
     assert count([(1, 0), (2, 45)], [(1, 5), (1, 10), (1, 40), (2, 50)]) == 2
     assert count([(1, 5), (2, 50), (2, 45)], [(1, 0), (1, 10), (1, 40)]) == 2
     assert count([(1, 0), (1, 10)], [(1, 5), (1, 40)]) == 2
-
-
-@pytest.mark.parametrize("fold", [1, 2, 3, 4])
-def test_development_folds_leave_out_what_the_final_scores_need(fold):
-    cache = make_set(DUKE)
-    train, validation = split_indices(cache, f"dev:{fold}/4")
-    sides = [{DUKE[i] for i in side} for side in (train, validation)]
-    assert {eye for eye, _ in sides[1]} == set(EYE_FOLDS[fold - 1])
-    assert {eye for eye, _ in sides[0]} == set(range(1, 9)) - set(EYE_FOLDS[fold - 1])
-    held_back = {pair for pair in DUKE if pair[0] > 8} | set(PAPER_VALIDATION)
-    assert sides[0] | sides[1] == set(DUKE) - held_back and not sides[0] & sides[1]
-
-
-def test_development_folds_need_the_whole_set():
-    with pytest.raises(InputError, match=r"split dev:1/4: 21 of the study's 22 validation scans"):
-        split_indices(make_set([pair for pair in DUKE if pair != PAPER_VALIDATION[0]]), "dev:1/4")
-    with pytest.raises(InputError, match="unknown split 'dev:5/4'"):
-        split_indices(make_set(DUKE), "dev:5/4")
-
-
-def test_all_scans_are_on_both_sides():
-    train, validation = split_indices(make_set(DUKE), "all")
-    assert train.tolist() == validation.tolist() == list(range(len(DUKE)))

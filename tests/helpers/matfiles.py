@@ -1,4 +1,4 @@
-"""Subject_NN.mat files as MATLAB holds them, from arrays or from a chiu2015 folder of PNG files."""
+"""Subject_NN.mat files as MATLAB holds them, of arrays or of a chiu2015 folder of PNG files."""
 
 import csv
 from pathlib import Path
