@@ -44,41 +44,57 @@ class FakeSource:
         self.notes.append("read to the end, 3 µm")
 
 
-def make_scans(
-    shapes=((12, 10),) * 3, fluid=True, layers=False, scale_um=(3.87, 11.5, 123.0)
-) -> list[BScan]:
+SCALE_UM = (3.87, 11.5, 123.0)
+
+
+def make_scans(shapes=((12, 10),) * 3, fluid=True, layers=False, scale_um=SCALE_UM):
+    """Two scans an eye, from position 10."""
     rng = np.random.default_rng(0)
     scans = []
-    for i, (h, w) in enumerate(shapes):
-        image = rng.integers(0, 256, (h, w), np.uint8)
-        labels = rng.choice(np.array([0, 1, 255], np.uint8), (h, w)) if fluid else None
-        rows = rng.uniform(0, h, (8, w)).astype(np.float32) if layers else None
+    for i, shape in enumerate(shapes):
+        height, width = shape
+        scan = BScan(f"eye µ_{i}", rng.integers(0, 256, shape, np.uint8))
+        scan.subject = i // 2 + 1
+        scan.position = 10 + i
+        scan.scale_um = scale_um
+        if fluid:
+            scan.fluid = rng.choice(np.array([0, 1, 255], np.uint8), shape)
         if layers:
-            rows[:, :2] = np.nan
-        scans.append(BScan(f"eye µ_{i}", image, labels, rows, i // 2 + 1, 10 + i, scale_um))
+            scan.layers = rng.uniform(0, height, (8, width)).astype(np.float32)
+            scan.layers[:, :2] = np.nan
+        scans.append(scan)
     return scans
 
 
 def assert_holds(cache, scans: list[BScan]) -> None:
-    assert len(cache) == len(scans) and cache.names == [s.name for s in scans]
+    """The cache holds these scans, pixel by pixel."""
+    assert len(cache) == len(scans)
+    assert cache.names == [scan.name for scan in scans]
     assert cache.subjects.dtype == cache.positions.dtype == np.int64
-    assert cache.subjects.tolist() == [s.subject for s in scans]
-    assert cache.positions.tolist() == [s.position for s in scans]
-    for key, attribute in (("images", "image"), ("fluid", "fluid"), ("layers", "layers")):
-        want = [getattr(s, attribute) for s in scans]
-        if want[0] is None:
-            assert getattr(cache, key) is None
-        else:
-            for got, wanted in zip(getattr(cache, key), want, strict=True):
-                assert got.dtype == wanted.dtype
-                np.testing.assert_array_equal(got, wanted)
+    assert cache.subjects.tolist() == [scan.subject for scan in scans]
+    assert cache.positions.tolist() == [scan.position for scan in scans]
+    assert_equal_arrays(cache.images, [scan.image for scan in scans])
+    assert_equal_arrays(cache.fluid, [scan.fluid for scan in scans])
+    assert_equal_arrays(cache.layers, [scan.layers for scan in scans])
+
+
+def assert_equal_arrays(cached, expected: list[np.ndarray | None]) -> None:
+    if expected[0] is None:
+        assert cached is None
+        return
+    for array, expected_array in zip(cached, expected, strict=True):
+        assert array.dtype == expected_array.dtype
+        np.testing.assert_array_equal(array, expected_array)
 
 
 def only_file(folder: Path) -> Path:
     """The one cache file; anything else but the lock is a leftover."""
-    files = [f for f in folder.iterdir() if not f.name.endswith(".lock")]
+    files = [file for file in folder.iterdir() if file.suffix != ".lock"]
     assert len(files) == 1, files
     return files[0]
+
+
+# ---- what goes in comes out -------------------------------------------------------------------
 
 
 def test_round_trip(tmp_path):
@@ -88,33 +104,32 @@ def test_round_trip(tmp_path):
     assert source.read == 1
     for cache in (built, opened):
         assert_holds(cache, source.records)
-        assert cache.images.shape == cache.fluid.shape == (3, 12, 10) and cache.layers.shape == (
-            3,
-            8,
-            10,
-        )
-        assert (
-            cache.scale_um == (3.87, 11.5, 123.0)
-            and cache.size is None
-            and cache.source_sha256 == SHA
-        )
+        assert cache.images.shape == cache.fluid.shape == (3, 12, 10)
+        assert cache.layers.shape == (3, 8, 10)
+        assert cache.scale_um == SCALE_UM
+        assert cache.size is None
+        assert cache.source_sha256 == SHA
         assert cache.kind == "fake" and cache.description == "made by hand"
         assert cache.notes == ["read to the end, 3 µm"]
     assert only_file(tmp_path).name == f"fake-{SHA[:12]}-native.h5"
+
+
+def test_a_moved_source_uses_the_same_cache(tmp_path):
+    source = FakeSource(make_scans())
+    open_cache(source, folder=tmp_path)
     moved = dataclasses.replace(source, description="the same scans elsewhere")
-    assert open_cache(moved, folder=tmp_path).description == moved.description and source.read == 1
+    assert open_cache(moved, folder=tmp_path).description == moved.description
+    assert source.read == moved.read == 1
 
 
 def test_scans_of_different_sizes(tmp_path):
-    source = FakeSource(make_scans(((12, 10), (12, 9), (7, 10)), layers=True, scale_um=None))
+    shapes = ((12, 10), (12, 9), (7, 10))
+    source = FakeSource(make_scans(shapes, layers=True, scale_um=None))
     open_cache(source, folder=tmp_path)
     cache = open_cache(source, folder=tmp_path)
     assert_holds(cache, source.records)
-    assert (
-        isinstance(cache.images, list)
-        and isinstance(cache.fluid, list)
-        and isinstance(cache.layers, list)
-    )
+    for scans in (cache.images, cache.fluid, cache.layers):
+        assert isinstance(scans, list)
     assert cache.scale_um is None
 
 
@@ -127,14 +142,30 @@ def test_unlabelled_set(tmp_path):
 
 def test_missing_layers_and_scales_are_noted(tmp_path):
     scans = make_scans(layers=True)
-    scans[1].layers, scans[2].scale_um = None, (1.0, 2.0, 3.0)
+    scans[1].layers = None
+    scans[2].scale_um = (1.0, 2.0, 3.0)
     cache = open_cache(FakeSource(scans), folder=tmp_path)
     assert np.isnan(cache.layers[1]).all() and not np.isnan(cache.layers[2]).all()
     assert cache.scale_um is None
-    assert (
-        "1 of 3 scans have no layers" in cache.notes[1]
-        and "2 different pixel scales" in cache.notes[2]
-    )
+    _, layers_note, scales_note = cache.notes
+    assert "1 of 3 scans have no layers" in layers_note
+    assert "2 different pixel scales" in scales_note
+
+
+# ---- resized ----------------------------------------------------------------------------------
+
+
+def bicubic(array, size):
+    image = Image.fromarray(array).resize((size, size), Image.BICUBIC)
+    return np.asarray(image)
+
+
+def nearest(array, size):
+    """As Pillow: the pixel below the centre of the target pixel."""
+    height, width = array.shape
+    rows = ((np.arange(size) + 0.5) * height / size).astype(int)
+    columns = ((np.arange(size) + 0.5) * width / size).astype(int)
+    return array[np.ix_(rows, columns)]
 
 
 def test_resized_equals_pillow(tmp_path):
@@ -144,24 +175,18 @@ def test_resized_equals_pillow(tmp_path):
     source = FakeSource(scans)
     cache = open_cache(source, 16, tmp_path)
     for i, scan in enumerate(scans):
-        image = Image.fromarray(scan.image).resize((16, 16), Image.BICUBIC)
-        fluid = np.array(
-            Image.fromarray((scan.fluid == 1).astype(np.uint8)).resize((16, 16), Image.BICUBIC)
-        )
-        # nearest of Pillow takes the pixel below the centre of the target pixel
-        rows, columns = (
-            ((np.arange(16) + 0.5) * 40 / 16).astype(int),
-            ((np.arange(16) + 0.5) * 60 / 16).astype(int),
-        )
-        fluid[scan.fluid[np.ix_(rows, columns)] == 255] = 255
-        np.testing.assert_array_equal(cache.images[i], np.array(image))
-        np.testing.assert_array_equal(cache.fluid[i], fluid)
+        np.testing.assert_array_equal(cache.images[i], bicubic(scan.image, 16))
+        fluid = bicubic((scan.fluid == 1).astype(np.uint8), 16)
+        unknown = nearest(scan.fluid, 16) == 255
+        np.testing.assert_array_equal(cache.fluid[i], np.where(unknown, 255, fluid))
     assert set(np.unique(cache.fluid)) == {0, 1, 255}
     assert cache.scale_um == pytest.approx((3.87 * 40 / 16, 11.5 * 60 / 16, 123.0))
     assert cache.size == 16 and cache.layers is None
+
     again = open_cache(source, 16, tmp_path)
     np.testing.assert_array_equal(again.fluid, cache.fluid)
-    assert source.read == 1 and len(list(tmp_path.glob("*.h5"))) == 2
+    assert source.read == 1
+    assert len(list(tmp_path.glob("*.h5"))) == 2
 
 
 def test_resized_from_different_sizes(tmp_path):
@@ -175,19 +200,21 @@ def test_real_256_is_the_study_set(real_data, tmp_path):
     cache = open_cache(open_source(folder), 256, tmp_path)
     assert cache.names == [f"img_{i:03d}" for i in range(110)]
     for i, name in enumerate(cache.names):
-        image = Image.open(folder / "images" / f"{name}.png").resize((256, 256), Image.BICUBIC)
-        mask = (np.asarray(Image.open(folder / "fluid" / f"{name}.png")) > 0).astype(np.uint8)
-        np.testing.assert_array_equal(cache.images[i], np.asarray(image))
-        np.testing.assert_array_equal(
-            cache.fluid[i], np.asarray(Image.fromarray(mask).resize((256, 256), Image.BICUBIC))
-        )
+        image = np.asarray(Image.open(folder / "images" / f"{name}.png"))
+        ids = np.asarray(Image.open(folder / "fluid" / f"{name}.png"))
+        np.testing.assert_array_equal(cache.images[i], bicubic(image, 256))
+        fluid = (ids > 0).astype(np.uint8)
+        np.testing.assert_array_equal(cache.fluid[i], bicubic(fluid, 256))
+
+
+# ---- damage -----------------------------------------------------------------------------------
 
 
 def flip_pixel(path: Path) -> None:
     with h5py.File(path, "r") as file:
-        at = file["fluid"].id.get_offset() + 17
+        place = file["fluid"].id.get_offset() + 17
     content = bytearray(path.read_bytes())
-    content[at] ^= 1
+    content[place] ^= 1
     path.write_bytes(content)
 
 
@@ -197,6 +224,10 @@ def set_attribute(key: str, value):
             file.attrs[key] = value
 
     return change
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
 
 
 def drop_images(path: Path) -> None:
@@ -211,9 +242,9 @@ def write_foreign_hdf5(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason"),
+    "damage, reason",
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "truncated"),
+        (truncate, "truncated"),
         (lambda path: path.write_bytes(b""), "signature not found"),
         (lambda path: path.write_text("not a cache, " * 400), "signature not found"),
         (write_foreign_hdf5, "format is None, expected 1"),
@@ -230,86 +261,95 @@ def test_useless_cache_is_reported_and_built_again(tmp_path, capsys, damage, rea
     damage(only_file(tmp_path))
     capsys.readouterr()
     assert_holds(open_cache(source, folder=tmp_path), source.records)
-    [line] = [line for line in capsys.readouterr().err.splitlines() if "cannot be used" in line]
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in lines if "cannot be used" in line]
     assert str(only_file(tmp_path)) in line and reason in line
+
     open_cache(source, folder=tmp_path)
-    assert source.read == 2 and "cannot be used" not in capsys.readouterr().err
+    assert source.read == 2
+    assert "cannot be used" not in capsys.readouterr().err
 
 
 def test_any_flipped_byte_is_harmless_or_found(tmp_path):
     scans = make_scans(((5, 4),) * 2, layers=True)
     open_cache(FakeSource(scans), folder=tmp_path)
     path = only_file(tmp_path)
-    content, found = path.read_bytes(), 0
-    for at in range(0, len(content), 13):
+    content = path.read_bytes()
+    problems = 0
+    for place in range(0, len(content), 13):
         damaged = bytearray(content)
-        damaged[at] ^= 0x41
+        damaged[place] ^= 0x41
         path.write_bytes(damaged)
         cache, problem = read_cache(path, FakeSource([]), None)
-        found += problem is not None
         if problem is None:
             assert_holds(cache, scans)
-            assert cache.scale_um == (3.87, 11.5, 123.0) and cache.notes == [
-                "read to the end, 3 µm"
-            ]
-    assert found > 100
+            assert cache.scale_um == SCALE_UM
+            assert cache.notes == ["read to the end, 3 µm"]
+        else:
+            problems += 1
+    assert problems > 100
 
 
 def test_checksum_sees_flips_swaps_and_shifts():
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (3, 50, 100), np.uint8
-    )  # 3 pages and a rest
-    want = checksum(pixels)
-    assert checksum(pixels.ravel()) == want == checksum(pixels.copy())
-    for at in (0, 4095, 4096, 9001, 12287, 12288, 14999):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (3, 50, 100), np.uint8)  # 3 pages and a rest
+    expected = checksum(pixels)
+    assert checksum(pixels.ravel()) == expected == checksum(pixels.copy())
+    for place in (0, 4095, 4096, 9001, 12287, 12288, 14999):
         for bit in (1, 128):
             damaged = pixels.copy()
-            damaged.reshape(-1)[at] ^= bit
-            assert checksum(damaged) != want
-    pages = pixels.reshape(-1)
-    swapped = np.concatenate((pages[4096:8192], pages[:4096], pages[8192:]))
-    zeroed = np.concatenate((pages[:4096], np.zeros(4096, np.uint8), pages[8192:]))
-    for damaged in (swapped, zeroed, np.roll(pages, 1), pages[:-1]):
-        assert checksum(damaged) != want
+            damaged.reshape(-1)[place] ^= bit
+            assert checksum(damaged) != expected
+    flat = pixels.reshape(-1)
+    first, second, rest = np.split(flat, [4096, 8192])
+    swapped = np.concatenate((second, first, rest))
+    zeroed = np.concatenate((first, np.zeros_like(second), rest))
+    for damaged in (swapped, zeroed, np.roll(flat, 1), flat[:-1]):
+        assert checksum(damaged) != expected
 
 
-def spoilt(**changes) -> list[BScan]:
-    scans = make_scans(layers=True)
-    scans[1] = dataclasses.replace(scans[1], name="bad_one", **changes)
-    return scans
+# ---- what is refused --------------------------------------------------------------------------
+
+
+def blank(shape, dtype=np.uint8):
+    return np.zeros(shape, dtype)
 
 
 @pytest.mark.parametrize(
-    ("scans", "message"),
+    "changes, message",
     [
         (
-            spoilt(fluid=np.full((12, 10), 7, np.uint8)),
+            {"fluid": blank((12, 10)) + np.uint8(7)},
             r"bad_one: fluid holds \[7\], expected only 0, 1 and 255",
         ),
         (
-            spoilt(fluid=np.zeros((12, 9), np.uint8)),
+            {"fluid": blank((12, 9))},
             r"bad_one: fluid is uint8 \(12, 9\), expected uint8 \(12, 10\)",
         ),
-        (spoilt(fluid=np.zeros((12, 10), bool)), r"bad_one: fluid is bool"),
-        (spoilt(fluid=None), r"1 of 3 scans have no fluid labels \(bad_one"),
-        (spoilt(image=np.zeros((12, 10), np.float32)), r"bad_one: image is float32"),
-        (spoilt(image=np.zeros((12, 10, 2), np.uint8)), r"bad_one: image is uint8 \(12, 10, 2\)"),
+        ({"fluid": blank((12, 10), bool)}, r"bad_one: fluid is bool"),
+        ({"fluid": None}, r"1 of 3 scans have no fluid labels \(bad_one"),
+        ({"image": blank((12, 10), np.float32)}, r"bad_one: image is float32"),
+        ({"image": blank((12, 10, 2))}, r"bad_one: image is uint8 \(12, 10, 2\)"),
+        ({"image": blank((12, 10, 3))}, "made by hand mixes grey and colour images"),
         (
-            spoilt(image=np.zeros((12, 10, 3), np.uint8)),
-            "made by hand mixes grey and colour images",
-        ),
-        (
-            spoilt(layers=np.zeros((7, 10), np.float32)),
+            {"layers": blank((7, 10), np.float32)},
             r"bad_one: layers are float32 \(7, 10\), expected float \(8, 10\)",
         ),
-        (spoilt(layers=np.zeros((8, 10), np.int64)), r"bad_one: layers are int64"),
-        ([], "no B-scans in made by hand"),
+        ({"layers": blank((8, 10), np.int64)}, r"bad_one: layers are int64"),
     ],
 )
-def test_bad_scans_are_refused(tmp_path, scans, message):
+def test_bad_scans_are_refused(tmp_path, changes, message):
+    scans = make_scans(layers=True)
+    scans[1] = dataclasses.replace(scans[1], name="bad_one", **changes)
     with pytest.raises(InputError, match=message):
         open_cache(FakeSource(scans), folder=tmp_path)
-    assert [f.suffix for f in tmp_path.iterdir()] == [".lock"]
+    assert [file.suffix for file in tmp_path.iterdir()] == [".lock"]
+
+
+def test_an_empty_set_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no B-scans in made by hand"):
+        open_cache(FakeSource([]), folder=tmp_path)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".lock"]
 
 
 def test_bad_size_is_refused(tmp_path):
@@ -328,21 +368,26 @@ def test_folder_that_cannot_be_made(tmp_path):
 def test_full_disk(tmp_path):
     source = FakeSource(make_scans(((200, 300),) * 3))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    _, hard = limits
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(
-            InputError, match="cannot write .*native.h5: File too large; free the disk"
-        ):
+        message = "cannot write .*native.h5: File too large; free the disk"
+        with pytest.raises(InputError, match=message):
             open_cache(source, folder=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [f.suffix for f in tmp_path.iterdir()] == [".lock"]
+    assert [file.suffix for file in tmp_path.iterdir()] == [".lock"]
     assert_holds(open_cache(source, folder=tmp_path), source.records)
 
 
+# ---- several processes ------------------------------------------------------------------------
+
+
 def python(code: str, *args) -> subprocess.Popen:
+    """A process that runs the code with these arguments, next to this file."""
     here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])}
+    paths = os.pathsep.join([str(here), str(here.parents[1])])
+    environment = {**os.environ, "PYTHONPATH": paths}
     command = [sys.executable, "-c", code, *map(str, args)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -369,15 +414,19 @@ def test_two_processes_build_once(tmp_path):
     """
     processes = [python(code, tmp_path, i) for i in range(2)]
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("ready_*"))) < 2 and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        if len(list(tmp_path.glob("ready_*"))) == 2:
+            break
         time.sleep(0.01)
     (tmp_path / "go").touch()
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    assert outputs[0] == outputs[1] and "eye µ_2" in outputs[0]
+    assert outputs[0] == outputs[1]
+    assert "eye µ_2" in outputs[0]
     assert len(list(tmp_path.glob("read_by_*"))) == 1
     assert not list((tmp_path / "cache").glob("*.part"))
-    assert_holds(open_cache(FakeSource(make_scans()), folder=tmp_path / "cache"), make_scans())
+    cache = open_cache(FakeSource(make_scans()), folder=tmp_path / "cache")
+    assert_holds(cache, make_scans())
 
 
 def test_killed_build_leaves_nothing_behind(tmp_path, capsys):
@@ -401,7 +450,8 @@ def test_killed_build_leaves_nothing_behind(tmp_path, capsys):
     process = python(code, tmp_path)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    assert len(list(tmp_path.glob(".*.part"))) == 1 and not list(tmp_path.glob("*.h5"))
+    assert len(list(tmp_path.glob(".*.part"))) == 1
+    assert not list(tmp_path.glob("*.h5"))
     source = FakeSource(make_scans(((100, 300),) * 3))
     assert_holds(open_cache(source, folder=tmp_path), source.records)
     only_file(tmp_path)
