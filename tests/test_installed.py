@@ -55,6 +55,32 @@ def test_dme_lists_its_commands_without_torch(tmp_path):
     assert done.returncode == 0 and "usage: dme COMMAND" in done.stdout
 
 
+ANSWERS = """
+import runpy, sys
+sys.modules["torch"] = None  # importing it fails
+for script in sys.argv[1:]:
+    folder = script.rpartition("/")[0]
+    sys.path.insert(0, folder)
+    sys.argv = [script, "--help"]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as left:
+        assert not left.code, script
+    sys.path.remove(folder)
+"""
+
+
+def test_every_script_explains_itself_without_torch():
+    scripts = []
+    for path in sorted((ROOT / "experiments").rglob("*.py")):
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
+            scripts.append(path)
+    assert len(scripts) >= 18
+    done = call(sys.executable, "-c", ANSWERS, *scripts, folder=ROOT, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: ") == len(scripts)
+
+
 def test_run_sh_installs_nothing_to_answer(tmp_path):
     script = shutil.copy(ROOT / "run.sh", tmp_path)
     for words, status in ((["--help"], 0), ([], 0), (["help"], 0), (["predit"], 2)):

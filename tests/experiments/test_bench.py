@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.scripts import EXPERIMENTS, call_main, load_script
+from helpers.scripts import EXPERIMENTS, call_main, exit_code, load_script
 from helpers.tiny_training import discs, fit, networks
 from torch import nn
 
@@ -44,7 +44,7 @@ def peers(work):
 
 @pytest.fixture
 def parts(monkeypatch):
-    """The module that bench.py imports when it runs, with its `work` and `peers`; turns are short."""
+    """What bench.py imports when it runs, with its `work` and `peers`; turns are short."""
     monkeypatch.syspath_prepend(EXPERIMENTS / "benchmarks")
     for name in ("bench_parts", "work", "peers", "turns"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -283,3 +283,33 @@ def scans(folder: Path) -> Path:
             (folder / "data" / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / "data" / name / f"{seed}.png")
     return folder / "data"
+
+
+def test_what_a_gpu_is_measured_by_runs_on_a_cpu_too(parts, monkeypatch, capsys):
+    """Small, once: every part of gpu.py gives its rows."""
+    gpu = importlib.import_module("gpu_parts")
+    monkeypatch.setattr(gpu, "CONFUSION_SHAPES", {2: (1, 16, 16)})
+    monkeypatch.setattr(gpu, "LOSS_SHAPES", ((2, 2, 16, 16),))
+    monkeypatch.setattr(gpu, "BATCHES", (2,))
+    monkeypatch.setattr(gpu, "CROP", 32)
+    monkeypatch.setattr(gpu, "CROPS", 1)
+    monkeypatch.setattr(gpu, "SCANS", 1)
+    monkeypatch.setattr(parts.peers, "find_spec", lambda name: None)
+    counts = gpu.confusion(1)["2 classes"]
+    assert list(counts) == ["dme.confusion_matrix", "argmax and bincount", gpu.SMALL_LABELS]
+    assert counts[gpu.SMALL_LABELS]["of_one_read"] > 0
+    assert set(gpu.losses(1)) == {f"{loss} (2, 2, 16, 16)" for loss in ("CE + Dice", "focal loss")}
+    assert list(gpu.crops(1)) == ["dme.sample_crops", "PyTorch operations"]
+    step = gpu.training(2, 1, compiled=False)["batch 2"]
+    assert len(step["rows"]) == 4 and step["flop"] > 0
+    assert all(row["of_limit"] > 0 and row["phases_s"] for row in step["rows"].values())
+    rows = gpu.prediction(1)["rows"]
+    assert rows["dme, folded, float32"]["furthest"] < 1e-4
+    assert rows["dme, folded, bfloat16"]["furthest"] < 0.25
+
+
+def test_without_a_gpu_its_benchmarks_end_in_one_line(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("here is one")
+    assert exit_code(load_script("gpu")) == 2
+    assert capsys.readouterr().err.startswith("error: no CUDA device here")
