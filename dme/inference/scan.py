@@ -100,7 +100,7 @@ def fluid_mask(
 
 
 def class_probabilities(model: Segmenter, image: np.ndarray, tta: bool = False) -> Tensor:
-    """Probability of each class at the pixels of the scan, (classes, H, W); arguments of `predict`."""
+    """Probability of each class at the scan's pixels, (classes, H, W); see `predict`."""
     try:
         scan = to_scan(np.asarray(image))
     except ValueError as e:

@@ -7,29 +7,33 @@ from torch import nn
 
 from dme.training.settings import Recipe
 
+POLY_POWER = 0.9  # of the study's schedule
+
+# name -> optimizer of (parameters, lr, l2); L2 is in the gradient, with adamw apart from it
 OPTIMIZERS = {
-    "sgd": lambda parameters, lr, decay: torch.optim.SGD(
-        parameters, lr, momentum=0.9, weight_decay=decay, fused=True
+    "sgd": lambda parameters, lr, l2: torch.optim.SGD(
+        parameters, lr, momentum=0.9, weight_decay=l2, fused=True
     ),
-    "adam": lambda parameters, lr, decay: torch.optim.Adam(
-        parameters, lr, weight_decay=decay, fused=True
+    "adam": lambda parameters, lr, l2: torch.optim.Adam(
+        parameters, lr, weight_decay=l2, fused=True
     ),
-    "adamw": lambda parameters, lr, decay: torch.optim.AdamW(
-        parameters, lr, weight_decay=decay, fused=True
+    "adamw": lambda parameters, lr, l2: torch.optim.AdamW(
+        parameters, lr, weight_decay=l2, fused=True
     ),
 }
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Of a step (from 0): linear warm-up, then poly with power 0.9 or cosine, both to lr_min, or constant."""
+    """Of a step (from 0): linear warm-up, then poly or cosine, both to lr_min, or constant."""
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
+    span = recipe.lr - recipe.lr_min
     if recipe.schedule == "poly":
-        left = max(0.0, 1 - step / recipe.horizon)
-        return recipe.lr_min + (recipe.lr - recipe.lr_min) * left**0.9
+        remaining = max(0.0, 1 - step / recipe.horizon)
+        return recipe.lr_min + span * remaining**POLY_POWER
     if recipe.schedule == "cosine":
         passed = (step - recipe.warmup) / max(1, recipe.iters - recipe.warmup)
-        return recipe.lr_min + (recipe.lr - recipe.lr_min) * (1 + math.cos(math.pi * passed)) / 2
+        return recipe.lr_min + span * (1 + math.cos(math.pi * passed)) / 2
     return recipe.lr
 
 
@@ -38,11 +42,9 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     if amp == "auto":
         if device.type != "cuda":
             return None
-        return (
-            torch.bfloat16
-            if torch.cuda.is_bf16_supported(including_emulation=False)
-            else torch.float16
-        )
+        # a GPU that only emulates bf16 is faster with fp16
+        native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native_bf16 else torch.float16
     return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
 
 
@@ -56,10 +58,13 @@ def freeze_bn(net: nn.Module) -> None:
 @torch.no_grad()
 def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
     """average <- decay * average + (1 - decay) * net, for weights and BN statistics."""
-    mine = [*average.parameters(), *average.buffers()]
-    theirs = [*net.parameters(), *net.buffers()]
-    floating = [i for i, t in enumerate(mine) if t.is_floating_point()]
-    torch._foreach_lerp_([mine[i] for i in floating], [theirs[i] for i in floating], 1 - decay)
-    for old, new in zip(mine, theirs, strict=True):
-        if not old.is_floating_point():
+    averages = [*average.parameters(), *average.buffers()]
+    values = [*net.parameters(), *net.buffers()]
+    floating, floating_values = [], []
+    for old, new in zip(averages, values, strict=True):
+        if old.is_floating_point():
+            floating.append(old)
+            floating_values.append(new)
+        else:  # a count of batches
             old.copy_(new)
+    torch._foreach_lerp_(floating, floating_values, 1 - decay)

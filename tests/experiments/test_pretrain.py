@@ -44,11 +44,8 @@ def fails(script, capsys):
 
 def test_joint_networks_share_all_but_their_heads():
     models = pretraining.joint_models(["psp", "fcn", "deeplabv3"], 2)
-    assert (
-        len({id(m.backbone) for m in models.values()})
-        == len({id(m.aux_head) for m in models.values()})
-        == 1
-    )
+    assert len({id(model.backbone) for model in models.values()}) == 1
+    assert len({id(model.aux_head) for model in models.values()}) == 1
     assert len({id(m.head) for m in models.values()}) == 3
     assert all(m.classes == ["background", "vessel"] for m in models.values())
     assert [m.arch["head"] for m in models.values()] == ["psp", "fcn", "deeplabv3"]
@@ -78,10 +75,8 @@ def test_vessel_counts(tmp_path):
                             (torch.from_numpy(truth) == t) & (found == p)
                         ).sum()
         for kind, table in expected.items():
-            assert np.abs(counts[name][kind] - table.numpy()).max() <= 2, (
-                name,
-                kind,
-            )  # ties of rounding
+            difference = np.abs(counts[name][kind] - table.numpy()).max()
+            assert difference <= 2, (name, kind)  # ties of rounding
             assert counts[name][kind].sum() == table.sum() and (table[:, 1] > 0).all()
     assert picture.shape[2] == 3 and picture.dtype == np.uint8
 
@@ -95,11 +90,9 @@ def test_networks_of_different_resolution_are_scored_side_by_side():
     x = torch.rand(1, 3, 48, 64)
     with torch.inference_mode():
         together = sliding_window(vessels.SideBySide(models).eval(), x, 32, 20).split(2, dim=1)
-        for model, ours in zip(models, together, strict=True):
-            assert (
-                torch.allclose(ours, sliding_window(model, x, 32, 20), atol=1e-6)
-                and ours.std() > 0
-            )
+        for model, logits in zip(models, together, strict=True):
+            assert torch.allclose(logits, sliding_window(model, x, 32, 20), atol=1e-6)
+            assert logits.std() > 0
 
 
 def test_best_weights_are_reported(tmp_path):
@@ -118,14 +111,11 @@ def test_best_weights_are_reported(tmp_path):
 
 
 def test_wrong_arguments(fails, tmp_path):
-    assert (
-        fails("--eval-only")
-        == "--eval-only and --weights go together: name the checkpoints to score"
-    )
+    together = "--eval-only and --weights go together: name the checkpoints to score"
+    assert fails("--eval-only") == together
     assert "go together" in fails("--weights", "hrf-psp")
-    assert fails("--heads", "psp", "lraspp").startswith(
-        "unknown head 'lraspp' for a unet; choose one of"
-    )
+    told = fails("--heads", "psp", "lraspp")
+    assert told.startswith("unknown head 'lraspp' for a unet; choose one of")
     assert fails("--minutes", 0).startswith("minutes is 0.0; expected a finite number above 0")
     assert fails("--minutes", 1, "--iters", 2).startswith("--minutes: expected a number above 0")
     assert fails("--width", 0) == "width is 0; it must be at least 1"
@@ -138,9 +128,8 @@ def test_wrong_arguments(fails, tmp_path):
     )
     assert "nothing.pt" in fails("--eval-only", "--weights", tmp_path / "nothing.pt")
     save_model(build_model(width=2, num_classes=3), tmp_path / "three.pt")
-    assert "does not map RGB to background and vessel" in fails(
-        "--eval-only", "--weights", tmp_path / "three.pt"
-    )
+    told = fails("--eval-only", "--weights", tmp_path / "three.pt")
+    assert "does not map RGB to background and vessel" in told
 
 
 def test_networks_that_normalise_differently_are_scored_apart(tmp_path):
@@ -148,9 +137,8 @@ def test_networks_that_normalise_differently_are_scored_apart(tmp_path):
     other.preprocess = {"mean": [0.0] * 3, "std": [255.0] * 3}
     save_model(one, tmp_path / "one.pt")
     save_model(other, tmp_path / "other.pt")
-    with pytest.raises(
-        InputError, match="other.pt and .*one.pt normalise images differently; score one at a"
-    ):
+    told = "other.pt and .*one.pt normalise images differently; score one at a"
+    with pytest.raises(InputError, match=told):
         pretraining.load_pretrained([str(tmp_path / "one.pt"), str(tmp_path / "other.pt")])
 
 

@@ -12,7 +12,8 @@ import dme.training.series
 from dme.nets.zoo import known
 from dme.training.settings import Augment, Recipe
 
-# The study's Table 2 once more: iterations, crop, flip, loss, optimizer, L2, mDice, mIoU, fluid Dice, IoU
+# The study's Table 2 once more:
+# iterations, crop, flip, loss, optimizer, L2, mDice, mIoU, fluid Dice, fluid IoU
 PUBLISHED = {
     1: (200, 0, False, "ce", "sgd", 5e-4, 0.7721, 0.6855, 0.5468, 0.3762),
     2: (400, 0, False, "ce", "sgd", 5e-4, 0.7173, 0.6371, 0.4374, 0.2799),
@@ -61,11 +62,8 @@ def result(dice: float = 0.6, iou: float = 0.45, background: float = 0.99, **oth
         "data_kind": "folder",
         "data_sha256": "d1",
     }
-    return (
-        content
-        | {"arch": {"width": 16}, "scans": [f"s{i}" for i in range(22)], "leak": 21}
-        | other
-    )
+    content |= {"arch": {"width": 16}, "scans": [f"s{i}" for i in range(22)], "leak": 21}
+    return content | other
 
 
 def arguments(table2, row: int, seed: int, weights: str = "hrf-psp") -> list[str]:
@@ -157,22 +155,15 @@ def test_the_table_gives_mean_and_deviation_over_seeds(table2, call, tmp_path):
         (1, 0.64, 0.44, 9.0),
         (2, 0.65, 0.45, 2.0),
     ):
-        write_row(
-            table2,
-            rows,
-            6,
-            seed,
-            dice=dice,
-            iou=iou,
-            seconds_per_iteration=seconds,
-            background=0.98,
-        )
+        scores = {"dice": dice, "iou": iou, "background": 0.98}
+        write_row(table2, rows, 6, seed, seconds_per_iteration=seconds, **scores)
     write_row(table2, rows, 11, 0, dice=0.7, iou=0.5, background=0.994)
     code, printed, _ = call(
         "--print", "--results", rows, "--seeds", 0, 1, 2, "--out", tmp_path / "out"
     )
     assert code == 0
-    # fluid 0.60, 0.64, 0.65: mean 0.63, squares 0.0009 + 0.0001 + 0.0004 over 2; the means of two, half of it
+    # fluid 0.60, 0.64, 0.65: mean 0.63, squares 0.0009 + 0.0001 + 0.0004 over 2;
+    # the means of two, half of it
     assert cells(printed, 6) == [
         *("6", "crop 320", "0.8401", "0.7567", "0.6826", "0.5182"),
         *("0.8050 ± 0.0132", "0.7050 ± 0.0132", "0.6300 ± 0.0265", "0.4300 ± 0.0265", "3", "2.00"),
@@ -181,11 +172,8 @@ def test_the_table_gives_mean_and_deviation_over_seeds(table2, call, tmp_path):
         *("11", "crop 320, L2 1e-3", "0.8312", "0.7464", "", ""),
         *("0.8470", "0.7400", "0.7000", "0.5000", "1", "1.25"),
     ]
-    assert [line.split()[1] for line in printed.splitlines() if line.startswith("| ")] == [
-        "row",
-        "6",
-        "11",
-    ]
+    numbers = [line.split()[1] for line in printed.splitlines() if line.startswith("| ")]
+    assert numbers == ["row", "6", "11"]
     assert "Published, and ours on real scans: head PSP" in printed
     assert "width 16, 22 validation scans of split paper" in printed
     assert "Dice here is 0.980 to 0.994 whatever the fluid's" in printed
@@ -210,19 +198,15 @@ def test_extended_rows_come_on_demand(table2, call, tmp_path):
         lines = [line.split()[1] for line in printed.splitlines() if line.startswith("| ")]
         numbers[asked] = lines[1:]
     assert list(numbers.values()) == [["10"], ["10", "12", "14"], ["14", "12"]]
-    assert cells(printed, 14)[2:6] == [""] * 4 and cells(printed, 12)[2:6] == [
-        "0.8351",
-        "0.7509",
-        "",
-        "",
-    ]
+    assert cells(printed, 14)[2:6] == ["", "", "", ""]
+    assert cells(printed, 12)[2:6] == ["0.8351", "0.7509", "", ""]
 
 
 # Running
 
 
 class Trainings:
-    """Stands in for subprocess.run: notes what it is to start, and leaves results as a training does."""
+    """In place of subprocess.run: notes what it is to start, leaves results as a training does."""
 
     def __init__(self, fails_at: int = 0):
         self.started, self.fails_at, self.data = [], fails_at, []
@@ -286,13 +270,10 @@ def test_all_rows_of_the_paper_run_by_default(table2, call, monkeypatch, tmp_pat
 def test_a_failing_row_keeps_those_before_it(table2, call, monkeypatch, tmp_path):
     monkeypatch.setattr(dme.training.series.subprocess, "run", Trainings(fails_at=3))
     code, _, told = call("--out", tmp_path)
-    assert code == 2 and told.startswith(
-        "error: run 03-seed0 failed with exit code 2 (see above); 2 of 11"
-    )
-    assert sorted(f.name for f in (tmp_path / "rows").iterdir()) == [
-        "01-seed0.json",
-        "02-seed0.json",
-    ]
+    assert code == 2
+    assert told.startswith("error: run 03-seed0 failed with exit code 2 (see above); 2 of 11")
+    kept = sorted(file.name for file in (tmp_path / "rows").iterdir())
+    assert kept == ["01-seed0.json", "02-seed0.json"]
     assert not (tmp_path / "table2.md").exists()
 
 
@@ -318,10 +299,8 @@ def test_unknown_rows(call, tmp_path, number):
 
 def test_nothing_finished(call, tmp_path):
     code, _, told = call("--print", "--out", tmp_path)
-    assert (code, told) == (
-        2,
-        f"error: no finished rows in {tmp_path / 'rows'}; run without --print first",
-    )
+    assert code == 2
+    assert told == f"error: no finished rows in {tmp_path / 'rows'}; run without --print first"
     assert not any(tmp_path.iterdir())
 
 
@@ -329,6 +308,5 @@ def test_rows_made_with_other_weights_are_refused(table2, call, tmp_path):
     write_row(table2, tmp_path / "rows", 6)
     code, _, told = call("--print", "--weights", "other.pth", "--out", tmp_path)
     assert code == 2 and "06-seed0.json was made with --iters" not in told
-    assert (
-        "06-seed0.json was made with --crop 320 --l2 5e-4 --split paper --weights hrf-psp" in told
-    )
+    made_with = "--crop 320 --l2 5e-4 --split paper --weights hrf-psp"
+    assert f"06-seed0.json was made with {made_with}" in told

@@ -39,96 +39,99 @@ def out(tmp_path, monkeypatch) -> Path:
     return tmp_path / "out"
 
 
+@pytest.fixture
+def rows(tmp_path) -> Path:
+    """Where the files of finished runs go."""
+    return tmp_path / "rows"
+
+
 def started(out: Path) -> list[str]:
     return (out / "calls").read_text().split() if (out / "calls").exists() else []
 
 
-def test_runs_are_kept_and_never_run_again(out, tmp_path, capsys):
+def test_runs_are_kept_and_never_run_again(out, rows, capsys):
     runs = {"b": ["--lr", "0.1"], "a": ["--lr", "0.2", "--flip"]}
-    found = run_missing("fake.py", runs, out, tmp_path / "rows")
-    assert started(out) == ["b", "a"] and list(found) == ["b", "a"]
-    assert found["a"] == {
+    results = run_missing("fake.py", runs, out, rows)
+    assert started(out) == ["b", "a"] and list(results) == ["b", "a"]
+    assert results["a"] == {
         "arguments": ["--lr", "0.2", "--flip"],
         "data_sha256": "same",
         "score": 6,
         "called": ["--lr", "0.2", "--flip", "--out", str(out / "a")],
     }
-    assert json.loads((tmp_path / "rows" / "a.json").read_text()) == found["a"]
+    assert json.loads((rows / "a.json").read_text()) == results["a"]
     assert "== a (1 of 2 done): fake.py --lr 0.2 --flip" in capsys.readouterr().out
 
-    (tmp_path / "rows" / "b.json").unlink()
+    (rows / "b.json").unlink()
     more = runs | {"c": ["--seed", "1"]}
-    assert finished(more, tmp_path / "rows") == {"a": found["a"]}
-    again = run_missing("fake.py", more, out, tmp_path / "rows")
+    assert finished(more, rows) == {"a": results["a"]}
+    again = run_missing("fake.py", more, out, rows)
     assert started(out) == ["b", "a", "b", "c"] and list(again) == ["b", "a", "c"]
-    assert again == finished(more, tmp_path / "rows")
-    assert run_missing("fake.py", more, out, tmp_path / "rows") == again and len(started(out)) == 4
+    assert again == finished(more, rows)
+    assert run_missing("fake.py", more, out, rows) == again
+    assert len(started(out)) == 4
 
 
-def test_a_run_with_a_checkpoint_is_continued(out, tmp_path):
+def test_a_run_with_a_checkpoint_is_continued(out, rows):
     (out / "a").mkdir()
     (out / "a" / "last.pt").touch()
     (out / "b").mkdir()
-    found = run_missing("fake.py", {"a": ["-x"], "b": ["-x"]}, out, tmp_path / "rows")
-    assert found["a"]["called"] == ["-x", "--out", str(out / "a"), "--resume"]
-    assert found["b"]["called"] == ["-x", "--out", str(out / "b")]
-    assert found["a"]["arguments"] == ["-x"]
+    results = run_missing("fake.py", {"a": ["-x"], "b": ["-x"]}, out, rows)
+    assert results["a"]["called"] == ["-x", "--out", str(out / "a"), "--resume"]
+    assert results["b"]["called"] == ["-x", "--out", str(out / "b")]
+    assert results["a"]["arguments"] == ["-x"]
 
 
-def test_a_run_that_fails_keeps_those_before_it(out, tmp_path):
+def test_a_run_that_fails_keeps_those_before_it(out, rows):
     runs = {"a": ["-x"], "b": ["fail"], "c": ["-x"]}
-    with pytest.raises(
-        InputError, match="run b failed with exit code 1 .*; 1 of 3 are done in .*rows, the same"
-    ):
-        run_missing("fake.py", runs, out, tmp_path / "rows")
-    assert started(out) == ["a", "b"] and list(finished(runs, tmp_path / "rows")) == ["a"]
-    assert [f.name for f in (tmp_path / "rows").iterdir()] == ["a.json"]
+    told = "run b failed with exit code 1 .*; 1 of 3 are done in .*rows, the same"
+    with pytest.raises(InputError, match=told):
+        run_missing("fake.py", runs, out, rows)
+    assert started(out) == ["a", "b"] and list(finished(runs, rows)) == ["a"]
+    assert [f.name for f in (rows).iterdir()] == ["a.json"]
 
 
-def test_a_run_on_other_data_is_kept_apart(out, tmp_path):
+def test_a_run_on_other_data_is_kept_apart(out, rows):
     runs = {"a": ["-x"], "b": ["other-data"], "c": ["-x"]}
-    with pytest.raises(
-        InputError, match="rows were made on different data; keep one folder per data set"
-    ):
-        run_missing("fake.py", runs, out, tmp_path / "rows")
-    assert started(out) == ["a", "b"] and list(finished(runs, tmp_path / "rows")) == ["a"]
+    told = "rows were made on different data; keep one folder per data set"
+    with pytest.raises(InputError, match=told):
+        run_missing("fake.py", runs, out, rows)
+    assert started(out) == ["a", "b"] and list(finished(runs, rows)) == ["a"]
 
 
 @pytest.mark.parametrize("how", ["exit-130", "interrupt"])
-def test_ctrl_c_ends_the_series(out, tmp_path, how):
+def test_ctrl_c_ends_the_series(out, rows, how):
     """A script that catches it leaves with 130, one that does not dies of the signal."""
     with pytest.raises(KeyboardInterrupt):
-        run_missing("fake.py", {"a": [how], "b": ["-x"]}, out, tmp_path / "rows")
-    assert started(out) == ["a"] and not (tmp_path / "rows").exists()
+        run_missing("fake.py", {"a": [how], "b": ["-x"]}, out, rows)
+    assert started(out) == ["a"] and not (rows).exists()
 
 
-def test_a_result_made_with_other_arguments_is_refused(out, tmp_path):
-    run_missing("fake.py", {"a": ["--lr", "0.1"], "b": ["-x"]}, out, tmp_path / "rows")
-    before = (tmp_path / "rows" / "a.json").read_bytes()
+def test_a_result_made_with_other_arguments_is_refused(out, rows):
+    run_missing("fake.py", {"a": ["--lr", "0.1"], "b": ["-x"]}, out, rows)
+    before = (rows / "a.json").read_bytes()
     other = {"a": ["--lr", "0.2"], "c": ["-x"]}
     told = r"a\.json was made with --lr 0\.1; expected --lr 0\.2; give the same options, choose "
     with pytest.raises(InputError, match=told):
-        run_missing("fake.py", other, out, tmp_path / "rows")
+        run_missing("fake.py", other, out, rows)
     with pytest.raises(InputError, match=told):
-        finished(other, tmp_path / "rows")
-    assert started(out) == ["a", "b"] and (tmp_path / "rows" / "a.json").read_bytes() == before
-    assert list(finished({"b": ["-x"]}, tmp_path / "rows")) == [
-        "b"
-    ]  # what nobody asks for is not looked at
+        finished(other, rows)
+    assert started(out) == ["a", "b"] and (rows / "a.json").read_bytes() == before
+    # what nobody asks for is not looked at
+    assert list(finished({"b": ["-x"]}, rows)) == ["b"]
 
 
 @pytest.mark.parametrize(
     "content", [b"", b'{"arguments": ["-x"], "sco', b"[]", b"7", b'{"score": 1}', b"\xff\xfe\x00"]
 )
-def test_a_damaged_result_is_refused(out, tmp_path, content):
-    (tmp_path / "rows").mkdir()
-    (tmp_path / "rows" / "a.json").write_bytes(content)
-    with pytest.raises(
-        InputError, match=r"a\.json is damaged or no result of this script; delete it"
-    ):
-        run_missing("fake.py", {"b": ["-x"], "a": ["-x"]}, out, tmp_path / "rows")
+def test_a_damaged_result_is_refused(out, rows, content):
+    (rows).mkdir()
+    (rows / "a.json").write_bytes(content)
+    told = r"a\.json is damaged or no result of this script; delete it"
+    with pytest.raises(InputError, match=told):
+        run_missing("fake.py", {"b": ["-x"], "a": ["-x"]}, out, rows)
     assert started(out) == []
 
 
-def test_nothing_is_finished_before_the_first_run(tmp_path):
-    assert finished({"a": ["-x"]}, tmp_path / "rows") == {}
+def test_nothing_is_finished_before_the_first_run(rows):
+    assert finished({"a": ["-x"]}, rows) == {}

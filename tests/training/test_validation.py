@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.finetuning import confusion
 from PIL import Image
 from torch.nn import functional as F
 
@@ -58,17 +59,17 @@ def network(size: str):
 def test_scans_enter_at_512_as_in_the_study():
     image = torch.from_numpy(RNG.integers(0, 256, (90, 140), dtype=np.uint8))
     small = np.array(Image.fromarray(image.numpy()).resize((256, 256), Image.Resampling.BICUBIC))
-    wanted = F.interpolate(
+    expected = F.interpolate(
         torch.from_numpy(small)[None, None].float(), (512, 512), mode="bilinear"
     ).round()
-    assert torch.equal(SIZES["512"].image(image).float(), wanted[0, 0])
-    assert torch.equal(SIZES["512"].image(torch.from_numpy(small)).float(), wanted[0, 0])
+    assert torch.equal(SIZES["512"].image(image).float(), expected[0, 0])
+    assert torch.equal(SIZES["512"].image(torch.from_numpy(small)).float(), expected[0, 0])
 
 
 def test_half_is_the_mean_of_2_x_2_pixels():
     image = RNG.integers(0, 256, (10, 14), dtype=np.uint8)
-    wanted = image.reshape(5, 2, 7, 2).mean((1, 3)).round()  # both round halves to even
-    assert np.array_equal(SIZES["half"].image(torch.from_numpy(image)).numpy(), wanted)
+    expected = image.reshape(5, 2, 7, 2).mean((1, 3)).round()  # both round halves to even
+    assert np.array_equal(SIZES["half"].image(torch.from_numpy(image)).numpy(), expected)
     assert SIZES["half"].image(torch.zeros(11, 15, dtype=torch.uint8)).shape == (6, 8)
 
 
@@ -119,9 +120,8 @@ def test_graded_columns():
     assert make_cache(4, 768, count=110).graded(5).all()  # of other eyes nothing is known
     some = np.full((3, 8, 130), np.nan, np.float32)
     some[0, :, 26:104] = 50.0
-    cache = make_cache(
-        layers=some
-    )  # boundaries of one scan say nothing about the fluid of the others
+    # boundaries of one scan say nothing about the fluid of the others
+    cache = make_cache(layers=some)
     assert [int(cache.graded(i).sum()) for i in range(3)] == [78, 130, 130]
     with pytest.raises(ValueError, match="native"):
         make_cache(size=256).graded(0)
@@ -130,11 +130,8 @@ def test_graded_columns():
 @pytest.mark.parametrize("size", ["512", "native", "half"])
 @pytest.mark.parametrize("flip", [False, True])
 def test_probabilities_have_the_size_of_the_scan(size, flip):
-    model, image = (
-        network(size),
-        torch.from_numpy(RNG.integers(0, 256, (101, 131), dtype=np.uint8)),
-    )
-
+    model = network(size)
+    image = torch.from_numpy(RNG.integers(0, 256, (101, 131), dtype=np.uint8))
     predict = sliding_window if size == "512" else whole
 
     def plain(image):
@@ -145,14 +142,14 @@ def test_probabilities_have_the_size_of_the_scan(size, flip):
     def resized(logits):
         return F.interpolate(logits, (101, 131), mode="bilinear").softmax(1)
 
-    wanted = resized(plain(image))
+    expected = resized(plain(image))
     if flip:
         with torch.inference_mode():
             x = normalise(SIZES[size].image(image).flip(-1)[None], model.preprocess)
-            wanted = (wanted + resized(predict(model, x)).flip(-1)) / 2
-    found = probabilities(model, image, flip)
-    assert found.shape == (2, 101, 131)
-    torch.testing.assert_close(found, wanted[0], atol=1e-6, rtol=1e-5)
+            expected = (expected + resized(predict(model, x)).flip(-1)) / 2
+    result = probabilities(model, image, flip)
+    assert result.shape == (2, 101, 131)
+    torch.testing.assert_close(result, expected[0], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", ["512", "half"])
@@ -166,17 +163,15 @@ def test_validation_counts_against_three_truths(size):
     assert validate.names == ["scan2", "scan0"] and picture.dtype == np.uint8
     for place, i in enumerate((2, 0)):
         held = small if size == "512" else native
-        found = probabilities(model, torch.from_numpy(held.images[i]))[None]
+        result = probabilities(model, torch.from_numpy(held.images[i]))[None]
         for kind, truth in (("study", small.fluid[i]), ("native", native.fluid[i])):
-            label = found
-            if found.shape[-2:] != truth.shape:
-                label = F.interpolate(found, truth.shape, mode="bilinear", antialias=True)
+            label = result
+            if result.shape[-2:] != truth.shape:
+                label = F.interpolate(result, truth.shape, mode="bilinear", antialias=True)
             label = label[0].argmax(0).numpy()
-            wanted = [[((truth == t) & (label == p)).sum() for p in (0, 1)] for t in (0, 1)]
-            assert validate.counts[kind][place].tolist() == wanted
-        graded = native.fluid[i][:, 40:90]
-        wanted = [[((graded == t) & (label[:, 40:90] == p)).sum() for p in (0, 1)] for t in (0, 1)]
-        assert validate.counts["graded"][place].tolist() == wanted
+            assert np.array_equal(validate.counts[kind][place], confusion(truth, label))
+        expected = confusion(native.fluid[i][:, 40:90], label[:, 40:90])
+        assert np.array_equal(validate.counts["graded"][place], expected)
     pooled = scores(validate.counts["study"].sum(0))
     assert measured["score"] == measured["study-dice"] == pooled["dice"][1]
     assert measured["graded-iou"] == scores(validate.counts["graded"].sum(0))["iou"][1]
@@ -191,16 +186,13 @@ def test_the_scans_shown_are_validation_scans():
     assert validate.shown == [2, 1, 3]  # most fluid, the median of those with fluid, least
 
 
-# ---- layers -----------------------------------------------------------------------------------------------
+# Layers
 
 
 def straight_layers(width=130, count=3) -> np.ndarray:
     """Boundaries at rows 9.5, 19.5, ... 79.5 of scans 100 high; the first ten columns unknown."""
-    rows = (
-        np.broadcast_to(np.arange(9.5, 80, 10)[None, :, None], (count, 8, width))
-        .astype(np.float32)
-        .copy()
-    )
+    heights = np.arange(9.5, 80, 10, dtype=np.float32)[None, :, None]
+    rows = np.broadcast_to(heights, (count, 8, width)).copy()
     rows[:, 3, :10] = np.nan
     return rows
 
@@ -210,13 +202,13 @@ def straight_layers(width=130, count=3) -> np.ndarray:
 )
 def test_layer_labels_at_every_size(size, height, width):
     small, native = make_cache(size=256), make_cache(layers=straight_layers())
-    found = labels(small, native, 1, TASKS["layers"], SIZES[size]).numpy()
-    assert found.shape == (height, width)
+    result = labels(small, native, 1, TASKS["layers"], SIZES[size]).numpy()
+    assert result.shape == (height, width)
     unknown = -(-10 * width // 130)  # columns that cover an unknown one
-    assert (found[:, :unknown] == 255).all()
+    assert (result[:, :unknown] == 255).all()
     # a boundary at 9.5 parts the first tenth of the height from the rest, whatever the height
-    wanted = np.minimum((np.arange(height) + 0.5) * 10 // height, 8)
-    assert np.array_equal(found[:, unknown:], np.repeat(wanted[:, None], width - unknown, 1))
+    expected = np.minimum((np.arange(height) + 0.5) * 10 // height, 8)
+    assert np.array_equal(result[:, unknown:], np.repeat(expected[:, None], width - unknown, 1))
 
 
 def test_fluid_lies_on_top_of_layers():
@@ -224,8 +216,8 @@ def test_fluid_lies_on_top_of_layers():
     both = labels(small, native, 0, TASKS["layers+fluid"], NATIVE).numpy()
     alone = labels(small, native, 0, TASKS["layers"], NATIVE).numpy()
     fluid, known = native.fluid[0], np.arange(130) >= 10
-    wanted = np.where(fluid == 1, 9, np.where(fluid == 255, 255, alone))
-    assert np.array_equal(both[:, known], wanted[:, known]) and (both[:, ~known] == 255).all()
+    expected = np.where(fluid == 1, 9, np.where(fluid == 255, 255, alone))
+    assert np.array_equal(both[:, known], expected[:, known]) and (both[:, ~known] == 255).all()
 
 
 def test_layers_are_trained_on_as_they_are_scored():
@@ -238,7 +230,7 @@ def test_layers_are_trained_on_as_they_are_scored():
 
 
 class Oracle(torch.nn.Module):
-    """Knows the labels of scans by their brightest pixel's value; moves all boundaries by `down` pixels."""
+    """Knows labels of scans by their brightest pixel; moves all boundaries by `down` pixels."""
 
     def __init__(self, task: str, maps: dict[int, np.ndarray], down: int = 0):
         super().__init__()
@@ -281,10 +273,9 @@ def test_boundary_errors_of_validation(task, down):
 
 def test_graders_are_compared_scan_by_scan():
     native, other = make_cache(layers=straight_layers()), make_cache(layers=straight_layers() + 2)
-    first, second = (
-        Validation(make_cache(size=256), cache, np.array([0, 2]), CPU, TASKS["layers"])
-        for cache in (native, other)
-    )
+    small, scans = make_cache(size=256), np.array([0, 2])
+    first = Validation(small, native, scans, CPU, TASKS["layers"])
+    second = Validation(small, other, scans, CPU, TASKS["layers"])
     counts, errors_px = agreement(first, second)
     np.testing.assert_allclose(errors_px, 2)
     # two of ten rows of each layer become those of the layer above it, in 120 known columns
