@@ -13,10 +13,9 @@ CENTRE = (383.5, 30)
 
 
 def table(thickness, eye=None, centre=CENTRE, **scale):
-    return {
-        row["sector"]: row
-        for row in sector_table(thickness, **(scale or SPECTRALIS), centre=centre, eye=eye)
-    }
+    """Rows of `sector_table` by sector."""
+    rows = sector_table(thickness, **(scale or SPECTRALIS), centre=centre, eye=eye)
+    return {row["sector"]: row for row in rows}
 
 
 def test_areas():
@@ -53,70 +52,74 @@ def test_constant_thickness():
     [("OD", "nasal", "temporal"), ("OS", "temporal", "nasal"), (None, "right", "left")],
 )
 def test_sides(eye, right, left):
-    # 1 mm from the fovea lies the inner ring, 2 mm the outer one: 88 and 177 columns, 8 and 16
-    # B-scans
-    for column, bscan, sector in [
-        (383, 30, "center"),
-        (472, 30, f"inner_{right}"),
-        (295, 30, f"inner_{left}"),
-        (383, 38, "inner_superior"),  # the last B-scan is the highest
-        (383, 22, "inner_inferior"),
-        (560, 30, f"outer_{right}"),
-        (206, 30, f"outer_{left}"),
-        (383, 46, "outer_superior"),
-        (383, 14, "outer_inferior"),
-    ]:
+    # 1 mm from the fovea lies the inner ring, 2 mm the outer one
+    cells = {
+        "center": (30, 383),
+        f"inner_{right}": (30, 472),  # 88 columns away
+        f"inner_{left}": (30, 295),
+        "inner_superior": (38, 383),  # 8 B-scans away; the last one is the highest
+        "inner_inferior": (22, 383),
+        f"outer_{right}": (30, 560),
+        f"outer_{left}": (30, 206),
+        "outer_superior": (46, 383),
+        "outer_inferior": (14, 383),
+    }
+    for sector, cell in cells.items():
         thickness = np.zeros((61, 768))
-        thickness[bscan, column] = 50
-        found = {name: row["volume_mm3"] for name, row in table(thickness, eye).items()}
-        assert found.pop(sector) == pytest.approx(50 * 11.33 * 123 / 1e9)
-        assert set(found.values()) == {0}
+        thickness[cell] = 50
+        volumes = {name: row["volume_mm3"] for name, row in table(thickness, eye).items()}
+        assert volumes.pop(sector) == pytest.approx(50 * 11.33 * 123 / 1e9)
+        assert set(volumes.values()) == {0}
 
 
 def test_the_grid_follows_the_fovea():
     thickness = np.zeros((61, 768))
     thickness[10:13, 100:130] = 80
     volume_mm3 = 90 * 80 * 11.33 * 123 / 1e9
-    assert table(thickness, centre=(114.5, 11))["center"]["volume_mm3"] == pytest.approx(
-        volume_mm3
-    )
+    moved = table(thickness, centre=(114.5, 11))
+    assert moved["center"]["volume_mm3"] == pytest.approx(volume_mm3)
     assert table(thickness)["center"]["volume_mm3"] == 0
 
 
-def test_same_blob_sampled_differently():
-    def blob(bscans, columns):  # a smooth hill of 3 mm in a map of 8 x 8 mm, off the centre
-        y, x = np.mgrid[:bscans, :columns]
-        x_mm, y_mm = (x + 0.5) * 8 / columns - 4, (y + 0.5) * 8 / bscans - 4
-        hill = 200 * np.exp(-(((x_mm - 1) ** 2 + (y_mm - 0.4) ** 2) / 1.5))
-        scale = dict(lateral_um=8000 / columns, spacing_um=8000 / bscans)
-        return table(hill, centre=((columns - 1) / 2, (bscans - 1) / 2), **scale)
+def hill(bscans, columns):
+    """Table of a smooth hill of 3 mm in a map of 8 x 8 mm, off the centre."""
+    y, x = np.mgrid[:bscans, :columns]
+    x_mm = (x + 0.5) * 8 / columns - 4
+    y_mm = (y + 0.5) * 8 / bscans - 4
+    distance = (x_mm - 1) ** 2 + (y_mm - 0.4) ** 2
+    thickness = 200 * np.exp(-distance / 1.5)
+    scale = dict(lateral_um=8000 / columns, spacing_um=8000 / bscans)
+    return table(thickness, centre=((columns - 1) / 2, (bscans - 1) / 2), **scale)
 
-    fine, coarse = blob(400, 400), blob(64, 512)
+
+def test_same_hill_sampled_differently():
+    fine = hill(400, 400)
+    coarse = hill(64, 512)
     for name in sector_names():
-        assert coarse[name]["volume_mm3"] == pytest.approx(fine[name]["volume_mm3"], rel=0.02)
+        expected = fine[name]["volume_mm3"]
+        assert coarse[name]["volume_mm3"] == pytest.approx(expected, rel=0.02)
 
 
 def test_unknown_cells_are_not_covered():
     thickness = np.full((61, 768), 100.0)
     thickness[:, 384:] = np.nan  # the right half
-    found = table(thickness)
-    assert found["inner_right"]["covered_percent"] == 0 and found["inner_right"]["mean_um"] is None
-    assert found["center"]["covered_percent"] == pytest.approx(50, abs=1)
-    assert found["center"]["mean_um"] == pytest.approx(100)
-    assert found["center"]["volume_mm3"] == pytest.approx(0.1 * math.pi / 8, rel=0.02)
-    assert found["inner_left"]["covered_percent"] == pytest.approx(100, abs=0.5)
+    sectors = table(thickness)
+    right, centre, left = (sectors[name] for name in ("inner_right", "center", "inner_left"))
+    assert right["covered_percent"] == 0 and right["mean_um"] is None
+    assert centre["covered_percent"] == pytest.approx(50, abs=1)
+    assert centre["mean_um"] == pytest.approx(100)
+    assert centre["volume_mm3"] == pytest.approx(0.1 * math.pi / 8, rel=0.02)
+    assert left["covered_percent"] == pytest.approx(100, abs=0.5)
 
 
 def test_map_smaller_than_the_grid():
-    found = table(
-        np.full((20, 100), 10.0), centre=(49.5, 9.5), lateral_um=10.0, spacing_um=50.0
-    )  # 1 x 1 mm
-    assert found["center"]["covered_percent"] == pytest.approx(100, abs=0.5)
-    corners_mm2 = 1 - math.pi / 4
-    assert found["inner_left"]["covered_percent"] == pytest.approx(
-        100 * corners_mm2 / 4 / (math.pi / 2), abs=0.3
-    )
-    assert found["outer_left"]["covered_percent"] == 0
+    scale = dict(lateral_um=10.0, spacing_um=50.0)  # 1 x 1 mm
+    sectors = table(np.full((20, 100), 10.0), centre=(49.5, 9.5), **scale)
+    assert sectors["center"]["covered_percent"] == pytest.approx(100, abs=0.5)
+    corner_mm2 = (1 - math.pi / 4) / 4
+    expected = 100 * corner_mm2 / (math.pi / 2)
+    assert sectors["inner_left"]["covered_percent"] == pytest.approx(expected, abs=0.3)
+    assert sectors["outer_left"]["covered_percent"] == 0
 
 
 def test_unknown_eye():

@@ -5,7 +5,7 @@ import pytest
 
 from dme.common.errors import InputError
 from dme.retina.fluid import measure_scan
-from dme.retina.volume import SCALE, enface_map, measure_volume, volume_mm3
+from dme.retina.volume import enface_map, measure_volume, volume_mm3
 
 
 def test_scan_by_hand():
@@ -15,20 +15,21 @@ def test_scan_by_hand():
     mask[6, 8] = 1  # alone
     probability = np.where(mask == 1, 0.75, 0.25).astype(np.float32)
     probability[6, 8] = 0.95
-    found = measure_scan(mask, probability, (3.87, 11.33, 123.0))
-    assert (found["fluid_px"], found["regions"], found["largest_region_px"]) == (8, 2, 7)
-    assert found["fluid_area_mm2"] == pytest.approx(8 * 0.00387 * 0.01133)
-    assert found["largest_region_mm2"] == pytest.approx(7 * 0.00387 * 0.01133)
-    assert found["mean_fluid_probability"] == pytest.approx((7 * 0.75 + 0.95) / 8)
-    assert measure_scan(mask, probability, (3.87, 11.33)) == found  # areas need no spacing
+    measured = measure_scan(mask, probability, (3.87, 11.33, 123.0))
+    assert measured["fluid_px"] == 8
+    assert measured["regions"] == 2
+    assert measured["largest_region_px"] == 7
+    assert measured["fluid_area_mm2"] == pytest.approx(8 * 0.00387 * 0.01133)
+    assert measured["largest_region_mm2"] == pytest.approx(7 * 0.00387 * 0.01133)
+    assert measured["mean_fluid_probability"] == pytest.approx((7 * 0.75 + 0.95) / 8)
+    assert measure_scan(mask, probability, (3.87, 11.33)) == measured  # areas need no spacing
 
 
 def test_scan_without_scale_or_without_fluid():
     ones = np.ones((4, 5), np.uint8)
-    found = measure_scan(ones, ones * 0.5, None)
-    assert (
-        found["fluid_px"] == 20 and found["fluid_area_mm2"] is found["largest_region_mm2"] is None
-    )
+    measured = measure_scan(ones, ones * 0.5, None)
+    assert measured["fluid_px"] == 20
+    assert measured["fluid_area_mm2"] is measured["largest_region_mm2"] is None
     dry = measure_scan(ones * 0, ones * 0.5, (2.0, 3.0))
     assert dry == {
         "fluid_px": 0,
@@ -41,88 +42,106 @@ def test_scan_without_scale_or_without_fluid():
 
 
 def test_map_interpolates_between_scans_only():
-    found = enface_map(
-        {7: np.array([8, 0]), 3: np.array([0, 4]), 4: np.array([2, 4])}, first=2, last=8
-    )
+    columns = {7: np.array([8, 0]), 3: np.array([0, 4]), 4: np.array([2, 4])}
     nan = np.nan
     expected = [[nan, nan], [0, 4], [2, 4], [4, 8 / 3], [6, 4 / 3], [8, 0], [nan, nan]]
-    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(enface_map(columns, first=2, last=8), expected)
 
 
-def scans(counts: dict[int, list[int]], scale=(4.0, 10.0, 100.0), height=50):
-    """Rows and columns of a volume "v" with these fluid pixels per column."""
-    columns = {position: np.array(line, np.int32) for position, line in counts.items()}
-    rows = [
-        {
-            "volume": "v",
-            "bscan": position,
-            "height_px": height,
-            "width_px": len(line),
-            "fluid_px": sum(line),
-        }
-        | dict(zip(SCALE, scale, strict=True))
-        for position, line in counts.items()
-    ]
-    return rows, columns
+# ---- volumes ----------------------------------------------------------------------------------
 
 
-def measured(rows, columns, *arguments, **options):
-    found, maps = measure_volume(rows, {"fluid": columns}, *arguments, **options)
-    return found, maps["fluid"]
+class Volume:
+    """Volume "v" with these fluid pixels per column, by position."""
+
+    def __init__(self, columns_px, axial_um=4.0, lateral_um=10.0, spacing_um=100.0):
+        self.rows = []
+        self.columns = {}
+        for position, column_px in columns_px.items():
+            self.columns[position] = np.array(column_px, np.int32)
+            row = {
+                "volume": "v",
+                "bscan": position,
+                "height_px": 50,
+                "width_px": len(column_px),
+                "fluid_px": sum(column_px),
+                "axial_um": axial_um,
+                "lateral_um": lateral_um,
+                "spacing_um": spacing_um,
+            }
+            self.rows.append(row)
+
+    def measure(self, span, **options):
+        """Its numbers and its map."""
+        numbers, maps = measure_volume(self.rows, {"fluid": self.columns}, span, **options)
+        return numbers, maps["fluid"]
 
 
 def test_volume_is_area_times_spacing():
-    rows, columns = scans({0: [1, 2, 3], 1: [0, 0, 6], 2: [5, 0, 0]})
-    found, thickness = measured(rows, columns, (0, 2))
-    areas_mm2 = [sum(line) * 4 * 10 / 1e6 for line in columns.values()]
-    assert found["fluid_volume_mm3"] == pytest.approx(sum(areas_mm2) * 0.1)
-    assert found["fluid_px"] == 17 and found["bscans"] == 3 and found["missing_bscans"] == 0
+    volume = Volume({0: [1, 2, 3], 1: [0, 0, 6], 2: [5, 0, 0]})
+    numbers, thickness = volume.measure((0, 2))
+    area_mm2 = 17 * 4 * 10 / 1e6
+    assert numbers["fluid_volume_mm3"] == pytest.approx(area_mm2 * 0.1)
+    assert numbers["fluid_px"] == 17
+    assert numbers["bscans"] == 3 and numbers["missing_bscans"] == 0
     np.testing.assert_array_equal(thickness, [[4, 8, 12], [0, 0, 24], [20, 0, 0]])
-    assert (found["fovea_column"], found["fovea_bscan"]) == (1, 1)
+    assert (numbers["fovea_column"], numbers["fovea_bscan"]) == (1, 1)
     # 30 x 300 um lie in the central circle whole
-    assert found["sectors"][0]["volume_mm3"] == pytest.approx(found["fluid_volume_mm3"])
+    assert numbers["sectors"][0]["volume_mm3"] == pytest.approx(numbers["fluid_volume_mm3"])
 
 
 def test_missing_scans_are_shared_by_their_neighbours():
-    rows, columns = scans({10: [10], 13: [4], 14: [0]})
-    found, _ = measured(rows, columns, (10, 14))
+    numbers, _ = Volume({10: [10], 13: [4], 14: [0]}).measure((10, 14))
     # of two missing scans each neighbour takes one: 10 stands for two spacings, 13 for two
-    assert found["fluid_volume_mm3"] == pytest.approx((2 * 10 + 2 * 4) * 4 * 10 * 100 / 1e9)
-    assert found["missing_bscans"] == 2
+    expected_px = 2 * 10 + 2 * 4
+    assert numbers["fluid_volume_mm3"] == pytest.approx(expected_px * 4 * 10 * 100 / 1e9)
+    assert numbers["missing_bscans"] == 2
 
 
 def test_volume_with_less_scale():
-    counts = {0: [1, 2], 1: [3, 4]}
-    flat, thickness = measured(*scans(counts, scale=(4.0, 10.0, None)), (0, 1))
-    assert flat["fluid_volume_mm3"] is None and flat["sectors"] == [] and thickness.max() == 16
-    bare, thickness = measured(*scans(counts, scale=(None, None, None)), (0, 1))
-    assert bare["fluid_volume_mm3"] is None and bare["fluid_px"] == 10 and thickness.max() == 4
+    columns_px = {0: [1, 2], 1: [3, 4]}
+    flat, thickness = Volume(columns_px, spacing_um=None).measure((0, 1))
+    assert flat["fluid_volume_mm3"] is None and flat["sectors"] == []
+    assert thickness.max() == 16
+    bare, thickness = Volume(columns_px, None, None, None).measure((0, 1))
+    assert bare["fluid_volume_mm3"] is None and bare["fluid_px"] == 10
+    assert thickness.max() == 4
 
 
-def test_fovea_moves_the_sectors_or_lies_outside():
-    rows, columns = scans({i: [0] * 200 for i in range(30)}, scale=(4.0, 20.0, 100.0))
-    columns[25][110] = rows[25]["fluid_px"] = 7
-    volume = 7 * 4 * 20 * 100 / 1e9
-    centred, _ = measured(rows, columns, (0, 29), eye="OS")
-    assert {s["sector"]: s["volume_mm3"] for s in centred["sectors"]}[
-        "inner_superior"
-    ] == pytest.approx(volume)
-    moved, _ = measured(rows, columns, (0, 29), eye="OS", fovea=(110, 25))
-    assert moved["sectors"][0]["volume_mm3"] == pytest.approx(volume)
-    for outside in ((200, 5), (5, 30), (-1, 5)):
-        found, _ = measured(rows, columns, (0, 29), fovea=outside)
-        assert found["sectors"] == [] and found["fluid_volume_mm3"] == pytest.approx(volume)
+@pytest.fixture
+def blob():
+    """30 B-scans of 200 columns with 7 px of fluid at column 110 of B-scan 25."""
+    columns_px = {position: [0] * 200 for position in range(30)}
+    columns_px[25][110] = 7
+    return Volume(columns_px, lateral_um=20.0)
 
 
-def test_volume_of_unlike_scans_is_refused():
-    for key, value in (("height_px", 51), ("axial_um", 5.0)):
-        rows, columns = scans({0: [1], 1: [1]})
-        rows[1][key] = value
-        with pytest.raises(InputError, match="v: its B-scans differ in size or scale"):
-            measured(rows, columns, (0, 1))
+BLOB_MM3 = 7 * 4 * 20 * 100 / 1e9
+
+
+def test_fovea_moves_the_sectors(blob):
+    centred, _ = blob.measure((0, 29), eye="OS")
+    volumes = {row["sector"]: row["volume_mm3"] for row in centred["sectors"]}
+    assert volumes["inner_superior"] == pytest.approx(BLOB_MM3)
+    moved, _ = blob.measure((0, 29), eye="OS", fovea=(110, 25))
+    assert moved["sectors"][0]["volume_mm3"] == pytest.approx(BLOB_MM3)
+
+
+@pytest.mark.parametrize("outside", [(200, 5), (5, 30), (-1, 5)])
+def test_fovea_outside_leaves_no_sectors(blob, outside):
+    numbers, _ = blob.measure((0, 29), fovea=outside)
+    assert numbers["sectors"] == []
+    assert numbers["fluid_volume_mm3"] == pytest.approx(BLOB_MM3)
+
+
+@pytest.mark.parametrize("key, value", [("height_px", 51), ("axial_um", 5.0)])
+def test_volume_of_unlike_scans_is_refused(key, value):
+    volume = Volume({0: [1], 1: [1]})
+    volume.rows[1][key] = value
+    with pytest.raises(InputError, match="v: its B-scans differ in size or scale"):
+        volume.measure((0, 1))
 
 
 def test_volume_skips_unknown_cells():
-    assert volume_mm3(np.array([[np.nan, 10.0], [5.0, np.nan]]), 20.0, 100.0) == pytest.approx(
-        15 * 2000 / 1e9
-    )
+    thickness_um = np.array([[np.nan, 10.0], [5.0, np.nan]])
+    assert volume_mm3(thickness_um, 20.0, 100.0) == pytest.approx(15 * 2000 / 1e9)
