@@ -149,6 +149,8 @@ def times_as_long(rows: dict[str, dict], ours: str, peer: str) -> str:
 
 def milliseconds(row: dict) -> str:
     value = 1e3 * row["median_s"]
+    if value < 1:
+        return f"{value:.2f} ms"
     return f"{value:.1f} ms" if value < 50 else f"{value:.0f} ms"
 
 

@@ -94,8 +94,8 @@ def finetuning_runs(settings: Settings, amp: str, out: Path) -> dict[str, list[s
     for name in settings.starts:
         weights = str(out / f"pretrain-{name}" / "best-psp.pt")
         for seed in settings.seeds:
-            words = f"{ROW} --split paper --amp {amp} --seed {seed}"
-            runs[f"row10-{name}-seed{seed}"] = [*words.split(), "--weights", weights]
+            start = [*ROW.split(), "--split", "paper", "--weights", weights]
+            runs[f"row10-{name}-seed{seed}"] = [*start, "--amp", amp, "--seed", str(seed)]
     return runs
 
 
