@@ -53,7 +53,7 @@ def fine_tune(plan: Plan) -> None:
     get_loss(plan.recipe.loss)  # a wrong name is refused before any work
     options, task = plan.finetune, TASKS[plan.finetune.task]
 
-    # The network, with the task's classes
+    # The network, with the task's classes and its size of scans
     torch.manual_seed(plan.recipe.seed)
     rank, _, device = ranks.join()
     source = open_source(options.data, options.grader)
@@ -120,7 +120,7 @@ def starting_network(options: Finetune, seed: int) -> tuple[Segmenter, str]:
     for key in ("head", "backbone", "width"):
         if getattr(options, key) is not None:
             asked[key] = getattr(options, key)
-    if options.weights == "none":
+    if options.weights == "none":  # what the seed draws
         model = build_model(**asked)
         return model, f"fresh weights (seed {seed}), {_described(model)}"
     model = load_model(options.weights or _shipped_weights(options))
@@ -199,7 +199,7 @@ def compare_graders(options: Finetune, validate: Validation, model: Segmenter) -
 
 def second_opinion(options: Finetune, validate: Validation) -> Validation | None:
     """The same scans as the other grader annotated them, None if nobody did."""
-    other = 3 - options.grader
+    other = 3 - options.grader  # of the two
     try:
         source = open_source(options.data, other)
         small = open_cache(source, STUDY_SIDE)
@@ -209,6 +209,8 @@ def second_opinion(options: Finetune, validate: Validation) -> Validation | None
         if ranks.rank() == 0:
             print(f"\nno comparison with grader {other}: {e}")
         return None
+
+    # Both must have annotated every validation scan
     absent = set(validate.names) - set(native.names)
     if absent:
         if ranks.rank() == 0:

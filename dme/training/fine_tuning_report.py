@@ -94,6 +94,8 @@ def report_second_opinion(options: Finetune, validate: Validation, other: Valida
     counts, errors_px = agreement(validate, other)
     network = scores(other.counts["native"].sum(0))
     grader = scores(counts.sum(0))
+
+    # What is compared: the network's agreement with the second grader, and the first one's
     lines = []
     if validate.task.finds_fluid:
         lines.append(("fluid Dice", network["dice"][-1], grader["dice"][-1]))
@@ -102,6 +104,7 @@ def report_second_opinion(options: Finetune, validate: Validation, other: Valida
         network_px = np.nanmean(other.errors_px[:, -1])
         lines.append(("mean boundary error, px", network_px, np.nanmean(errors_px[:, -1])))
 
+    # On the screen, and into the file
     names = f"the network, and grader {options.grader}"
     print(f"\nagainst grader {3 - options.grader}, at native size: {names}")
     compared = {}
@@ -122,6 +125,7 @@ def fluid_table(task: Task, pooled: dict[str, dict], counts: np.ndarray) -> dict
     empty_left_out = per_scan(counts, fluid, empty=float("nan"))
     empty_counts_1 = per_scan(counts, fluid, empty=1.0)
 
+    # Lines of the table: name -> Dice, IoU
     rows = {"fluid at 256 x 256, pooled": (study["dice"][fluid], study["iou"][fluid])}
     rows[f"  per scan, {empty_left_out['empty']} empty left out"] = _means(empty_left_out)
     rows["  per scan, empty counting 1"] = _means(empty_counts_1)
@@ -161,6 +165,7 @@ def layers_table(validate: Validation, dice: np.ndarray) -> dict:
     thickness = over_scans(lengths[:, 0], THICKNESSES)
     bias = over_scans(lengths[:, 1], THICKNESSES)
 
+    # Boundaries, then layers
     heading = f"{'mean absolute error of boundaries':34} {'px':>7} {'sd':>7}"
     print(f"{heading} {'um' if axial_um else '':>7}")
     for row in boundaries:

@@ -44,12 +44,15 @@ def pretrain(options: Pretrain, plan: Pretraining) -> None:
     Under torchrun every rank calls it. Raises InputError for data or weights that do not work.
     """
     origin = provenance()  # of the code that runs, which may change on disk before a long run ends
+
+    # The networks
     torch.manual_seed(plan.recipe.seed)
     if options.eval_only:
         models = load_pretrained(options.weights)
     else:
         models = starting_networks(options)
 
+    # The photographs, and training on them
     rank, _, _ = ranks.join()
     source = open_hrf(options.data, plan.scale)
     if rank == 0:
@@ -71,6 +74,7 @@ def pretrain(options: Pretrain, plan: Pretraining) -> None:
         )
         models = load_best(trained, options.out)
 
+    # Scores at the networks' scale and at full size
     full = cache if plan.scale == 1 else open_cache(open_hrf(options.data))
     report(options, plan, origin, models, cache, full, validation)
     ranks.leave()
@@ -110,6 +114,7 @@ def iters_within(
     config = options.out / "config.json"
     if options.resume and config.is_file():
         return json.loads(config.read_text())["config"]["iters"]
+    # A short run on copies says how long a step takes
     trial = replace(plan.recipe, iters=TRIAL_STEPS, save_every=TRIAL_STEPS)
     score = {"score": 0.0}
     with tempfile.TemporaryDirectory() as folder:
@@ -185,6 +190,8 @@ def report(
     counts, picture = vessel_counts(models, cache, full, validation)
     if ranks.rank():
         return
+
+    # A row per network
     rows = []
     for name, model in models.items():
         rows.append(
@@ -199,6 +206,7 @@ def report(
         )
     print_table(rows, len(validation), plan.scale)
 
+    # What is left in the folder
     trained = not options.eval_only
     save_png(options.out / "vessels.png", picture)
     results = {

@@ -138,6 +138,7 @@ def run_missing(script: str, runs: Runs, out: Path, folder: Path) -> Results:
     for name, arguments in runs.items():
         if name in done:
             continue
+        # Run it, in its own process
         progress = f"{len(done)} of {len(runs)}"
         print(f"\n== {name} ({progress} done): {script} {' '.join(arguments)}", flush=True)
         status = _run(ROOT / "experiments" / script, arguments, out / name)
@@ -148,6 +149,7 @@ def run_missing(script: str, runs: Runs, out: Path, folder: Path) -> Results:
                 f"run {name} failed with exit code {status} (see above); {progress} are done in "
                 f"{folder}, the same command goes on from there"
             )
+        # Keep its result, and check it again as the next series will
         result = json.loads((out / name / "results.json").read_text())
         refuse_mixed([*done.values(), result], folder)
         write_json(folder / f"{name}.json", {"arguments": arguments, **result})

@@ -28,6 +28,7 @@ def check_annotated(native: Cache, task: Task) -> None:
             f"the scans of {native.description} have no layer boundaries; --task {task.name} "
             "needs them: boundaries/NAME.npy beside images/, or .mat files"
         )
+    # A scan all of whose columns are unknown teaches nothing
     unknown = []
     for name, rows in zip(native.names, native.layers, strict=True):
         if not np.isfinite(rows).all(0).any():
@@ -63,6 +64,7 @@ def training_set(
             scan = without_wedge(scan)
         images.append(size.image(torch.tensor(scan)).to(device))
 
+        # Its truth, without what nobody looked at
         mask = labels(small, native, i, task, size)
         if ungraded == "ignore":
             graded = torch.from_numpy(native.graded(i))[None, None, None].float()  # (1, 1, 1, W)
@@ -77,12 +79,15 @@ def labels(small: Cache, native: Cache, index: int, task: Task, size: InputSize)
 
     Layers are drawn from rows at that size, below fluid.
     """
+    # Fluid has a mask of its own
     fluid = None
     if task.finds_fluid:
         masks = small.fluid if size.of_study else native.fluid
         fluid = size.mask(torch.tensor(masks[index]))
     if not task.finds_layers:
         return fluid
+
+    # Layers lie between boundaries, which are scaled before they are drawn
     height, width = native.images[index].shape[:2]
     rows = size.rows(native.layers[index], height, width)
     drawn = layer_labels(

@@ -106,6 +106,8 @@ class Validation:
         # (N, 9 boundary errors, 8 + 8 errors of thickness); each rank fills the rows of its scans
         errors = torch.zeros(len(self.indices), 25, dtype=torch.float64, device=self.device)
         places = range(rank, len(self.indices), world)
+
+        # Each rank measures its share of the scans
         for place in tqdm(places, desc="validate", unit="scan", leave=False, disable=rank > 0):
             i = self.indices[place]
             by_class = self.predict(model, i)
@@ -115,10 +117,13 @@ class Validation:
             if self.task.finds_layers:
                 errors[place] = self._layer_errors(by_class, i)
 
+        # What all ranks found, put together
         if self.task.finds_layers:
             all_errors = ranks.total(errors).cpu().numpy()
             self.errors_px = all_errors[:, :9]
             self.thickness_px = all_errors[:, 9:].reshape(-1, 2, 8)
+
+        # Scores pooled over the scans
         measured = {}
         for kind, meter in meters.items():
             meter.all_reduce()
@@ -168,6 +173,8 @@ class Validation:
     def picture(self, before: list[np.ndarray] | None = None) -> np.ndarray:
         """The study's Figure 6: B-scan, before and after fine-tuning (of the last call), truth."""
         scans = self.native if self.task.finds_layers else self.small
+
+        # A row of pictures for each scan
         rows = []
         for place, i in enumerate(self.shown):
             fluid = scans.fluid[i] if self.task.finds_fluid else None
@@ -176,6 +183,8 @@ class Validation:
             if before is not None:
                 row.insert(1, before[place])
             rows.append(row)
+
+        # Their captions
         titles = ["B-scan", "after fine-tuning", f"truth ({self.task.name})"]
         if before is not None:
             titles.insert(1, "before")

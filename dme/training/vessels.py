@@ -56,12 +56,13 @@ def vessel_counts(
     rank, world, device = ranks.join()
     net = SideBySide(list(models.values())).to(device, memory_format=torch.channels_last).eval()
     preprocess = next(iter(models.values())).preprocess
-    counts = {}
+    counts = {}  # network -> scale of the truth -> (2, 2), on the device
     for name in models:
         counts[name] = {
             scale: torch.zeros(2, 2, dtype=torch.int64, device=device) for scale in SCALES
         }
 
+    # Every network sees a photograph at once, in the same windows
     picture = None
     for i in tqdm(chosen[rank::world], desc="validate", disable=rank > 0):
         x = normalise(channels_first(cache.images[i])[None].to(device), preprocess)
@@ -75,6 +76,7 @@ def vessel_counts(
             vessels = logits[0, :2].argmax(0).cpu().numpy()
             picture = _picture(cache, i, vessels, next(iter(models)))
 
+    # What all ranks counted
     sums = {}
     for name, by_scale in counts.items():
         sums[name] = {scale: ranks.total(table).cpu().numpy() for scale, table in by_scale.items()}

@@ -1,9 +1,11 @@
 """What command lines ask for."""
 
+import subprocess
 import sys
 
 import pytest
 import torch
+from helpers.scripts import EXPERIMENTS, ROOT
 
 from dme.training.recipe import OPTIMIZERS
 from dme.training.settings import Augment, Recipe
@@ -90,3 +92,11 @@ def test_a_recipe_leaves_the_head_to_a_backbone_that_does_not_take_its_own(scrip
     for backbone, head in (("mobilenet_v3_small", None), ("mobilenet_v2", "fcn"), ("unet", "fcn")):
         monkeypatch.setattr(sys, "argv", [*words, backbone])
         assert script.parse_args().finetune.head == head
+
+
+def test_help_needs_no_package_at_all():
+    command = [sys.executable, "-S", EXPERIMENTS / "finetune.py", "--help"]
+    environment = {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--max-class-share" in done.stdout and "--amp {auto,off,bf16,fp16}" in done.stdout
