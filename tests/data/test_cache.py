@@ -137,7 +137,8 @@ def test_unlabelled_set(tmp_path):
     source = FakeSource(make_scans(fluid=False))
     assert_holds(open_cache(source, folder=tmp_path), source.records)
     small = open_cache(source, 8, tmp_path)
-    assert small.fluid is None and small.images.shape == (3, 8, 8)
+    assert small.fluid is None
+    assert small.images.shape == (3, 8, 8)
 
 
 def test_missing_layers_and_scales_are_noted(tmp_path):
@@ -145,7 +146,8 @@ def test_missing_layers_and_scales_are_noted(tmp_path):
     scans[1].layers = None
     scans[2].scale_um = (1.0, 2.0, 3.0)
     cache = open_cache(FakeSource(scans), folder=tmp_path)
-    assert np.isnan(cache.layers[1]).all() and not np.isnan(cache.layers[2]).all()
+    assert np.isnan(cache.layers[1]).all()
+    assert not np.isnan(cache.layers[2]).all()
     assert cache.scale_um is None
     _, layers_note, scales_note = cache.notes
     assert "1 of 3 scans have no layers" in layers_note

@@ -25,11 +25,14 @@ def test_records(folder, monkeypatch):
     scans = list(source.scans())
     assert source.kind == "hrf" and len(scans) == 45
     names = [scan.name for scan in scans]
-    assert names[:4] == ["01_dr", "01_g", "01_h", "02_dr"] and names[-1] == "15_h"
+    assert names[:4] == ["01_dr", "01_g", "01_h", "02_dr"]
+    assert names[-1] == "15_h"
     for i, scan in enumerate(scans):
         assert (scan.subject - 1, scan.position) == divmod(i, 3)
-        assert scan.image.shape == (64, 96, 3) and scan.image.dtype == np.uint8
-        assert scan.fluid.shape == (64, 96) and scan.fluid.dtype == np.uint8
+        assert scan.image.shape == (64, 96, 3)
+        assert scan.image.dtype == np.uint8
+        assert scan.fluid.shape == (64, 96)
+        assert scan.fluid.dtype == np.uint8
 
 
 def test_pixels(folder):
@@ -71,7 +74,8 @@ def test_half_size_by_hand(tmp_path):
     scan = read_scans(root, scale=0.5)["02_g"]
     assert scan.fluid.tolist() == [[1, 0, 1], [0, 1, 1]]  # from 4, 1, 2 / 0, 2, 3 of four
     assert scan.image[..., 0].tolist() == [[14, 22, 30], [62, 70, 78]]
-    assert scan.image[0, 0, 1] == 30 and scan.image.shape == (2, 3, 3)
+    assert scan.image[0, 0, 1] == 30
+    assert scan.image.shape == (2, 3, 3)
 
 
 def test_masks_of_the_original_archive(tmp_path):
@@ -140,7 +144,8 @@ def test_wrong_files(tmp_path):
 def test_real_photographs(real_data):
     source = open_hrf(real_data / "hrf", scale=0.25)
     scan = next(source.scans())
-    assert scan.name == "01_dr" and scan.image.shape == (584, 876, 3)
+    assert scan.name == "01_dr"
+    assert scan.image.shape == (584, 876, 3)
     assert 0.05 < scan.fluid.mean() < 0.15  # vessels cover about a tenth
     inside = scan.image[146:438, 219:657].reshape(-1, 3).mean(0)
     assert inside[0] > inside[1] > inside[2]  # red first

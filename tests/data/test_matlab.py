@@ -42,7 +42,8 @@ def test_annotated_scans_are_found(tmp_path, layers, dtype):
 
     empty, wet = scans
     assert not empty.fluid.any()
-    assert empty.layers.shape == (8, 6) and np.isnan(empty.layers).all()
+    assert empty.layers.shape == (8, 6)
+    assert np.isnan(empty.layers).all()
     expected = np.zeros((4, 6))
     expected[0, 1:3] = expected[1, 2] = 1  # NaN is not fluid
     np.testing.assert_array_equal(wet.fluid, expected)

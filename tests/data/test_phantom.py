@@ -58,7 +58,8 @@ def test_names_positions_and_scale():
     positions = [scan.position for scan in scans]
     assert positions[:11] == [10, 15, 20, 25, 28, 30, 32, 35, 40, 45, 50]
     assert [scan.subject for scan in scans] == [1] * 11 + [2] * 11
-    assert scans[0].name == "phantom_s01_b10" and scans[-1].name == "phantom_s02_b50"
+    assert scans[0].name == "phantom_s01_b10"
+    assert scans[-1].name == "phantom_s02_b50"
     assert scans[0].scale_um == pytest.approx((3.87 * 8, 11.33 * 8, 123.0))
 
 
@@ -79,9 +80,11 @@ def test_labels_are_exact_at_any_size(height, width):
         assert scan.image.shape == scan.fluid.shape == (height, width)
         assert scan.image.dtype == scan.fluid.dtype == np.uint8
         assert set(np.unique(scan.fluid)) <= {0, 1}
-        assert scan.layers.shape == (8, width) and scan.layers.dtype == np.float32
+        assert scan.layers.shape == (8, width)
+        assert scan.layers.dtype == np.float32
         assert np.all(np.diff(scan.layers, axis=0) > 0)
-        assert scan.layers.min() > 0 and scan.layers.max() < height - 1
+        assert scan.layers.min() > 0
+        assert scan.layers.max() < height - 1
         axial_um, lateral_um, _ = scan.scale_um
         assert axial_um * height == pytest.approx(3.87 * 496)
         assert lateral_um * width == pytest.approx(11.33 * 768)
@@ -128,7 +131,8 @@ def test_dry_eyes_have_a_foveal_pit_in_the_central_scans_only(small_sets):
         left = thickness[:, 24:38].max(axis=1)
         right = thickness[:, 58:72].max(axis=1)
         dip = thickness[:, 38:58].min(axis=1) / np.minimum(left, right)
-        assert dip[5] < 0.9 and dip[[0, 1, 9, 10]].min() > 0.95
+        assert dip[5] < 0.9
+        assert dip[[0, 1, 9, 10]].min() > 0.95
 
 
 def test_cysts_lie_inside_the_retina(full, small_sets):

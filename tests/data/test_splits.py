@@ -37,7 +37,8 @@ def without(*pairs):
 def assert_partition(cache, train, validation) -> None:
     assert train.dtype == validation.dtype == np.int64
     assert sorted([*train.tolist(), *validation.tolist()]) == list(range(len(cache)))
-    assert (np.diff(train) > 0).all() and (np.diff(validation) > 0).all()
+    assert (np.diff(train) > 0).all()
+    assert (np.diff(validation) > 0).all()
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,9 @@ def test_layer_dice():
     predicted[0] -= 1  # NFL 3 px
     truth[4, 7:] = np.nan
     cm = layer_confusion(predicted, truth, 20)
-    assert cm.dtype == np.int64 and cm.shape == (9, 9) and cm.sum() == 20 * 7
+    assert cm.dtype == np.int64
+    assert cm.shape == (9, 9)
+    assert cm.sum() == 20 * 7
     expected = [2 * 7 / (14 + 7), 2 * 14 / (21 + 14), 1]
     assert scores(cm)["dice"][:3].tolist() == pytest.approx(expected)
     with pytest.raises(InputError, match="expected"):

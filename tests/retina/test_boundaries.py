@@ -132,7 +132,8 @@ def test_fluid_of_another_network_lies_within_the_retina():
     found = boundaries_from_probabilities(with_fluid(p, fluid.astype(np.float32)))
     assert (found[0] < rows[1] + 1).all()  # nor does it reach below the upper edge of the fluid
     error = np.abs(found - rows)
-    assert error[5:].max() < 1 and error[:, :70].max() < 1
+    assert error[5:].max() < 1
+    assert error[:, :70].max() < 1
 
 
 # ---- order, islands, gaps ---------------------------------------------------------------------
@@ -149,7 +150,8 @@ def test_rows_are_ordered_whatever_the_probabilities(classes, height, width):
         found = boundaries_from_probabilities(p.numpy())
         assert found.shape == (8, width) and found.dtype == np.float32
         assert (np.diff(found, axis=0) >= 0).all()
-        assert found.min() >= -0.5 and found.max() <= height - 0.5
+        assert found.min() >= -0.5
+        assert found.max() <= height - 0.5
 
 
 def test_islands_far_away_are_left_aside():

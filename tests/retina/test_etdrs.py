@@ -28,7 +28,9 @@ def test_areas():
 
 def test_shares_cover_the_disc_once_and_match_the_areas():
     shares = sector_shares((61, 768), **SPECTRALIS, centre=CENTRE)
-    assert shares.shape == (9, 61, 768) and shares.min() == 0 and shares.max() == 1
+    assert shares.shape == (9, 61, 768)
+    assert shares.min() == 0
+    assert shares.max() == 1
     total = shares.sum(0)
     y, x = np.mgrid[:61, :768]
     radius_mm = np.hypot((x - CENTRE[0]) * 0.01133, (y - CENTRE[1]) * 0.123)

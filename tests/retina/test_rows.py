@@ -42,7 +42,8 @@ def test_labels_are_unbiased_on_the_phantom():
     pixels_above = np.stack([(labels < k).sum(0) for k in range(1, 9)])
     assert (np.diff(labels.astype(int), axis=0) >= 0).all()
     error = pixels_above - 0.5 - scan.layers
-    assert np.abs(error).max() <= 0.5 and abs(error.mean()) < 0.02
+    assert np.abs(error).max() <= 0.5
+    assert abs(error.mean()) < 0.02
 
 
 def test_rows_of_another_shape_are_refused():

@@ -24,6 +24,7 @@ def test_without_it_the_image_is_as_dark_there_as_the_lower_quartile():
     image[0] = 255
     filled = without_wedge(image)
     assert filled.dtype == np.uint8
-    assert (filled[0] == 8).all() and (filled[1:] == image[1:]).all()
+    assert (filled[0] == 8).all()
+    assert (filled[1:] == image[1:]).all()
     white = np.full((3, 3), 255, np.uint8)
     assert (without_wedge(white) == white).all()  # there is nothing else
