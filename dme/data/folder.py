@@ -36,6 +36,7 @@ class Files:
 
 def open_folder(root: Path) -> Source:
     """Source of a folder laid out as `dme.data.opening.open_source` says. Raises InputError."""
+    # what there is
     image_folder = root / "images" if (root / "images").is_dir() else root
     images = files_in(image_folder, IMAGE_SUFFIXES)
     if not images:
@@ -141,6 +142,7 @@ def _used_files(files: Files, notes: list[str]) -> list[Path]:
 def _read_folder(files: Files, source: Source, labelled_only: bool) -> Iterator[BScan]:
     """Survey the whole set, then yield its scans; `source` notes what was found and done."""
     rows = files.rows
+    # of the whole set: white of 16-bit images, meaning of masks, whether it is Duke's
     survey = survey_images(files.images[row.name] for row in rows)
     lookup = None
     if files.masks is not None:
@@ -152,6 +154,7 @@ def _read_folder(files: Files, source: Source, labelled_only: bool) -> Iterator[
         rows = [row._replace(scale_um=DUKE_SCALE_UM) for row in rows]
         source.note(DUKE_RECOGNISED)
 
+    # its scans
     conversions: Counter[str] = Counter()
     crossings = []
     for row in rows:
@@ -172,6 +175,7 @@ def _read_folder(files: Files, source: Source, labelled_only: bool) -> Iterator[
             crossings.append(crossing)
         yield scan
 
+    # what was changed in them
     for conversion, count in conversions.items():
         if conversion:
             source.note(f"{count} of {len(rows)} images: {conversion}")

@@ -98,6 +98,7 @@ def _read(image_file: Path, mask_file: Path, scale: float) -> tuple[np.ndarray, 
             f"{image_file} is {_size(image)} pixels, its mask {_size(mask)}; they must agree"
         )
     mask = mask.point(lambda value: 255 * (value > 0))
+    # vessel where at least half of what a pixel covers is
     packed = image.size == _scaled(SIZE, scale)  # a copy of the set that was reduced before
     if scale != 1 and not packed:
         size = _scaled(image.size, scale)

@@ -121,6 +121,7 @@ def to_scan(pixels: np.ndarray, peak: float | None = None) -> np.ndarray:
     """
     if pixels.ndim not in (2, 3) or not pixels.size:
         raise ValueError(f"shape {pixels.shape}, expected (height, width) or (height, width, 3)")
+    # floats are what arrays in memory and .npy files may hold; images are whole numbers
     if pixels.dtype.kind == "f":
         if not np.isfinite(pixels).all():
             raise ValueError("holds NaN or infinity, expected grey values 0..255")

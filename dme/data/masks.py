@@ -15,11 +15,13 @@ def read_mask(path: Path) -> np.ndarray:
     """Mask values as stored, uint8 (H, W); of black and white in a palette 0 and 1, whichever
     comes first.
     """
+    # of a palette image the indices are ids, unless its colours are black and white
     mask = read_pixels(path, palette_colours=False)
     if mask.ndim == 2 and mask.max(initial=0) <= 1:
         colours = read_pixels(path)
         if colours.ndim == 3 and _black_and_white(colours):
             mask = colours[:, :, 0] // 255
+    # ids in all colours alike
     if mask.ndim == 3:
         coloured = mask.shape[2] > 2 and not _grey(mask[:, :, :3])
         if coloured:
@@ -49,6 +51,7 @@ def mask_lookup(values: set[int]) -> tuple[np.ndarray, str]:
     {0, 1} and {0, 255} are binary, other ids are instances (fluid where > 0), and 255 beside ids
     is ignore.
     """
+    # 0 and 255 alone are background and fluid
     ids = sorted(values - {0, 255})
     if 255 in values and len(ids) > MOST_IDS:
         raise InputError(
@@ -59,6 +62,7 @@ def mask_lookup(values: set[int]) -> tuple[np.ndarray, str]:
     if not ids:
         return lookup, "binary 0/255, 255 is fluid" if 255 in values else "all empty"
 
+    # beside ids, 255 is no id
     lookup[255] = IGNORE
     if ids == [1]:
         meaning = "binary 0/1, 1 is fluid"

@@ -50,6 +50,7 @@ class Repairs:
 
 def open_mat(path: Path, grader: int) -> Source:
     """Source of one Subject_NN.mat or a folder of them, with the annotations of grader 1 or 2."""
+    # subjects by the names of the files
     if path.is_file():
         files = {path.stem: path}
     else:

@@ -25,6 +25,7 @@ def open_source(path: str | Path | None = None, grader: int = 1) -> Source:
     same-named, `fluid/` or `masks/` and `boundaries/*.npy` (float (8, W)); and `index.csv`: name,
     subject, bscan and, if the scale is known, axial_um, lateral_um, spacing_um.
     """
+    # the phantom
     path = path or os.environ.get("DME_DATA")
     if grader not in (1, 2):
         raise InputError(f"grader {grader} does not exist: expected 1 or 2")
@@ -33,6 +34,7 @@ def open_source(path: str | Path | None = None, grader: int = 1) -> Source:
     if path == "phantom":
         return _open_phantom("as asked")
 
+    # files of MATLAB, or a folder of images
     root = Path(path)
     if not root.exists():
         raise InputError(

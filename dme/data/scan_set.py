@@ -217,6 +217,7 @@ def _resized_scale(
     if isinstance(native.images, list):
         notes.append(f"scans of several shapes resized to {size} x {size}: scale unknown")
         return None
+    # a pixel covers more or less than before; the spacing between B-scans stays
     height, width = native.images.shape[1:3]
     axial, lateral, spacing = native.scale_um
     return (axial * height / size, lateral * width / size, spacing)

@@ -33,6 +33,7 @@ def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, n
         every = np.arange(len(cache))
         return every, every.copy()
 
+    # which scans are used, and which of them validate
     used = np.ones(len(cache), bool)
     development = re.fullmatch(r"dev:([1-4])/4", name)
     by_subject = re.fullmatch(r"subject:(\d+)/(\d+)", name)

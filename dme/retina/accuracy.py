@@ -16,7 +16,8 @@ def boundary_errors_px(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     for a boundary without any such column.
     """
     truth = check_rows(truth)
-    errors = _mean(np.abs(check_rows(predicted, truth.shape[1]) - truth), axis=1)
+    predicted = check_rows(predicted, truth.shape[1])
+    errors = _mean(np.abs(predicted - truth), axis=1)  # (8,)
     return np.append(errors, _mean(errors, axis=0))
 
 
@@ -31,7 +32,9 @@ def thickness_errors_um(
     truth_um = thickness_um(truth, axial_um)
     predicted_um = thickness_um(check_rows(predicted, truth_um.shape[1]), axial_um)
     errors = predicted_um - truth_um
-    return _mean(np.abs(errors), axis=1), _mean(errors, axis=1)
+    absolute = _mean(np.abs(errors), axis=1)
+    bias = _mean(errors, axis=1)
+    return absolute, bias
 
 
 def layer_confusion(predicted: np.ndarray, truth: np.ndarray, height: int) -> np.ndarray:
@@ -40,12 +43,16 @@ def layer_confusion(predicted: np.ndarray, truth: np.ndarray, height: int) -> np
     predicted, truth: rows (8, W); columns that are unknown in either are left out.
     `dme.metrics.scores` of their sum has the layers' Dice and IoU at 1 to 7.
     """
+    truth = check_rows(truth, predicted.shape[1])
     found = layer_labels(predicted, height).astype(np.int64)
-    expected = layer_labels(check_rows(truth, predicted.shape[1]), height).astype(np.int64)
+    expected = layer_labels(truth, height).astype(np.int64)
     known = (found != IGNORE) & (expected != IGNORE)
+
+    # cells of the matrix, row by row
     classes = len(CLASSES)
     cells = classes * expected[known] + found[known]
-    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
+    counts = np.bincount(cells, minlength=classes**2)
+    return counts.reshape(classes, classes)
 
 
 def over_scans(values: np.ndarray, names: Sequence[str]) -> list[dict]:
@@ -55,7 +62,8 @@ def over_scans(values: np.ndarray, names: Sequence[str]) -> list[dict]:
     below two).
     """
     rows = []
-    for name, column in zip(names, np.asarray(values, np.float64).T, strict=True):
+    columns = np.asarray(values, np.float64).T
+    for name, column in zip(names, columns, strict=True):
         known = column[np.isfinite(column)]
         mean = float(known.mean()) if known.size else None
         sd = float(known.std(ddof=1)) if known.size > 1 else None

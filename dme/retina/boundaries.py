@@ -55,7 +55,8 @@ def with_fluid(probabilities: np.ndarray, fluid: np.ndarray) -> np.ndarray:
 
     A network that learnt from healthy eyes takes a cyst for what lies above or below the retina.
     """
-    return np.concatenate([probabilities * (1 - fluid), fluid[None]])
+    dry = probabilities * (1 - fluid)
+    return np.concatenate([dry, fluid[None]])
 
 
 def ordered_rows(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +76,8 @@ def ordered_rows(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     downwards = np.tri(9)
     above = np.matmul(downwards[:8], posterior)  # (H, 8, W) probability that a pixel lies above
     count = above.sum(axis=0)  # (8, W)
-    variance = np.tensordot(2.0 * np.arange(height) + 1, above, 1) - count**2
+    odd = 2.0 * np.arange(height) + 1
+    variance = np.tensordot(odd, above, 1) - count**2
 
     # of a column that says nothing all labellings are alike: a beta-binomial distribution
     upper = np.arange(1, 9)[:, None]
@@ -89,9 +91,11 @@ def _evidence(probabilities: np.ndarray) -> np.ndarray:
     _, height, width = probabilities.shape
     sure = 1 - 9 * DOUBT
     evidence = np.empty((height, 9, width))
-    np.multiply(probabilities[:9].transpose(1, 0, 2), sure, out=evidence)
+    tissue = probabilities[:9].transpose(1, 0, 2)  # (H, 9, W)
+    np.multiply(tissue, sure, out=evidence)
     if len(probabilities) > len(CLASSES):
-        evidence[:, 1:8] += (sure / len(LAYERS) * probabilities[9])[:, None]
+        fluid = sure / len(LAYERS) * probabilities[9]
+        evidence[:, 1:8] += fluid[:, None]
     evidence += DOUBT
     return evidence
 
@@ -154,7 +158,8 @@ def smooth_rows(rows: np.ndarray, precision: np.ndarray) -> np.ndarray:
         for start in np.linspace(1, 0, RELAXING_STEPS):
             vote = precision[k] / (1 + 3 * start * precision[k])
             tolerated_px = TOLERATED_PX * 16**start
-            weight = vote / (1 + ((row - curve) / tolerated_px) ** 2) ** 2
+            residual = (row - curve) / tolerated_px
+            weight = vote / (1 + residual**2) ** 2
             curve = _whittaker(row, weight, STIFF**start / BEND**2)
         curves[k] = curve
     return curves

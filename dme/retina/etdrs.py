@@ -16,6 +16,11 @@ from dme.common.words import EYES
 
 DIAMETERS_MM = (1.0, 3.0, 6.0)
 RADII_UM = tuple(1000 * diameter / 2 for diameter in DIAMETERS_MM)
+SIDES = {
+    "OD": ("temporal", "nasal"),
+    "OS": ("nasal", "temporal"),
+    None: ("left", "right"),
+}
 RINGS = ("inner", "outer")
 # a map's cells are long: sampled this finely, at most so many times a side
 SAMPLE_UM = 12.0
@@ -26,7 +31,7 @@ def side_names(eye: str | None) -> tuple[str, str]:
     """What lies to the left and to the right of a scan; without an eye just that."""
     if eye not in (None, *EYES):
         raise InputError(f"eye {eye!r} is unknown; give {' or '.join(EYES)}")
-    return {"OD": ("temporal", "nasal"), "OS": ("nasal", "temporal"), None: ("left", "right")}[eye]
+    return SIDES[eye]
 
 
 def sector_names(eye: str | None = None) -> list[str]:
@@ -46,6 +51,7 @@ def sector_shares(
     shape: (B-scans, columns). centre: (column, B-scan) of the fovea in cells, fractions allowed;
     an integer is the middle of its cell.
     """
+    # samples lie evenly within the cells, `down` x `across` in each
     bscans, columns = shape
     down = _samples(spacing_um)
     across = _samples(lateral_um)
@@ -72,7 +78,8 @@ def _sectors(x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
     ring = np.searchsorted(RADII_UM, np.hypot(x_um, y_um))  # 0 centre, 1, 2, 3 outside
     vertical = np.where(y_um > 0, 0, 2)
     horizontal = np.where(x_um > 0, 1, 3)
-    quadrant = np.where(np.abs(y_um) > np.abs(x_um), vertical, horizontal)
+    steep = np.abs(y_um) > np.abs(x_um)
+    quadrant = np.where(steep, vertical, horizontal)
     return np.where(ring == 0, 0, 4 * ring - 3 + quadrant)
 
 
@@ -94,9 +101,12 @@ def sector_table(
     values_um = np.where(known, thickness_um, 0.0)
     cell_mm2 = lateral_um * spacing_um / 1e6
     rows = []
-    for name, share, whole_mm2 in zip(sector_names(eye), shares, sector_areas_mm2(), strict=True):
-        covered_mm2 = float(share[known].sum(dtype=np.float64)) * cell_mm2
-        volume_mm3 = float((share * values_um).sum(dtype=np.float64)) * cell_mm2 / 1e3
+    areas_mm2 = sector_areas_mm2()
+    for name, share, whole_mm2 in zip(sector_names(eye), shares, areas_mm2, strict=True):
+        covered = share[known].sum(dtype=np.float64)  # cells
+        covered_mm2 = float(covered) * cell_mm2
+        volume = (share * values_um).sum(dtype=np.float64)  # um of cells
+        volume_mm3 = float(volume) * cell_mm2 / 1e3
         rows.append(
             {
                 "sector": name,
@@ -110,7 +120,8 @@ def sector_table(
 
 def sector_areas_mm2() -> list[float]:
     """Areas of the nine sectors in mm^2."""
-    centre, inner, outer = (math.pi * diameter**2 / 4 for diameter in DIAMETERS_MM)
+    discs = [math.pi * diameter**2 / 4 for diameter in DIAMETERS_MM]
+    centre, inner, outer = discs
     inner_quarter = (inner - centre) / 4
     outer_quarter = (outer - inner) / 4
     return [centre] + 4 * [inner_quarter] + 4 * [outer_quarter]

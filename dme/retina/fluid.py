@@ -25,12 +25,15 @@ def measure_scan(
     None if unknown, which leaves the mm^2 unknown too. mean_fluid_probability is the mean within
     the fluid.
     """
+    # regions, whose sizes follow that of the background
     fluid = mask == 1
     regions, count = ndimage.label(fluid, np.ones((3, 3)))
     sizes_px = np.bincount(regions.ravel())[1:]
     fluid_px = int(fluid.sum())
     largest_px = int(sizes_px.max(initial=0))
-    mean = float(probability[fluid].mean(dtype=np.float64)) if count else None
+    mean = None
+    if count:
+        mean = float(probability[fluid].mean(dtype=np.float64))
     return {
         "fluid_px": fluid_px,
         "fluid_area_mm2": area_mm2(fluid_px, scale_um),
@@ -43,7 +46,10 @@ def measure_scan(
 
 def area_mm2(pixels: int, scale_um: Sequence[float] | None) -> float | None:
     """Area of so many pixels, which need not be square; None when the scale is unknown."""
-    return pixels * scale_um[0] * scale_um[1] / 1e6 if scale_um else None
+    if not scale_um:
+        return None
+    axial_um, lateral_um, *_ = scale_um
+    return pixels * axial_um * lateral_um / 1e6
 
 
 def fluid_per_layer(boundaries: np.ndarray, fluid: np.ndarray) -> np.ndarray:
@@ -51,8 +57,11 @@ def fluid_per_layer(boundaries: np.ndarray, fluid: np.ndarray) -> np.ndarray:
 
     boundaries: rows (8, W), unknown columns are left out. fluid: (H, W), fluid is 1.
     """
-    classes = layer_labels(check_rows(boundaries, fluid.shape[1]), len(fluid))[fluid == 1]
-    return np.bincount(classes[classes != IGNORE], minlength=9)
+    height, width = fluid.shape
+    labels = layer_labels(check_rows(boundaries, width), height)
+    classes = labels[fluid == 1]
+    known = classes[classes != IGNORE]
+    return np.bincount(known, minlength=len(CLASSES))
 
 
 def measure_fluid_in_layers(
@@ -64,5 +73,6 @@ def measure_fluid_in_layers(
     """
     pixels = fluid_per_layer(boundaries, mask).tolist()
     areas_mm2 = [area_mm2(count, scale_um) for count in pixels]
-    columns_px = dict(zip(FLUID_COLUMNS["px"], pixels, strict=True))
-    return columns_px | dict(zip(FLUID_COLUMNS["mm2"], areas_mm2, strict=True))
+    in_px = zip(FLUID_COLUMNS["px"], pixels, strict=True)
+    in_mm2 = zip(FLUID_COLUMNS["mm2"], areas_mm2, strict=True)
+    return dict([*in_px, *in_mm2])

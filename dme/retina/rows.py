@@ -57,6 +57,7 @@ def layer_labels(
     9 in graded columns, 255 stays 255. Raises InputError as `check_rows` does, and for a mask of
     another shape.
     """
+    # layers, then fluid on top, then what is unknown
     rows = check_rows(boundaries)
     labels = np.zeros((height, rows.shape[1]), np.uint8)
     for row in rows:
@@ -114,6 +115,8 @@ def repair_boundaries(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     rows = np.asarray(rows, np.float64)
     above = np.fmax.accumulate(rows, axis=0)
-    below = np.fmin.accumulate(rows[::-1], axis=0)[::-1]
-    monotone = np.where(np.isnan(rows), np.nan, (above + below) / 2)
+    upwards = np.fmin.accumulate(rows[::-1], axis=0)
+    below = upwards[::-1]
+    middle = (above + below) / 2
+    monotone = np.where(np.isnan(rows), np.nan, middle)
     return monotone.astype(np.float32), np.nan_to_num(above - rows)

@@ -19,7 +19,9 @@ def thickness_px(boundaries: np.ndarray) -> np.ndarray:
     boundaries: rows (8, W). Order: THICKNESSES.
     """
     rows = check_rows(boundaries)
-    return np.vstack([np.diff(rows, axis=0), rows[7:] - rows[:1]])
+    layers = np.diff(rows, axis=0)  # (7, W)
+    retina = rows[7:] - rows[:1]  # (1, W)
+    return np.vstack([layers, retina])
 
 
 def thickness_um(boundaries: np.ndarray, axial_um: float | None) -> np.ndarray:

@@ -22,7 +22,8 @@ def enface_map(columns: Mapping[int, np.ndarray], first: int, last: int) -> np.n
     is NaN.
     """
     known = np.array(sorted(columns))
-    values = np.stack([columns[position] for position in known]).astype(np.float64)
+    lines = [columns[position] for position in known]
+    values = np.stack(lines).astype(np.float64)  # (known, W)
 
     # of every row the next known B-scan at or above it, the one below, and where it lies between
     rows = np.arange(first, last + 1)
@@ -31,7 +32,8 @@ def enface_map(columns: Mapping[int, np.ndarray], first: int, last: int) -> np.n
     gap = np.maximum(known[above] - known[below], 1)
     share = ((rows - known[below]) / gap)[:, None]
     enface = values[below] * (1 - share) + values[above] * share
-    enface[(rows < known[0]) | (rows > known[-1])] = np.nan
+    beyond = (rows < known[0]) | (rows > known[-1])
+    enface[beyond] = np.nan
     return enface
 
 
@@ -58,8 +60,10 @@ def measure_volume(
     are empty when the scale is unknown or the fovea lies outside.
     Raises InputError when the B-scans differ in size or scale.
     """
+    # what its B-scans have in common
     name = rows[0]["volume"]
-    kinds = {tuple(row[key] for key in ("height_px", "width_px", *SCALE)) for row in rows}
+    alike = ("height_px", "width_px", *SCALE)
+    kinds = {tuple(row[key] for key in alike) for row in rows}
     if len(kinds) > 1:
         raise InputError(f"{name}: its B-scans differ in size or scale: not measured as a volume")
     height, width, *scale_um = kinds.pop()

@@ -18,4 +18,5 @@ def without_wedge(image: np.ndarray) -> np.ndarray:
     wedge = saturated_wedge(image)
     if wedge.all() or not wedge.any():
         return image
-    return np.where(wedge, np.percentile(image[~wedge], 25), image).astype(np.uint8)
+    dark = np.percentile(image[~wedge], 25)
+    return np.where(wedge, dark, image).astype(np.uint8)

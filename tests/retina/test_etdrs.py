@@ -106,7 +106,9 @@ def test_unknown_cells_are_not_covered():
     thickness = np.full((61, 768), 100.0)
     thickness[:, 384:] = np.nan  # the right half
     sectors = table(thickness)
-    right, centre, left = (sectors[name] for name in ("inner_right", "center", "inner_left"))
+    right = sectors["inner_right"]
+    centre = sectors["center"]
+    left = sectors["inner_left"]
     assert right["covered_percent"] == 0 and right["mean_um"] is None
     assert centre["covered_percent"] == pytest.approx(50, abs=1)
     assert centre["mean_um"] == pytest.approx(100)
