@@ -1,25 +1,37 @@
 """Picture of an en-face map: colours, ETDRS circles, scale bar, colour bar."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from dme.drawing.canvas import writer
 from dme.retina.etdrs import DIAMETERS_MM, side_names
 
 # violet to light yellow, evenly rising in lightness; nothing at all is black: little stands out
-COLOURS = np.array([(74, 16, 110), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)])
+COLOURS = np.array(
+    [
+        (74, 16, 110),
+        (147, 38, 103),
+        (221, 81, 58),
+        (252, 165, 10),
+        (252, 255, 164),
+    ]
+)
 UNKNOWN = (110, 110, 110)  # colour of NaN
 WIDTH = 640  # of the map, in pixels
-LEFT, RIGHT = 28, 92  # its margins
-TOP, BOTTOM = 64, 62
+LEFT = 28  # its margins
+RIGHT = 92
+TOP = 64
+BOTTOM = 62
 FINE = 2  # drawn this many times larger, then reduced
 FLATTEST = 0.2  # height of the drawn map over its width, at least
 STEEPEST = 1.6  # and at most
 CELL_RATIO = 4  # height of a map's cell over its width where the scale is unknown
 DIAGONAL = 0.5**0.5  # cosine of 45 degrees
+TITLE = 17 * FINE  # size of letters
+SMALL = 13 * FINE
 
 
 @dataclass(frozen=True)
@@ -72,25 +84,27 @@ def map_picture(
     """
     frame = _frame(values.shape, place.scale_um)
     highest = float(np.nanmax(values, initial=0))
-    span = (lowest, highest if highest > lowest else lowest + 1)
+    if highest <= lowest:
+        highest = lowest + 1
+    span = (lowest, highest)
 
     # the map itself, with its circles
     area = Image.fromarray(_coloured(values[::-1], span))
     area = area.resize((frame.width, frame.height), Image.Resampling.NEAREST)
     if place.scale_um and place.centre is not None:
         _draw_grid(ImageDraw.Draw(area), frame, place.centre, place.scale_um)
-    size = ((LEFT + WIDTH + RIGHT) * FINE, frame.height + (TOP + BOTTOM) * FINE)
-    sheet = Image.new("RGB", size, "white")
+    sheet_width = (LEFT + WIDTH + RIGHT) * FINE
+    sheet_height = frame.height + (TOP + BOTTOM) * FINE
+    sheet = Image.new("RGB", (sheet_width, sheet_height), "white")
     sheet.paste(area, (frame.left, frame.top))
 
     # what stands around it
     draw = ImageDraw.Draw(sheet)
     if predicted is not None and len(predicted) < frame.bscans:
-        for row in predicted:
-            y = frame.top + (frame.bscans - row - 0.5) * frame.cell[1]
-            draw.line([(frame.left - 14, y), (frame.left - 4, y)], fill="black", width=2)
-    write = _writer(draw, 13)
-    _writer(draw, 17)((frame.left, 10 * FINE), title)
+        _draw_marks(draw, frame, predicted)
+    write = writer(draw, SMALL)
+    write_title = writer(draw, TITLE)
+    write_title((frame.left, 10 * FINE), title)
     _draw_directions(draw, frame, place.eye)
     _draw_colour_bar(sheet, frame, span)
     line = frame.bottom + 42 * FINE
@@ -100,6 +114,15 @@ def map_picture(
     return np.asarray(sheet.reduce(FINE))
 
 
+def _draw_marks(draw: ImageDraw.ImageDraw, frame: _Frame, rows: Sequence[int]) -> None:
+    """A short line at the left of each of these rows."""
+    _, cell_height = frame.cell
+    for row in rows:
+        y = frame.top + (frame.bscans - row - 0.5) * cell_height
+        ends = [(frame.left - 14, y), (frame.left - 4, y)]
+        draw.line(ends, fill="black", width=2)
+
+
 def _frame(shape: tuple[int, int], scale_um: tuple[float, float] | None) -> _Frame:
     """Of the right proportions, unless they are extreme."""
     bscans, columns = shape
@@ -107,7 +130,8 @@ def _frame(shape: tuple[int, int], scale_um: tuple[float, float] | None) -> _Fra
     if scale_um:
         lateral_um, spacing_um = scale_um
         ratio = bscans * spacing_um / (columns * lateral_um)
-    height = round(WIDTH * FINE * min(max(ratio, FLATTEST), STEEPEST))
+    ratio = min(max(ratio, FLATTEST), STEEPEST)
+    height = round(WIDTH * FINE * ratio)
     return _Frame(bscans, columns, height)
 
 
@@ -115,8 +139,10 @@ def _coloured(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
     """uint8 (H, W, 3) of values within a span; 0 is black."""
     low, high = span
     steps = range(len(COLOURS))
-    at = np.nan_to_num((values - low) / (high - low)) * steps[-1]
-    rgb = np.stack([np.interp(at, steps, channel) for channel in COLOURS.T], axis=-1)  # (H, W, 3)
+    share = np.nan_to_num((values - low) / (high - low))
+    at = share * steps[-1]  # (H, W), 0 at the first of COLOURS
+    channels = [np.interp(at, steps, channel) for channel in COLOURS.T]
+    rgb = np.stack(channels, axis=-1)  # (H, W, 3)
     rgb[values == 0] = 0
     rgb[np.isnan(values)] = UNKNOWN
     return rgb.round().astype(np.uint8)
@@ -141,7 +167,8 @@ def _draw_grid(
         radius_um = 500 * diameter_mm
         radii.append((radius_um / lateral_um * cell_width, radius_um / spacing_um * cell_height))
     for rx, ry in radii:
-        draw.ellipse([x - rx, y - ry, x + rx, y + ry], outline="white", width=3)
+        box = [x - rx, y - ry, x + rx, y + ry]
+        draw.ellipse(box, outline="white", width=3)
 
     # four diagonals, from the inner circle to the outer one
     for sx in (-1, 1):
@@ -154,7 +181,7 @@ def _draw_grid(
 
 def _draw_directions(draw: ImageDraw.ImageDraw, frame: _Frame, eye: str | None) -> None:
     """What lies at the four sides of the map."""
-    write = _writer(draw, 13)
+    write = writer(draw, SMALL)
     left_name, right_name = side_names(eye)
     middle = (frame.left + frame.right) / 2
     above = frame.top - 4 * FINE
@@ -171,12 +198,14 @@ def _draw_scale_bar(draw: ImageDraw.ImageDraw, frame: _Frame, place: Place, line
     text = "scale unknown"
     if place.scale_um:
         length = 1000 / place.scale_um[0] * frame.cell[0]
-        draw.rectangle([x, line - FINE, x + length, line + FINE], fill="black")
+        bar = [x, line - FINE, x + length, line + FINE]
+        draw.rectangle(bar, fill="black")
         x += length + 8 * FINE
         text = "1 mm"
         if place.centre is not None:
             text += "; circles of 1, 3 and 6 mm diameter (ETDRS)"
-    _writer(draw, 13)((x, line), text, anchor="lm")
+    write = writer(draw, SMALL)
+    write((x, line), text, anchor="lm")
 
 
 def _draw_colour_bar(sheet: Image.Image, frame: _Frame, span: tuple[float, float]) -> None:
@@ -184,17 +213,15 @@ def _draw_colour_bar(sheet: Image.Image, frame: _Frame, span: tuple[float, float
     low, high = span
     left = frame.right + 24 * FINE
     right = left + 16 * FINE
-    bar = Image.fromarray(_coloured(np.linspace(high, low, 256)[:, None], span))
-    sheet.paste(bar.resize((right - left, frame.height)), (left, frame.top))
+    values = np.linspace(high, low, 256)[:, None]  # a column
+    bar = Image.fromarray(_coloured(values, span))
+    bar = bar.resize((right - left, frame.height))
+    sheet.paste(bar, (left, frame.top))
     draw = ImageDraw.Draw(sheet)
-    draw.rectangle([left, frame.top, right, frame.bottom], outline="black")
-    write = _writer(draw, 13)
+    border = [left, frame.top, right, frame.bottom]
+    draw.rectangle(border, outline="black")
+    write = writer(draw, SMALL)
     for share in (0, 0.5, 1):
-        beside = (right + 6 * FINE, frame.bottom - share * frame.height)
+        y = frame.bottom - share * frame.height
         value = low + share * (high - low)
-        write(beside, f"{value:.3g}", anchor="lm")
-
-
-def _writer(draw: ImageDraw.ImageDraw, size: int) -> Callable[..., None]:
-    """Writes black text, of a size in pixels of the reduced picture, at a place."""
-    return partial(draw.text, font=ImageFont.load_default(size=size * FINE), fill="black")
+        write((right + 6 * FINE, y), f"{value:.3g}", anchor="lm")

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dme.drawing.canvas import writer
 from dme.drawing.overlays import overlay
 from dme.drawing.plots import GRID_COLOUR, round_step
 from dme.retina.rows import BOUNDARIES, THICKNESSES, check_rows
@@ -30,12 +30,14 @@ LEGEND_LINE = 22  # px, height of a line of the legend
 LEGEND_DASH = 22  # px, length of a sample of colour
 RETINA = len(THICKNESSES) - 1  # index of the whole retina, after the seven layers
 PROFILE_HEIGHT = 640
+LETTERS = 14  # px
 UPPER_AXES = (38, 228)  # px, top and bottom
 LOWER_AXES = (262, PROFILE_HEIGHT - 52)
 ON_WHITE = 0.8  # darkens the colours of layers for a white sheet
 ROUNDING = 1 - 1e-9  # a step that is too short by no more than a rounding error will do
 
 Colour = tuple[int, ...]
+Values = float | np.ndarray
 
 
 def draw_boundaries(
@@ -57,15 +59,18 @@ def draw_boundaries(
     if fluid is not None:
         legend.append(("fluid", FLUID_COLOUR))
         enlarged = fluid.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
-        scan = Image.fromarray(overlay(np.asarray(scan), enlarged, FLUID_COLOUR))
+        picture = overlay(np.asarray(scan), enlarged, FLUID_COLOUR)
+        scan = Image.fromarray(picture)
 
     # a sheet that has room for the legend below the scan
     font = ImageFont.load_default(size=15)
     longest = max(round(font.getlength(name)) for name, _ in legend)
     entry_width = 30 + longest + 14
-    per_line = min(max(scan.width // entry_width, 1), len(legend))
+    fitting = max(scan.width // entry_width, 1)
+    per_line = min(fitting, len(legend))
     lines = -(-len(legend) // per_line)
-    sheet = Image.new("RGB", (scan.width, scan.height + 8 + LEGEND_LINE * lines), "black")
+    height = scan.height + 8 + LEGEND_LINE * lines
+    sheet = Image.new("RGB", (scan.width, height), "black")
     sheet.paste(scan, (0, 0))
     draw = ImageDraw.Draw(sheet)
 
@@ -77,8 +82,9 @@ def draw_boundaries(
     for k, (name, colour) in enumerate(legend):
         left = 8 + k % per_line * entry_width
         middle = scan.height + 15 + LEGEND_LINE * (k // per_line)
-        draw.line([(left, middle), (left + LEGEND_DASH, middle)], fill=colour, width=4)
-        draw.text((left + LEGEND_DASH + 8, middle), name, fill=colour, font=font, anchor="lm")
+        right = left + LEGEND_DASH
+        draw.line([(left, middle), (right, middle)], fill=colour, width=4)
+        draw.text((right + 8, middle), name, fill=colour, font=font, anchor="lm")
     return np.asarray(sheet)
 
 
@@ -93,11 +99,13 @@ class _ProfileAxes:
     x_most: float
     y_most: float
 
-    def x(self, value: float | np.ndarray) -> float | np.ndarray:
-        return self.left + value * ((self.right - self.left) / self.x_most)
+    def x(self, value: Values) -> Values:
+        scale = (self.right - self.left) / self.x_most
+        return self.left + value * scale
 
-    def y(self, value: float | np.ndarray) -> float | np.ndarray:
-        return self.bottom - value / self.y_most * (self.bottom - self.top)
+    def y(self, value: Values) -> Values:
+        height = self.bottom - self.top
+        return self.bottom - value / self.y_most * height
 
 
 def thickness_profile(
@@ -114,35 +122,49 @@ def thickness_profile(
     """
     rows = check_rows(boundaries)
     retina = rows[-1:] - rows[:1]
-    thickness = np.vstack([np.diff(rows, axis=0), retina]) * (axial_um or 1)  # (8, W)
-    x = np.arange(rows.shape[1]) * (lateral_um / 1000 if lateral_um else 1)
+    thickness_px = np.vstack([np.diff(rows, axis=0), retina])  # (8, W)
+    thickness = thickness_px * (axial_um or 1)
+    x = np.arange(rows.shape[1])
+    if lateral_um:
+        x = x * (lateral_um / 1000)
     sheet = Image.new("RGB", (width, PROFILE_HEIGHT), "white")
     draw = ImageDraw.Draw(sheet)
-    write = partial(draw.text, font=ImageFont.load_default(size=14), fill="black")
-    left, right = 62, width - 112
+    write = writer(draw, LETTERS)
+    left = 62
+    right = width - 112
 
     # what the axes mean
-    quantity = f"thickness in {'um' if axial_um else 'px'}"
+    quantity = "thickness in um" if axial_um else "thickness in px"
     write((left, 10), f"{title}: {quantity}" if title else quantity)
-    middle = ((left + right) / 2, PROFILE_HEIGHT - 10)
-    write(middle, "mm" if lateral_um else "column", anchor="md")
+    middle = (left + right) / 2
+    unit = "mm" if lateral_um else "column"
+    write((middle, PROFILE_HEIGHT - 10), unit, anchor="md")
 
-    for (top, bottom), shown in ((UPPER_AXES, [RETINA]), (LOWER_AXES, list(range(RETINA)))):
+    seven_layers = list(range(RETINA))
+    for (top, bottom), shown in ((UPPER_AXES, [RETINA]), (LOWER_AXES, seven_layers)):
         # the y axis ends at the first tick above all values
         highest = np.nanmax(thickness[shown], initial=0)
         y_step = _step(highest, 6)
         y_most = y_step * max(np.ceil(highest / y_step), 1)
-        axes = _ProfileAxes(left, right, top, bottom, max(x[-1], 1e-9), y_most)
-        _draw_axes(draw, axes, (_step(x[-1], 8), y_step), x[-1])
+        x_last = x[-1]
+        axes = _ProfileAxes(left, right, top, bottom, max(x_last, 1e-9), y_most)
+        _draw_axes(draw, axes, (_step(x_last, 8), y_step), x_last)
 
         # the curves and their names
         for place, k in enumerate(shown):
-            colour = (0, 0, 0)
-            if k != RETINA:
-                colour = tuple((COLOURS[k] * ON_WHITE).astype(int).tolist())
+            colour = _colour_on_white(k)
             _draw_curve(draw, axes.x(x), axes.y(thickness[k]), colour)
-            write((right + 10, top + LEGEND_LINE * place), THICKNESSES[k], fill=colour)
+            beside = (right + 10, top + LEGEND_LINE * place)
+            write(beside, THICKNESSES[k], fill=colour)
     return np.asarray(sheet)
+
+
+def _colour_on_white(k: int) -> Colour:
+    """Of the curve of THICKNESSES[k]."""
+    if k == RETINA:
+        return (0, 0, 0)
+    darker = COLOURS[k] * ON_WHITE
+    return tuple(darker.astype(int).tolist())
 
 
 def _draw_axes(
@@ -152,15 +174,17 @@ def _draw_axes(
     x_last: float,
 ) -> None:
     """Grid lines and ticks. steps: between ticks of x and of y. x_last: where the curves end."""
-    write = partial(draw.text, font=ImageFont.load_default(size=14), fill="black")
+    write = writer(draw, LETTERS)
     x_step, y_step = steps
     for tick in np.arange(0, axes.y_most + y_step / 2, y_step):
         y = axes.y(tick)
-        draw.line([(axes.left, y), (axes.right, y)], fill=GRID_COLOUR)
+        ends = [(axes.left, y), (axes.right, y)]
+        draw.line(ends, fill=GRID_COLOUR)
         write((axes.left - 8, y), f"{tick:g}", anchor="rm")
     for tick in np.arange(0, x_last + x_step / 100, x_step):
         x = axes.x(tick)
-        draw.line([(x, axes.bottom), (x, axes.bottom + 4)], fill="black")
+        ends = [(x, axes.bottom), (x, axes.bottom + 4)]
+        draw.line(ends, fill="black")
         write((x, axes.bottom + 6), f"{tick:g}", anchor="ma")
 
 
@@ -172,8 +196,10 @@ def _step(span: float, most: int) -> float:
 def _draw_curve(draw: ImageDraw.ImageDraw, x: np.ndarray, y: np.ndarray, colour: Colour) -> None:
     """Pieces between unknown values; a single known value is a dot."""
     known = np.flatnonzero(np.isfinite(y))
-    for piece in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
-        points = list(zip(x[piece].tolist(), y[piece].tolist(), strict=True))
+    gaps = np.flatnonzero(np.diff(known) > 1)
+    for piece in np.split(known, gaps + 1):
+        places = np.stack([x[piece], y[piece]], axis=1)
+        points = [tuple(place) for place in places.tolist()]
         if len(points) == 1:
             alone_x, alone_y = points[0]
             points.append((alone_x + 1, alone_y))

@@ -26,17 +26,21 @@ def overlay(
     image: uint8 (H, W) or (H, W, 3). mask: (H, W), drawn where it equals 1. Returns uint8 (H, W,
     3).
     """
-    rgb = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
+    rgb = image
+    if image.ndim == 2:
+        rgb = np.repeat(image[..., None], 3, axis=2)
     inside = np.asarray(mask) == 1
     contour = inside & ~ndimage.binary_erosion(inside)
     opacity = np.where(inside, tint, 0.0)
     opacity = np.where(contour, 1.0, opacity)[..., None]  # (H, W, 1)
-    return (rgb * (1 - opacity) + np.array(colour) * opacity).round().astype(np.uint8)
+    mixed = rgb * (1 - opacity) + np.array(colour) * opacity
+    return mixed.round().astype(np.uint8)
 
 
 def scan_overlay(image: np.ndarray, mask: np.ndarray, legend: str) -> np.ndarray:
     """Scan with the mask's contour and tint, a strip with the legend below; uint8 (H', W', 3)."""
-    times = max(1, min(MOST_ENLARGED, math.ceil(LEAST_SIDE / max(image.shape))))
+    times = math.ceil(LEAST_SIDE / max(image.shape))
+    times = max(1, min(MOST_ENLARGED, times))
     large_image = image.repeat(times, 0).repeat(times, 1)
     large_mask = mask.repeat(times, 0).repeat(times, 1)
     picture = overlay(large_image, large_mask, colour=CYAN)
@@ -46,7 +50,8 @@ def scan_overlay(image: np.ndarray, mask: np.ndarray, legend: str) -> np.ndarray
     font = ImageFont.load_default(size=14)
     left, right = SAMPLE
     legend_width = right + 16 + math.ceil(font.getlength(legend))
-    sheet = Image.new("RGB", (max(width, legend_width), height + STRIP), "black")
+    size = (max(width, legend_width), height + STRIP)
+    sheet = Image.new("RGB", size, "black")
     sheet.paste(Image.fromarray(picture))
 
     draw = ImageDraw.Draw(sheet)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dme.drawing.canvas import writer
 from dme.drawing.overlays import STRIP
 
 GAP = 6  # px between pictures and around them
@@ -18,9 +19,13 @@ MOST_HEIGHT = 1.5  # of a reduced picture, times its width
 
 def typical(masks: Sequence[np.ndarray]) -> list[int]:
     """Indices of three masks worth showing: most fluid, the median of those with fluid, least."""
-    order = np.argsort([(mask == 1).sum() for mask in masks], kind="stable").tolist()
-    with_fluid = [i for i in order if (masks[i] == 1).any()] or order
-    return [order[-1], with_fluid[len(with_fluid) // 2], order[0]]
+    fluid_px = np.array([(mask == 1).sum() for mask in masks])
+    order = np.argsort(fluid_px, kind="stable")
+    with_fluid = order[fluid_px[order] > 0]
+    if not with_fluid.size:
+        with_fluid = order
+    median = with_fluid[len(with_fluid) // 2]
+    return [int(order[-1]), int(median), int(order[0])]
 
 
 def panel(
@@ -35,25 +40,31 @@ def panel(
     (H', W', 3).
     """
     # a row is as high as its highest picture
-    cells = [[_to_cell(picture, cell_width) for picture in row] for row in rows]
-    heights = [max(cell.height for cell in row) for row in cells]
+    cells = []
+    heights = []
+    for row in rows:
+        cells.append([_to_cell(picture, cell_width) for picture in row])
+        heights.append(max(cell.height for cell in cells[-1]))
     foot = FOOT if row_titles else GAP
-    lefts = [GAP + j * (cell_width + GAP) for j in range(len(column_titles) + 1)]
-    sheet = Image.new("RGB", (lefts[-1], HEAD + sum(heights) + foot * len(heights)), BACKGROUND)
+    step = cell_width + GAP
+    width = GAP + step * len(column_titles)
+    height = HEAD + sum(heights) + foot * len(heights)
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
 
-    font = ImageFont.load_default(size=16)
-    for left, title in zip(lefts, column_titles, strict=False):
-        draw.text((left, 4), title, fill="black", font=font)
+    lefts = range(GAP, width, step)
+    write_title = writer(draw, 16)
+    for left, title in zip(lefts, column_titles, strict=True):
+        write_title((left, 4), title)
 
     # the pictures, row by row
-    small = ImageFont.load_default(size=13)
+    write = writer(draw, 13)
     top = HEAD
     for i, row in enumerate(cells):
         for left, cell in zip(lefts, row, strict=False):
             sheet.paste(cell, (left, top))
         if row_titles:
-            draw.text((GAP, top + heights[i] + 2), row_titles[i], fill="black", font=small)
+            write((GAP, top + heights[i] + 2), row_titles[i])
         top += heights[i] + foot
     return np.asarray(sheet)
 
@@ -72,26 +83,27 @@ def contact_sheet(
     strip: int = STRIP,
 ) -> np.ndarray:
     """Overlays (files) side by side, captions in place of their strips; uint8 (H, W, 3)."""
-    # rows of as many pictures as there are columns
-    cells = [
-        (reduced(file, width, strip), text) for file, text in zip(files, captions, strict=True)
-    ]
+    cells = [reduced(file, width, strip) for file in files]
     columns = min(columns, len(cells))
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    heights = [max(picture.height for picture, _ in row) + FOOT for row in rows]
-    size = (GAP + columns * (width + GAP), GAP + sum(heights))
-    sheet = Image.new("RGB", size, BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
+    step = width + GAP
 
+    # a row is as high as its highest picture and a caption
+    heights = []
+    for i in range(0, len(cells), columns):
+        highest = max(cell.height for cell in cells[i : i + columns])
+        heights.append(highest + FOOT)
+    tops = np.cumsum([GAP, *heights]).tolist()
+    sheet = Image.new("RGB", (GAP + columns * step, tops[-1]), BACKGROUND)
+
+    draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=12)
-    top = GAP
-    for row, height in zip(rows, heights, strict=True):
-        for j, (picture, text) in enumerate(row):
-            left = GAP + j * (width + GAP)
-            sheet.paste(picture, (left, top))
-            below = (left, top + picture.height + 3)
-            draw.text(below, _fitted(text, width, font), fill="black", font=font)
-        top += height
+    for i, (cell, caption) in enumerate(zip(cells, captions, strict=True)):
+        left = GAP + i % columns * step
+        top = tops[i // columns]
+        sheet.paste(cell, (left, top))
+        below = (left, top + cell.height + 3)
+        text = _fitted(caption, width, font)
+        draw.text(below, text, fill="black", font=font)
     return np.asarray(sheet)
 
 
@@ -107,7 +119,8 @@ def _fitted(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
 def reduced(file: Path, width: int, strip: int) -> Image.Image:
     """A picture without the strip at its foot, at most so wide and 1.5 times as high."""
     with Image.open(file) as image:
-        scan = image.convert("RGB").crop((0, 0, image.width, max(1, image.height - strip)))
+        height = max(1, image.height - strip)
+        scan = image.convert("RGB").crop((0, 0, image.width, height))
     times = min(width / scan.width, MOST_HEIGHT * width / scan.height)
-    size = (max(1, round(scan.width * times)), max(1, round(scan.height * times)))
+    size = [max(1, round(side * times)) for side in scan.size]
     return scan.resize(size, reducing_gap=2)

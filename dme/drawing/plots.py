@@ -2,19 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-COLOURS = [(31, 90, 180), (215, 95, 20), (40, 150, 60), (160, 50, 160), (90, 90, 90)]
+from dme.drawing.canvas import writer
+
+COLOURS = [
+    (31, 90, 180),
+    (215, 95, 20),
+    (40, 150, 60),
+    (160, 50, 160),
+    (90, 90, 90),
+]
 DOT_COLOUR = (60, 60, 60)
 GRID_COLOUR = (225, 225, 225)
 DOT_RADIUS = 3  # px
 FEW_POINTS = 30  # lines of fewer points show each point as a dot
 LEGEND_STEP = 18  # px between two names
+LETTERS = 13  # px
 MOST_STEPS = 6  # between the ticks of an axis, about
+
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -29,31 +39,36 @@ class _Axes:
     y_ticks: list[float]
 
     def x(self, value: float) -> float:
-        first, last = self.x_ticks[0], self.x_ticks[-1]
-        share = (value - first) / (last - first)
+        share = _share(value, self.x_ticks)
         return self.left + share * (self.right - self.left)
 
     def y(self, value: float) -> float:
-        first, last = self.y_ticks[0], self.y_ticks[-1]
-        share = (value - first) / (last - first)
+        share = _share(value, self.y_ticks)
         return self.bottom - share * (self.bottom - self.top)
 
-    def place(self, point: tuple[float, float]) -> tuple[float, float]:
-        return self.x(point[0]), self.y(point[1])
+    def place(self, point: Point) -> Point:
+        x, y = point
+        return self.x(x), self.y(y)
 
-    def dot(self, point: tuple[float, float]) -> list[float]:
+    def dot(self, point: Point) -> list[float]:
         """The box of a dot."""
         x, y = self.place(point)
         return [x - DOT_RADIUS, y - DOT_RADIUS, x + DOT_RADIUS, y + DOT_RADIUS]
 
 
+def _share(value: float, ticks: list[float]) -> float:
+    """How far along an axis, 0 to 1."""
+    first = ticks[0]
+    return (value - first) / (ticks[-1] - first)
+
+
 def line_plot(
-    series: dict[str, list[tuple[float, float]]],
+    series: dict[str, list[Point]],
     x_label: str,
     y_label: str,
     width: int = 800,
     height: int = 480,
-    dots: Sequence[tuple[float, float]] = (),
+    dots: Sequence[Point] = (),
 ) -> np.ndarray:
     """Lines over common axes with ticks and a legend, and single dots.
 
@@ -66,15 +81,17 @@ def line_plot(
     axes = _Axes(70, 40, width - 20, height - 50, x_ticks, y_ticks)
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    write = partial(draw.text, font=ImageFont.load_default(size=13), fill="black")
+    write = writer(draw, LETTERS)
 
     # ticks, and what the axes mean
     for tick in y_ticks:
         y = axes.y(tick)
-        draw.line([(axes.left, y), (axes.right, y)], fill=GRID_COLOUR)
+        ends = [(axes.left, y), (axes.right, y)]
+        draw.line(ends, fill=GRID_COLOUR)
         write((axes.left - 8, y), f"{tick:g}", anchor="rm")
     for tick in x_ticks:
-        write((axes.x(tick), axes.bottom + 6), f"{tick:g}", anchor="ma")
+        x = axes.x(tick)
+        write((x, axes.bottom + 6), f"{tick:g}", anchor="ma")
     middle = (axes.left + axes.right) / 2
     write((middle, height - 18), x_label, anchor="ma")
     write((8, 8), y_label)
@@ -84,7 +101,8 @@ def line_plot(
         draw.ellipse(axes.dot(point), outline=DOT_COLOUR)
     for i, (name, line) in enumerate(series.items()):
         colour = COLOURS[i % len(COLOURS)]
-        draw.line([axes.place(point) for point in line], fill=colour, width=2)
+        places = [axes.place(point) for point in line]
+        draw.line(places, fill=colour, width=2)
         if len(line) < FEW_POINTS:
             for point in line:
                 draw.ellipse(axes.dot(point), fill=colour)
@@ -96,7 +114,10 @@ def line_plot(
 def round_step(least: float) -> float:
     """Distance between ticks: the first of ..., 0.5, 1, 2, 5, 10, ... not below `least`."""
     power = 10.0 ** np.floor(np.log10(least))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
+    for factor in (1, 2, 5):
+        if factor * power >= least:
+            return factor * power
+    return 10 * power
 
 
 def _ticks(low: float, high: float) -> list[float]:

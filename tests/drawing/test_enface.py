@@ -6,7 +6,9 @@ from helpers.pixels import extent, is_colour, stripes
 from dme.drawing.enface import COLOURS, UNKNOWN, Place, map_picture
 
 # the map on its picture
-LEFT, TOP, WIDTH = 28, 64, 640
+LEFT = 28
+TOP = 64
+WIDTH = 640
 RIGHT = LEFT + WIDTH
 
 

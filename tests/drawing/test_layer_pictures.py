@@ -12,7 +12,10 @@ EVEN = 5.0 + 7 * np.arange(8)  # rows of the boundaries
 GREY = np.full((60, 300), 40, np.uint8)
 DRAWN = 2 * len(GREY)  # rows of the enlarged scan; below them is the legend
 # the lower axes of a profile: 0 um at y 588, 50 um at y 262, columns from x 62 to 788
-BOTTOM, HEIGHT, LEFT, RIGHT = 588, 326, 62, 788
+BOTTOM = 588
+HEIGHT = 326
+LEFT = 62
+RIGHT = 788
 
 
 def test_every_boundary_is_drawn_at_its_row_and_named():
@@ -25,7 +28,8 @@ def test_every_boundary_is_drawn_at_its_row_and_named():
     assert (picture[:8] == 40).all()
     for k, colour in enumerate(COLOURS):
         drawn = is_colour(picture, colour)
-        scan, legend = drawn[:DRAWN], drawn[DRAWN:]
+        scan = drawn[:DRAWN]
+        legend = drawn[DRAWN:]
         y, _ = np.nonzero(scan)
         assert abs(y.mean() - (2 * rows[k, 0] + 0.5)) <= 0.5
         assert np.ptp(y) <= 1

@@ -42,7 +42,8 @@ def test_overlay_keeps_the_scan_and_adds_a_legend():
     mask[100:120, 50:90] = 1
     picture = scan_overlay(image, mask, "fluid: 0.1 mm2")
     assert picture.shape == (300 + STRIP, 400, 3)
-    scan, legend = picture[:300], picture[300:]
+    scan = picture[:300]
+    legend = picture[300:]
 
     outside = mask == 0
     expected = in_three_channels(image)

@@ -36,7 +36,8 @@ def test_panel_layout():
     # rows of 80 and 20 pixels with 22 for a title under each, 26 for titles over them, gaps of 6
     assert sheet.dtype == np.uint8
     assert sheet.shape == (26 + 80 + 22 + 20 + 22, 6 + 2 * (40 + 6), 3)
-    left, right = sheet[:, 6:46], sheet[:, 52:92]
+    left = sheet[:, 6:46]
+    right = sheet[:, 52:92]
 
     # the pictures; below the one that is not as high is nothing
     assert (left[26:46] == 100).all()

@@ -6,9 +6,13 @@ from helpers.pixels import extent, is_colour
 
 from dme.drawing.plots import line_plot, round_step
 
-BLUE, ORANGE = (31, 90, 180), (215, 95, 20)  # of the first line and the second
+BLUE = (31, 90, 180)  # of the first line
+ORANGE = (215, 95, 20)  # of the second
 # the axes of a plot of 800 x 480
-LEFT, RIGHT, TOP, BOTTOM = 70, 780, 40, 430
+LEFT = 70
+RIGHT = 780
+TOP = 40
+BOTTOM = 430
 
 
 @pytest.mark.parametrize(
