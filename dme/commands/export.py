@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # --help is answered without torch
     from dme.nets.segmenter import Segmenter
 
 TOLERANCE = 1e-4  # of a probability
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # the last one only checks
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}  # of the file, by format
 
 
@@ -59,11 +60,14 @@ def main() -> None:
     settings = from_options(Settings, parser.parse_args())
     checked = settings.format == "torch" or onnx_packages()
 
+    # imported only now: --help and wrong options are answered at once
     from dme.nets.loading import load_model
     from dme.nets.segmenter import require_arch
 
     model = load_model(settings.weights)
     require_arch(model, backbone=settings.backbone)
+
+    # grey is repeated inside as the network needs
     channels = model.arch["in_channels"]
     if settings.channels not in (1, channels):
         accepted = "1 (grey)" if channels == 1 else f"1 (grey) or {channels}"
@@ -84,6 +88,7 @@ def write(model: "Segmenter", settings: Settings, out: Path, checked: bool) -> f
     from dme.common.provenance import provenance
     from dme.inference import export
 
+    # metadata of the file: what whoever runs it must know, and where it comes from
     about = export.describe(model) | {
         "weights": model.weights_name,
         "weights_sha256": model.weights_sha256,
@@ -91,9 +96,13 @@ def write(model: "Segmenter", settings: Settings, out: Path, checked: bool) -> f
         "torch": torch.__version__,
     }
     network = export.Exportable(model)
-    writing, opening = export.write_onnx, export.open_onnx
+    writing = export.write_onnx
+    opening = export.open_onnx
     if settings.format == "torch":
-        writing, opening = export.write_torch, export.open_torch
+        writing = export.write_torch
+        opening = export.open_torch
+
+    # a file that differs from the network is never put in place
     with atomic_path(out) as temporary:
         program = export.trace(network, settings.channels)
         writing(program, about, temporary)
@@ -105,7 +114,7 @@ def write(model: "Segmenter", settings: Settings, out: Path, checked: bool) -> f
 
 def onnx_packages() -> bool:
     """Whether the file can be checked. Raises InputError if it cannot be written."""
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    missing = [name for name in PACKAGES if find_spec(name) is None]
     advice = f"install with: {sys.executable} -m pip install {' '.join(missing)}"
     needed = [name for name in missing if name != "onnxruntime"]
     if needed:

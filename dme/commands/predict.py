@@ -82,6 +82,7 @@ def numbers(
 
 
 def parse_args() -> tuple[argparse.Namespace, Settings]:
+    # what is no setting of a prediction stands beside the settings
     parser = option_parser(__doc__)
     parser.add_argument(
         "inputs",
@@ -120,6 +121,7 @@ def main() -> int:
 
 def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> int:
     """Predict all scans of the inputs into the folder `out`."""
+    # imported only now: --help and wrong options are answered at once
     import torch
 
     from dme.common import ranks

@@ -33,6 +33,7 @@ def main() -> None:
     add_options(parser, Settings)
     settings = from_options(Settings, parser.parse_args())
 
+    # imported only now, so that --help is answered at once
     from dme.common.files import write_json
     from dme.common.provenance import provenance
     from dme.data.cache import open_cache
@@ -53,6 +54,7 @@ def main() -> None:
             "add masks or choose other data"
         )
 
+    # the study, on the screen and in files
     usual_split = "paper" if native.is_duke else "random"
     description = describe(native, small, settings.split or usual_split)
     print_description(description)
@@ -72,6 +74,7 @@ def main() -> None:
 
 def print_description(description: dict) -> None:
     """The numbers of `dme.data.description.describe` as text."""
+    # sizes, then a line for each subject and for all
     total = description["total"]
     sizes = ", ".join(f"{count} of {size} px" for size, count in description["sizes"].items())
     print(f"\n{total['scans']} B-scans: {sizes}")
@@ -81,6 +84,7 @@ def print_description(description: dict) -> None:
         percents = f"{row['fluid_percent']:>7.2f}  {row['wedge_percent']:>7.2f}"
         print(f"{name:>7}  {row['scans']:>5}  {row['empty']:>5}  {percents}")
 
+    # balance, wedge, and what the split leaks
     resized = description["resized"]
     share = f"{total['fluid_percent']:.2f} % of graded pixels"
     balance = f"one in {description['graded_per_fluid_px']:.0f}"

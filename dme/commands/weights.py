@@ -32,6 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = from_options(Settings, args)
 
+    # a name and --convert exclude each other; --out and --half belong to the latter
     converts = settings.convert is not None
     if converts:
         valid = settings.out is not None and not args.names

@@ -174,7 +174,7 @@ class Work:
         row["boundaries"] = f"boundaries/{scan.name}.csv"
         row["profile"] = f"profiles/{scan.name}.png"
         write_rows(self.out / row["boundaries"], finding.boundaries)
-        axial_um, lateral_um = scale_um[:2] if scale_um else (None, None)
+        axial_um, lateral_um, *_ = scale_um or (None, None)
         profile = thickness_profile(finding.boundaries, axial_um, lateral_um, scan.name)
         save_png(self.out / row["profile"], profile, fast=True)
         return row
@@ -188,12 +188,14 @@ class Work:
 
     def gather(self) -> None:
         """Bring the scans of all ranks together, in order."""
+        # what every rank found; alone there is one
         mine = (self.rows, self.skipped, dict(self.thickness_px))
         parts = [mine]
         if ranks.world_size() > 1:
-            parts = [mine for _ in range(ranks.world_size())]
+            parts = [None] * ranks.world_size()
             distributed.all_gather_object(parts, mine)
 
+        # put together as if one rank had done it all
         self.rows = []
         self.skipped = []
         self.thickness_px = defaultdict(dict)

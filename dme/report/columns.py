@@ -5,6 +5,7 @@ from dme.retina.rows import BOUNDARIES, in_tables
 from dme.retina.thickness import THICKNESS_COLUMNS
 from dme.retina.volume import SCALE
 
+# of a scan: where it is, its fluid, its layers, and the fluid in each of them
 _SCAN = ("scan", "source", "volume", "bscan", "height_px", "width_px") + SCALE
 _FLUID = (
     "fluid_px",
@@ -23,6 +24,7 @@ SCAN_COLUMNS = {  # by name of the task
     "layers+fluid": _SCAN + _FLUID + _LAYERS + _FLUID_IN_LAYERS + ("mask",) + _LAYER_FILES,
 }
 
+# of a volume: its B-scans and its scale, then what was measured, and around which centre
 _BSCANS = (
     "bscans",
     "missing_bscans",

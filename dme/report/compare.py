@@ -55,6 +55,10 @@ class Visit:
     scans: list[dict]
     volumes: list[dict]
 
+    def names(self) -> list[str]:
+        """Of the volumes."""
+        return [volume["volume"] for volume in self.volumes]
+
     def areas_mm2(self, volume: dict) -> dict[int, float]:
         """Fluid of a volume's B-scans by position."""
         areas = {}
@@ -101,8 +105,10 @@ def compare(folder_a: str | Path, folder_b: str | Path) -> list[dict]:
             changes += _fluid_changes(a, b, pair)
         if "retina" in kinds:
             changes += _retina_changes(pair)
-        names = {"volume_a": pair[0]["volume"], "volume_b": pair[1]["volume"]}
-        rows += [names | change for change in changes]
+        volume_a, volume_b = pair
+        names = {"volume_a": volume_a["volume"], "volume_b": volume_b["volume"]}
+        for change in changes:
+            rows.append(names | change)
     return rows
 
 
@@ -126,7 +132,9 @@ def change_lines(rows: list[dict]) -> list[str]:
             a = row[f"{quantity}_a_{unit}"]
             b = row[f"{quantity}_b_{unit}"]
             change = row[f"{quantity}_change_{unit}"]
-            percent = "-" if row["change_percent"] is None else f"{row['change_percent']:+.1f}"
+            percent = "-"
+            if row["change_percent"] is not None:
+                percent = f"{row['change_percent']:+.1f}"
             lines.append(f"{row['place']:<18} {a:>10.4f} {b:>10.4f} {change:>+10.4f} {percent:>8}")
     return lines
 
@@ -144,7 +152,8 @@ def _common_kinds(a: Visit, b: Visit) -> list[str]:
         )
     for kind in kinds:
         for key in SAME_RUN[kind]:
-            at_a, at_b = a.settings.get(key), b.settings.get(key)
+            at_a = a.settings.get(key)
+            at_b = b.settings.get(key)
             if at_a != at_b:
                 difference = f"{key} is {at_a} in {a.folder} and {at_b} in {b.folder}"
                 raise InputError(f"{difference}; predict both visits alike, with one `task`")
@@ -157,22 +166,29 @@ def _fluid_changes(a: Visit, b: Visit, pair: Pair) -> list[dict]:
     areas_a = a.areas_mm2(volume_a)
     areas_b = b.areas_mm2(volume_b)
     rows = []
+
+    # B-scans pair by position, sectors by name
     for position in sorted(areas_a.keys() & areas_b.keys()):
         rows.append(_change("bscan", str(position), areas_a[position], areas_b[position]))
     for sector_a, sector_b in zip(volume_a["sectors"], volume_b["sectors"], strict=True):
         name = sector_a["sector"]
         rows.append(_change("sector", name, sector_a["volume_mm3"], sector_b["volume_mm3"]))
-    total_a, total_b = volume_a["fluid_volume_mm3"], volume_b["fluid_volume_mm3"]
+    total_a = volume_a["fluid_volume_mm3"]
+    total_b = volume_b["fluid_volume_mm3"]
     rows.append(_change("total", "all", total_a, total_b))
     return rows
 
 
 def _retina_changes(pair: Pair) -> list[dict]:
     """Of the sectors that both visits cover at least in part."""
+    volume_a, volume_b = pair
+    sectors = zip(volume_a["retina_sectors"], volume_b["retina_sectors"], strict=True)
     rows = []
-    for a, b in zip(*(volume["retina_sectors"] for volume in pair), strict=True):
-        if a["mean_um"] is not None and b["mean_um"] is not None:
-            rows.append(_change("retina", a["sector"], a["mean_um"], b["mean_um"]))
+    for sector_a, sector_b in sectors:
+        mean_a = sector_a["mean_um"]
+        mean_b = sector_b["mean_um"]
+        if mean_a is not None and mean_b is not None:
+            rows.append(_change("retina", sector_a["sector"], mean_a, mean_b))
     return rows
 
 
@@ -185,13 +201,14 @@ def _pairs(a: Visit, b: Visit) -> list[Pair]:
     if len(a.volumes) == len(b.volumes) == 1:
         return [(a.volumes[0], b.volumes[0])]
 
-    names_a = {volume["volume"]: volume for volume in a.volumes}
-    names_b = {volume["volume"]: volume for volume in b.volumes}
-    if names_a.keys() != names_b.keys():
-        text_a = ", ".join(sorted(names_a))
-        text_b = ", ".join(sorted(names_b))
-        raise InputError(f"volumes differ in name: {text_a} in {a.folder}, {text_b} in {b.folder}")
-    return [(volume, names_b[name]) for name, volume in names_a.items()]
+    names_a = sorted(a.names())
+    names_b = sorted(b.names())
+    if names_a != names_b:
+        text_a = f"{', '.join(names_a)} in {a.folder}"
+        text_b = f"{', '.join(names_b)} in {b.folder}"
+        raise InputError(f"volumes differ in name: {text_a}, {text_b}")
+    by_name = dict(zip(b.names(), b.volumes, strict=True))
+    return [(volume, by_name[volume["volume"]]) for volume in a.volumes]
 
 
 def _check_alike(a: dict, b: dict, sectors: str) -> None:
@@ -205,7 +222,7 @@ def _check_alike(a: dict, b: dict, sectors: str) -> None:
     range_a = (a["first_measured"], a["last_measured"])
     range_b = (b["first_measured"], b["last_measured"])
     if range_a != range_b:
-        ranges = " and ".join(f"{first} to {last}" for first, last in (range_a, range_b))
+        ranges = "{} to {} and {} to {}".format(*range_a, *range_b)
         raise InputError(
             f"of volume {a['volume']} B-scans {ranges} could be predicted; "
             "leave out what one visit lacks"
@@ -219,11 +236,14 @@ def _check_alike(a: dict, b: dict, sectors: str) -> None:
 
 def _change(level: str, place: str, a: float, b: float) -> dict:
     quantity, unit = LEVELS[level]
+    percent = None  # of nothing
+    if a:
+        percent = 100 * (b - a) / a
     return {
         "level": level,
         "place": place,
         f"{quantity}_a_{unit}": a,
         f"{quantity}_b_{unit}": b,
         f"{quantity}_change_{unit}": b - a,
-        "change_percent": 100 * (b - a) / a if a else None,
+        "change_percent": percent,
     }

@@ -28,6 +28,8 @@ class Item:
         """Its scans. names: those in use; the new ones are added. Raises InputError."""
         scans = self.opener(self.notes)
         _check_places(scans)
+
+        # names of volumes first, since those of their scans are made of them
         volumes: dict[str, str] = {}  # name of a volume -> one that no other has
         for scan in scans:
             if scan.volume and scan.volume not in volumes:
@@ -81,16 +83,16 @@ def _suffix(file: Path) -> str:
 
 def _folder_items(root: Path, volume: bool) -> list[Item]:
     """The images of a folder, or of images/ in it, as one item, and one for each other file."""
-    folder = root / "images" if (root / "images").is_dir() else root
-    files = [file for file in folder.iterdir() if file.name[0] != "." and file.is_file()]
-    files.sort(key=natural)
-    index = root / "index.csv" if (root / "index.csv").is_file() else None
-    images = [file for file in files if _suffix(file) in IMAGE_SUFFIXES]
-    usable = [file for file in files if _suffix(file) in SCAN_SUFFIXES]
-    others = [file for file in usable if file not in images]
+    folder = root
+    if (root / "images").is_dir():
+        folder = root / "images"
+    index = None
+    if (root / "index.csv").is_file():
+        index = root / "index.csv"
+    images, others, rest = _sorted_out(folder)
 
     # refuse what cannot be meant
-    if not usable:
+    if not images and not others:
         names = sorted(file.name for file in folder.iterdir())
         found = ", ".join(names[:MOST_LISTED]) or "nothing"
         expected = f"expected files {' '.join(SCAN_SUFFIXES)}"
@@ -100,19 +102,39 @@ def _folder_items(root: Path, volume: bool) -> list[Item]:
         expected = "`volume` is for a folder of nothing but images"
         raise InputError(f"{root}: {expected}, found {other.name}")
 
+    # one item for all images, since their index, their names or `volume` place them together
     items = []
     if images:
         items.append(_image_item(root, images, index, volume))
-    items += [_file_item(file) for file in others]
-
-    left_out = [file.name for file in files if file not in usable and file != index]
+    items += map(_file_item, others)
+    left_out = [file.name for file in rest if file != index]
     if left_out:
-        names = ", ".join(left_out[:MOST_LEFT_OUT])
-        if len(left_out) > MOST_LEFT_OUT:
-            names += ", ..."
-        note = f"{folder}: {len(left_out)} files of other kinds left out: {names}"
-        items[0].notes.append(note)
+        items[0].notes.append(f"{folder}: {_left_out(left_out)}")
     return items
+
+
+def _sorted_out(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Files in natural order, hidden ones apart: images, others that hold scans, and the rest."""
+    images = []
+    others = []
+    rest = []
+    for file in sorted(folder.iterdir(), key=natural):
+        if file.name[0] == "." or not file.is_file():
+            continue
+        if _suffix(file) in IMAGE_SUFFIXES:
+            images.append(file)
+        elif _suffix(file) in SCAN_SUFFIXES:
+            others.append(file)
+        else:
+            rest.append(file)
+    return images, others, rest
+
+
+def _left_out(names: list[str]) -> str:
+    shown = ", ".join(names[:MOST_LEFT_OUT])
+    if len(names) > MOST_LEFT_OUT:
+        shown += ", ..."
+    return f"{len(names)} files of other kinds left out: {shown}"
 
 
 def _file_item(path: Path) -> Item:
@@ -129,6 +151,7 @@ def _image_item(folder: Path, files: list[Path], index: Path | None, volume: boo
 
 def _check_places(scans: list[Scan]) -> None:
     """Refuse two scans at one place; the only scan of a volume is a single scan."""
+    # volume -> position -> the scan there
     places: dict[str, dict[int, Scan]] = {}
     for scan in scans:
         if scan.volume:

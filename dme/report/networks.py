@@ -34,9 +34,13 @@ def choose_networks(
     """
     targets = targets_of(task)
     names = weights or [DEFAULT_WEIGHTS[target] for target in targets]
-    models = [folded(load_model(name, device)) for name in names]
-    for model in models:
+    models = []
+    for name in names:
+        model = folded(load_model(name, device))
         require_arch(model, backbone=backbone)
+        models.append(model)
+
+    # a network that finds nothing which is looked for was named by mistake
     networks = {target: network_for(target, models) for target in targets}
     idle = [model.weights_name for model in models if model not in networks.values()]
     if idle:
@@ -48,6 +52,7 @@ def choose_networks(
 
 def network_settings(networks: dict[str, Segmenter]) -> dict[str, str]:
     """Name, sha256 and input size of every network, as keys of a results file."""
+    # the keys of layers have a prefix, also where one network finds both
     settings = {}
     for target, model in networks.items():
         prefix = "layers_" if target == "layers" else ""

@@ -11,7 +11,7 @@ from dme.report.batch import legend_height
 from dme.report.networks import targets_of
 from dme.report.page import Page
 from dme.report.tables import sectors_of
-from dme.report.wording import amount, counted, retina, scales_text
+from dme.report.wording import amount, count_wet, counted, retina, scales_text
 from dme.retina.fluid import FLUID_COLUMNS
 from dme.retina.rows import CLASSES, THICKNESSES
 from dme.retina.thickness import THICKNESS_COLUMNS
@@ -37,7 +37,9 @@ class Results:
 
 def write_page(path: Path, record: dict, task: Task, results: Results) -> None:
     """report.html. record: provenance with command, time_utc, commit, device and the settings."""
-    rows, volumes, settings = results.rows, results.volumes, record["settings"]
+    rows = results.rows
+    volumes = results.volumes
+    settings = record["settings"]
     headline = [("scans", str(len(rows)))]
     volume_tables: list[Table] = []
     scan_columns: list[Column] = []
@@ -47,7 +49,7 @@ def write_page(path: Path, record: dict, task: Task, results: Results) -> None:
     # the scans' order: by fluid, without it by thickness
     rank = ""
     if task.finds_fluid:
-        rank = f"fluid_{'area_mm2' if _all_known(rows, 'fluid_area_mm2') else 'px'}"
+        rank = "fluid_area_mm2" if _all_known(rows, "fluid_area_mm2") else "fluid_px"
         headline += _fluid_headline(rows, volumes)
         volume_tables += _fluid_volumes(volumes)
         scan_columns += _fluid_columns(rows)
@@ -64,6 +66,7 @@ def write_page(path: Path, record: dict, task: Task, results: Results) -> None:
     if task.finds_fluid and task.finds_layers:
         scan_tables.append(_fluid_in_layers(rows))
 
+    # volumes come first, then the scans, then what is worth a table of its own
     columns = [Column("scan", "scan"), *scan_columns, Column("source", "source")]
     strip = legend_height(task)
     scans = Table("Scans", columns, rows, rank=rank, picture="overlay", strip=strip)
@@ -117,16 +120,14 @@ def _origin_facts(record: dict, results: Results) -> Pairs:
         ("sectors", SECTORS_FACT),
         ("command", record["command"]),
         ("made", made),
-        *[("note", note) for note in results.notes],
-    ]
+    ] + [("note", note) for note in results.notes]
 
 
 # ---- numbers in large type ----------------------------------------------------------------------
 def _fluid_headline(rows: list[dict], volumes: list[dict]) -> Pairs:
-    wet = sum(row["fluid_px"] > 0 for row in rows)
     most = max(rows, key=lambda row: row["fluid_px"])
     headline = [
-        ("with fluid", str(wet)),
+        ("with fluid", str(count_wet(rows))),
         ("most in one scan", amount(most).replace("mm2", "mm²")),
     ]
     if volumes and _all_known(volumes, "fluid_volume_mm3"):
@@ -137,6 +138,7 @@ def _fluid_headline(rows: list[dict], volumes: list[dict]) -> Pairs:
 
 
 def _retina_headline(rows: list[dict], volumes: list[dict]) -> Pairs:
+    # of one volume the number that ophthalmologists know, else the thickest scan
     if len(volumes) == 1:
         thickness_um = volumes[0]["central_subfield_thickness_um"]
         if thickness_um is not None:
@@ -147,6 +149,7 @@ def _retina_headline(rows: list[dict], volumes: list[dict]) -> Pairs:
 
 # ---- tables -------------------------------------------------------------------------------------
 def _fluid_volumes(volumes: list[dict]) -> list[Table]:
+    # seen from the front, ordered by volume where it is known of all
     columns = [Column("volume", "volume"), Column("bscans", "B-scans")]
     rank = "fluid_px"
     if _all_known(volumes, "fluid_volume_mm3"):
@@ -171,6 +174,7 @@ def _retina_volumes(volumes: list[dict]) -> list[Table]:
         Column("retina_thickness_um", "mean retinal thickness µm", 1),
         Column("retina_thickness_px", "mean retinal thickness px", 1),
     ]
+    # without a scale only pixels are known
     columns = [column for column in columns if _any_known(volumes, column.key)]
     title = "Volumes: thickness of the retina"
     maps = Table(title, columns, volumes, picture="retina_map", thumbnail_px=MAP_PX)
@@ -185,8 +189,9 @@ def _retina_volumes(volumes: list[dict]) -> list[Table]:
 
 def _sector_table(title: str, volumes: list[dict], kind: str, values: Sequence[Column]) -> Table:
     """kind: "fluid" or "retina". values: the columns of their numbers."""
-    columns = [Column("volume", "volume")] if len(volumes) > 1 else []
-    columns += [Column("sector", "sector"), *values]
+    columns = [Column("sector", "sector"), *values]
+    if len(volumes) > 1:
+        columns.insert(0, Column("volume", "volume"))
     columns.append(Column("covered_percent", "covered by the scan %"))
     return Table(title, columns, sectors_of(volumes, SECTORS[kind]))
 
@@ -215,7 +220,9 @@ def _thickness_columns(unit: str, names: Sequence[str]) -> list[Column]:
 
 
 def _fluid_in_layers(rows: list[dict]) -> Table:
-    unit, digits = ("mm2", 4) if _all_known(rows, "fluid_area_mm2") else ("px", 0)
+    unit, digits = "px", 0
+    if _all_known(rows, "fluid_area_mm2"):
+        unit, digits = "mm2", 4
     columns = [Column("scan", "scan")]
     for key, name in zip(FLUID_COLUMNS[unit], CLASSES, strict=True):
         columns.append(Column(key, f"{name} {SHOWN_UNITS[unit]}", digits))

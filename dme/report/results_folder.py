@@ -16,7 +16,7 @@ from dme.report.batch import FOLDERS, Work, legend_height
 from dme.report.page_contents import Results, write_page
 from dme.report.tables import TABLES, write_tables
 from dme.report.volumes import MAP_FOLDERS, measure_volumes
-from dme.report.wording import caption, scales_text, volume_line
+from dme.report.wording import caption, count_wet, scales_text, volume_line
 from dme.retina.fluid import FLUID_COLUMNS
 
 ON_SHEET = 64  # scans on the contact sheet
@@ -43,6 +43,8 @@ def make_ready(out: Path, inputs: Sequence[str]) -> None:
             raise InputError(
                 f"{out} holds other files ({others[0]}, ...): choose a new folder with `out`"
             )
+
+    # what an earlier run left; comparison.csv and whatever a user added stays
     for name in (*FOLDERS, *MAP_FOLDERS):
         if (out / name).exists():
             shutil.rmtree(out / name)
@@ -70,7 +72,8 @@ def complete(work: Work, origin: Origin, notes: list[str]) -> None:
 
     notes: of the inputs. Raises InputError if no scan could be predicted.
     """
-    rows, out = work.rows, work.out
+    rows = work.rows
+    out = work.out
     if not rows:
         raise InputError(f"no scan could be predicted, {len(work.skipped)} skipped (see above)")
     volumes = measure_volumes(work, origin.eye, origin.fovea)
@@ -96,6 +99,7 @@ def complete(work: Work, origin: Origin, notes: list[str]) -> None:
 def warnings_of(task: Task, rows: list[dict], volumes: list[dict]) -> list[str]:
     """What a reader of the numbers has to know."""
     warnings = []
+    # numbers in pixels only, and scans unlike those that the networks know
     unknown = sum(row["axial_um"] is None for row in rows)
     if unknown:
         scans = f"{unknown} of {len(rows)} scans"
@@ -105,6 +109,8 @@ def warnings_of(task: Task, rows: list[dict], volumes: list[dict]) -> list[str]:
         few = f"{len(low)} of {len(rows)} scans less than {LOW} px high ({low[0]})"
         why = "the networks learnt from larger ones and may miss much in them"
         warnings.append(f"{few}: {why}")
+
+    # where the two networks contradict each other, and B-scans that are missing
     if task.finds_fluid and task.finds_layers:
         warnings += _fluid_outside(rows)
     return warnings + _missing_bscans(volumes)
@@ -113,11 +119,14 @@ def warnings_of(task: Task, rows: list[dict], volumes: list[dict]) -> list[str]:
 def _fluid_outside(rows: list[dict]) -> list[str]:
     """That fluid lies above or below the retina, and where most of it."""
     above, below = OUTSIDE
-    outside_px = {row["scan"]: row[above] + row[below] for row in rows}
+    fluid_px = 0
+    outside_px = {}
+    for row in rows:
+        fluid_px += row["fluid_px"]
+        outside_px[row["scan"]] = row[above] + row[below]
     total_px = sum(outside_px.values())
     if not total_px:
         return []
-    fluid_px = sum(row["fluid_px"] for row in rows)
     worst = max(outside_px, key=outside_px.get)
     share = f"{total_px} of {fluid_px} px of fluid lie above or below the retina"
     return [f"{share}, most in {worst}: there the boundaries are wrong"]
@@ -144,9 +153,11 @@ def _sheet(out: Path, task: Task, rows: list[dict]) -> np.ndarray:
     """The overlays with most fluid or the thickest retina, in the order of the scans."""
     most = "fluid_px" if task.finds_fluid else "retina_thickness_px"
     by_size = sorted(range(len(rows)), key=lambda i: -rows[i][most])
-    shown = [rows[i] for i in sorted(by_size[:ON_SHEET])]
-    captions = [f"{row['scan']}: {caption(row)}" for row in shown]
-    overlays = [out / row["overlay"] for row in shown]
+    overlays = []
+    captions = []
+    for i in sorted(by_size[:ON_SHEET]):
+        overlays.append(out / rows[i]["overlay"])
+        captions.append(f"{rows[i]['scan']}: {caption(rows[i])}")
     return contact_sheet(overlays, captions, strip=legend_height(task))
 
 
@@ -155,7 +166,7 @@ def _print_outcome(out: Path, task: Task, results: Results) -> None:
     print(f"scale: {scales_text(rows)}")
     wet = ""
     if task.finds_fluid:
-        wet = f", {sum(row['fluid_px'] > 0 for row in rows)} with fluid"
+        wet = f", {count_wet(rows)} with fluid"
     print(f"{len(rows)} scans{wet}; {len(results.skipped)} skipped")
     for volume in results.volumes:
         print(volume_line(volume))

@@ -47,10 +47,12 @@ def open_images(
 ) -> list[Scan]:
     """index: a table of volumes and scales. volume: without one, all are B-scans of one volume."""
     label = folder.resolve().name or "scans"
-    survey = survey_images(files)
+    survey = survey_images(files)  # the largest value of 16-bit images becomes the white of all
     scans = []
     for file in sorted(files, key=natural):
         scans.append(Scan(file.stem, str(file), partial(_read_image, file, survey.peak)))
+
+    # which B-scan of which volume each of them is
     if index:
         _place_by_index(scans, index, label, set(survey.shapes.values()), notes)
         return [scan for scan in scans if scan.volume]
@@ -81,7 +83,8 @@ def _place_by_index(
 
     # the Duke set is known by its subjects and positions; its scale is not in its files
     scale_given = any(row.scale_um for row in rows)
-    if not scale_given and is_duke((row.place for row in rows), shapes):
+    row_places = [row.place for row in rows]
+    if not scale_given and is_duke(row_places, shapes):
         notes.append(f"{index}: {DUKE_RECOGNISED}")
         for scan in scans:
             scan.scale_um = DUKE_SCALE_UM
@@ -114,7 +117,8 @@ def open_array(path: Path, notes: list[str]) -> list[Scan]:
         raise InputError(f"{path}: shape {array.shape} holds no pixels")
     bscans, height, width = array.shape
     notes.append(f"{path}: {bscans} B-scans of {height} x {width} px")
-    peak = max(float(pixels.max(where=np.isfinite(pixels), initial=0)) for pixels in array)
+    # the largest value of all B-scans becomes their white; they are read one at a time
+    peak = max(map(_largest, array))
     scans = []
     for position, pixels in enumerate(array):
         read = partial(_read_array, path, pixels, peak)
@@ -136,6 +140,11 @@ def _mapped(path: Path) -> np.ndarray:
     return array
 
 
+def _largest(pixels: np.ndarray) -> float:
+    """The largest finite value, at least 0."""
+    return float(pixels.max(where=np.isfinite(pixels), initial=0))
+
+
 def _read_array(path: Path, pixels: np.ndarray, peak: float | None) -> np.ndarray:
     try:
         return to_scan(pixels, peak)
@@ -147,7 +156,8 @@ def _read_array(path: Path, pixels: np.ndarray, peak: float | None) -> np.ndarra
 def open_mat(path: Path, notes: list[str]) -> list[Scan]:
     """All B-scans of a MATLAB file, annotated or not."""
     source = open_source(path)
-    scans = [_scan_of(b, str(path), path.stem) for b in source.scans(labelled_only=False)]
+    bscans = source.scans(labelled_only=False)
+    scans = [_scan_of(bscan, str(path), path.stem) for bscan in bscans]
     notes += [note for note in source.notes if "scale" in note]
     return scans
 

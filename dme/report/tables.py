@@ -45,6 +45,7 @@ def sectors_of(volumes: list[dict], key: str) -> list[dict]:
 
 def write_rows(path: Path, boundaries: np.ndarray) -> None:
     """CSV of rows (8, W): a line for each image column, in pixels, from 0 at pixel centres."""
+    # a row of the table is a column of the image
     columns = np.arange(boundaries.shape[1])
     table = np.vstack([columns, boundaries]).T  # (W, 9)
     formats = ["%d"] + ["%.3f"] * len(boundaries)

@@ -20,18 +20,23 @@ def measure_volumes(work: Work, eye: str | None, fovea: Sequence[float] | None) 
     eye, fovea: as of `dme.retina.volume.measure_volume`.
     """
     volumes = []
-    for name in dict.fromkeys(volume for volume, _ in work.thickness_px):
+    owners = [owner for owner, _ in work.thickness_px]
+    for name in dict.fromkeys(owners):
         rows = [row for row in work.rows if row["volume"] == name]
         lines_px = {
             kind: lines for (owner, kind), lines in work.thickness_px.items() if owner == name
         }
+
+        # B-scans of different sizes are no volume; without sectors it is still one
         try:
             volume, maps = measure_volume(rows, lines_px, work.ranges[name], eye, fovea)
         except InputError as e:
             work.skip(name, str(e))
             continue
-        if fovea and volume["spacing_um"] and not any(volume[SECTORS[kind]] for kind in maps):
+        has_sectors = any(volume[SECTORS[kind]] for kind in maps)
+        if fovea and volume["spacing_um"] and not has_sectors:
             work.skip(name, _fovea_outside(volume, fovea))
+
         for kind, thickness in maps.items():
             key = MAP_KEYS[kind]
             volume[key] = f"{key}s/{name}.png"
