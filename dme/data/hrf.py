@@ -98,13 +98,14 @@ def _read(image_file: Path, mask_file: Path, scale: float) -> tuple[np.ndarray, 
             f"{image_file} is {_size(image)} pixels, its mask {_size(mask)}; they must agree"
         )
     mask = mask.point(lambda value: 255 * (value > 0))
-    # vessel where at least half of what a pixel covers is
-    packed = image.size == _scaled(SIZE, scale)  # a copy of the set that was reduced before
+
+    # a copy of the set that was reduced before is taken as it is
+    packed = image.size == _scaled(SIZE, scale)
     if scale != 1 and not packed:
         size = _scaled(image.size, scale)
         image = image.resize(size, Image.Resampling.BOX)
         mask = mask.resize(size, Image.Resampling.BOX)
-    vessels = np.asarray(mask) >= 128
+    vessels = np.asarray(mask) >= 128  # where at least half of what a pixel covers is
     return np.asarray(image), vessels.astype(np.uint8)
 
 
