@@ -44,13 +44,13 @@ def layer_confusion(predicted: np.ndarray, truth: np.ndarray, height: int) -> np
     `dme.metrics.scores` of their sum has the layers' Dice and IoU at 1 to 7.
     """
     truth = check_rows(truth, predicted.shape[1])
-    found = layer_labels(predicted, height).astype(np.int64)
-    expected = layer_labels(truth, height).astype(np.int64)
-    known = (found != IGNORE) & (expected != IGNORE)
+    predicted_labels = layer_labels(predicted, height).astype(np.int64)
+    true_labels = layer_labels(truth, height).astype(np.int64)
+    known = (predicted_labels != IGNORE) & (true_labels != IGNORE)
 
     # cells of the matrix, row by row
     classes = len(CLASSES)
-    cells = classes * expected[known] + found[known]
+    cells = classes * true_labels[known] + predicted_labels[known]
     counts = np.bincount(cells, minlength=classes**2)
     return counts.reshape(classes, classes)
 
