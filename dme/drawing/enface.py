@@ -98,7 +98,7 @@ def map_picture(
     sheet = Image.new("RGB", (sheet_width, sheet_height), "white")
     sheet.paste(area, (frame.left, frame.top))
 
-    # what stands around it
+    # what stands around it; marks are only needed where not every row has a B-scan
     draw = ImageDraw.Draw(sheet)
     if predicted is not None and len(predicted) < frame.bscans:
         _draw_marks(draw, frame, predicted)
@@ -137,6 +137,7 @@ def _frame(shape: tuple[int, int], scale_um: tuple[float, float] | None) -> _Fra
 
 def _coloured(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
     """uint8 (H, W, 3) of values within a span; 0 is black."""
+    # between the two nearest of COLOURS
     low, high = span
     steps = range(len(COLOURS))
     share = np.nan_to_num((values - low) / (high - low))

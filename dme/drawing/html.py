@@ -56,6 +56,7 @@ def table_html(table: Table, folder: Path) -> str:
         button = f"<button type=button>{escaped(column.title)}</button>"
         heads += f'<th aria-sort="{state}">{button}</th>'
 
+    # a thumbnail is inside the page, a link to the picture is not
     body = []
     for i, row in enumerate(rows):
         cells = ""

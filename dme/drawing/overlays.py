@@ -31,6 +31,8 @@ def overlay(
         rgb = np.repeat(image[..., None], 3, axis=2)
     inside = np.asarray(mask) == 1
     contour = inside & ~ndimage.binary_erosion(inside)
+
+    # the contour hides the scan, the tint lets it through
     opacity = np.where(inside, tint, 0.0)
     opacity = np.where(contour, 1.0, opacity)[..., None]  # (H, W, 1)
     mixed = rgb * (1 - opacity) + np.array(colour) * opacity
@@ -39,6 +41,7 @@ def overlay(
 
 def scan_overlay(image: np.ndarray, mask: np.ndarray, legend: str) -> np.ndarray:
     """Scan with the mask's contour and tint, a strip with the legend below; uint8 (H', W', 3)."""
+    # whole times, so that pixels stay squares
     times = math.ceil(LEAST_SIDE / max(image.shape))
     times = max(1, min(MOST_ENLARGED, times))
     large_image = image.repeat(times, 0).repeat(times, 1)
@@ -54,6 +57,7 @@ def scan_overlay(image: np.ndarray, mask: np.ndarray, legend: str) -> np.ndarray
     sheet = Image.new("RGB", size, "black")
     sheet.paste(Image.fromarray(picture))
 
+    # a sample of contour and tint, and what it means
     draw = ImageDraw.Draw(sheet)
     tint = tuple(round(TINT * channel) for channel in CYAN)
     box = [left, height + 6, right, height + STRIP - 6]

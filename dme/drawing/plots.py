@@ -74,6 +74,7 @@ def line_plot(
 
     series: name -> (x, y) points, finite. Returns uint8 (height, width, 3).
     """
+    # the axes hold all points
     points = list(chain(*series.values(), dots)) or [(0.0, 0.0)]
     xs, ys = zip(*points, strict=True)
     x_ticks = _ticks(min(xs), max(xs))
@@ -125,6 +126,8 @@ def _ticks(low: float, high: float) -> list[float]:
     span = high - low
     if span <= 1e-9 * max(abs(low), abs(high)):  # a constant, but for rounding errors
         span = abs(low) or 1.0
+
+    # multiples of the step, written as a person would
     step = round_step(span / MOST_STEPS)
     first = np.floor(low / step)
     last = max(np.ceil(high / step), first + 1)

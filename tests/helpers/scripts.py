@@ -62,6 +62,11 @@ def finetune_settings(finetune: ModuleType, *arguments) -> tuple:
     return plan.finetune, plan.augment, plan.recipe
 
 
+def column(rows: list[dict], key: str) -> list:
+    """The values of a table's column."""
+    return [row[key] for row in rows]
+
+
 def table(path: Path) -> list[dict]:
     """The rows of a CSV file."""
     with open(path, newline="", encoding="utf-8") as f:

@@ -19,11 +19,16 @@ def work_in(out: Path, scale_um=None, **networks) -> Work:
     return Work(out, networks, threshold=0.5, tta=False, scale_um=scale_um)
 
 
+def with_cyst() -> np.ndarray:
+    """A scan with 16 px of fluid."""
+    return indexed(0, cyst=(slice(28, 32), slice(5, 9)))
+
+
 def test_what_a_scan_leaves(tmp_path):
     """Of the fluid a mask, of the layers boundaries and a profile, and one overlay."""
     network = Knows([flat()], fluid=True)
     work = work_in(tmp_path, fluid=network, layers=network)
-    work.predict_scan(0, Scan("a", "a.png", lambda: indexed(0, cyst=(slice(28, 32), slice(5, 9)))))
+    work.predict_scan(0, Scan("a", "a.png", with_cyst))
     expected = {"masks/a.png", "boundaries/a.csv", "profiles/a.png", "overlays/a.png"}
     assert files(tmp_path) == expected
     (row,) = work.rows
@@ -37,12 +42,13 @@ def test_what_a_scan_leaves(tmp_path):
 def test_lines_of_a_volume(tmp_path):
     network = Knows([flat()], fluid=True)
     work = work_in(tmp_path, fluid=network, layers=network)
-    image = indexed(0, cyst=(slice(28, 32), slice(5, 9)))
-    work.predict_scan(0, Scan("a", "a.npy", lambda: image, volume="v", position=7))
-    fluid_px = np.zeros(60)
-    fluid_px[5:9] = 4
-    np.testing.assert_array_equal(work.thickness_px["v", "fluid"][7], fluid_px)
-    np.testing.assert_allclose(work.thickness_px["v", "retina"][7], np.full(60, 56), atol=0.1)
+    work.predict_scan(0, Scan("a", "a.npy", with_cyst, volume="v", position=7))
+    expected_px = np.zeros(60)
+    expected_px[5:9] = 4
+    fluid_px = work.thickness_px["v", "fluid"][7]
+    retina_px = work.thickness_px["v", "retina"][7]
+    np.testing.assert_array_equal(fluid_px, expected_px)
+    np.testing.assert_allclose(retina_px, np.full(60, 56), atol=0.1)
 
 
 @pytest.mark.parametrize(

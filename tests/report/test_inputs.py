@@ -14,10 +14,10 @@ def open_all(*inputs, volume=False) -> list[Scan]:
     """The scans of inputs that are all right."""
     items, faults = list_items([str(text) for text in inputs], volume)
     assert faults == {}
-    names: set[str] = set()
+    in_use: set[str] = set()
     scans = []
     for item in items:
-        scans += item.scans(names)
+        scans += item.scans(in_use)
     return scans
 
 
@@ -31,6 +31,22 @@ def places(scans) -> list[tuple]:
     return [(scan.name, scan.volume, scan.position) for scan in scans]
 
 
+def names(scans) -> list[str]:
+    return [scan.name for scan in scans]
+
+
+def volumes(scans) -> set[str | None]:
+    return {scan.volume for scan in scans}
+
+
+def positions(scans) -> list[int | None]:
+    return [scan.position for scan in scans]
+
+
+def scales_um(scans) -> set[tuple]:
+    return {scan.scale_um for scan in scans}
+
+
 # ---- folders ------------------------------------------------------------------------------------
 def test_a_folder_is_a_list_of_scans_in_natural_order(tmp_path):
     for name in ("10.png", "2.png", "x.bmp", ".hidden.png"):
@@ -38,9 +54,9 @@ def test_a_folder_is_a_list_of_scans_in_natural_order(tmp_path):
     save(tmp_path / "fluid" / "2.png", picture())
     (tmp_path / "notes.txt").write_text("")
     scans, notes = open_one(tmp_path)
-    assert [scan.name for scan in scans] == ["2", "10", "x"]
-    assert {scan.volume for scan in scans} == {None}
-    assert {scan.position for scan in scans} == {None}
+    assert names(scans) == ["2", "10", "x"]
+    assert volumes(scans) == {None}
+    assert positions(scans) == [None] * 3
     assert "1 files of other kinds left out: notes.txt" in notes[0]
 
     scans = open_all(tmp_path, volume=True)
@@ -53,8 +69,8 @@ def test_names_that_tell_a_volume(tmp_path):
     for i in (0, 1, 12):
         save(folder / f"bscan_{i:02d}.png", picture())
     scans = open_all(folder)
-    assert [scan.position for scan in scans] == [0, 1, 12]
-    assert {scan.volume for scan in scans} == {"eye"}
+    assert positions(scans) == [0, 1, 12]
+    assert volumes(scans) == {"eye"}
     one_by_one = open_all(*sorted(folder.iterdir()))  # a shell's eye/*.png
     assert one_by_one[2].volume == "eye"
 
@@ -68,12 +84,14 @@ def test_names_that_tell_several_volumes(tmp_path):
         for i in (3, 4):
             save(tmp_path / "set" / "images" / f"subject{subject}_{i}.png", picture())
     scans = open_all(tmp_path / "set")
-    assert [(scan.volume, scan.position) for scan in scans] == [
-        ("set_subject1", 3),
-        ("set_subject1", 4),
-        ("set_subject2", 3),
-        ("set_subject2", 4),
+    assert volumes(scans) == {"set_subject1", "set_subject2"}
+    assert names(scans) == [
+        "set_subject1_bscan003",
+        "set_subject1_bscan004",
+        "set_subject2_bscan003",
+        "set_subject2_bscan004",
     ]
+    assert positions(scans) == [3, 4, 3, 4]
 
 
 def test_index_gives_volumes_and_scale(tmp_path):
@@ -88,15 +106,15 @@ def test_index_gives_volumes_and_scale(tmp_path):
     scans, notes = open_one(tmp_path)
     volume = f"{tmp_path.name}_subject04"
     assert places(scans) == [(f"{volume}_bscan008", volume, 8), (f"{volume}_bscan007", volume, 7)]
-    assert {scan.scale_um for scan in scans} == {(3.9, 11.0, 120.0)}
+    assert scales_um(scans) == {(3.9, 11.0, 120.0)}
     assert "1 images without a line" in notes[0]
 
 
 def test_the_duke_set_brings_its_scale(real_data):
     scans, notes = open_one(real_data / "chiu2015")
     assert len(scans) == 110
-    assert len({scan.volume for scan in scans}) == 10
-    assert {scan.scale_um for scan in scans} == {(3.87, 11.33, 123.0)}
+    assert len(volumes(scans)) == 10
+    assert scales_um(scans) == {(3.87, 11.33, 123.0)}
     assert any("3.87/11.33/123" in note for note in notes)
 
 
@@ -143,7 +161,8 @@ def test_16_bit_sets_have_one_white(tmp_path):
 
     # a file that is no image is not what decides
     (tmp_path / "two" / "broken.png").write_bytes(b"no")
-    dark_scan = next(scan for scan in open_all(tmp_path / "two") if scan.name == "dark")
+    dark_scan = open_all(tmp_path / "two")[-1]
+    assert dark_scan.name == "dark"
     assert dark_scan.read()[0, 0] == scaled
 
 
@@ -152,7 +171,7 @@ def test_mat_volume(tmp_path):
     file = tmp_path / "Subject_03.mat"
     write_subject_mat(file, images, np.full(images.shape, np.nan))
     scans, notes = open_one(file)
-    assert [scan.position for scan in scans] == [0, 1, 2, 3, 4]
+    assert positions(scans) == [0, 1, 2, 3, 4]
     assert scans[0].volume == "Subject_03"
     assert scans[0].scale_um is None
     np.testing.assert_array_equal(scans[3].read(), images[:, :, 3])
@@ -165,10 +184,9 @@ def test_same_names_stay_apart(tmp_path):
         save(tmp_path / folder / "eye.bmp", picture())
         save(tmp_path / folder / "v.npy", [picture()] * 2)
     scans = open_all(tmp_path / "a", tmp_path / "b")
-    names = {scan.name.lower() for scan in scans}
     assert len(scans) == 8
-    assert len(names) == 8
-    assert {scan.volume for scan in scans} == {None, "v", "v_2"}
+    assert len(set(map(str.lower, names(scans)))) == 8
+    assert volumes(scans) == {None, "v", "v_2"}
 
 
 # ---- what is none -------------------------------------------------------------------------------

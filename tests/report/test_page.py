@@ -13,7 +13,12 @@ from dme.drawing.html import Column, Table
 from dme.drawing.overlays import STRIP
 from dme.report.page import Page
 
-ROWS = [("b<i>", 2.5, 9), ("a10", None, 100), ("a9", 7.25, 11), ("c", 0.0, 10)]
+ROWS = [
+    ("b<i>", 2.5, 9),
+    ("a10", None, 100),
+    ("a9", 7.25, 11),
+    ("c", 0.0, 10),
+]
 
 
 @pytest.fixture
@@ -32,7 +37,9 @@ def page(tmp_path) -> Path:
     scans = Table("Scans", columns, rows, rank="area", picture="overlay")
     scans.strip = STRIP
     scans.thumbnails = 3
-    tables = [scans, Table("None", columns, []), Table("Plain", columns[:2], rows[:2])]
+    none = Table("None", columns, [])
+    plain = Table("Plain", columns[:2], rows[:2])
+    tables = [scans, none, plain]
     headline = [("scans", "4"), ("with fluid", "2")]
     skipped = [("bad<script>.png", "not an image & no scan")]
     facts = [("network", "n1")]

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from helpers.scan_files import flat
-from helpers.scripts import table
+from helpers.scan_files import files, flat
+from helpers.scripts import column, table
 
 from dme.common.tasks import TASKS
 from dme.report.columns import ROW_COLUMNS, SCAN_COLUMNS, SECTOR_COLUMNS, VOLUME_COLUMNS
@@ -24,7 +24,9 @@ def test_both_tasks_together_have_the_columns_of_each(columns):
 def test_what_has_no_column_is_left_out_and_unknown_is_empty(tmp_path):
     rows = [{"a": 1, "b": None, "c": 3}, {"a": "x, y"}]
     write_csv(tmp_path / "t.csv", ("a", "b"), rows)
-    assert table(tmp_path / "t.csv") == [{"a": "1", "b": ""}, {"a": "x, y", "b": ""}]
+    first, second = table(tmp_path / "t.csv")
+    assert first == {"a": "1", "b": ""}
+    assert second == {"a": "x, y", "b": ""}
 
 
 def test_a_line_for_each_column_of_the_image(tmp_path):
@@ -33,9 +35,9 @@ def test_a_line_for_each_column_of_the_image(tmp_path):
     write_rows(tmp_path / "rows.csv", rows)
     lines = table(tmp_path / "rows.csv")
     assert tuple(lines[0]) == ROW_COLUMNS
-    assert [line["column"] for line in lines] == ["0", "1", "2", "3"]
-    assert [line["ilm_px"] for line in lines] == ["9.500", "9.500", "nan", "9.500"]
-    assert {line["rpe_choroid_px"] for line in lines} == {"65.500"}
+    assert column(lines, "column") == ["0", "1", "2", "3"]
+    assert column(lines, "ilm_px") == ["9.500", "9.500", "nan", "9.500"]
+    assert column(lines, "rpe_choroid_px") == ["65.500"] * 4
 
 
 def test_tables_are_written_for_what_there_is(tmp_path):
@@ -45,10 +47,12 @@ def test_tables_are_written_for_what_there_is(tmp_path):
     write_tables(tmp_path / "single", TASKS["layers"], [{"scan": "s"}], [])
     write_tables(tmp_path / "volumes", TASKS["layers"], [{"scan": "s"}], volumes)
 
-    single = sorted(file.name for file in (tmp_path / "single").iterdir())
-    assert single == ["measurements.csv"]
-    names = sorted(file.name for file in (tmp_path / "volumes").iterdir())
-    assert names == ["measurements.csv", "retina_sectors.csv", "volumes.csv"]
+    assert files(tmp_path / "single") == {"measurements.csv"}
+    assert files(tmp_path / "volumes") == {
+        "measurements.csv",
+        "retina_sectors.csv",
+        "volumes.csv",
+    }
     (line,) = table(tmp_path / "volumes" / "retina_sectors.csv")
     assert tuple(line) == SECTOR_COLUMNS
     assert line["mean_um"] == "300"
