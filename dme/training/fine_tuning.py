@@ -20,6 +20,7 @@ from dme.nets.folding import folded
 from dme.nets.loading import load_model
 from dme.nets.segmenter import Segmenter, build_model, require_arch, set_classes, start_at_shares
 from dme.nets.zoo import known
+from dme.training.augment import TrainingSet
 from dme.training.fine_tuning_report import report, report_second_opinion
 from dme.training.loop import train
 from dme.training.settings import Finetune, Plan
@@ -41,6 +42,18 @@ class SplitSet:
     def leaking(self) -> int:
         """How many validation scans have a neighbour in training."""
         return leak(self.small, self.training, self.validation)
+
+    def for_training(self, options: Finetune, task: Task, device: torch.device) -> TrainingSet:
+        """The training scans as a network of options.size sees them, with the task's labels."""
+        return training_set(
+            self.small,
+            self.native,
+            self.training,
+            task,
+            SIZES[options.size],
+            options.ungraded,
+            device,
+        )
 
 
 def fine_tune(plan: Plan) -> None:
@@ -70,15 +83,7 @@ def fine_tune(plan: Plan) -> None:
     if rank == 0:
         announce(scans)
     validate = Validation(scans.small, scans.native, scans.validation, device, task, options.tta)
-    data = training_set(
-        scans.small,
-        scans.native,
-        scans.training,
-        task,
-        SIZES[options.size],
-        options.ungraded,
-        device,
-    )
+    data = scans.for_training(options, task, device)
 
     # Training
     if replaced or options.weights == "none":
@@ -100,14 +105,7 @@ def fine_tune(plan: Plan) -> None:
 
     # Scores
     if rank == 0:
-        origin |= {
-            "data": source.description,
-            "data_kind": source.kind,
-            "data_sha256": source.sha256,
-            "split": scans.split,
-            "leak": scans.leaking,
-            "start": start,
-        }
+        origin |= data_origin(source, scans) | {"start": start}
         report(plan, origin, trained, validate, before)
     if source.kind == "mat":
         compare_graders(options, validate, trained)
@@ -171,6 +169,17 @@ def _require_fluid(cache: Cache, indices: np.ndarray, side: str, split: str, pur
         f"none of the {len(indices)} {side} scans of {split} holds fluid, which leaves nothing "
         f"to {purpose}; choose another split, --seed or data"
     )
+
+
+def data_origin(source: Source, scans: SplitSet) -> dict:
+    """What a result says of its data."""
+    return {
+        "data": source.description,
+        "data_kind": source.kind,
+        "data_sha256": source.sha256,
+        "split": scans.split,
+        "leak": scans.leaking,
+    }
 
 
 def announce(scans: SplitSet) -> None:

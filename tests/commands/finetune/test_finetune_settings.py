@@ -7,8 +7,9 @@ import pytest
 import torch
 from helpers.scripts import EXPERIMENTS, ROOT
 
+from dme.training.presets import PLANS, PRETRAININGS
 from dme.training.recipe import OPTIMIZERS
-from dme.training.settings import Augment, Recipe
+from dme.training.settings import Augment, Finetune, Pretrain, Recipe
 
 
 def test_the_defaults_are_the_best_row_of_the_study(settings):
@@ -79,6 +80,13 @@ def test_every_setting_arrives(settings):
         seed=11,
         eval_every=2,
     )
+
+
+def test_every_preset_is_on_offer():
+    for settings_of, presets in ((Finetune, PLANS), (Pretrain, PRETRAININGS)):
+        offered = settings_of.__dataclass_fields__["recipe"].metadata["choices"]
+        assert set(offered) == set(presets)
+    assert all(plan.finetune.recipe == name for name, plan in PLANS.items())
 
 
 def test_old_names_of_options_are_understood(settings):
