@@ -106,7 +106,8 @@ def test_empty_masks_leave_only_the_background_term():
 @pytest.mark.parametrize("loss", ALL)
 def test_ignored_pixels_give_no_gradient(loss):
     torch.manual_seed(0)
-    logits, target = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 8, 8))
+    logits = torch.randn(2, 3, 8, 8)
+    target = torch.randint(0, 3, (2, 8, 8))
     target[:, :3] = 255
     value, gradient = _value_and_gradient(loss, logits, target)
     moved = logits.clone()
@@ -135,19 +136,22 @@ def test_all_ignored_gives_no_gradient(loss, dtype):
 def test_half_precision_logits_are_computed_in_float32(loss, dtype):
     torch.manual_seed(0)
     # 2^17 pixels and logits near the float16 maximum: sums and exponentials overflow in float16.
-    logits, target = torch.randn(2, 2, 256, 256).to(dtype), torch.randint(0, 2, (2, 256, 256))
+    logits = torch.randn(2, 2, 256, 256).to(dtype)
+    target = torch.randint(0, 2, (2, 256, 256))
     value, gradient = _value_and_gradient(loss, logits, target)
     assert value.dtype == torch.float32
     assert torch.equal(value, loss(logits.float(), target))
     assert gradient.dtype == dtype
     value, gradient = _value_and_gradient(loss, (logits.float().sign() * 6e4).to(dtype), target)
-    assert torch.isfinite(value) and torch.isfinite(gradient).all()
+    assert torch.isfinite(value)
+    assert torch.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("loss", ALL)
 def test_gradients_are_those_of_the_value(loss):
     torch.manual_seed(0)
-    logits, target = torch.randn(1, 3, 2, 2), torch.randint(0, 3, (1, 2, 2))
+    logits = torch.randn(1, 3, 2, 2)
+    target = torch.randint(0, 3, (1, 2, 2))
     target[0, 0, 0] = 255
     _, gradient = _value_and_gradient(loss, logits, target)
     step = 1e-2

@@ -83,9 +83,11 @@ def test_missing_classes_by_hand(cm, iou, dice, precision, recall, absent):
 def test_counts_beyond_32_and_53_bits():
     cm = torch.tensor([[3 * 2**40, 2**40], [0, 2**40]])
     got = scores(cm)
-    assert got["iou"].tolist() == [0.75, 0.5] and got["all_accuracy"] == 0.8
+    assert got["iou"].tolist() == [0.75, 0.5]
+    assert got["all_accuracy"] == 0.8
     meter = ConfusionMeter(2)
-    meter._batches, meter.names = [torch.full((3, 2, 2), 2**31 - 1)], [None] * 3
+    meter._batches = [torch.full((3, 2, 2), 2**31 - 1)]
+    meter.names = [None] * 3
     assert meter.matrices().sum(0).tolist() == [[3 * (2**31 - 1)] * 2] * 2
     assert scores(np.full((2, 2), 2**60))["all_accuracy"] == 0.5
 
@@ -116,15 +118,15 @@ def test_per_scan_conventions_for_empty_scans(empty, sum_iou, count):
 def test_per_scan_of_another_class():
     cms = np.array([[[1, 2, 3], [4, 5, 6], [7, 8, 9]]])
     got = per_scan(cms, positive=2)
-    assert got["iou"][0] == pytest.approx(9 / (24 + 18 - 9)) and got["dice"][0] == pytest.approx(
-        18 / 42
-    )
+    assert got["iou"][0] == pytest.approx(9 / (24 + 18 - 9))
+    assert got["dice"][0] == pytest.approx(18 / 42)
     with pytest.raises(InputError, match=r"positive=3; expected a class, 0..2"):
         per_scan(cms, positive=3)
 
 
 def test_all_scans_empty_is_nan_not_a_warning(recwarn):
-    assert np.isnan(per_scan(SCANS[1:2])["mean_dice"]) and not recwarn
+    assert np.isnan(per_scan(SCANS[1:2])["mean_dice"])
+    assert not recwarn
 
 
 def test_table1_measure_by_hand():
@@ -161,17 +163,20 @@ def test_meter_keeps_scans_in_order_and_pools_them():
     for part in (slice(0, 2), slice(2, 5)):
         meter.update(logits[part], target[part], names[part])
     single = [confusion_matrix(logits[i : i + 1], target[i : i + 1], 3).tolist() for i in range(5)]
-    assert meter.matrices().tolist() == single and meter.names == names
+    assert meter.matrices().tolist() == single
+    assert meter.names == names
     assert meter.compute()["mean_dice"] == scores(confusion_matrix(logits, target, 3))["mean_dice"]
 
 
 def test_meter_without_scans_and_without_names():
     meter = ConfusionMeter(3)
-    assert meter.matrices().shape == (0, 3, 3) and meter.compute()["absent"] == 3
+    assert meter.matrices().shape == (0, 3, 3)
+    assert meter.compute()["absent"] == 3
     logits, target, _ = images(2)
     meter.update(logits, target)
     meter.update(logits, target)
-    assert meter.names == [None] * 4 and meter.matrices().sum() == 2 * (target != 255).sum()
+    assert meter.names == [None] * 4
+    assert meter.matrices().sum() == 2 * (target != 255).sum()
 
 
 def test_meter_names_the_bad_scan():
@@ -179,7 +184,9 @@ def test_meter_names_the_bad_scan():
     meter = ConfusionMeter(3)
     meter.update(logits, target, names)
     meter._batches[0][1] = INVALID  # what CUDA answers
-    with pytest.raises(InputError, match=r"labels out of range in scan scan1; expected 0..2 or 255"):
+    with pytest.raises(
+        InputError, match=r"labels out of range in scan scan1; expected 0..2 or 255"
+    ):
         meter.compute()
 
 
@@ -240,5 +247,6 @@ def test_two_ranks_equal_one(tmp_path):
     meter.update(logits, target, names)
     for rank in range(2):
         got = np.load(tmp_path / f"rank{rank}.npz")
-        assert np.array_equal(got["cms"], meter.matrices()) and got["names"].tolist() == names
+        assert np.array_equal(got["cms"], meter.matrices())
+        assert got["names"].tolist() == names
         assert np.array_equal(got["iou"], meter.compute()["iou"])

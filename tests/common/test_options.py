@@ -50,7 +50,8 @@ def test_every_type_is_read_from_its_annotation():
         *("--flip", "--width", "8", "--out", "elsewhere", "--seeds", "1", "2"),
     )
     assert settings == Settings(3, 0.5, 1e-3, "adam", True, 8.0, Path("elsewhere"), (1, 2))
-    assert isinstance(settings.width, float) and isinstance(settings.out, Path)
+    assert isinstance(settings.width, float)
+    assert isinstance(settings.out, Path)
 
 
 def test_old_names_are_accepted():
@@ -74,7 +75,8 @@ def test_what_has_no_option_stays_as_in_the_preset():
 
 def test_option_values_are_those_of_the_command_line():
     values = option_values(Settings(batch=9))
-    assert values["batch"] == 9 and values["optimizer"] == "sgd"
+    assert values["batch"] == 9
+    assert values["optimizer"] == "sgd"
     assert not {"hidden", "inner"} & values.keys()
 
 
@@ -98,7 +100,8 @@ def test_help_says_defaults_once(capsys):
         assert expected in text
     assert text.count("default") == 8
     assert "{sgd,adam}" in text
-    assert "hidden" not in text and "inner" not in text
+    assert "hidden" not in text
+    assert "inner" not in text
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ def duke_volume(folder: Path, subject: int, count: int = 61) -> tuple[np.ndarray
     with open(folder / "index.csv", newline="") as f:
         for row in csv.DictReader(f):
             if int(row["subject"]) == subject:
-                i, file = int(row["bscan"]), f"{row['name']}.png"
+                i = int(row["bscan"])
+                file = f"{row['name']}.png"
                 images[:, :, i] = np.asarray(Image.open(folder / "images" / file))
                 fluid[:, :, i] = np.asarray(Image.open(folder / "fluid" / file))
     return images, fluid

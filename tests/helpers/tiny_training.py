@@ -35,7 +35,8 @@ MOVING = Augment(crop=32, flip=True, rotate=20, brightness=0.1, noise=0.1)
 def discs(count: int = 3, side: int = 48, seed: int = 0) -> TrainingSet:
     """Grey noise with one brighter disc each, which is class 1."""
     generator = torch.Generator().manual_seed(seed)
-    images, masks = [], []
+    images = []
+    masks = []
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     for i in range(count):
         centre = side * (0.35 + 0.3 * torch.rand(2, generator=generator))
@@ -52,7 +53,8 @@ def networks(*heads: str, width: int = 2, dropout: bool = True) -> dict[str, Seg
     models = {head: build_model(head=head, width=width) for head in heads or ("fcn",)}
     first = next(iter(models.values()))
     for model in models.values():
-        model.backbone, model.aux_head = first.backbone, first.aux_head
+        model.backbone = first.backbone
+        model.aux_head = first.aux_head
         for module in model.modules():
             if isinstance(module, nn.Dropout2d) and not dropout:
                 module.p = 0.0
@@ -102,7 +104,8 @@ def spread(models: dict[str, Segmenter]) -> tuple[dict[str, float], None]:
 
 def kill_while_saving(nth: int) -> None:
     """The nth writing of last.pt stops half-way, by SIGKILL."""
-    save, calls = torch.save, []
+    save = torch.save
+    calls = []
 
     def killing(content, f):
         if "last.pt" in f.name:
@@ -118,7 +121,8 @@ def kill_while_saving(nth: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    job, folder = sys.argv[1], Path(sys.argv[2])
+    job = sys.argv[1]
+    folder = Path(sys.argv[2])
     if job == "killed":
         kill_while_saving(2)
         fit(folder, networks("psp", "fcn"), augment=MOVING, **FULL)

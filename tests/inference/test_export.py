@@ -155,7 +155,9 @@ def test_every_other_network_in_onnx(backbone, head, onnx, tmp_path):
 def test_the_network_stays_as_it_was():
     model = network().train()
     export.Exportable(model)
-    assert model.training and model.aux_head is not None and next(model.parameters()).requires_grad
+    assert model.training
+    assert model.aux_head is not None
+    assert next(model.parameters()).requires_grad
 
 
 @pytest.mark.parametrize("size", [(6, 12), (37, 50), (31, 48), (3, 4), (1, 1), (97, 7)])
@@ -175,7 +177,8 @@ def test_differences_are_those_of_the_worst_pixel():
         return found
 
     found = dict(export.differences(one_pixel_off, wrapped, 3))
-    assert {shape[0] for shape in found} == {1, 2} and {shape[1] for shape in found} == {3}
+    assert {shape[0] for shape in found} == {1, 2}
+    assert {shape[1] for shape in found} == {3}
     assert any(side % 2 and side % 6 for shape in found for side in shape[2:])
     assert all(abs(difference - 0.5) < 1e-6 for difference in found.values())
 
@@ -203,13 +206,14 @@ def test_script(script, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(export, "CHECKED", SHAPES[:2])
     assert script("--weights", "ours.pth", "--backbone", "unet", "--format", "torch") == 0
     printed = capsys.readouterr().out
-    assert "1 x 1 x 64 x 96" in printed and "2 x 1 x 37 x 50" in printed
+    assert "1 x 1 x 64 x 96" in printed
+    assert "2 x 1 x 37 x 50" in printed
     with zipfile.ZipFile("runs/export/ours.pt2") as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("metadata.json")]
         about = json.loads(archive.read(name))
-    assert (
-        about["weights"] == "ours.pth" and len(about["weights_sha256"]) == 64 and about["commit"]
-    )
+    assert about["weights"] == "ours.pth"
+    assert len(about["weights_sha256"]) == 64
+    assert about["commit"]
 
 
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])
@@ -252,7 +256,8 @@ def test_missing_packages(script, monkeypatch, capsys):
     assert script("--weights", "ours.pth") == 2
     message = "--format onnx needs onnx and onnxscript; install with: "
     error = capsys.readouterr().err
-    assert message in error and "pip install onnx onnxscript onnxruntime" in error
+    assert message in error
+    assert "pip install onnx onnxscript onnxruntime" in error
 
 
 def test_unchecked_is_said(script, monkeypatch, tmp_path, capsys):
@@ -262,5 +267,7 @@ def test_unchecked_is_said(script, monkeypatch, tmp_path, capsys):
     )
     assert script("--weights", "ours.pth", "--out", "m.onnx") == 0
     printed = capsys.readouterr()
-    assert "not checked" in printed.err and "pip install onnxruntime" in printed.err
-    assert "difference" not in printed.out and Path("m.onnx").read_text() == "graph"
+    assert "not checked" in printed.err
+    assert "pip install onnxruntime" in printed.err
+    assert "difference" not in printed.out
+    assert Path("m.onnx").read_text() == "graph"

@@ -57,7 +57,8 @@ def test_folding_leaves_the_network_as_it_was():
     model = with_statistics("unet", "psp").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fast = folded(model)
-    assert model.training and model.aux_head is not None
+    assert model.training
+    assert model.aux_head is not None
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module.training for module in fast.modules())
     assert (fast.classes, fast.preprocess) == (model.classes, model.preprocess)

@@ -41,7 +41,8 @@ GOLDEN = {  # name in the file -> backbone, head, width, head_channels, aux_chan
 
 def drawn(names, shapes) -> dict[str, torch.Tensor]:
     """The golden networks' tensors, from NumPy's frozen generator."""
-    random, state = np.random.RandomState(0), {}
+    random = np.random.RandomState(0)
+    state = {}
     for name, shape in zip(names, shapes, strict=True):
         shape = tuple(int(side) for side in shape if side)
         value = random.standard_normal(shape)
@@ -99,10 +100,8 @@ def test_agrees_with_the_committed_golden_file(name, tmp_path):
 @pytest.mark.parametrize("head", ["pspnet", "fcn", "deeplabv3"])
 def test_v2_agrees_with_the_full_golden_files(golden, head):
     model = convert_openmmlab(next(golden.glob(f"mobilenet_v2_{head}_s0-*.pth"))).eval()
-    assert (
-        model.arch["width"] == 0.25
-        and model.arch["head_channels"] == model.arch["aux_channels"] == 16
-    )
+    assert model.arch["width"] == 0.25
+    assert model.arch["head_channels"] == model.arch["aux_channels"] == 16
     assert model.classes == list("01234")
     numbers = np.load(golden / f"mobilenet_v2_{head}_s0.npz")
     for size in ("96x128", "130x111"):
@@ -248,7 +247,8 @@ def test_strided_convolutions_of_v3_pad_as_tensorflow(kernel, sides):
 )
 def test_lraspp_averages_windows_of_49_or_all_there_is(height, width):
     """OpenMMLab's pool has windows of 49 x 49, 16 rows and 20 columns apart, and needs one."""
-    head, seen = LRASPPHead([2, 2, 3], 2, channels=4).eval(), []
+    head = LRASPPHead([2, 2, 3], 2, channels=4).eval()
+    seen = []
     head.image_pool.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
     x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     earlier = [torch.zeros(1, 2, 4 * height, 4 * width), torch.zeros(1, 2, 2 * height, 2 * width)]
@@ -367,7 +367,8 @@ def test_the_named_networks_can_be_built_and_their_scores_are_openmmlabs(golden)
     entries = {
         e["url"]: (name, e) for name, e in known().items() if "url" in e and "hrf" not in name
     }
-    assert set(entries) == wanted and len(wanted) == 11
+    assert set(entries) == wanted
+    assert len(wanted) == 11
     for url, (name, entry) in entries.items():
         assert entry["sha256"] == listed[url]["sha256_prefix"]
         assert entry["reported"]["miou_percent"] == listed[url]["reported"]["mIoU"]
@@ -422,21 +423,18 @@ def test_weights_of_another_network_are_refused_with_the_reason(golden):
         load_openmmlab(
             build_model("mobilenet_v2", "psp", 5, 0.5, head_channels=16, aux_channels=16), path
         )
-    with pytest.raises(
-        InputError, match="aux_channels 16, the network 8; build with aux_channels=16"
-    ):
+    message = "aux_channels 16, the network 8; build with aux_channels=16"
+    with pytest.raises(InputError, match=message):
         load_openmmlab(
             build_model("mobilenet_v2", "psp", 5, 0.25, head_channels=16, aux_channels=8), path
         )
-    with pytest.raises(
-        InputError, match="backbone mobilenet_v2, the network unet; build with backbone="
-    ):
+    message = "backbone mobilenet_v2, the network unet; build with backbone="
+    with pytest.raises(InputError, match=message):
         load_openmmlab(build_model(), path)
     model = load_model(path)
     require_arch(model, backbone="mobilenet_v2", head=None, width=0.25)
-    with pytest.raises(
-        InputError, match="--width 1 does not fit the weights mobilenet_v2_pspnet_s0-.*0.25"
-    ):
+    message = "--width 1 does not fit the weights mobilenet_v2_pspnet_s0-.*0.25"
+    with pytest.raises(InputError, match=message):
         require_arch(model, width=1.0)
 
 
@@ -459,7 +457,8 @@ def test_fresh_convolutions_are_he_and_only_the_classifier_is_small():
     biases = [
         p for name, p in model.named_parameters() if name.endswith("bias") and "bn" not in name
     ]
-    assert len(biases) == 2 * 9 + 2 and not any(bias.any() for bias in biases)
+    assert len(biases) == 2 * 9 + 2
+    assert not any(bias.any() for bias in biases)
 
 
 class Shrink(nn.Module):
@@ -486,7 +485,8 @@ def test_a_new_backbone_is_one_class_and_one_entry_of_the_table(monkeypatch, tmp
     monkeypatch.setitem(BACKBONES, "shrink", Shrink)
     for head in Shrink.HEADS:
         model = build_model("shrink", head, in_channels=1).eval()
-        assert model.arch["width"] == 4 and model.aux_head.conv.conv.out_channels == 6
+        assert model.arch["width"] == 4
+        assert model.aux_head.conv.conv.out_channels == 6
         save_model(model, tmp_path / "m.pth")
         x = torch.rand(1, 1, 40, 24)
         with torch.inference_mode():
@@ -524,7 +524,8 @@ def photographs(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory) -> Path:
     """Ten noisy B-scans, each with a bright ellipse of fluid."""
-    root, rng = tmp_path_factory.mktemp("scans") / "own", np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("scans") / "own"
+    rng = np.random.default_rng(0)
     for name in ("images", "fluid"):
         (root / name).mkdir(parents=True)
     y, x = np.mgrid[:64, :96]
@@ -540,7 +541,8 @@ def scans(tmp_path_factory) -> Path:
 def test_pretrained_fine_tuned_and_predicting(
     backbone, photographs, scans, tmp_path, monkeypatch, capsys
 ):
-    pretrain, finetune = load_script("pretrain_hrf"), load_script("finetune")
+    pretrain = load_script("pretrain_hrf")
+    finetune = load_script("finetune")
     small = replace(PRETRAININGS["small"], augment=Augment(crop=64, max_class_share=1.0))
     monkeypatch.setitem(PRETRAININGS, "small", small)
     head, options = next(iter(BACKBONES[backbone].HEADS.items()))
@@ -577,15 +579,19 @@ def test_pretrained_fine_tuned_and_predicting(
 
     chosen = ("--weights", best, "--data", scans, "--out", tmp_path / "fluid", "--size", "native")
     trained = call(finetune, *network, *chosen, "--crop", 48, "--iters", 3, "--split", "random")
-    assert f"{backbone}, {head} head, width 0.25" in trained and "replaced" not in trained
-    start, model = load_model(best).state_dict(), load_model(tmp_path / "fluid" / "model.pt")
-    assert results("fluid")["arch"] == model.arch and model.classes == ["background", "fluid"]
+    assert f"{backbone}, {head} head, width 0.25" in trained
+    assert "replaced" not in trained
+    start = load_model(best).state_dict()
+    model = load_model(tmp_path / "fluid" / "model.pt")
+    assert results("fluid")["arch"] == model.arch
+    assert model.classes == ["background", "fluid"]
     moved = [n for n, v in model.named_parameters() if not torch.equal(v, start[n])]
     assert len(moved) == len(list(model.parameters()))  # everything learns
 
     image = np.asarray(Image.open(scans / "images" / "scan1.png"))
     mask, probability = predict(model, image)
-    assert mask.shape == image.shape and probability.std() > 0
+    assert mask.shape == image.shape
+    assert probability.std() > 0
     with torch.inference_mode():
         grey = (
             torch.from_numpy(image.copy()).double()[None]

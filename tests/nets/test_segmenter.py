@@ -231,8 +231,10 @@ def test_arch_rebuilds_the_network_and_aux_is_optional():
     assert not any(name.startswith("aux_head") for name in shapes)
     x = torch.zeros(1, 1, 16, 16)
     decode, aux = model.eval().forward_with_aux(x)
-    assert decode.shape == (1, 4, 16, 16) and aux is None
-    assert len(model.classes) == 4 and len(model.preprocess["mean"]) == 1
+    assert decode.shape == (1, 4, 16, 16)
+    assert aux is None
+    assert len(model.classes) == 4
+    assert len(model.preprocess["mean"]) == 1
 
 
 @pytest.mark.parametrize("aux", [True, False])
@@ -242,10 +244,8 @@ def test_other_classes_replace_the_classifiers_and_nothing_else(aux):
     torch.manual_seed(1)
     replaced = set_classes(model, ["background", "fluid", "drusen", "vessel"])
     assert replaced == ["head.classifier", "aux_head.classifier"][: 1 + aux]
-    assert (
-        model.classes == ["background", "fluid", "drusen", "vessel"]
-        and model.arch["num_classes"] == 4
-    )
+    assert model.classes == ["background", "fluid", "drusen", "vessel"]
+    assert model.arch["num_classes"] == 4
     after = model.state_dict()
     assert after.keys() == before.keys() == build_model(**model.arch).state_dict().keys()
     for name, value in after.items():
@@ -256,9 +256,11 @@ def test_other_classes_replace_the_classifiers_and_nothing_else(aux):
             assert value.std().item() == pytest.approx(0.01, rel=0.5)
             assert not torch.isin(value, before[name]).any()
         else:
-            assert value.shape == (4,) and not value.any()
+            assert value.shape == (4,)
+            assert not value.any()
     decode, auxiliary = model.eval().forward_with_aux(torch.zeros(1, 3, 16, 16))
-    assert decode.shape[1] == 4 and (auxiliary is None or auxiliary.shape[1] == 4)
+    assert decode.shape[1] == 4
+    assert auxiliary is None or auxiliary.shape[1] == 4
 
 
 @pytest.mark.parametrize("aux", [True, False])
@@ -286,9 +288,12 @@ def test_as_many_classes_keep_every_weight():
     model = build_model(width=2)
     torch.nn.init.ones_(model.head.classifier.bias)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    arch, names = dict(model.arch), ["background", "fluid"]
-    assert set_classes(model, names) == [] and model.arch == arch
-    assert model.classes == names and model.classes is not names
+    arch = dict(model.arch)
+    names = ["background", "fluid"]
+    assert set_classes(model, names) == []
+    assert model.arch == arch
+    assert model.classes == names
+    assert model.classes is not names
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -296,9 +301,8 @@ def test_as_many_classes_keep_every_weight():
     ("height", "width", "fit"), [(40, 48, "48 x 48"), (48, 33, "48 x 48"), (1, 1, "16 x 16")]
 )
 def test_unet_alone_refuses_sizes_that_16_does_not_divide(height, width, fit):
-    with pytest.raises(
-        ValueError, match=f"UNet got {height} x {width}, expected multiples of 16; pad to {fit}"
-    ):
+    message = f"UNet got {height} x {width}, expected multiples of 16; pad to {fit}"
+    with pytest.raises(ValueError, match=message):
         UNet(3, width=1)(torch.zeros(1, 3, height, width))
 
 
@@ -324,15 +328,14 @@ class Coarse(nn.Module):
 def naive_sliding_window(model, x, window, stride):
     """Pixel sums in loops, one window at a time, as OpenMMLab describes its slide_inference."""
     n, _, height, width = x.shape
-    total, count = np.zeros((n, 2, height, width)), np.zeros((height, width))
+    total = np.zeros((n, 2, height, width))
+    count = np.zeros((height, width))
     rows = 1 if height <= window else int(np.ceil((height - window) / stride)) + 1
     columns = 1 if width <= window else int(np.ceil((width - window) / stride)) + 1
     for row in range(rows):
         for column in range(columns):
-            bottom, right = (
-                min(row * stride + window, height),
-                min(column * stride + window, width),
-            )
+            bottom = min(row * stride + window, height)
+            right = min(column * stride + window, width)
             top, left = max(bottom - window, 0), max(right - window, 0)
             piece = x[:, :, top:bottom, left:right]
             tall, wide = piece.shape[-2:]
@@ -384,7 +387,8 @@ def test_training_with_batch_1_says_why_it_cannot(head, layer):
 def test_fcn_trains_with_batch_1():
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     decode, aux = build_model(head="fcn", width=1).train().forward_with_aux(x)
-    assert decode.isfinite().all() and aux.shape == (1, 2, 16, 16)
+    assert decode.isfinite().all()
+    assert aux.shape == (1, 2, 16, 16)
 
 
 def test_flip_average_is_the_mean_of_two_softmaxes():
@@ -454,16 +458,19 @@ def trained_at(size: str, tmp_path):
 
 
 def test_probabilities_of_a_study_scan_are_those_of_its_protocol(tmp_path):
-    model, image = trained_at("512", tmp_path), scan(256, 256)
+    model = trained_at("512", tmp_path)
+    image = scan(256, 256)
     ours = probabilities(model, image)
-    assert ours.shape == (2, 256, 256) and ours.dtype == torch.float32
+    assert ours.shape == (2, 256, 256)
+    assert ours.dtype == torch.float32
     assert_close(ours, run_protocol(model, image[None], "light").softmax(1)[0].numpy(), atol=1e-6)
     assert ours.std() > 0.01
 
 
 def test_probabilities_of_any_scan_are_those_of_its_256_version(tmp_path):
     """Bicubic as Pillow does it, twice as large, and the logits back on the scan's own pixels."""
-    model, image = trained_at("512", tmp_path), scan(123, 301)
+    model = trained_at("512", tmp_path)
+    image = scan(123, 301)
     small = Image.fromarray(image.numpy()).resize((256, 256), Image.Resampling.BICUBIC)
     doubled = F.interpolate(
         torch.tensor(np.array(small))[None, None].double(), (512, 512), mode="bilinear"
@@ -476,7 +483,8 @@ def test_probabilities_of_any_scan_are_those_of_its_256_version(tmp_path):
 
 
 def test_probabilities_of_a_native_scan_are_those_of_its_pixels(tmp_path):
-    model, image = trained_at("native", tmp_path), scan(261, 99)
+    model = trained_at("native", tmp_path)
+    image = scan(261, 99)
     with torch.inference_mode():
         logits = whole(model, normalise(image[None], model.preprocess))
     ours = probabilities(model, image)
@@ -488,7 +496,8 @@ def test_probabilities_of_a_native_scan_are_those_of_its_pixels(tmp_path):
     ("size", "shape"), [("native", (99, 261)), ("512", (256, 256)), ("512", (123, 301))]
 )
 def test_flipping_averages_a_scan_and_its_mirror_image(tmp_path, size, shape):
-    model, image = trained_at(size, tmp_path), scan(*shape)
+    model = trained_at(size, tmp_path)
+    image = scan(*shape)
     straight = probabilities(model, image)
     mirrored = probabilities(model, image.flip(-1)).flip(-1)
     ours = probabilities(model, image, flip=True)

@@ -53,7 +53,9 @@ def some_input(channels=3):
 
 
 def assert_same_network(a, b):
-    assert a.arch == b.arch and a.preprocess == b.preprocess and list(a.classes) == list(b.classes)
+    assert a.arch == b.arch
+    assert a.preprocess == b.preprocess
+    assert list(a.classes) == list(b.classes)
     for name, value in a.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(value, b.state_dict()[name]), name
@@ -144,9 +146,8 @@ def test_convert_refuses_bgr_and_meta_that_does_not_fit(tmp_path):
         convert_openmmlab(
             openmmlab(tmp_path, meta={"config": "img_norm_cfg = dict(to_rgb=False)"})
         )
-    with pytest.raises(
-        InputError, match=r"classes \['a', 'b', 'c'\].*do not fit a network with 2 classes"
-    ):
+    message = r"classes \['a', 'b', 'c'\].*do not fit a network with 2 classes"
+    with pytest.raises(InputError, match=message):
         convert_openmmlab(openmmlab(tmp_path, meta={"CLASSES": ("a", "b", "c")}))
     for meta in ({"CLASSES": 3}, {"config": "mean=[1e]"}):
         with pytest.raises(InputError, match="its meta data cannot be read"):
@@ -202,7 +203,9 @@ def test_every_wrong_name_or_shape_is_listed(tmp_path):
     with pytest.raises(InputError) as error:
         load_openmmlab(build_model(head="psp", width=8), openmmlab(tmp_path, change=rename_all))
     # 144 tensors (172 less 28 counters) are missing and 144 unexpected
-    assert one_line(error).count("is missing") == one_line(error).count("expected none such") == 144
+    assert (
+        one_line(error).count("is missing") == one_line(error).count("expected none such") == 144
+    )
 
 
 def test_other_networks_are_no_unet(tmp_path):
@@ -245,11 +248,11 @@ class Payload:
 def test_code_in_a_file_is_refused_and_not_run(tmp_path, legacy, read):
     trace = tmp_path / "was-run"
     path = openmmlab(tmp_path, legacy=legacy, meta=Payload(os.system, f"touch {trace}"))
-    with pytest.raises(
-        InputError, match=r"contains code \((posix|nt)\.system\), refused; .* source you trust"
-    ) as error:
+    message = r"contains code \((posix|nt)\.system\), refused; .* source you trust"
+    with pytest.raises(InputError, match=message) as error:
         read(path)
-    assert not trace.exists() and one_line(error)
+    assert not trace.exists()
+    assert one_line(error)
     with pytest.raises(InputError, match=r"contains code \((builtins\.)?eval\), refused"):
         read(openmmlab(tmp_path, legacy=legacy, meta=Payload(eval, "1")))
 
@@ -259,10 +262,8 @@ def test_what_training_logs_beside_the_weights_is_named_with_the_way_out(tmp_pat
     with pytest.raises(InputError) as error:
         convert_openmmlab(path)
     message = one_line(error)
-    assert (
-        "contains code (numpy." in message
-        and "torch.save({'state_dict': c['state_dict']}, NEW)" in message
-    )
+    assert "contains code (numpy." in message
+    assert "torch.save({'state_dict': c['state_dict']}, NEW)" in message
     # the advice as given
     c = torch.load(path, weights_only=False)
     torch.save({"state_dict": c["state_dict"]}, tmp_path / "new.pth")
@@ -276,9 +277,8 @@ def test_truncated_files_are_refused(tmp_path, kept, legacy):
     content = path.read_bytes()
     path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
     for read in (convert_openmmlab, load_model):
-        with pytest.raises(
-            InputError, match="no torch checkpoint, or damaged or cut short"
-        ) as error:
+        message = "no torch checkpoint, or damaged or cut short"
+        with pytest.raises(InputError, match=message) as error:
             read(path)
         assert one_line(error)
 
@@ -292,9 +292,8 @@ def test_files_that_are_something_else_are_refused(tmp_path):
     with pytest.raises(InputError, match="holds a list, expected a checkpoint's dictionary"):
         load_model(tmp_path / "list.pth")
     torch.save({"step": 3, "model": "psp"}, tmp_path / "other.pth")
-    with pytest.raises(
-        InputError, match="neither a dme checkpoint .* OpenMMLab's .* it has step, model"
-    ):
+    message = "neither a dme checkpoint .* OpenMMLab's .* it has step, model"
+    with pytest.raises(InputError, match=message):
         load_model(tmp_path / "other.pth")
     torch.save({"state_dict": [1]}, tmp_path / "odd.pth")
     with pytest.raises(InputError, match="neither a dme checkpoint"):
@@ -321,7 +320,8 @@ def test_save_and_load_give_the_same_network(tmp_path, head, aux):
     again = load_model(tmp_path / "sub" / "m.pth")
     assert_same_network(model, again)
     assert not again.training
-    assert again.weights_name == "m.pth" and again.weights_extra == {
+    assert again.weights_name == "m.pth"
+    assert again.weights_extra == {
         "seed": 3,
         "note": ["a", None],
     }
@@ -359,7 +359,8 @@ def test_float16_is_small_and_close(tmp_path):
     )
     x = some_input()
     with torch.inference_mode():
-        expected, found = model(x), again(x)
+        expected = model(x)
+        found = again(x)
     assert 0 < (found - expected).abs().max() < 5e-3 * expected.std()
 
 
@@ -368,10 +369,8 @@ def test_float16_that_cannot_hold_a_weight_is_refused(tmp_path, value):
     model = small_model()
     with torch.no_grad():
         model.backbone.up[0].conv.weight.fill_(value)
-    with pytest.raises(
-        InputError,
-        match=r"backbone.up.0.conv.weight \(largest value .*\) does not fit torch.float16",
-    ):
+    message = r"backbone.up.0.conv.weight \(largest value .*\) does not fit torch.float16"
+    with pytest.raises(InputError, match=message):
         save_model(model, tmp_path / "half.pth", dtype=torch.float16)
     save_model(model, tmp_path / "full.pth")
     assert os.listdir(tmp_path) == ["full.pth"]
@@ -380,18 +379,14 @@ def test_float16_that_cannot_hold_a_weight_is_refused(tmp_path, value):
 def test_diverged_weights_are_neither_written_nor_read(tmp_path):
     model = small_model()
     model.backbone.decoder[1][0].bn.running_mean[0] = float("nan")
-    with pytest.raises(
-        InputError,
-        match="m.pth not written: NaN or infinity in backbone.decoder.1.0.bn.running_mean;",
-    ):
+    message = "m.pth not written: NaN or infinity in backbone.decoder.1.0.bn.running_mean;"
+    with pytest.raises(InputError, match=message):
         save_model(model, tmp_path / "m.pth")
     state = small_model().state_dict()
     state["head.classifier.bias"][1] = float("inf")
     state = {name: value for name, value in state.items() if not name.endswith("tracked")}
-    with pytest.raises(
-        InputError,
-        match="NaN or infinity in head.classifier.bias; the training that made it diverged",
-    ):
+    message = "NaN or infinity in head.classifier.bias; the training that made it diverged"
+    with pytest.raises(InputError, match=message):
         load_model(ours(tmp_path, state_dict=state))
 
 
@@ -471,7 +466,8 @@ def test_load_model_reads_openmmlab_files_too(tmp_path):
     model = load_model(CHECKPOINT)
     assert not model.training
     assert_same_network(model, convert_openmmlab(CHECKPOINT))
-    assert model.weights_name == CHECKPOINT.name and model.weights_sha256.startswith("ddfb472e")
+    assert model.weights_name == CHECKPOINT.name
+    assert model.weights_sha256.startswith("ddfb472e")
     save_model(model, tmp_path / "converted.pth", extra=model.weights_extra)
     assert_same_network(model, load_model(tmp_path / "converted.pth"))
 
@@ -481,7 +477,8 @@ def test_trained_checkpoints_find_the_vessels_of_a_real_fundus(golden, real_data
     paths = sorted((golden.parent / "weights").glob("*_unet_s5-d16_w16_hrf-*.pth"))
     if not paths:
         pytest.skip("no trained checkpoints beside the golden folder")
-    half, crop = (1752, 1168), np.s_[300:812, 600:1112]
+    half = (1752, 1168)
+    crop = np.s_[300:812, 600:1112]
     image = Image.open(real_data / "hrf" / "images" / "08_h.jpg").resize(
         half, Image.Resampling.BILINEAR
     )
@@ -499,7 +496,8 @@ def test_trained_checkpoints_find_the_vessels_of_a_real_fundus(golden, real_data
     for path in paths:
         model = load_model(path)
         assert model.arch["head"] == {"f": "fcn", "p": "psp", "d": "deeplabv3"}[path.name[0]]
-        assert model.arch["width"] == 16 and model.classes == ["background", "vessel"]
+        assert model.arch["width"] == 16
+        assert model.classes == ["background", "vessel"]
         score = dice(model, rgb)
         assert score > 0.75
         assert dice(model, rgb.flip(1)) < 0.5  # RGB order matters
@@ -517,14 +515,14 @@ def test_the_committed_names_are_complete():
     for name, entry in entries.items():
         arch = entry["arch"]
         assert arch.items() <= build_model(**arch).arch.items(), name
-        assert entry["licence"] and entry["trained_on"] and entry["reported"]["what"], name
+        assert entry["licence"], name
+        assert entry["trained_on"], name
+        assert entry["reported"]["what"], name
         if "url" in entry:
-            assert entry["url"].startswith("https://") and entry["url"].endswith(
-                f"-{entry['sha256']}.pth"
-            ), name
-            assert name.split("-")[1] == arch["head"] and arch["width"] == (
-                64 if arch["backbone"] == "unet" else 1
-            )
+            assert entry["url"].startswith("https://"), name
+            assert entry["url"].endswith(f"-{entry['sha256']}.pth"), name
+            assert name.split("-")[1] == arch["head"]
+            assert arch["width"] == (64 if arch["backbone"] == "unet" else 1)
             assert ("ce-1.0-dice-3.0" in entry["url"]) == ("ce-dice" in name)
             assert ("scratch" in entry["url"]) == ("scratch" in name)
             assert {"psp": "pspnet"}.get(arch["head"], arch["head"]) in entry["url"]
@@ -558,9 +556,8 @@ def test_nothing_is_downloaded_unless_asked_for(tmp_path, monkeypatch):
     )
     with pytest.raises(InputError) as error:
         load_model("hrf-psp-openmmlab")
-    assert "not downloaded" in one_line(
-        error
-    ) and "run ./run.sh weights hrf-psp-openmmlab" in one_line(error)
+    assert "not downloaded" in one_line(error)
+    assert "run ./run.sh weights hrf-psp-openmmlab" in one_line(error)
     assert str(tmp_path / "cache" / "weights" / "hrf-psp-openmmlab.pth") in one_line(
         error
     )  # DME_CACHE
@@ -597,16 +594,16 @@ def test_shipped_weights_load_by_name_and_only_unaltered(zoo):
     zoo(tiny={"file": "tiny.pth", "sha256": digest})
     loaded = load_model("tiny")
     assert_same_network(model, loaded)
-    assert loaded.weights_name == "tiny" and loaded.weights_sha256 == digest
+    assert loaded.weights_name == "tiny"
+    assert loaded.weights_sha256 == digest
     assert download("tiny") == folder / "tiny.pth"
 
     other = small_model()
     with torch.no_grad():
         other.head.classifier.bias += 1
     save_model(other, folder / "tiny.pth")  # a sound checkpoint, but another one
-    with pytest.raises(
-        InputError, match=f"tiny.pth was altered: its sha256 is .*, expected {digest}"
-    ):
+    message = f"tiny.pth was altered: its sha256 is .*, expected {digest}"
+    with pytest.raises(InputError, match=message):
         load_model("tiny")
     (folder / "tiny.pth").unlink()
     with pytest.raises(InputError, match="tiny.pth is not there"):
@@ -621,7 +618,10 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.ranges, self.cut, self.asked = {}, True, None, []
+        self.files = {}
+        self.ranges = True
+        self.cut = None
+        self.asked = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -672,7 +672,8 @@ def remote(zoo, server):
 
 def test_download_verifies_converts_and_leaves_one_file(remote, server, capsys):
     path = download("remote")
-    assert path == remote / "remote.pth" and os.listdir(remote) == ["remote.pth"]
+    assert path == remote / "remote.pth"
+    assert os.listdir(remote) == ["remote.pth"]
     assert "100%" in capsys.readouterr().err
     model = load_model("remote")
     assert_same_network(model, convert_openmmlab(CHECKPOINT))
@@ -689,7 +690,8 @@ def test_download_verifies_converts_and_leaves_one_file(remote, server, capsys):
 
 def test_download_into_another_folder(remote, server, tmp_path):
     path = download("remote", tmp_path / "elsewhere")
-    assert path == tmp_path / "elsewhere" / "remote.pth" and not remote.exists()
+    assert path == tmp_path / "elsewhere" / "remote.pth"
+    assert not remote.exists()
     assert_same_network(load_model(path), convert_openmmlab(CHECKPOINT))
 
 
@@ -698,12 +700,14 @@ def test_a_broken_download_is_resumed(remote, server):
     with pytest.raises(InputError) as error:
         download("remote")
     part = remote / "psp-ddfb472e.pth.part"
-    assert os.listdir(remote) == [part.name] and part.stat().st_size == 700_000
+    assert os.listdir(remote) == [part.name]
+    assert part.stat().st_size == 700_000
     assert f"broke off at 700000 of {CHECKPOINT.stat().st_size} bytes" in one_line(error)
     assert f"run it again (it resumes {part})" in one_line(error)
     server.cut = None
     download("remote")
-    assert server.asked == [None, "bytes=700000-"] and os.listdir(remote) == ["remote.pth"]
+    assert server.asked == [None, "bytes=700000-"]
+    assert os.listdir(remote) == ["remote.pth"]
     assert_same_network(load_model("remote"), convert_openmmlab(CHECKPOINT))
 
 
@@ -733,9 +737,8 @@ def test_a_download_with_the_wrong_hash_is_deleted(remote, server, resumed):
     else:
         server.files["/psp-ddfb472e.pth"] = bytes(damaged)
     digest = hashlib.sha256(damaged).hexdigest()
-    with pytest.raises(
-        InputError, match=f"gave sha256 {digest[:8]}, expected ddfb472e; deleted, run it again"
-    ):
+    message = f"gave sha256 {digest[:8]}, expected ddfb472e; deleted, run it again"
+    with pytest.raises(InputError, match=message):
         download("remote")
     assert os.listdir(remote) == []
 
@@ -747,25 +750,25 @@ def test_a_downloaded_file_with_code_is_refused(zoo, server, tmp_path):
     zoo(hostile={"url": f"{server.url}/h.pth", "sha256": hashlib.sha256(hostile).hexdigest()[:8]})
     with pytest.raises(InputError, match="contains code"):
         download("hostile")
-    assert not trace.exists() and not named.path_of("hostile").exists()
+    assert not trace.exists()
+    assert not named.path_of("hostile").exists()
 
 
 def test_a_missing_page_and_a_refused_connection_are_one_line(remote, server, zoo):
     server.files.clear()
-    with pytest.raises(
-        InputError, match="cannot download .*/psp-ddfb472e.pth: the server answered 404 Not Found"
-    ) as e:
+    message = "cannot download .*/psp-ddfb472e.pth: the server answered 404 Not Found"
+    with pytest.raises(InputError, match=message) as e:
         download("remote")
-    assert f"--convert FILE --out {remote / 'remote.pth'}" in one_line(
-        e
-    ) and "resumes" not in one_line(e)
+    assert f"--convert FILE --out {remote / 'remote.pth'}" in one_line(e)
+    assert "resumes" not in one_line(e)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     zoo(remote={"url": f"http://127.0.0.1:{port}/psp-ddfb472e.pth", "sha256": "ddfb472e"})
     with pytest.raises(InputError, match="cannot download http://127.0.0.1.*refused") as e:
         download("remote")
-    assert one_line(e) and os.listdir(remote) == []
+    assert one_line(e)
+    assert os.listdir(remote) == []
 
 
 # The script
@@ -781,7 +784,9 @@ def run_script(monkeypatch, capsys, *arguments):
 
 def test_script_lists_downloads_and_converts(monkeypatch, capsys, remote, server, tmp_path):
     code, out, _ = run_script(monkeypatch, capsys)
-    assert code == 0 and "remote (not here)" in out and server.asked == []
+    assert code == 0
+    assert "remote (not here)" in out
+    assert server.asked == []
     for fact in (
         "psp head of 16 channels",
         "width 8",
@@ -791,12 +796,14 @@ def test_script_lists_downloads_and_converts(monkeypatch, capsys, remote, server
     ):
         assert fact in out
     code, out, _ = run_script(monkeypatch, capsys, "remote")
-    assert code == 0 and load_model("remote").weights_sha256 in out
+    assert code == 0
+    assert load_model("remote").weights_sha256 in out
     assert "remote (downloaded)" in run_script(monkeypatch, capsys)[1]
     code, out, _ = run_script(
         monkeypatch, capsys, "--convert", CHECKPOINT, "--out", tmp_path / "c.pth"
     )
-    assert code == 0 and "classes background, vessel" in out
+    assert code == 0
+    assert "classes background, vessel" in out
     assert_same_network(load_model(tmp_path / "c.pth"), convert_openmmlab(CHECKPOINT))
 
 
@@ -810,6 +817,9 @@ def test_script_errors_are_one_line_and_exit_2(monkeypatch, capsys, remote, serv
         (["--convert", "absent.pth", "--out", "x.pth"], "absent.pth is not there"),
     ):
         code, out, err = run_script(monkeypatch, capsys, *arguments)
-        assert code == 2 and out == "" and message in err
-        assert err.startswith("error: ") and err.count("\n") == 1
+        assert code == 2
+        assert out == ""
+        assert message in err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
     assert server.asked == [None]  # an unknown name is noticed before the first download

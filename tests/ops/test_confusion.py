@@ -116,7 +116,8 @@ def test_inputs_keep_their_values_and_no_gradient_flows():
     logits_before = logits.detach().clone()
     target_before = target.clone()
     cm = confusion_matrix(logits, target, 3)
-    assert cm.dtype == torch.int64 and not cm.requires_grad
+    assert cm.dtype == torch.int64
+    assert not cm.requires_grad
     assert torch.equal(logits.detach(), logits_before)
     assert torch.equal(target, target_before)
 
@@ -342,7 +343,8 @@ def test_cuda_marks_an_image_with_an_invalid_label():
     target[1, 5, 5] = 99
     target = target.cuda()
     marked = confusion_matrix(logits, target, 32, per_image=True)
-    assert (marked[1] == confusion.INVALID).all() and (marked[[0, 2]] >= 0).all()
+    assert (marked[1] == confusion.INVALID).all()
+    assert (marked[[0, 2]] >= 0).all()
     with pytest.raises(InputError, match="out of range on CUDA"):
         scores(marked.sum(0))  # the mark stays when images are added up
     op = torch.ops.dme.confusion_matrix.default

@@ -26,7 +26,8 @@ GEOMETRY = torch.tensor(
 def example(channels=1, sliced=False):
     """Scans of different sizes and their masks, a scan for each row of GEOMETRY."""
     rng = np.random.default_rng(3)
-    images, masks = [], []
+    images = []
+    masks = []
     for i in range(len(GEOMETRY)):
         height, width = (40, 61) if i % 2 else (53, 38)
         image = rng.integers(0, 256, (height, 2 * width, channels), np.uint8)[:, ::2]

@@ -65,10 +65,14 @@ def _many(image, mask, augment, count):
 
 
 def test_the_default_is_the_whole_image_untouched():
-    image, mask = _noise(40, 50), _noise(40, 50, high=3)
+    image = _noise(40, 50)
+    mask = _noise(40, 50, high=3)
     x, y = _one(image, mask, Augment())
-    assert x.dtype == torch.float32 and x.shape == (1, 40, 50) and y.dtype == torch.int64
-    assert torch.equal(x[0], image.float()) and torch.equal(y, mask.long())
+    assert x.dtype == torch.float32
+    assert x.shape == (1, 40, 50)
+    assert y.dtype == torch.int64
+    assert torch.equal(x[0], image.float())
+    assert torch.equal(y, mask.long())
 
 
 @pytest.mark.parametrize(
@@ -98,13 +102,17 @@ def test_image_and_mask_stay_aligned(augment, axis):
 
 
 def test_integer_geometry_copies_pixels_bit_for_bit():
-    coordinates, image, mask = _coordinates(60, 80), _noise(60, 80), _noise(60, 80, high=3)
+    coordinates = _coordinates(60, 80)
+    image = _noise(60, 80)
+    mask = _noise(60, 80, high=3)
     augment = Augment(crop=32, flip=True, shift=0.4, max_class_share=0.4)
     padded = 0
     for step in range(50):
         place, labels = _one(coordinates, mask, augment, step)
         x, y = _one(image, mask, augment, step)
-        rows, columns, inside = place[0].long(), place[1].long(), place[2] == 7
+        rows = place[0].long()
+        columns = place[1].long()
+        inside = place[2] == 7
         assert torch.equal(x[0], image[rows, columns].float() * inside)
         assert torch.equal(y, torch.where(inside, mask[rows, columns].long(), 255))
         assert torch.equal(y, labels)
@@ -170,13 +178,16 @@ def test_crops_onto_fluid_follow_it_through_a_scaled_frame():
 
 
 def test_overshooting_origins_end_at_the_border_of_the_frame():
-    image, mask = _coordinates(60, 90), _noise(60, 90, high=2)
+    image = _coordinates(60, 90)
+    mask = _noise(60, 90, high=2)
     x, labels = _many(image, mask, Augment(crop=20, max_class_share=1, border=0.5), 2000)
-    tops, lefts = x[:, 0, 0, 0], x[:, 1, 0, 0]
+    tops = x[:, 0, 0, 0]
+    lefts = x[:, 1, 0, 0]
     assert (labels != 255).all()
     for origins, last in ((tops, 40), (lefts, 70)):
         drawn = last + 1 + 2 * 10  # origins from -10 to last + 10
-        assert origins.min() == 0 and origins.max() == last
+        assert origins.min() == 0
+        assert origins.max() == last
         for end in (0, last):
             assert (origins == end).float().mean() == pytest.approx(11 / drawn, abs=0.035)
 
@@ -232,7 +243,8 @@ def test_a_single_class_or_only_ignored_pixels_are_redrawn():
     "ratio", [0.5, 0.803, 1.6]
 )  # sizes without ties between two nearest pixels
 def test_scaling_equals_resizing_the_whole_frame_and_cropping(ratio):
-    image, mask = _noise(40, 60), _noise(40, 60, high=5)
+    image = _noise(40, 60)
+    mask = _noise(40, 60, high=5)
     size = (int(40 * ratio + 0.5), int(60 * ratio + 0.5))
     resized = F.interpolate(image[None, None].float(), size, mode="bilinear", align_corners=False)[
         0, 0
@@ -250,12 +262,14 @@ def test_scaling_equals_resizing_the_whole_frame_and_cropping(ratio):
 
 
 def test_a_frame_scaled_below_the_crop_is_padded_with_ignored_pixels():
-    image, mask = _coordinates(16, 20), torch.zeros(16, 20, dtype=torch.uint8)
+    image = _coordinates(16, 20)
+    mask = torch.zeros(16, 20, dtype=torch.uint8)
     corners = set()
     for step in range(40):
         x, y = _one(image, mask, Augment(crop=16, zoom_range=(0.5, 0.5)), step)
         rows, columns = torch.nonzero(y == 0, as_tuple=True)
-        assert len(rows) == 8 * 10 and (y == 255).sum() == 16 * 16 - 80
+        assert len(rows) == 8 * 10
+        assert (y == 255).sum() == 16 * 16 - 80
         assert x[2].sum() == 7 * 80
         corners.add((int(rows.min()), int(columns.min())))
     assert len(corners) > 20
@@ -271,16 +285,22 @@ def test_rotation_is_rigid_about_the_centre_and_uniform():
     assert torch.allclose(along_x.norm(dim=1), torch.ones(300), atol=1e-3)
     assert (along_x * along_y).sum(1).abs().max() < 1e-3
     assert (along_x[:, 1] > 0).all()
-    assert angle.abs().max() <= 30.01 and angle.min() < -28 and angle.max() > 28
-    assert abs(angle.mean()) < 4 and abs(angle.std() - 60 / 12**0.5) < 2
+    assert angle.abs().max() <= 30.01
+    assert angle.min() < -28
+    assert angle.max() > 28
+    assert abs(angle.mean()) < 4
+    assert abs(angle.std() - 60 / 12**0.5) < 2
 
 
 def test_shift_moves_the_frame_and_ignores_what_comes_in():
     image = _coordinates(40, 50)
     x, y = _many(image, image[0], Augment(shift=0.2, brightness=0.2), 300)
     rows, columns = (y != 255).any(2).sum(1), (y != 255).any(1).sum(1)
-    assert rows.min() == 32 and columns.min() == 40  # one fifth left the frame
-    assert rows.max() == 40 and columns.max() == 50
+    # one fifth left the frame
+    assert rows.min() == 32
+    assert columns.min() == 40
+    assert rows.max() == 40
+    assert columns.max() == 50
     assert x.permute(0, 2, 3, 1)[y == 255].abs().sum() == 0
 
 
@@ -292,12 +312,10 @@ def test_brightness_adds_a_uniform_fraction_of_255():
     x, _ = _many(image, image, Augment(brightness=0.1), 400)
     added = x[:, 0, 0, 0] - 100
     assert torch.equal(x, x[:, :, :1, :1].expand_as(x))
-    assert (
-        added.abs().max() <= 25.5
-        and added.min() < -24
-        and added.max() > 24
-        and abs(added.mean()) < 3
-    )
+    assert added.abs().max() <= 25.5
+    assert added.min() < -24
+    assert added.max() > 24
+    assert abs(added.mean()) < 3
     bright, _ = _many(torch.full_like(image, 250), image, Augment(brightness=0.1), 100)
     assert bright.max() == 255
 
@@ -312,27 +330,31 @@ def test_contrast_keeps_the_mean_of_the_frame():
         if values.max() > values.min() and (labels != 255).any(0).sum() % 2 == 0:
             assert values.mean() == pytest.approx(100, abs=1e-3)
             spread.append(float(values.max() - values.min()) / 40)
-    assert (
-        min(spread) >= 0.7 and max(spread) <= 1.3001 and min(spread) < 0.73 and max(spread) > 1.27
-    )
+    assert min(spread) >= 0.7
+    assert max(spread) <= 1.3001
+    assert min(spread) < 0.73
+    assert max(spread) > 1.27
 
 
 def test_gamma_is_a_log_uniform_exponent():
     image = torch.tensor([[0, 64, 255]], dtype=torch.uint8)
     x, _ = _many(image, image, Augment(gamma=0.5), 400)
-    assert (x[:, 0, 0, 0] == 0).all() and torch.allclose(x[:, 0, 0, 2], torch.tensor(255.0))
+    assert (x[:, 0, 0, 0] == 0).all()
+    assert torch.allclose(x[:, 0, 0, 2], torch.tensor(255.0))
     exponent = (x[:, 0, 0, 1] / 255).log() / np.log(64 / 255)
-    assert exponent.min() >= 1 / 1.501 and exponent.max() <= 1.501
-    assert exponent.min() < 0.69 and exponent.max() > 1.45 and abs(exponent.log().mean()) < 0.04
+    assert exponent.min() >= 1 / 1.501
+    assert exponent.max() <= 1.501
+    assert exponent.min() < 0.69
+    assert exponent.max() > 1.45
+    assert abs(exponent.log().mean()) < 0.04
 
 
 def test_speckle_is_multiplicative_noise_of_its_own_for_each_sample():
     image = torch.full((3, 64, 64), 100, dtype=torch.uint8)
     image[:, :, 32:] = 20
     x, _ = _many(image, image[0], Augment(noise=0.2), 4)
-    assert x[..., :32].std() == pytest.approx(20, rel=0.05) and x[
-        ..., :32
-    ].mean() == pytest.approx(100, rel=0.02)
+    assert x[..., :32].std() == pytest.approx(20, rel=0.05)
+    assert x[..., :32].mean() == pytest.approx(100, rel=0.02)
     assert x[..., 32:].std() == pytest.approx(4, rel=0.05)
     assert torch.equal(x[:, 0], x[:, 1])
     assert torch.corrcoef(x[:, 0, :, :32].flatten(1)).fill_diagonal_(0).abs().max() < 0.1
@@ -360,7 +382,8 @@ def test_colour_distortion_follows_its_ranges_and_probabilities():
     value = x[:, 0, 0, 0]
     unchanged = (value - 100).abs() < 1e-3
     assert 0.21 < unchanged.float().mean() < 0.29  # neither brightness nor contrast: one in four
-    assert 34 <= value.min() < 45 and 180 < value.max() <= 198
+    assert 34 <= value.min() < 45
+    assert 180 < value.max() <= 198
 
     red = torch.tensor([100, 60, 60], dtype=torch.uint8).view(3, 1, 1).expand(3, 4, 4)
     x, _ = _many(red, grey[0], Augment(colour=True), 2000)
@@ -368,12 +391,16 @@ def test_colour_distortion_follows_its_ranges_and_probabilities():
     hue = (hue + 180) % 360 - 180
     turned = np.abs(hue) > 0.01
     assert 0.45 < turned.mean() < 0.55
-    assert np.abs(hue).max() <= 36.01 and hue.min() < -34 and hue.max() > 34
-    value, lowest = x[:, :, 0, 0].amax(1), x[:, :, 0, 0].amin(1)
+    assert np.abs(hue).max() <= 36.01
+    assert hue.min() < -34
+    assert hue.max() > 34
+    value = x[:, :, 0, 0].amax(1)
+    lowest = x[:, :, 0, 0].amin(1)
     only_colour = ((value - 100).abs() < 1e-3).numpy()  # neither brightness nor contrast
     factor = ((value - lowest) / 40).numpy()[only_colour]
     saturated = np.abs(factor - 1) > 1e-4
-    assert 0.5 <= factor.min() < 0.55 and 1.45 < factor.max() <= 1.5001
+    assert 0.5 <= factor.min() < 0.55
+    assert 1.45 < factor.max() <= 1.5001
     assert 0.42 < saturated.mean() < 0.58
     assert 0.18 < (saturated & turned[only_colour]).mean() < 0.32  # drawn independently
 
@@ -383,8 +410,10 @@ def test_contrast_of_colour_distortion_comes_before_or_after_saturation():
     # does not.
     image = torch.tensor([255, 128, 128], dtype=torch.uint8).view(3, 1, 1).expand(3, 2, 2)
     x, _ = _many(image, image[0], Augment(colour=True), 2000)
-    red, green = x[:, 0, 0, 0], x[:, 1, 0, 0]
-    assert ((red == 255) & (green > 200)).any() and ((red < 255) & (green < 60)).any()
+    red = x[:, 0, 0, 0]
+    green = x[:, 1, 0, 0]
+    assert ((red == 255) & (green > 200)).any()
+    assert ((red < 255) & (green < 60)).any()
 
 
 # Seeds
@@ -418,19 +447,24 @@ def test_the_same_seed_step_and_position_give_the_same_sample():
 
 
 def test_sampling_leaves_scans_and_the_global_generator_alone():
-    image, mask = _noise(3, 60, 80), _noise(60, 80, high=2)
-    before, state = image.clone(), torch.get_rng_state()
+    image = _noise(3, 60, 80)
+    mask = _noise(60, 80, high=2)
+    before = image.clone()
+    state = torch.get_rng_state()
     _many(image, mask, EVERYTHING, 4)
     _many(image, mask, Augment(colour=True, brightness=0.1, noise=0.1), 4)
-    assert torch.equal(image, before) and torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(image, before)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_switching_one_option_on_leaves_the_other_draws_alone():
-    image, mask = _coordinates(60, 80) + 100, _noise(60, 80, high=2)
+    image = _coordinates(60, 80) + 100
+    mask = _noise(60, 80, high=2)
     plain, _ = _many(image, mask, Augment(crop=32, flip=True), 8)
     bright, _ = _many(image, mask, Augment(crop=32, flip=True, brightness=0.1), 8)
     added = (bright - plain).flatten(1)
-    assert (added - added[:, :1]).abs().max() < 1e-4 and added[:, 0].unique().numel() == 8
+    assert (added - added[:, :1]).abs().max() < 1e-4
+    assert added[:, 0].unique().numel() == 8
 
 
 @pytest.mark.parametrize(
@@ -440,9 +474,11 @@ def test_nothing_about_the_scans_is_read_back_from_their_device(options):
     # on the meta device there are no values: reading one, as choosing a crop by its labels does,
     # fails
     augment = dataclasses.replace(EVERYTHING, noise=0, colour=False, **options)
-    image, mask = _noise(1, 60, 80), _noise(60, 80, high=2)
+    image = _noise(1, 60, 80)
+    mask = _noise(60, 80, high=2)
     scans = _scans([image], [mask])
-    scans.images, scans.masks = [image.to("meta")], [mask.to("meta")]
+    scans.images = [image.to("meta")]
+    scans.masks = [mask.to("meta")]
     x, labels = sample_batch(scans, [0, 0, 0], augment, 0, 0)
     assert (x.device.type, x.shape, labels.shape) == ("meta", (3, 1, 48, 48), (3, 48, 48))
     scans.chosen_by = scans.masks
@@ -466,7 +502,8 @@ def test_batches_walk_through_shuffled_epochs():
 
 
 def test_impossible_batches_are_refused():
-    small, large = _noise(20, 30), _noise(40, 50)
+    small = _noise(20, 30)
+    large = _noise(40, 50)
     both = _scans([small, large], [small, large])
     with pytest.raises(InputError, match="crop 21 is larger than a scan of 20 x 30 pixels"):
         sample_batch(_scans([small], [small]), [0], Augment(crop=21), 0, 0)

@@ -44,7 +44,8 @@ def results(out: Path) -> list[dict]:
 
 
 def assert_same(ours: dict, theirs: dict, atol: float = 0.0) -> None:
-    assert ours.keys() == theirs.keys() and len(ours) > 10
+    assert ours.keys() == theirs.keys()
+    assert len(ours) > 10
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], rtol=0, atol=atol, msg=name)
 
@@ -59,7 +60,8 @@ class Recorder:
     """An `evaluate` that keeps copies of the weights, and gives the scores it was told."""
 
     def __init__(self, *told: float):
-        self.told, self.weights = list(told), []
+        self.told = list(told)
+        self.weights = []
 
     def __call__(self, models: dict) -> tuple[dict, None]:
         self.weights.append(weights(models))
@@ -70,7 +72,8 @@ class Recorder:
 
 
 def test_a_step_by_hand(tmp_path):
-    data, layout = discs(2), []
+    data = discs(2)
+    layout = []
     model = networks(dropout=False)["fcn"]
     model.backbone.register_forward_pre_hook(lambda module, args: layout.append(args[0]))
     fit(tmp_path, {"fcn": model}, data, iters=1, lr=0.1)
@@ -150,7 +153,8 @@ def test_frozen_batch_norm(tmp_path):
     before = weights(models)
     trained = weights(fit(tmp_path, models, freeze_bn=True))
     statistics = [name for name in before if "running" in name]
-    assert statistics and all(torch.equal(trained[name], before[name]) for name in statistics)
+    assert statistics
+    assert all(torch.equal(trained[name], before[name]) for name in statistics)
     assert not torch.equal(
         trained["backbone.encoder.0.0.bn.weight"], before["backbone.encoder.0.0.bn.weight"]
     )
@@ -168,7 +172,8 @@ def test_low_precision_is_close_to_float32(tmp_path, amp, tolerance):
     assert dtypes[0] is torch.float32
     assert dtypes[-1] is {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
     ours, theirs = ([row["train/loss"] for row in rows(tmp_path / p)] for p in (amp, "off"))
-    assert ours == pytest.approx(theirs, rel=tolerance) and ours != theirs
+    assert ours == pytest.approx(theirs, rel=tolerance)
+    assert ours != theirs
     assert all(value.dtype is not dtypes[-1] for value in state(tmp_path / amp).values())
 
 
@@ -278,7 +283,8 @@ def test_no_step_makes_the_host_wait(tmp_path, monkeypatch, optimizer, loss):
 def test_no_step_makes_the_host_wait_for_a_gpu(tmp_path, monkeypatch):
     scans = discs()
     scans.images, scans.masks = ([t.cuda() for t in held] for held in (scans.images, scans.masks))
-    sample, look = dme.training.loop.sample_batch, dme.training.loop.refuse_nonfinite
+    sample = dme.training.loop.sample_batch
+    look = dme.training.loop.refuse_nonfinite
     drawn = []
 
     def from_the_second_step_on(*arguments):  # the first one allocates and compiles
@@ -339,9 +345,9 @@ def test_run_folder(tmp_path):
         config["config"]["psp.width"],
     ) == (6, 32, 2)
     assert config["config"]["precision"] == "torch.float32"
-    assert (
-        config["versions"]["torch"] == torch.__version__ and config["commit"] and config["command"]
-    )
+    assert config["versions"]["torch"] == torch.__version__
+    assert config["commit"]
+    assert config["command"]
 
     lines = rows(tmp_path)
     assert [row["step"] for row in lines] == [4, 5, 8, 10, 12]
@@ -436,7 +442,9 @@ class FullDisk:
     """A file with room for `left` bytes."""
 
     def __init__(self, file, left: int):
-        self.file, self.left, self.name = file, left, file.name
+        self.file = file
+        self.left = left
+        self.name = file.name
 
     def write(self, data) -> int:
         self.left -= len(data)
@@ -467,10 +475,8 @@ def test_resume_after_a_full_disk(tmp_path, uninterrupted, monkeypatch, capsys, 
         run(lambda: fit(tmp_path, networks("psp", "fcn"), augment=MOVING, evaluate=rising, **FULL))
     assert stopped.value.code == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert (
-        message.startswith("error: cannot write")
-        and "No space left on device; free the disk" in message
-    )
+    assert message.startswith("error: cannot write")
+    assert "No space left on device; free the disk" in message
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5
     monkeypatch.undo()
     fit(tmp_path, networks("psp", "fcn"), augment=MOVING, resume=True, **FULL)
@@ -491,9 +497,8 @@ def test_without_resume_an_older_run_is_replaced(tmp_path):
     assert [event.step for event in EventAccumulator(str(tmp_path)).Reload().Scalars("lr")] == [2]
     with pytest.raises(InputError, match="no checkpoint yet"):
         fit(tmp_path, iters=2, lr=1e30)
-    with pytest.raises(
-        InputError, match=r"nothing to resume: .*last\.pt does not exist; start without --resume"
-    ):
+    message = r"nothing to resume: .*last\.pt does not exist; start without --resume"
+    with pytest.raises(InputError, match=message):
         fit(tmp_path, resume=True)
 
 
@@ -511,9 +516,8 @@ def test_resume_refuses_other_settings(tmp_path):
             r"\(data 3 scans, crc32 \w{8} -> 3 scans, crc32 \w{8}\)",
         ),
     ):
-        with pytest.raises(
-            InputError, match=f"made with other settings .*{told}.*resume with the same or"
-        ):
+        message = f"made with other settings .*{told}.*resume with the same or"
+        with pytest.raises(InputError, match=message):
             fit(tmp_path, resume=True, **{"augment": MOVING} | other)
     assert (tmp_path / "last.pt").read_bytes() == before
 
@@ -526,9 +530,8 @@ def test_resume_refuses_a_damaged_checkpoint(tmp_path):
     best = (tmp_path / "best-fcn.pt").read_bytes()
     for damaged in (bytes(flipped), whole[:-100], whole[:1000], b"", b"no checkpoint", best):
         (tmp_path / "last.pt").write_bytes(damaged)
-        with pytest.raises(
-            InputError, match=r"last\.pt is damaged or no training checkpoint"
-        ) as refused:
+        message = r"last\.pt is damaged or no training checkpoint"
+        with pytest.raises(InputError, match=message) as refused:
             fit(tmp_path, resume=True)
         assert "\n" not in str(refused.value)
 
@@ -540,9 +543,8 @@ def test_resume_refuses_what_another_version_wrote(tmp_path):
         if change == {"best": "gone"}:
             del saved["best"]
         torch.save(saved, tmp_path / "last.pt")
-        with pytest.raises(
-            InputError, match=r"last\.pt holds another network or was written by another ver"
-        ):
+        message = r"last\.pt holds another network or was written by another ver"
+        with pytest.raises(InputError, match=message):
             fit(tmp_path, resume=True)
         fit(tmp_path)
 
@@ -552,8 +554,10 @@ def test_resume_refuses_what_another_version_wrote(tmp_path):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, accumulate):
-    forward, sampled = [], []
-    sample, get_loss = dme.training.loop.sample_batch, dme.training.loop.get_loss
+    forward = []
+    sampled = []
+    sample = dme.training.loop.sample_batch
+    get_loss = dme.training.loop.get_loss
 
     def spy(data, chosen, *rest):
         sampled.append(chosen)
@@ -578,24 +582,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, accumula
 
 
 def test_weights_that_are_not_finite_do_not_reach_the_checkpoint(tmp_path):
-    models, calls = networks(), []
+    models = networks()
+    calls = []
 
     def overflow(gradient):
         calls.append(1)
         return gradient * (math.inf if len(calls) == 10 else 1)
 
     models["fcn"].backbone.encoder[0][0].conv.weight.register_hook(overflow)
-    with pytest.raises(
-        InputError, match=r"the weights are not finite after step 10 \(scans scan\d, scan\d\)"
-    ):
+    message = r"the weights are not finite after step 10 \(scans scan\d, scan\d\)"
+    with pytest.raises(InputError, match=message):
         fit(tmp_path, models, iters=20, save_every=5)
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(
-        InputError, match="batch 1 gives a rank one image, which the psp head pools to one value"
-    ):
+    message = "batch 1 gives a rank one image, which the psp head pools to one value"
+    with pytest.raises(InputError, match=message):
         fit(tmp_path, networks("fcn", "psp"), batch=1)
     assert not list(tmp_path.iterdir())
 
@@ -622,15 +625,14 @@ def test_what_cannot_be_trained_leaves_an_older_run_alone(tmp_path):
     fit(tmp_path)
     before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
     assert "last.pt" in before
-    with pytest.raises(
-        InputError, match="crop 64 is larger than a scan of 48 x 48 pixels: choose a smaller"
-    ):
+    message = "crop 64 is larger than a scan of 48 x 48 pixels: choose a smaller"
+    with pytest.raises(InputError, match=message):
         fit(tmp_path, augment=Augment(crop=64))
-    small, large = discs(1), discs(1, side=64)
+    small = discs(1)
+    large = discs(1, side=64)
     mixed = TrainingSet(small.images + large.images, small.masks + large.masks, ["small", "large"])
-    with pytest.raises(
-        InputError, match="scans of 48 x 48 and 64 x 64 pixels cannot share a batch"
-    ):
+    message = "scans of 48 x 48 and 64 x 64 pixels cannot share a batch"
+    with pytest.raises(InputError, match=message):
         fit(tmp_path, data=mixed)
     with pytest.raises(InputError, match="colour augmentation needs RGB images"):
         fit(tmp_path, augment=Augment(colour=True))
@@ -683,19 +685,20 @@ def test_two_ranks(tmp_path):
     for ours, theirs in zip(results(alike[1]), results(alike[0]), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
     files = [{f.name for f in out.iterdir() if "events" not in f.name} for out in alike]
-    assert files[0] == files[1] and len(list(alike[1].glob("events.*"))) == 1
+    assert files[0] == files[1]
+    assert len(list(alike[1].glob("events.*"))) == 1
     # with them, both ranks evaluate the network that is saved
     for name in ("average", "statistics"):
         assert rows(tmp_path / "2" / name)[-1]["validation/score"] == 0
     # what goes wrong on rank 1 stops both
     told = {(tmp_path / "2" / f"{rank}.txt").read_text() for rank in (0, 1)}
-    assert len(told) == 1 and told.pop().startswith("loss is nan at step 1 (scans ")
+    assert len(told) == 1
+    assert told.pop().startswith("loss is nan at step 1 (scans ")
 
 
 def test_ranks_must_fit_batch_and_machine(monkeypatch):
-    with pytest.raises(
-        InputError, match="batch 4 does not divide over 3 ranks; choose a multiple of 3"
-    ):
+    message = "batch 4 does not divide over 3 ranks; choose a multiple of 3"
+    with pytest.raises(InputError, match=message):
         share_of_batch(networks(), discs(), Augment(), Recipe(iters=1, batch=4), world=3)
     assert (
         share_of_batch(networks("psp"), discs(), Augment(), Recipe(iters=1, batch=6), world=3) == 2
@@ -703,7 +706,6 @@ def test_ranks_must_fit_batch_and_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(
-        InputError, match="2 or more ranks on a machine with 1 GPU; start one per GPU"
-    ):
+    message = "2 or more ranks on a machine with 1 GPU; start one per GPU"
+    with pytest.raises(InputError, match=message):
         ranks.join()

@@ -35,7 +35,8 @@ def test_a_run_is_continued(tmp_path):
     ]
     events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
     assert [(e.step, e.value) for e in events] == [(10, 2.0), (20, 1.0), (30, 0.25)]
-    assert not (tmp_path / ".last.pt.123.part").exists() and (tmp_path / "last.pt").exists()
+    assert not (tmp_path / ".last.pt.123.part").exists()
+    assert (tmp_path / "last.pt").exists()
 
     old = ("last.pt", "best-fcn.pt", "model.pt", "results.json")
     for name in old:
@@ -45,7 +46,8 @@ def test_a_run_is_continued(tmp_path):
     assert read_rows(tmp_path / "metrics.jsonl") == []
     assert not any((tmp_path / name).exists() for name in old)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["config"] == {"lr": 0.2} and "commit" in config
+    assert config["config"] == {"lr": 0.2}
+    assert "commit" in config
 
 
 def test_logged_lines_survive_a_kill(tmp_path):
@@ -79,8 +81,10 @@ def test_stopwatch_on_the_gpu():
 
 def test_loss_curve(tmp_path):
     rows = [{"step": s, "train/loss": 1 / s, "train/dice": None} for s in (1, 2, 3)]
-    blank, drawn = loss_curve([]), loss_curve(rows)
-    assert blank.shape == drawn.shape == (480, 800, 3) and (blank != drawn).any()
+    blank = loss_curve([])
+    drawn = loss_curve(rows)
+    assert blank.shape == drawn.shape == (480, 800, 3)
+    assert (blank != drawn).any()
 
 
 def test_without_tensorboard_a_run_keeps_its_metrics(tmp_path, monkeypatch, capsys):
