@@ -24,60 +24,78 @@ def test_golden(num_classes):
     def expected(name):
         return golden[f"metric_{name}_c{num_classes}"]
 
-    pred, truth = (
-        torch.from_numpy(golden[f"{name}_c{num_classes}"]) for name in ("pred", "truth")
-    )
+    def assert_close(ours, theirs):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+
+    pred = torch.from_numpy(golden[f"pred_c{num_classes}"])
+    truth = torch.from_numpy(golden[f"truth_c{num_classes}"])
     got = scores(confusion_matrix(pred, truth, num_classes))
-    for ours, theirs in (
-        ("iou", "IoU"),
-        ("dice", "Dice"),
-        ("precision", "Precision"),
-        ("recall", "Recall"),
-    ):
-        np.testing.assert_allclose(got[ours], expected(theirs), rtol=0, atol=1e-6)
-        np.testing.assert_allclose(
-            got[f"mean_{ours}"], np.nanmean(expected(theirs)), rtol=0, atol=1e-6
-        )
-    np.testing.assert_allclose(got["recall"], expected("Acc"), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(got["all_accuracy"], expected("aAcc"), rtol=0, atol=1e-6)
+    for name in ("IoU", "Dice", "Precision", "Recall"):
+        assert_close(got[name.lower()], expected(name))
+        assert_close(got[f"mean_{name.lower()}"], np.nanmean(expected(name)))
+    assert_close(got["recall"], expected("Acc"))
+    assert_close(got["all_accuracy"], expected("aAcc"))
     present = ~np.isnan(expected("Fscore"))  # Fscore is NaN, Dice 0, for a class on one side only
-    np.testing.assert_allclose(
-        got["dice"][present], expected("Fscore")[present], rtol=0, atol=1e-6
-    )
+    assert_close(got["dice"][present], expected("Fscore")[present])
     assert got["absent"] == 0
 
 
-@pytest.mark.parametrize(
-    ("cm", "iou", "dice", "precision", "recall", "absent"),
-    [
-        # class 2 nowhere
-        ([[6, 2, 0], [1, 3, 0], [0, 0, 0]], [6 / 9, 3 / 6, nan], [12 / 15, 6 / 9, nan], [6 / 7, 3 / 5, nan],
-         [6 / 8, 3 / 4, nan], 1),
-        # class 2 predicted, never true
-        ([[6, 1, 1], [1, 3, 0], [0, 0, 0]], [6 / 9, 3 / 5, 0], [12 / 15, 6 / 8, 0], [6 / 7, 3 / 4, 0],
-         [6 / 8, 3 / 4, nan], 0),
-        # class 2 true, never predicted
-        ([[6, 2, 0], [1, 3, 0], [4, 0, 0]], [6 / 13, 3 / 6, 0], [12 / 19, 6 / 9, 0], [6 / 11, 3 / 5, nan],
-         [6 / 8, 3 / 4, 0], 0),
-        # only background
-        ([[5, 0], [0, 0]], [1, nan], [1, nan], [1, nan], [1, nan], 1),
-        # every pixel ignored
-        ([[0, 0], [0, 0]], [nan, nan], [nan, nan], [nan, nan], [nan, nan], 2),
-    ],
-)  # fmt: skip
-def test_missing_classes_by_hand(cm, iou, dice, precision, recall, absent):
-    got = scores(np.array(cm))
-    for name, values in (
-        ("iou", iou),
-        ("dice", dice),
-        ("precision", precision),
-        ("recall", recall),
-    ):
+MISSING_CLASSES = {
+    "class 2 nowhere": dict(
+        cm=[[6, 2, 0], [1, 3, 0], [0, 0, 0]],
+        iou=[6 / 9, 3 / 6, nan],
+        dice=[12 / 15, 6 / 9, nan],
+        precision=[6 / 7, 3 / 5, nan],
+        recall=[6 / 8, 3 / 4, nan],
+        absent=1,
+    ),
+    "class 2 predicted, never true": dict(
+        cm=[[6, 1, 1], [1, 3, 0], [0, 0, 0]],
+        iou=[6 / 9, 3 / 5, 0],
+        dice=[12 / 15, 6 / 8, 0],
+        precision=[6 / 7, 3 / 4, 0],
+        recall=[6 / 8, 3 / 4, nan],
+        absent=0,
+    ),
+    "class 2 true, never predicted": dict(
+        cm=[[6, 2, 0], [1, 3, 0], [4, 0, 0]],
+        iou=[6 / 13, 3 / 6, 0],
+        dice=[12 / 19, 6 / 9, 0],
+        precision=[6 / 11, 3 / 5, nan],
+        recall=[6 / 8, 3 / 4, 0],
+        absent=0,
+    ),
+    "only background": dict(
+        cm=[[5, 0], [0, 0]],
+        iou=[1, nan],
+        dice=[1, nan],
+        precision=[1, nan],
+        recall=[1, nan],
+        absent=1,
+    ),
+    "every pixel ignored": dict(
+        cm=[[0, 0], [0, 0]],
+        iou=[nan, nan],
+        dice=[nan, nan],
+        precision=[nan, nan],
+        recall=[nan, nan],
+        absent=2,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISSING_CLASSES)
+def test_missing_classes_by_hand(case):
+    expected = MISSING_CLASSES[case]
+    got = scores(np.array(expected["cm"]))
+    for name in ("iou", "dice", "precision", "recall"):
+        values = np.array(expected[name], float)
         np.testing.assert_allclose(got[name], values)
         assert got[name].dtype == np.float64
-        kept = [v for v in values if v == v]
-        np.testing.assert_allclose(got[f"mean_{name}"], sum(kept) / len(kept) if kept else nan)
-    assert got["absent"] == absent
+        there = values[~np.isnan(values)]
+        mean = there.mean() if there.size else nan
+        np.testing.assert_allclose(got[f"mean_{name}"], mean)
+    assert got["absent"] == expected["absent"]
 
 
 def test_counts_beyond_32_and_53_bits():
@@ -162,7 +180,9 @@ def test_meter_keeps_scans_in_order_and_pools_them():
     meter = ConfusionMeter(3)
     for part in (slice(0, 2), slice(2, 5)):
         meter.update(logits[part], target[part], names[part])
-    single = [confusion_matrix(logits[i : i + 1], target[i : i + 1], 3).tolist() for i in range(5)]
+    single = []
+    for z, labels in zip(logits.split(1), target.split(1), strict=True):
+        single.append(confusion_matrix(z, labels, 3).tolist())
     assert meter.matrices().tolist() == single
     assert meter.names == names
     assert meter.compute()["mean_dice"] == scores(confusion_matrix(logits, target, 3))["mean_dice"]
@@ -212,9 +232,10 @@ def test_all_reduce_is_nothing_without_ranks():
 
 def run_rank(rank, folder, port):
     torch.set_num_threads(1)
-    os.environ |= dict(
-        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port)
-    )
+    os.environ["RANK"] = str(rank)
+    os.environ["WORLD_SIZE"] = "2"
+    os.environ["MASTER_ADDR"] = "localhost"
+    os.environ["MASTER_PORT"] = str(port)
     ranks.join()
     logits, target, names = images(5)
     mine = slice(0, 2) if rank == 0 else slice(2, 5)  # unequal shares
@@ -232,10 +253,9 @@ def run_rank(rank, folder, port):
     with pytest.raises(ValueError, match="new meter"):
         meter.update(logits, target)
     ranks.leave()
-    threads = [thread.read_text() for thread in Path("/proc/self/task").glob("*/comm")]
-    assert not any(
-        "gloo" in name for name in threads
-    )  # one alive at exit now and then aborts the process
+    # a thread of gloo's that is alive at exit now and then aborts the process
+    for thread in Path("/proc/self/task").glob("*/comm"):
+        assert "gloo" not in thread.read_text()
 
 
 def test_two_ranks_equal_one(tmp_path):

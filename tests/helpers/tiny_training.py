@@ -85,12 +85,15 @@ def fit(
 def state(out: Path) -> dict[str, Tensor]:
     """Every tensor of a run's checkpoint."""
     saved = torch.load(out / "last.pt", weights_only=True)
-    found = {
-        f"{part} {k}": v for part in ("model", "average") for k, v in (saved[part] or {}).items()
-    }
-    for i, held in saved["optimizer"]["state"].items():
-        found |= {f"optimizer {i} {k}": v for k, v in held.items() if isinstance(v, Tensor)}
-    return found
+    tensors = {}
+    for part in ("model", "average"):
+        for name, value in (saved[part] or {}).items():
+            tensors[f"{part} {name}"] = value
+    for i, values in saved["optimizer"]["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer {i} {name}"] = value
+    return tensors
 
 
 def spread(models: dict[str, Segmenter]) -> tuple[dict[str, float], None]:

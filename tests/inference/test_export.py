@@ -17,6 +17,7 @@ from dme.inference.scan import probabilities
 from dme.nets.checkpoint import save_model
 from dme.nets.segmenter import BACKBONES, build_model
 
+# batch, height, width
 SHAPES = [
     (1, 64, 96),
     (2, 37, 50),
@@ -24,7 +25,7 @@ SHAPES = [
     (1, 161, 90),
     (1, 16, 16),
     (1, 1, 7),
-]  # batch, H, W
+]
 
 
 def network(backbone="unet", head="psp"):
@@ -45,18 +46,20 @@ def network(backbone="unet", head="psp"):
 
 def images(batch: int, height: int, width: int, channels: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(height)
-    coarse = (
-        torch.rand(batch, channels, -(-height // 5), -(-width // 5), generator=generator) * 255
-    )
-    return F.interpolate(coarse, (height, width), mode="bilinear")
+    tall = -(-height // 5)
+    wide = -(-width // 5)
+    coarse = torch.rand(batch, channels, tall, wide, generator=generator)
+    return F.interpolate(255 * coarse, (height, width), mode="bilinear")
 
 
 def expected(model, image: torch.Tensor) -> np.ndarray:
-    """With no function of the export: grey levels -> padded input -> network -> softmax, cropped."""
-    mean, std = (torch.tensor(model.preprocess[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+    """With no function of the export: grey levels, padded input, network, softmax, cropped."""
+    mean = torch.tensor(model.preprocess["mean"]).view(1, -1, 1, 1)
+    std = torch.tensor(model.preprocess["std"]).view(1, -1, 1, 1)
     height, width = image.shape[2:]
-    x = ((image - mean) / std)[:, :, torch.arange(-(-height // 16) * 16).clamp(max=height - 1)]
-    x = x[..., torch.arange(-(-width // 16) * 16).clamp(max=width - 1)]
+    rows = torch.arange(-(-height // 16) * 16).clamp(max=height - 1)
+    columns = torch.arange(-(-width // 16) * 16).clamp(max=width - 1)
+    x = ((image - mean) / std)[:, :, rows][..., columns]
     with torch.no_grad():
         logits = F.interpolate(model(x), x.shape[2:], mode="bilinear", align_corners=False)
     return logits.softmax(1)[..., :height, :width].numpy()
@@ -65,11 +68,12 @@ def expected(model, image: torch.Tensor) -> np.ndarray:
 def assert_equal(exported, model, channels: int = 1) -> None:
     for shape in SHAPES:
         image = images(*shape, channels)
-        wanted = expected(model, image)
-        assert shape[1] < 37 or np.ptp(wanted, (0, 2, 3)).max() > 0.1  # else equality says little
-        found = exported(image)
-        assert found.shape == wanted.shape
-        np.testing.assert_allclose(found, wanted, atol=1e-5, err_msg=str(shape))
+        reference = expected(model, image)
+        if shape[1] >= 37:  # else equality says little
+            assert np.ptp(reference, (0, 2, 3)).max() > 0.1
+        result = exported(image)
+        assert result.shape == reference.shape
+        np.testing.assert_allclose(result, reference, atol=1e-5, err_msg=str(shape))
 
 
 @functools.cache

@@ -37,10 +37,10 @@ def test_folded_is_the_same_function(backbone, head):
     model.eval()
     for size in ((64, 96), (75, 50)):
         x = torch.randn(2, 3, *size, dtype=torch.float64)
-        wanted = whole(model, x)
-        spread = wanted.std().item()
+        expected = whole(model, x)
+        spread = expected.std().item()
         assert spread > 0.1  # else nothing would be compared
-        torch.testing.assert_close(whole(fast, x), wanted, rtol=0, atol=1e-10 * spread)
+        torch.testing.assert_close(whole(fast, x), expected, rtol=0, atol=1e-10 * spread)
 
 
 @pytest.mark.parametrize("head", ["psp", "fcn", "deeplabv3"])

@@ -1,4 +1,4 @@
-"""The network, its heads and the sliding window against MMSegmentation's numbers (tests/golden)."""
+"""The network, its heads and the sliding window against MMSegmentation (tests/golden)."""
 
 import os
 import subprocess
@@ -43,13 +43,13 @@ def committed_model(head: str, tmp_path: Path):
     if head == "psp":
         return convert_openmmlab(checkpoint).eval()
     stored = np.load(COMMITTED / f"{head}_w8.npz")
-    state = torch.load(checkpoint, weights_only=True)["state_dict"]
-    state = {name: value for name, value in state.items() if name.startswith("backbone.")}
-    state |= {
-        name.removeprefix("state_"): torch.from_numpy(stored[name])
-        for name in stored
-        if "state_" in name
-    }
+    state = {}
+    for name, value in torch.load(checkpoint, weights_only=True)["state_dict"].items():
+        if name.startswith("backbone."):
+            state[name] = value
+    for name in stored:
+        if "state_" in name:
+            state[name.removeprefix("state_")] = torch.from_numpy(stored[name])
     torch.save({"state_dict": state}, tmp_path / "rebuilt.pth")
     return convert_openmmlab(tmp_path / "rebuilt.pth").eval()
 
@@ -69,15 +69,11 @@ def check_training(model: nn.Module, numbers, deep_tolerance: float) -> None:
     key = "input" if "input" in numbers else "input_96x128"
     target = torch.from_numpy(numbers["train_target"]).long()
     assert (target == 255).any()
-    losses = [
-        F.cross_entropy(
-            F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=False),
-            target,
-            ignore_index=255,
-            reduction="none",
-        ).mean()
-        for logits in model.forward_with_aux(torch.from_numpy(numbers[key]))
-    ]
+    losses = []
+    for z in model.forward_with_aux(torch.from_numpy(numbers[key])):
+        z = F.interpolate(z, target.shape[-2:], mode="bilinear", align_corners=False)
+        entropy = F.cross_entropy(z, target, ignore_index=255, reduction="none")
+        losses.append(entropy.mean())
     assert losses[0].item() == pytest.approx(float(numbers["train_decode.loss_ce"]), rel=1e-6)
     assert 0.4 * losses[1].item() == pytest.approx(float(numbers["train_aux.loss_ce"]), rel=1e-6)
     total = losses[0] + 0.4 * losses[1]
@@ -177,12 +173,12 @@ def test_convolving_enlarged_grids_equals_enlarging_first(size):
     kernel = torch.randn(5, 9, 3, 3, dtype=torch.float64, requires_grad=True)
     found = conv_enlarged(grids, kernel, torch.empty(2, 1, *size))
     enlarged = torch.cat([F.interpolate(grid, size, mode="bilinear") for grid in grids], dim=1)
-    wanted = F.conv2d(enlarged, kernel, padding=1)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
-    upstream = torch.randn_like(wanted)
-    gradients = [torch.autograd.grad(y, [*grids, kernel], upstream) for y in (found, wanted)]
-    for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)
+    expected = F.conv2d(enlarged, kernel, padding=1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    upstream = torch.randn_like(expected)
+    ours = torch.autograd.grad(found, [*grids, kernel], upstream)
+    theirs = torch.autograd.grad(expected, [*grids, kernel], upstream)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -336,7 +332,8 @@ def naive_sliding_window(model, x, window, stride):
         for column in range(columns):
             bottom = min(row * stride + window, height)
             right = min(column * stride + window, width)
-            top, left = max(bottom - window, 0), max(right - window, 0)
+            top = max(bottom - window, 0)
+            left = max(right - window, 0)
             piece = x[:, :, top:bottom, left:right]
             tall, wide = piece.shape[-2:]
             padded = F.pad(piece, (0, -wide % 16, 0, -tall % 16), mode="replicate")
@@ -426,9 +423,8 @@ def test_protocol_enlarges_rounds_normalises_and_comes_back():
         def forward(self, x):  # a pointwise network does not notice the windows
             return torch.stack([x[:, 0] ** 2, x[:, 2]], dim=1)
 
-    images = torch.randint(
-        0, 256, (2, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-    )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 40, 40), generator=generator, dtype=torch.uint8)
     side = PROTOCOLS["light"]
     assert side == 512
     enlarged = F.interpolate(
@@ -444,9 +440,8 @@ def test_protocol_enlarges_rounds_normalises_and_comes_back():
 
 def scan(height: int, width: int) -> torch.Tensor:
     """Random grey levels that change over some pixels, as in pictures."""
-    noise = torch.rand(
-        1, 1, height // 8 + 1, width // 8 + 1, generator=torch.Generator().manual_seed(0)
-    )
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(1, 1, height // 8 + 1, width // 8 + 1, generator=generator)
     smooth = F.interpolate(noise, (height, width), mode="bilinear")
     return (255 * smooth[0, 0]).round().to(torch.uint8)
 

@@ -42,9 +42,8 @@ def _coordinates(height, width):
 
 
 def _noise(*shape, high=256):
-    return torch.randint(
-        0, high, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(7)
-    )
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(0, high, shape, dtype=torch.uint8, generator=generator)
 
 
 def _scans(images, masks):
@@ -125,9 +124,8 @@ def test_every_origin_is_equally_likely():
     x, _ = _many(image, image[0], Augment(crop=8, max_class_share=1), 3000)
     origins, counts = np.unique(x[:, :2, 0, 0].numpy(), axis=0, return_counts=True)
     assert len(origins) == 5 * 3  # also those at all four borders
-    assert (
-        (counts - 200) ** 2 / 200
-    ).sum() < 36.1  # 0.1 % of a chi-square of 14 degrees of freedom
+    chi_square = ((counts - 200) ** 2 / 200).sum()
+    assert chi_square < 36.1  # what 14 degrees of freedom exceed once in a thousand
 
 
 def test_flip_probability():
@@ -149,22 +147,19 @@ def test_crops_go_onto_the_label_that_is_fluid():
 def test_crops_onto_fluid_hold_one_of_its_pixels_and_all_alike():
     mask = torch.zeros(60, 90, dtype=torch.uint8)
     mask[3, 5] = mask[50, 80] = 1
-    _, onto = _many(
-        _coordinates(60, 90), mask, Augment(crop=16, max_class_share=1, on_fluid=1), 400
-    )
-    held = (onto == 1).sum((1, 2))
-    assert (held == 1).all()
-    rows, columns = ((onto == 1).any(axis).int().argmax(1) for axis in (2, 1))
+    onto_fluid = Augment(crop=16, max_class_share=1, on_fluid=1)
+    _, onto = _many(_coordinates(60, 90), mask, onto_fluid, 400)
+    pixels = (onto == 1).sum((1, 2))
+    assert (pixels == 1).all()
+    rows = (onto == 1).any(2).int().argmax(1)
+    columns = (onto == 1).any(1).int().argmax(1)
     low = rows[columns <= 5].numel()  # at (3, 5) no origin leaves more than 5 columns to its left
     assert 150 < low < 260
     assert set(columns.tolist()) == set(range(16))  # anywhere in the crop, not in its middle
-    x, onto = _many(
-        _coordinates(60, 90), mask, Augment(crop=16, max_class_share=1, on_fluid=0.5), 400
-    )
+    half = dataclasses.replace(onto_fluid, on_fluid=0.5)
+    x, onto = _many(_coordinates(60, 90), mask, half, 400)
     assert 0.45 < (onto == 1).any(2).any(1).float().mean() < 0.75
-    empty, _ = _many(
-        _coordinates(60, 90), mask * 0, Augment(crop=16, max_class_share=1, on_fluid=1), 200
-    )
+    empty, _ = _many(_coordinates(60, 90), mask * 0, onto_fluid, 200)
     assert empty[:, 0, 0, 0].unique().numel() > 35  # without fluid, anywhere
 
 
@@ -199,11 +194,11 @@ def test_crops_are_redrawn_ten_times_and_the_next_is_taken():
     mask[:, 23] = 255
     # An 8-wide crop from column 19 or 20 holds 2 or 3 of 7 fluid columns, less than 0.75
     # background.
-    fine = [
-        c
-        for c in range(21)
-        if 1 - (mask[0, c : c + 8] == 1).sum() / (mask[0, c : c + 8] < 255).sum() < 0.75
-    ]
+    fine = []
+    for column in range(21):
+        labels = mask[0, column : column + 8]
+        if 1 - (labels == 1).sum() / (labels < 255).sum() < 0.75:
+            fine.append(column)
     assert fine == [19, 20]
     x, _ = _many(image, mask, Augment(crop=8, max_class_share=0.75), 3000)
     share = np.isin(x[:, 1, 0, 0].numpy(), fine).mean()
@@ -214,9 +209,8 @@ def test_crops_are_redrawn_ten_times_and_the_next_is_taken():
 @pytest.mark.parametrize("max_class_share, kept", [(0.75, False), (0.76, True), (1.0, True)])
 def test_the_largest_class_must_cover_less_than_its_share(max_class_share, kept):
     image = _coordinates(40, 40)
-    mask = (image[1] % 4 == 0).to(
-        torch.uint8
-    )  # every 8 x 8 crop: exactly three quarters background
+    # every 8 x 8 crop: exactly three quarters background
+    mask = (image[1] % 4 == 0).to(torch.uint8)
     first, _ = _many(image, mask, Augment(crop=8, max_class_share=1), 20)
     x, _ = _many(image, mask, Augment(crop=8, max_class_share=max_class_share), 20)
     assert torch.equal(x, first) is kept
@@ -231,30 +225,25 @@ def test_a_single_class_or_only_ignored_pixels_are_redrawn():
         assert not torch.equal(x, first)
     # Ignored pixels do not count: half of each crop is unknown, the rest is three quarters
     # background.
-    mask = torch.where(image[0] % 2 == 0, 255, torch.where(image[1] % 4 == 0, 1, 0)).to(
-        torch.uint8
-    )
+    classes = torch.where(image[1] % 4 == 0, 1, 0)
+    mask = torch.where(image[0] % 2 == 0, 255, classes).to(torch.uint8)
     for max_class_share, kept in ((0.75, False), (0.76, True)):
         x, _ = _many(image, mask, Augment(crop=8, max_class_share=max_class_share), 20)
         assert torch.equal(x, first) is kept
 
 
-@pytest.mark.parametrize(
-    "ratio", [0.5, 0.803, 1.6]
-)  # sizes without ties between two nearest pixels
+# sizes without ties between two nearest pixels
+@pytest.mark.parametrize("ratio", [0.5, 0.803, 1.6])
 def test_scaling_equals_resizing_the_whole_frame_and_cropping(ratio):
     image = _noise(40, 60)
     mask = _noise(40, 60, high=5)
     size = (int(40 * ratio + 0.5), int(60 * ratio + 0.5))
-    resized = F.interpolate(image[None, None].float(), size, mode="bilinear", align_corners=False)[
-        0, 0
-    ]
+    resized = F.interpolate(image[None, None].float(), size, mode="bilinear")[0, 0]
     labels = F.interpolate(mask[None, None].float(), size, mode="nearest-exact")[0, 0].long()
+    windows = resized.unfold(0, 16, 1).unfold(1, 16, 1)  # (tops, lefts, 16, 16)
+    augment = Augment(crop=16, zoom_range=(ratio, ratio), max_class_share=1)
     for step in range(5):
-        x, y = _one(
-            image, mask, Augment(crop=16, zoom_range=(ratio, ratio), max_class_share=1), step
-        )
-        windows = resized.unfold(0, 16, 1).unfold(1, 16, 1)  # (tops, lefts, 16, 16)
+        x, y = _one(image, mask, augment, step)
         deviation = (windows - x[0]).abs().amax((2, 3))
         top, left = divmod(int(deviation.argmin()), deviation.shape[1])
         assert deviation[top, left] < 0.01
@@ -387,8 +376,10 @@ def test_colour_distortion_follows_its_ranges_and_probabilities():
 
     red = torch.tensor([100, 60, 60], dtype=torch.uint8).view(3, 1, 1).expand(3, 4, 4)
     x, _ = _many(red, grey[0], Augment(colour=True), 2000)
-    hue = np.array([colorsys.rgb_to_hsv(*rgb)[0] * 360 for rgb in (x[:, :, 0, 0] / 255).tolist()])
-    hue = (hue + 180) % 360 - 180
+    hue = []
+    for rgb in (x[:, :, 0, 0] / 255).tolist():
+        hue.append(colorsys.rgb_to_hsv(*rgb)[0] * 360)
+    hue = (np.array(hue) + 180) % 360 - 180
     turned = np.abs(hue) > 0.01
     assert 0.45 < turned.mean() < 0.55
     assert np.abs(hue).max() <= 36.01

@@ -40,7 +40,15 @@ def rows(out: Path) -> list[dict]:
 
 def results(out: Path) -> list[dict]:
     """All that metrics.jsonl says but for the seconds."""
-    return [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in rows(out)]
+    lines = []
+    for row in rows(out):
+        lines.append({k: v for k, v in row.items() if not k.startswith("seconds/")})
+    return lines
+
+
+def column(out: Path, name: str) -> list:
+    """One value of every line of metrics.jsonl."""
+    return [row[name] for row in rows(out)]
 
 
 def assert_same(ours: dict, theirs: dict, atol: float = 0.0) -> None:
@@ -85,17 +93,18 @@ def test_a_step_by_hand(tmp_path):
     reference = networks(dropout=False)["fcn"].train()
     x = normalise(torch.stack(data.images), reference.preprocess)
     target = torch.stack(data.masks).long()
-    logits = [
-        F.interpolate(one, (48, 48), mode="bilinear") for one in reference.forward_with_aux(x)
-    ]
-    main, aux = (F.cross_entropy(one, target) for one in logits)
+    decode, auxiliary = reference.forward_with_aux(x)
+    decode = F.interpolate(decode, (48, 48), mode="bilinear")
+    auxiliary = F.interpolate(auxiliary, (48, 48), mode="bilinear")
+    main = F.cross_entropy(decode, target)
+    aux = F.cross_entropy(auxiliary, target)
     (main + 0.4 * aux).backward()
     for (name, ours), theirs in zip(model.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs - 0.1 * theirs.grad, rtol=0, atol=1e-5, msg=name)
     (row,) = rows(tmp_path)
     assert row["train/loss"] == pytest.approx((main + 0.4 * aux).item(), rel=1e-5)
     assert row["train/dice"] == pytest.approx(
-        scores(confusion_matrix(logits[0], target, 2))["dice"][1]
+        scores(confusion_matrix(decode, target, 2))["dice"][1]
     )
 
 
@@ -171,7 +180,8 @@ def test_low_precision_is_close_to_float32(tmp_path, amp, tolerance):
         fit(tmp_path / precision, models, iters=12, amp=precision, ema=0.5, clip=1.0)
     assert dtypes[0] is torch.float32
     assert dtypes[-1] is {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
-    ours, theirs = ([row["train/loss"] for row in rows(tmp_path / p)] for p in (amp, "off"))
+    ours = column(tmp_path / amp, "train/loss")
+    theirs = column(tmp_path / "off", "train/loss")
     assert ours == pytest.approx(theirs, rel=tolerance)
     assert ours != theirs
     assert all(value.dtype is not dtypes[-1] for value in state(tmp_path / amp).values())
@@ -191,19 +201,13 @@ def test_the_gradient_scaler_is_resumed(tmp_path):
 @pytest.mark.slow
 def test_compiled_training_is_that_of_eager_mode(tmp_path):
     for name, compiled in (("eager", False), ("compiled", True)):
-        fit(
-            tmp_path / name,
-            networks("psp", dropout=False),
-            iters=5,
-            eval_every=1,
-            compile=compiled,
-        )
-    ours, theirs = (results(tmp_path / name) for name in ("compiled", "eager"))
-    assert [row["step"] for row in ours] == [1, 2, 3, 4, 5]
+        models = networks("psp", dropout=False)
+        fit(tmp_path / name, models, iters=5, eval_every=1, compile=compiled)
+    assert column(tmp_path / "compiled", "step") == [1, 2, 3, 4, 5]
     for key in ("train/loss", "validation/score"):
-        assert [row[key] for row in ours] == pytest.approx(
-            [row[key] for row in theirs], rel=1e-5
-        ), key
+        ours = column(tmp_path / "compiled", key)
+        theirs = column(tmp_path / "eager", key)
+        assert ours == pytest.approx(theirs, rel=1e-5), key
 
 
 @pytest.mark.gpu
@@ -211,7 +215,7 @@ def test_compiled_training_is_that_of_eager_mode(tmp_path):
 def test_gpu_is_close_to_the_cpu(tmp_path, amp, monkeypatch):
     def losses(name: str, **recipe) -> list[float]:
         fit(tmp_path / name, networks(width=4, dropout=False), iters=20, **recipe)
-        return [row["train/loss"] for row in rows(tmp_path / name)]
+        return column(tmp_path / name, "train/loss")
 
     ours = losses("gpu", amp=amp)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -235,18 +239,19 @@ class Readings(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        chosen = [
-            t
-            for a in args
-            if isinstance(a, list | tuple)
-            for t in a
-            if isinstance(t, torch.Tensor)
-        ]
-        masked = operator.overloadpacket._qualified_op_name.startswith("aten::index") and any(
-            t.dtype in (torch.bool, torch.uint8) for t in chosen
-        )
-        self.count += masked or operator.overloadpacket.__name__ in self.OPERATORS
+        packet = operator.overloadpacket
+        indexing = packet._qualified_op_name.startswith("aten::index")
+        masked = indexing and any(map(self.holds_mask, args))
+        self.count += masked or packet.__name__ in self.OPERATORS
         return operator(*args, **(kwargs or {}))
+
+    @staticmethod
+    def holds_mask(argument) -> bool:
+        """Whether it is a list of indices of which one is a mask: their number depends on it."""
+        if not isinstance(argument, list | tuple):
+            return False
+        types = [t.dtype for t in argument if isinstance(t, torch.Tensor)]
+        return torch.bool in types or torch.uint8 in types
 
 
 @pytest.mark.parametrize(
@@ -262,27 +267,35 @@ def test_no_step_makes_the_host_wait(tmp_path, monkeypatch, optimizer, loss):
     )
 
     def readings(steps: int, **recipe) -> int:
+        settings = dict(optimizer=optimizer, loss=loss, ema=0.9, clip=1.0, accumulate=2)
         with Readings() as found:
-            settings = dict(optimizer=optimizer, loss=loss, ema=0.9, clip=1.0, accumulate=2)
             fit(tmp_path / "run", iters=steps, **settings, **recipe)
         return found.count
 
     few = readings(3)
     assert few > 0  # at the end of the run the host looks at everything
     assert readings(8) == few
+
     get_loss = dme.training.loop.get_loss
-    monkeypatch.setattr(
-        dme.training.loop,
-        "get_loss",
-        lambda name: lambda *a: get_loss(name)(*a) * float(get_loss(name)(*a) > 0),
-    )
+
+    def get_waiting_loss(name):
+        loss_of = get_loss(name)
+
+        def waiting(logits, target):
+            value = loss_of(logits, target)
+            return value * float(value > 0)
+
+        return waiting
+
+    monkeypatch.setattr(dme.training.loop, "get_loss", get_waiting_loss)
     assert readings(8) - readings(3) == 5 * 2 * 2  # steps, parts of a batch, heads
 
 
 @pytest.mark.gpu
 def test_no_step_makes_the_host_wait_for_a_gpu(tmp_path, monkeypatch):
     scans = discs()
-    scans.images, scans.masks = ([t.cuda() for t in held] for held in (scans.images, scans.masks))
+    scans.images = [image.cuda() for image in scans.images]
+    scans.masks = [mask.cuda() for mask in scans.masks]
     sample = dme.training.loop.sample_batch
     look = dme.training.loop.refuse_nonfinite
     drawn = []
@@ -328,8 +341,8 @@ def test_fits_two_scans(tmp_path):
 def test_run_folder(tmp_path):
     recipe = dict(iters=12, eval_every=5, save_every=4, schedule="poly", warmup=6, horizon=20)
     trained = fit(tmp_path, networks("psp", "fcn"), augment=MOVING, **recipe)
-    found = {f.name for f in tmp_path.iterdir() if not f.name.startswith("events.")}
-    assert found == {
+    files = {f.name for f in tmp_path.iterdir() if not f.name.startswith("events.")}
+    assert files == {
         "config.json",
         "metrics.jsonl",
         "last.pt",
@@ -353,10 +366,11 @@ def test_run_folder(tmp_path):
     assert [row["step"] for row in lines] == [4, 5, 8, 10, 12]
     assert [row["step"] for row in lines if "validation/score" in row] == [5, 10, 12]
     for row in lines:
-        phases = {"data", "forward", "backward", "optimiser"} | (
-            {"evaluation"} if "validation/score" in row else set()
-        )
-        assert {k.removeprefix("seconds/") for k in row if k.startswith("seconds/")} == phases
+        phases = {"data", "forward", "backward", "optimiser"}
+        if "validation/score" in row:
+            phases.add("evaluation")
+        timed = {k.removeprefix("seconds/") for k in row if k.startswith("seconds/")}
+        assert timed == phases
         assert row["lr"] == learning_rate(Recipe(**recipe), row["step"] - 1)
 
     events = EventAccumulator(str(tmp_path)).Reload()
@@ -377,7 +391,7 @@ def test_best_is_kept(tmp_path):
     saved = {name: best[name] for name in best if "num_batches" not in name}
     assert_same(saved, {name: told.weights[3][name] for name in saved})
     assert_same(weights(last), told.weights[5])
-    assert [row["validation/score"] for row in rows(tmp_path)] == [None, 0.2, None, 0.7, 0.7, 0.3]
+    assert column(tmp_path, "validation/score") == [None, 0.2, None, 0.7, 0.7, 0.3]
 
 
 def test_a_picture_is_shown(tmp_path):
@@ -428,7 +442,7 @@ def test_resume_after_kill_9(tmp_path, uninterrupted):
         [sys.executable, SCRIPT, "killed", tmp_path], env=environment(), timeout=300
     )
     assert killed.returncode == -signal.SIGKILL
-    assert [row["step"] for row in rows(tmp_path)] == [4, 5, 8, 10]
+    assert column(tmp_path, "step") == [4, 5, 8, 10]
     (half,) = tmp_path.glob(".last.pt.*.part")
     assert half.read_bytes() == b"PK half a checkpoint"
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5
@@ -487,13 +501,13 @@ def test_resume_of_a_finished_run(tmp_path):
     once = weights(fit(tmp_path))
     again = weights(fit(tmp_path, evaluate=None, resume=True))
     assert_same(once, again)
-    assert [row["step"] for row in rows(tmp_path)] == [3]
+    assert column(tmp_path, "step") == [3]
 
 
 def test_without_resume_an_older_run_is_replaced(tmp_path):
     fit(tmp_path, iters=12)
     fit(tmp_path, iters=2)
-    assert [row["step"] for row in rows(tmp_path)] == [2]
+    assert column(tmp_path, "step") == [2]
     assert [event.step for event in EventAccumulator(str(tmp_path)).Reload().Scalars("lr")] == [2]
     with pytest.raises(InputError, match="no checkpoint yet"):
         fit(tmp_path, iters=2, lr=1e30)
@@ -614,11 +628,9 @@ def test_scans_that_16_does_not_divide_are_padded_and_the_loss_sees_only_them(tm
     target = torch.stack([data.masks[i] for i in order]).long()
     logits, auxiliary = model.forward_with_aux(F.pad(x, (0, 6, 0, 6), mode="replicate"))
     auxiliary = F.interpolate(auxiliary, (48, 48), mode="bilinear")
-    wanted = sum(
-        weight * F.cross_entropy(one[..., :42, :42], target)
-        for weight, one in ((1.0, logits), (0.4, auxiliary))
-    )
-    assert logged == pytest.approx(wanted.item(), rel=1e-5)
+    main = F.cross_entropy(logits[..., :42, :42], target)
+    aux = F.cross_entropy(auxiliary[..., :42, :42], target)
+    assert logged == pytest.approx((main + 0.4 * aux).item(), rel=1e-5)
 
 
 def test_what_cannot_be_trained_leaves_an_older_run_alone(tmp_path):
@@ -667,14 +679,8 @@ def test_two_ranks(tmp_path):
     one = subprocess.run(
         [sys.executable, SCRIPT, "ranks", tmp_path / "1"], env=environment(), timeout=300
     )
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
+    launch = [sys.executable, "-m", "torch.distributed.run"]
+    launch += ["--standalone", "--nproc-per-node", "2"]
     two = subprocess.run(
         [*launch, SCRIPT, "ranks", tmp_path / "2"], env=environment(), timeout=300
     )
