@@ -86,15 +86,8 @@ def build_model(  # noqa: PLR0913 - public, each may be left out
     None stands for what is usual with the backbone. Initialised as OpenMMLab does. Raises
     InputError for an unknown name or a number below its minimum.
     """
-    if backbone not in BACKBONES:
-        raise InputError(f"unknown backbone {backbone!r}; choose one of {', '.join(BACKBONES)}")
+    head = _head_of(backbone, head)
     kind = BACKBONES[backbone]
-    if head is None:
-        head = next(iter(kind.HEADS))
-    if head not in kind.HEADS:
-        raise InputError(
-            f"unknown head {head!r} for a {backbone}; choose one of {', '.join(kind.HEADS)}"
-        )
 
     # what is usual with it where nothing is given
     options = dict(kind.HEADS[head])
@@ -130,6 +123,20 @@ def build_model(  # noqa: PLR0913 - public, each may be left out
     model = Segmenter(body, decode_head, aux_head, arch)
     _initialise(model)
     return model
+
+
+def _head_of(backbone: str, head: str | None) -> str:
+    """The head, or the usual one of the backbone. Raises InputError for an unknown name."""
+    if backbone not in BACKBONES:
+        raise InputError(f"unknown backbone {backbone!r}; choose one of {', '.join(BACKBONES)}")
+    heads = BACKBONES[backbone].HEADS
+    if head is None:
+        return next(iter(heads))
+    if head not in heads:
+        raise InputError(
+            f"unknown head {head!r} for a {backbone}; choose one of {', '.join(heads)}"
+        )
+    return head
 
 
 def _check_numbers(arch: dict) -> None:

@@ -70,15 +70,13 @@ def train(
     training = Training(models, data, augment, recipe)
     checkpoint = out / "last.pt"
     start = training.state.load(checkpoint, training.device) if resume else 0
-    run = None
-    if training.rank == 0:
-        run = Run(out, training.state.config, start)
-        print(f"training {', '.join(models)} on {len(data.names)} scans: {training.place()}")
+    run = training.open_run(out, start)
     training.watch.restart()
 
     steps = range(start, recipe.iters)
-    quiet = training.rank > 0
-    progress = tqdm(steps, desc="train", initial=start, total=recipe.iters, disable=quiet)
+    progress = tqdm(
+        steps, desc="train", initial=start, total=recipe.iters, disable=training.rank > 0
+    )
     for step in progress:
         training.step(step)
 
@@ -154,11 +152,15 @@ class Training:
         self.counts = torch.zeros(classes, classes, dtype=torch.int64, device=self.device)
         self.watch = Stopwatch(self.device)
 
-    def place(self) -> str:
-        """Where and in which precision it trains, in words."""
-        plural = "s" if self.world > 1 else ""
-        precision = self.state.config["precision"]
-        return f"{device_name()}, {self.world} rank{plural}, {precision}"
+    def open_run(self, out: Path, start: int) -> Run | None:
+        """The run's folder, on rank 0; prints what is trained on which machine."""
+        if self.rank > 0:
+            return None
+        names = ", ".join(self.state.joint.models)
+        ranks_text = "1 rank" if self.world == 1 else f"{self.world} ranks"
+        place = f"{device_name()}, {ranks_text}, {self.state.config['precision']}"
+        print(f"training {names} on {len(self.data.names)} scans: {place}")
+        return Run(out, self.state.config, start)
 
     def step(self, step: int) -> None:
         """One optimiser step, `step` counted from 0."""
