@@ -1,10 +1,11 @@
 """dme: retinal OCT segmentation from pretrained networks with very few labelled scans."""
 
 from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
-# public name -> its module, imported when the name is first asked for: `import dme` alone needs no torch
+# public name -> its module, imported when the name is first asked for: `import dme` needs no torch
 _HOMES = {
     "InputError": "dme.common.errors",
     "build_model": "dme.nets.segmenter",
@@ -19,7 +20,8 @@ _HOMES = {
 __all__ = ["__version__", "losses", *_HOMES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
+    """A public name that has not been asked for before (PEP 562)."""
     if name == "losses":
         return import_module("dme.losses")
     if name not in _HOMES:

@@ -99,7 +99,7 @@ def test_mat_files_and_images_of_the_same_pixels_score_the_same(
 
 @pytest.fixture
 def street(tmp_path) -> Path:
-    """A network of 19 classes with 1/8 of the resolution, whose classifier finds several of them."""
+    """A network of 19 classes, 1/8 of the resolution, whose classifier finds several of them."""
     torch.manual_seed(0)
     model = build_model(
         "mobilenet_v2", "psp", num_classes=19, width=0.25, head_channels=8, aux=False
@@ -127,18 +127,17 @@ def test_of_many_classes_the_one_called_fluid_or_else_class_1_is_scored(
     (row,) = json.loads((out / "results.json").read_text())["rows"]
     assert (row["published"], row["fluid_class"]) == (None, name)
     for scan, counts in zip(scans, row["counts_per_scan"], strict=True):
-        image, truth = (
-            torch.from_numpy(
-                np.array(Image.fromarray(of).resize((256, 256), Image.Resampling.BICUBIC))
-            )
-            for of in (scan.image, scan.fluid)
-        )
-        found = run_protocol(model, image[None], "light")[0].argmax(0)
-        assert len(found.unique()) > 2
-        table = [
-            [int(((truth == t) & ((found == number) == p)).sum()) for p in (0, 1)] for t in (0, 1)
-        ]
-        assert counts == table
+        image, truth = at_256(scan.image), at_256(scan.fluid)
+        classes = run_protocol(model, image[None], "light")[0].argmax(0)
+        assert len(classes.unique()) > 2
+        for t in (0, 1):
+            for p in (0, 1):
+                assert counts[t][p] == ((truth == t) & ((classes == number) == p)).sum()
+
+
+def at_256(pixels: np.ndarray) -> torch.Tensor:
+    resized = Image.fromarray(pixels).resize((256, 256), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized))
 
 
 def test_backbone_chooses_the_weights_and_is_checked(
@@ -152,7 +151,8 @@ def test_backbone_chooses_the_weights_and_is_checked(
         ),
         (
             ("--backbone", "unet", "--weights", street),
-            "--backbone unet does not fit the weights street.pth, whose backbone is mobilenet_v2; leave",
+            "--backbone unet does not fit the weights street.pth, whose backbone is mobilenet_v2; "
+            "leave",
         ),
     ):
         assert baseline(monkeypatch, *base, *arguments) == 2

@@ -39,7 +39,7 @@ def arguments(split, seed=0):
 
 @pytest.fixture
 def folds(tmp_path):
-    """Five folds of two scans: in the first of each half of the fluid is found, the second is empty."""
+    """Five folds of two scans: of the first half of the fluid is found, the second is empty."""
     folder = tmp_path / "folds"
     folder.mkdir()
     for k, eyes in enumerate(EYES, 1):
@@ -63,7 +63,7 @@ def test_all_folds_together(script, folds, tmp_path):
     assert "| fluid IoU, pooled | 0.4717 | 0.5000 |" in text
     assert "| scans with fluid found | 1.000 (5 of 5) | 1.000 (5 of 5) |" in text
     assert "| scans without fluid left empty | 0.800 (4 of 5) | 1.000 (5 of 5) |" in text
-    # Dice of the five with fluid: 0.5882, four times 0.6667; all columns also the empty one with 10 false: 0
+    # Dice of the five with fluid: 0.5882, four times 0.6667; of the empty one with 10 false: 0
     dice = np.array([100 / 170, *[2 / 3] * 4, 0])
     assert (
         f"| Dice per scan, empty ones left out | {dice.mean():.4f} ± {dice.std(ddof=1):.4f} |"

@@ -22,11 +22,15 @@ def call(script, tmp_path):
 def write(
     script, folder: Path, candidate: str, fold: int, hit: int, outside: int, data="a" * 64
 ) -> None:
-    """A finished fold of one scan: of 100 px of fluid `hit` found, `outside` px false in ungraded columns."""
-    words = f"{script.BASE} {script.CANDIDATES[candidate]} --split dev:{fold}/4 --amp auto --seed 0".split()
-    graded, every = ([[[1000, false], [100 - hit, hit]]] for false in (0, outside))
+    """A finished fold of one scan: of 100 px of fluid `hit` found, `outside` px false.
+
+    The false ones lie in ungraded columns.
+    """
+    words = f"{script.BASE} {script.CANDIDATES[candidate]} --split dev:{fold}/4"
+    graded = [[[1000, 0], [100 - hit, hit]]]
+    every = [[[1000, outside], [100 - hit, hit]]]
     content = {
-        "arguments": words,
+        "arguments": f"{words} --amp auto --seed 0".split(),
         "data_sha256": data,
         "counts_per_scan": {"study": every, "native": every, "graded": graded},
     }
