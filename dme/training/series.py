@@ -81,6 +81,20 @@ def mean_sd(values: Sequence[float]) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.4f}"
 
 
+def table_line(cells: Iterable[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def table_head(titles: Sequence[str]) -> list[str]:
+    """The first two lines of a table."""
+    return [table_line(titles), "|---" * len(titles) + "|"]
+
+
+def present(results: Results, names: Iterable[str]) -> list[dict]:
+    """Results of those of the names that are finished, in their order."""
+    return [results[name] for name in names if name in results]
+
+
 def fewest_to_most(counts: Collection[int]) -> str:
     """Cell of a table: how many runs its other cells rest on."""
     fewest, most = min(counts), max(counts)

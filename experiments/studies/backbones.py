@@ -51,6 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = from_options(Settings, args)
 
+    # vessels first, which half of the other runs start from
     pretraining = pretraining_runs(settings, args.amp)
     pretrained = series.gather(args, pretraining, script="pretrain_hrf.py", may_be_empty=True)
     results = series.gather(args, finetuning_runs(settings, args.amp, args.out))
@@ -108,6 +109,7 @@ def markdown(
     """A row per network with finished runs: what it costs, and fluid Dice per split and start."""
     synthetic = next(iter(results.values()))["data_kind"] == "phantom"
     kind = "SYNTHETIC" if synthetic else "real"
+    # what was measured where; then a column for every split and start
     device = costs[settings.networks[0]]["device"]
     titles = ["network", "million parameters", "GMAC", "ms", "min on HRF"]
     for split in settings.splits:
@@ -118,8 +120,7 @@ def markdown(
         "± sd of the seeds. GMAC (10^9 multiply-adds) and ms: to predict a 496 x 768 scan at half "
         f"size on {device}. Parameters include the auxiliary head, which only training needs.",
         "",
-        f"| {' | '.join(titles)} |",
-        "|---" * len(titles) + "|",
+        *series.table_head(titles),
     ]
     for network in settings.networks:
         scores = fluid_dice(settings, network, results)
@@ -128,7 +129,7 @@ def markdown(
             cells += cost_cells(costs[network], pretrained.get(f"pretrain-{network}"))
             cells += [series.mean_sd(dice) for dice in scores]
             cells.append(series.fewest_to_most([len(dice) for dice in scores]))
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append(series.table_line(cells))
     return "\n".join(lines) + "\n"
 
 
@@ -138,7 +139,7 @@ def fluid_dice(settings: Settings, network: str, results: dict[str, dict]) -> li
     for split in settings.splits:
         for start in settings.starts:
             names = [run_name(network, start, split, seed) for seed in settings.seeds]
-            runs = [results[name] for name in names if name in results]
+            runs = series.present(results, names)
             scores.append([result["pooled_graded"]["dice"][1] for result in runs])
     return scores
 

@@ -86,8 +86,7 @@ def run_name(split: str, seed: int) -> str:
 
 def folds_of(seed: int, results: dict[str, dict]) -> list[dict]:
     """The finished folds of a seed, in order."""
-    names = [run_name(split, seed) for split in FOLDS]
-    return [results[name] for name in names if name in results]
+    return series.present(results, [run_name(split, seed) for split in FOLDS])
 
 
 # ---- tables
@@ -110,26 +109,26 @@ def markdown(settings: Settings, results: dict[str, dict]) -> str:
         if len(folds) == len(FOLDS):
             lines += ["", f"All folds together, seed {seed}:", "", *together(folds)]
     lines += leaking(results)
-    lines += ["", "Published on this set:", "", "| | protocol | fluid Dice |", "|---|---|---|"]
-    lines += [f"| {name} | {protocol} | {dice} |" for name, protocol, dice in PUBLISHED]
+    lines += ["", "Published on this set:", ""]
+    lines += series.table_head(["", "protocol", "fluid Dice"])
+    lines += map(series.table_line, PUBLISHED)
     return "\n".join(lines) + "\n"
 
 
 def fold_by_fold(settings: Settings, results: dict[str, dict]) -> list[str]:
     """Lines of the table of folds, means over the seeds."""
-    lines = [
-        "| fold | eyes | scans | fluid Dice | IoU | graded columns: Dice | IoU |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    titles = ["fold", "eyes", "scans", "fluid Dice", "IoU", "graded columns: Dice", "IoU"]
+    lines = series.table_head(titles)
     for split in FOLDS:
-        names = [run_name(split, seed) for seed in settings.seeds]
-        runs = [results[name] for name in names if name in results]
+        runs = series.present(results, [run_name(split, seed) for seed in settings.seeds])
         if runs:
-            eyes = ", ".join(map(str, sorted(set(runs[0]["subjects"]))))
-            cells = [split, eyes, str(len(runs[0]["scans"]))]
+            # the seeds differ in their scores alone
+            eyes = sorted(set(runs[0]["subjects"]))
+            cells = [split, ", ".join(map(str, eyes)), len(runs[0]["scans"])]
             for kind in COLUMNS:
-                cells += [mean_score(runs, kind, score) for score in ("dice", "iou")]
-            lines.append(f"| {' | '.join(cells)} |")
+                cells.append(mean_score(runs, kind, "dice"))
+                cells.append(mean_score(runs, kind, "iou"))
+            lines.append(series.table_line(cells))
     return lines
 
 
@@ -141,17 +140,12 @@ def leaking(results: dict[str, dict]) -> list[str]:
         runs = [result for name, result in results.items() if name.startswith(prefix)]
         if runs:
             cells = [mean_score(runs, kind, "dice") for kind in ("study", *COLUMNS)]
-            lines.append(f"| {split} | {len(runs)} | {' | '.join(cells)} |")
+            lines.append(series.table_line([split, len(runs), *cells]))
     if not lines:
         return []
-    return [
-        "",
-        "The same recipe on splits by B-scan, which leak:",
-        "",
-        "| split | runs | at 256 x 256: fluid Dice | all columns | graded columns |",
-        "|---|---|---|---|---|",
-        *lines,
-    ]
+    titles = ["split", "runs", "at 256 x 256: fluid Dice", "all columns", "graded columns"]
+    title = "The same recipe on splits by B-scan, which leak:"
+    return ["", title, "", *series.table_head(titles), *lines]
 
 
 def mean_score(runs: Sequence[dict], kind: str, score: str) -> str:
@@ -167,6 +161,7 @@ def mean_score(runs: Sequence[dict], kind: str, score: str) -> str:
 
 def together(folds: Sequence[dict]) -> list[str]:
     """Lines of the table over all held-out scans of the folds, each scan counted once."""
+    # a row's cells, of all columns and then of the graded ones
     eyes = np.concatenate([fold["subjects"] for fold in folds])
     rows: dict[str, list[str]] = {}
     for kind in COLUMNS:
@@ -174,16 +169,20 @@ def together(folds: Sequence[dict]) -> list[str]:
         cells = summary(counts, eyes) | area_cells(counts, folds[0]["scale_um"])
         for name, cell in cells.items():
             rows.setdefault(name, []).append(cell)
-    lines = ["| | all columns | graded columns only |", "|---|---|---|"]
-    return lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    lines = series.table_head(["", *COLUMNS.values()])
+    for name, cells in rows.items():
+        lines.append(series.table_line([name, *cells]))
+    return lines
 
 
 def summary(counts: np.ndarray, eyes: np.ndarray) -> dict[str, str]:
     """Cells of the table by row, of counts (N, 2, 2) and the eye of each scan (N,)."""
     from dme.metrics import per_scan, scores  # after parsing: it needs torch
 
+    # over all pixels
     pooled = scores(counts.sum(0))
     low, high = interval_by_eye(counts, eyes)
+    # scan by scan: of those with fluid, and of all
     with_fluid = per_scan(counts)
     all_scans = per_scan(counts, empty=1.0)
     sensitivity, specificity = detection(counts)
@@ -205,6 +204,7 @@ def drop_nan(values: np.ndarray) -> np.ndarray:
 
 def interval_by_eye(counts: np.ndarray, eyes: np.ndarray) -> tuple[float, float]:
     """95 % bootstrap interval of the pooled fluid Dice of counts (N, 2, 2), eyes drawn whole."""
+    # an eye's counts, then sums over as many eyes drawn with replacement
     per_eye = np.stack([counts[eyes == eye].sum(0) for eye in np.unique(eyes)])
     draws = np.random.default_rng(0).integers(len(per_eye), size=(BOOTSTRAP, len(per_eye)))
     sums = per_eye[draws].sum(1)  # (BOOTSTRAP, 2, 2)
@@ -238,6 +238,7 @@ def area_cells(counts: np.ndarray, scale_um: Sequence[float] | None) -> dict[str
     """Cells of the table by row; none without a scale."""
     if scale_um is None:
         return {}
+    # limits of agreement after Bland and Altman
     truth, found = areas_mm2(counts, scale_um)
     error = found - truth
     mean = error.mean()
@@ -254,6 +255,7 @@ def bland_altman(folds: Sequence[dict]) -> np.ndarray:
     """Difference of found and true fluid area against their mean, mm², all columns."""
     counts = np.concatenate([fold["counts_per_scan"]["native"] for fold in folds])
     truth, found = areas_mm2(counts, folds[0]["scale_um"])
+    # a dot for every scan
     mean = (found + truth) / 2
     error = found - truth
     dots = [(float(x), float(y)) for x, y in zip(mean, error, strict=True)]

@@ -76,15 +76,14 @@ def run_name(candidate: str, fold: int) -> str:
 def markdown(settings: Settings, results: dict[str, dict]) -> str:
     """Fluid Dice of each candidate whose folds are finished, over their scans and fold by fold."""
     folds = ", ".join(map(str, settings.folds))
-    lines = [
-        f"| candidate | {' | '.join(KINDS.values())} | graded, folds {folds} |",
-        "|---" * (2 + len(KINDS)) + "|",
-    ]
+    lines = series.table_head(["candidate", *KINDS.values(), f"graded, folds {folds}"])
     for candidate in settings.candidates:
+        # a mean over some folds would not compare with one over all
         names = [run_name(candidate, fold) for fold in settings.folds]
-        if all(name in results for name in names):
-            row = cells([results[name]["counts_per_scan"] for name in names])
-            lines.append(f"| {candidate} | {' | '.join(row)} |")
+        runs = series.present(results, names)
+        if len(runs) == len(names):
+            row = cells([result["counts_per_scan"] for result in runs])
+            lines.append(series.table_line([candidate, *row]))
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,7 @@ from dme.training import series
 EYES = 7  # of octlayers
 SPECTRALIS_UM = 3.87  # axial, per px
 STARTS = {"hrf-fcn": "vessels (HRF)", "phantom": "synthetic scans", "none": "nothing"}
+TITLES = ("pretrained on", "eyes", "scans", "all boundaries", "µm")
 PUBLISHED = (  # mean absolute error in px, other sets and protocols
     ("a CNN-LSTM on three public sets", "1.30 ± 0.48"),
     ("between two human markers", "1.79 ± 0.76"),
@@ -77,14 +78,12 @@ def markdown(settings: Settings, results: dict[str, dict]) -> str:
         f"of eyes not trained on; {arch['backbone']} of width {arch['width']}, "
         f"{arch['head']} head",
         "",
-        f"| pretrained on | eyes | scans | all boundaries | µm | {' | '.join(BOUNDARIES)} |",
-        "|---" * (5 + len(BOUNDARIES)) + "|",
+        *series.table_head([*TITLES, *BOUNDARIES]),
     ]
     for start in settings.starts:
-        names = [f"{start}-{eye}" for eye in settings.eyes]
-        runs = [results[name] for name in names if name in results]
+        runs = series.present(results, [f"{start}-{eye}" for eye in settings.eyes])
         if runs:
-            lines.append(f"| {STARTS[start]} | {len(runs)} | {' | '.join(errors(runs))} |")
+            lines.append(series.table_line([STARTS[start], len(runs), *errors(runs)]))
     lines += ["", "Published, on other sets:", ""]
     lines += [f"- {source}: {error} px" for source, error in PUBLISHED]
     return "\n".join(lines) + "\n"
@@ -92,12 +91,14 @@ def markdown(settings: Settings, results: dict[str, dict]) -> str:
 
 def errors(runs: Sequence[dict]) -> list[str]:
     """Cells of a row: scans, the error over all boundaries in px and µm, and of each boundary."""
+    # all scans of eyes left out weigh alike
     per_run = [result["boundary_errors_px_per_scan"] for result in runs]
     px = np.concatenate(per_run).astype(float)  # (scans, boundaries and the mean of all)
     cells = []
     for row in over_scans(px, [*BOUNDARIES, "all"]):
         cells.append(f"{row['mean']:.2f} ± {row['sd'] or 0:.2f}")
     um = SPECTRALIS_UM * np.nanmean(px[:, -1])
+    # the mean over boundaries, which comes last, stands first in the table
     return [str(len(px)), cells[-1], f"{um:.1f}", *cells[:-1]]
 
 

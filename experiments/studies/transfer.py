@@ -70,8 +70,9 @@ def run_name(start: str, split: str, seed: int) -> str:
 
 def fluid_dice(settings: Settings, results: dict[str, dict], start: str, split: str) -> np.ndarray:
     """(seeds, evaluations, 2): step and pooled fluid Dice, of the finished runs of a start."""
-    names = [run_name(start, split, seed) for seed in settings.seeds]
-    histories = [np.array(results[name]["history"])[:, :2] for name in names if name in results]
+    runs = series.present(results, [run_name(start, split, seed) for seed in settings.seeds])
+    # a line of history begins with the step and fluid Dice
+    histories = [np.array(result["history"])[:, :2] for result in runs]
     return np.stack(histories) if histories else np.empty((0, 0, 2))
 
 
@@ -81,6 +82,7 @@ def curves(settings: Settings, results: dict[str, dict]) -> dict[str, list[tuple
     for start in settings.starts:
         histories = [fluid_dice(settings, results, start, split) for split in settings.splits]
         if all(len(history) for history in histories):
+            # first over the seeds, so that every split weighs alike
             mean = np.mean([history.mean(0) for history in histories], axis=0)
             lines[STARTS[start]] = [(float(step), float(dice)) for step, dice in mean]
     return lines
@@ -93,11 +95,11 @@ def markdown(settings: Settings, results: dict[str, dict]) -> str:
     lines = [
         f"Fluid Dice pooled over the validation scans, {kind} scans",
         "",
-        f"| pretrained on | steps | {' | '.join(settings.splits)} | seeds |",
-        "|---" * (3 + len(settings.splits)) + "|",
+        *series.table_head(["pretrained on", "steps", *settings.splits, "seeds"]),
     ]
     for steps in (STUDY_STEPS, LONG):
         for start in settings.starts:
+            # a column per split, then how many seeds each rests on
             cells = []
             seeds = []
             for split in settings.splits:
@@ -106,7 +108,7 @@ def markdown(settings: Settings, results: dict[str, dict]) -> str:
                 cells.append(series.mean_sd(dice))
                 seeds.append(len(dice))
             cells.append(series.fewest_to_most(seeds))
-            lines.append(f"| {STARTS[start]} | {steps} | {' | '.join(cells)} |")
+            lines.append(series.table_line([STARTS[start], steps, *cells]))
     return "\n".join(lines) + "\n"
 
 

@@ -48,6 +48,9 @@ RECIPES = {
 }
 
 
+TITLES = ("pretrained by", "width", "steps", "vessel Dice", "fluid Dice, row 10", "seeds")
+
+
 @dataclass(frozen=True)
 class Settings:
     """What is compared."""
@@ -67,11 +70,13 @@ def main() -> None:
 
     if settings.hrf:
         os.environ["HRF_DATA"] = settings.hrf  # which pretrain_hrf.py reads
+    # vessels first, from which row 10 starts
     pretraining = pretraining_runs(settings.starts, args.amp)
     pretrained = series.gather(args, pretraining, script="pretrain_hrf.py", may_be_empty=True)
     results = series.gather(args, finetuning_runs(settings, args.amp, args.out))
     rows = summarise(settings.starts, pretrained, results)
 
+    # table and figure
     table = markdown(rows)
     series.write_table(args.out / "width.md", table)
     save_png(args.out / "width.png", line_plot(curves(rows), "width", "fluid Dice"))
@@ -105,6 +110,7 @@ def summarise(
     """Of each start with finished runs: vessel Dice, and fluid Dice of every seed."""
     rows = []
     for name in starts:
+        # a row needs both: how it was pretrained, and a seed at least of row 10
         prefix = f"row10-{name}-seed"
         runs = [result for run, result in results.items() if run.startswith(prefix)]
         vessels = pretrained.get(f"pretrain-{name}")
@@ -131,14 +137,12 @@ def curves(rows: Sequence[dict]) -> dict[str, list[tuple[int, float]]]:
 
 
 def markdown(rows: Sequence[dict]) -> str:
-    lines = [
-        "| pretrained by | width | steps | vessel Dice | fluid Dice, row 10 | seeds |",
-        "|---" * 6 + "|",
-    ]
+    lines = series.table_head(TITLES)
     for row in rows:
-        start = f"{RECIPES[row['recipe']]} | {row['width']} | {row['steps']}"
-        fluid = f"{series.mean_sd(row['seeds'])} | {len(row['seeds'])}"
-        lines.append(f"| {start} | {row['vessel']:.4f} | {fluid} |")
+        recipe = RECIPES[row["recipe"]]
+        fluid = series.mean_sd(row["seeds"])
+        cells = [recipe, row["width"], row["steps"], f"{row['vessel']:.4f}", fluid]
+        lines.append(series.table_line([*cells, len(row["seeds"])]))
     return "\n".join(lines) + "\n"
 
 

@@ -133,6 +133,10 @@ def test_backbones(made):
     assert_shown(made("backbones", "backbones"))
 
 
+def test_width(made):
+    assert_shown(made("width", "width", "--amp", "auto"))
+
+
 FAST = ["--weights", "hrf-mobilenet_v3_small"]
 
 
@@ -228,6 +232,7 @@ def test_the_real_set(capsys):
 def test_speed():
     script = load_script("speed_table")
     assert_shown(script.markdown(RESULTS / "bench"))
+    assert_shown(load_script("gpu_table").markdown(RESULTS / "bench"))
 
 
 def test_scores_on_their_own_training_scans():
