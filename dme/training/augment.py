@@ -23,6 +23,7 @@ from dme.ops.crops import sample_crops
 from dme.training.settings import Augment
 
 REDRAWS = 10  # of a crop that one class covers, before it is taken as it is
+LARGEST_FRAME = 1.5  # of whole scans, times the median height and width
 
 # OpenMMLab's PhotoMetricDistortion
 LIGHT_RANGE = 32  # of 255
@@ -47,6 +48,23 @@ class TrainingSet:
 
     def __post_init__(self) -> None:
         self.chosen_by = [mask.cpu() for mask in self.masks]
+
+    @property
+    def sides(self) -> tuple[list[int], list[int]]:
+        """Heights and widths of the scans, each from the smallest to the largest."""
+        shapes = [tuple(mask.shape) for mask in self.masks]
+        return sorted(height for height, _ in shapes), sorted(width for _, width in shapes)
+
+    def frame(self, crop: int) -> tuple[int, int]:
+        """Height and width of every sample: the crop's, without one that of whole scans.
+
+        Where scans differ that of the largest, of which smaller ones cover a part; none is more
+        than half as large again as the median: of a scan beyond that a random part is taken.
+        """
+        if crop:
+            return crop, crop
+        height, width = (_common(sides) for sides in self.sides)
+        return height, width
 
     def shares(self, num_classes: int) -> Tensor:
         """Of each class among annotated pixels, float32 (num_classes,).
@@ -89,32 +107,28 @@ def sample_batch(
 ) -> tuple[Tensor, Tensor]:
     """Augmented samples `indices`: image float32 (B, C, S, S), 0..255, and labels int64 (B, S, S).
 
-    S is the crop, or (H, W) of the whole image. offset: position of indices[0] in the global
-    batch. Pixels from outside the frame are 0 in the image and 255 (ignored) in the labels.
-    Speckle is drawn on the images' device: CPU and GPU draw different noise, everything else
-    agrees.
-
-    Raises InputError when a crop is larger than its image, when sizes differ and there is no crop,
-    and when `colour` meets grey images.
+    S is the crop, or (H, W) of the whole image (`TrainingSet.frame`). offset: position of
+    indices[0] in the global batch. Pixels from outside the frame are 0 in the image and 255
+    (ignored) in the labels. Speckle is drawn on the images' device: CPU and GPU draw different
+    noise, everything else agrees. Which settings fit the scans `check_fit` says.
     """
     # of each sample its own draws
-    first_mask = data.masks[indices[0]]
+    frame = data.frame(augment.crop)
     crops = []
     parameters = []
     noise_seeds = []
     for place, index in enumerate(indices):
         generator = _generator(seed, step, offset + place)
-        check_sample(data.images[index], data.masks[index], first_mask, augment)
         parameters.append(_draw_photometric(augment, generator))
         noise_seeds.append(int(torch.randint(1 << 62, (), generator=generator)))
-        crops.append(_draw_crop(data.chosen_by[index], data.fluid, augment, generator))
+        labels = data.chosen_by[index]
+        crops.append(_draw_crop(labels, data.fluid, frame, augment, generator))
 
     # all of them at once
     images = [data.images[i] for i in indices]
     masks = [data.masks[i] for i in indices]
-    height, width = (augment.crop, augment.crop) if augment.crop else first_mask.shape
     geometry = torch.tensor(crops, dtype=torch.float64)
-    x, labels, inside = sample_crops(images, masks, geometry, height, width)
+    x, labels, inside = sample_crops(images, masks, geometry, *frame)
     x = _photometric(x, inside, torch.tensor(parameters), augment)
     if augment.noise:
         _add_noise(x, augment.noise, noise_seeds)
@@ -128,20 +142,41 @@ def _generator(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
-def check_sample(image: Tensor, mask: Tensor, first_mask: Tensor, augment: Augment) -> None:
-    """Raise InputError for a scan that cannot be drawn from, or not beside the first."""
-    size = f"{mask.shape[0]} x {mask.shape[1]}"
-    if augment.crop > min(mask.shape):
+def check_fit(data: TrainingSet, augment: Augment) -> None:
+    """Raise InputError for a crop larger than every scan, and for `colour` with grey scans."""
+    heights, widths = data.sides
+    if augment.crop > max(heights[-1], widths[-1]):
         raise InputError(
-            f"crop {augment.crop} is larger than a scan of {size} pixels: choose a smaller crop"
+            f"crop {augment.crop} is larger than every scan, of at most "
+            f"{heights[-1]} x {widths[-1]} pixels: choose a smaller crop"
         )
-    if not augment.crop and mask.shape != first_mask.shape:
-        first = f"{first_mask.shape[0]} x {first_mask.shape[1]}"
-        raise InputError(f"scans of {first} and {size} pixels cannot share a batch: choose a crop")
-    if augment.colour and image.ndim != 3:
+    if augment.colour and any(image.ndim != 3 for image in data.images):
         raise InputError(
             "colour augmentation needs RGB images, found grey: use brightness, contrast, gamma"
         )
+
+
+def fit_note(data: TrainingSet, augment: Augment) -> str | None:
+    """What is done to scans that do not fill a sample, or more; None if all do."""
+    heights, widths = data.sides
+    height, width = data.frame(augment.crop)
+    smaller = heights[0] < height or widths[0] < width
+    larger = not augment.crop and (heights[-1] > height or widths[-1] > width)
+    if not (smaller or larger):
+        return None
+    sizes = f"{heights[0]} to {heights[-1]} px high, {widths[0]} to {widths[-1]} px wide"
+    parts = []
+    if smaller:
+        parts.append("what they do not cover is unknown and teaches nothing")
+    if larger:
+        parts.append("of larger scans a part is drawn each time")
+    return f"training scans are {sizes}, samples {height} x {width} px: {'; '.join(parts)}"
+
+
+def _common(sides: list[int]) -> int:
+    """The side of a frame for scans of these sides, in rising order; see `TrainingSet.frame`."""
+    median = sides[len(sides) // 2]
+    return min(sides[-1], int(LARGEST_FRAME * median))
 
 
 # Geometry. A box is (top, left, height, width) in pixels of the scaled frame; it may reach beyond
@@ -149,9 +184,16 @@ def check_sample(image: Tensor, mask: Tensor, first_mask: Tensor, augment: Augme
 
 
 def _draw_crop(
-    labels: Tensor, fluid: int | None, augment: Augment, generator: torch.Generator
+    labels: Tensor,
+    fluid: int | None,
+    frame: tuple[int, int],
+    augment: Augment,
+    generator: torch.Generator,
 ) -> list[float]:
-    """A random crop of a scan with `labels` (H, W): a row of `sample_crops`' geometry."""
+    """A random crop of a scan with `labels` (H, W): a row of `sample_crops`' geometry.
+
+    frame: height and width of the crop.
+    """
     # the frame: its scale, turn and shift
     draws = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
     zoom, turn, down, right, mirror = draws
@@ -166,7 +208,7 @@ def _draw_crop(
     shift_x = round(augment.shift * (2 * right - 1) * width)
 
     # the crop in it, drawn again while one class covers too much
-    out_h, out_w = (augment.crop, augment.crop) if augment.crop else labels.shape
+    out_h, out_w = frame
     beyond = round(augment.border * augment.crop)
     row, column = _draw_target(labels, fluid, step, augment.on_fluid, generator)
     redraws = REDRAWS if augment.crop and augment.max_class_share < 1 else 0

@@ -1,6 +1,6 @@
 """Fine-tuning from the data to results.json: the work of `./run.sh finetune`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from dme.nets.folding import folded
 from dme.nets.loading import load_model
 from dme.nets.segmenter import Segmenter, build_model, require_arch, set_classes, start_at_shares
 from dme.nets.zoo import known
-from dme.training.augment import TrainingSet
+from dme.training.augment import TrainingSet, fit_note
 from dme.training.fine_tuning_report import report, report_second_opinion
 from dme.training.loop import train
+from dme.training.presets import PLANS
 from dme.training.settings import Finetune, Plan
 from dme.training.tasks import check_annotated, training_set
 from dme.training.validation import Validation
@@ -84,6 +85,9 @@ def fine_tune(plan: Plan) -> None:
         announce(scans)
     validate = Validation(scans.small, scans.native, scans.validation, device, task, options.tta)
     data = scans.for_training(options, task, device)
+    plan = fitted(plan, data)
+    if rank == 0 and (note := fit_note(data, plan.augment)):
+        print(f"data note: {note}")
 
     # Training
     if replaced or options.weights == "none":
@@ -169,6 +173,18 @@ def _require_fluid(cache: Cache, indices: np.ndarray, side: str, split: str, pur
         f"none of the {len(indices)} {side} scans of {split} holds fluid, which leaves nothing "
         f"to {purpose}; choose another split, --seed or data"
     )
+
+
+def fitted(plan: Plan, data: TrainingSet) -> Plan:
+    """The plan, the recipe's own crop made as small as the longest side of these scans."""
+    heights, widths = data.sides
+    longest = max(heights[-1], widths[-1])
+    crop = plan.augment.crop
+    if crop <= longest or crop != PLANS[plan.finetune.recipe].augment.crop:
+        return plan
+    if ranks.rank() == 0:
+        print(f"data note: crop {longest} instead of {crop}: no training scan is larger")
+    return replace(plan, augment=replace(plan.augment, crop=longest))
 
 
 def data_origin(source: Source, scans: SplitSet) -> dict:

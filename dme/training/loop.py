@@ -23,7 +23,7 @@ from dme.metrics import scores
 from dme.nets.checkpoint import save_model
 from dme.nets.segmenter import Segmenter, normalise
 from dme.ops.confusion import confusion_matrix
-from dme.training.augment import TrainingSet, batch_indices, check_sample, sample_batch
+from dme.training.augment import TrainingSet, batch_indices, check_fit, sample_batch
 from dme.training.joint import Joint
 from dme.training.recipe import (
     OPTIMIZERS,
@@ -325,8 +325,7 @@ def share_of_batch(
         raise InputError(
             "crops can be placed on fluid only where fluid is a class; leave on_fluid at 0"
         )
-    for image, mask in zip(data.images, data.masks, strict=True):
-        check_sample(image, mask, data.masks[0], augment)
+    check_fit(data, augment)
     return share
 
 

@@ -2,6 +2,7 @@
 
 import colorsys
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from dme.training.augment import (
     TrainingSet,
     _saturate_and_turn,
     batch_indices,
+    check_fit,
+    fit_note,
     sample_batch,
 )
 
@@ -492,18 +495,69 @@ def test_batches_walk_through_shuffled_epochs():
 # Errors
 
 
-def test_impossible_batches_are_refused():
+def test_settings_that_fit_no_scan_are_refused():
     small = _noise(20, 30)
     large = _noise(40, 50)
     both = _scans([small, large], [small, large])
-    with pytest.raises(InputError, match="crop 21 is larger than a scan of 20 x 30 pixels"):
-        sample_batch(_scans([small], [small]), [0], Augment(crop=21), 0, 0)
-    with pytest.raises(InputError, match="20 x 30 and 40 x 50 pixels cannot share a batch"):
-        sample_batch(both, [0, 1], Augment(), 0, 0)
+    with pytest.raises(InputError, match="crop 51 is larger than every scan, of at most 40 x 50"):
+        check_fit(both, Augment(crop=51))
     with pytest.raises(InputError, match="needs RGB images, found grey"):
-        sample_batch(_scans([small], [small]), [0], Augment(colour=True), 0, 0)
+        check_fit(_scans([small], [small]), Augment(colour=True))
+    check_fit(both, Augment(crop=50))
     x, _ = sample_batch(both, [0, 1], Augment(crop=20), 0, 0)
     assert x.shape == (2, 1, 20, 20)
+
+
+# Scans of different sizes
+
+
+def _blank(*shapes: tuple[int, int]) -> TrainingSet:
+    """White scans of class 1 all over."""
+    images = [torch.full(shape, 200, dtype=torch.uint8) for shape in shapes]
+    masks = [torch.ones(shape, dtype=torch.uint8) for shape in shapes]
+    return _scans(images, masks)
+
+
+@pytest.mark.parametrize("augment", [Augment(), Augment(flip=True), Augment(crop=50)])
+def test_smaller_scans_are_padded_with_the_unknown(augment):
+    shapes = [(20, 30), (30, 45), (30, 50)]
+    height, width = (50, 50) if augment.crop else (30, 50)
+    x, labels = sample_batch(_blank(*shapes), [0, 1, 2], augment, 0, 0)
+    assert x.shape == (3, 1, height, width) and labels.shape == (3, height, width)
+    for image, label, (tall, wide) in zip(x[:, 0], labels, shapes, strict=True):
+        # the whole scan is there, somewhere, and nothing else
+        rows, columns = torch.nonzero(label == 1, as_tuple=True)
+        assert (label == 1).sum() == tall * wide and (label != 1).sum() == (label == 255).sum()
+        assert rows.max() - rows.min() == tall - 1 and columns.max() - columns.min() == wide - 1
+        assert torch.equal(image == 200, label == 1) and torch.equal(image == 0, label == 255)
+
+
+def test_of_scans_far_larger_than_the_others_a_part_is_drawn():
+    image = _coordinates(200, 300)
+    data = _blank((20, 30), (22, 30), (24, 32))
+    data = TrainingSet(
+        [*data.images, image], [*data.masks, image[0] * 0 + 1], ["a", "b", "c", "d"]
+    )
+    assert data.frame(0) == (36, 48)  # half as large again as the median, 24 x 32
+    x, labels = sample_batch(data, [3], Augment(), 0, 0)
+    assert (labels == 1).all()
+    top, left = int(x[0, 0, 0, 0]), int(x[0, 1, 0, 0])
+    assert torch.equal(x[0], image[:, top : top + 36, left : left + 48].float())
+
+
+@pytest.mark.parametrize(
+    ("shapes", "crop", "told"),
+    [
+        ([(20, 30), (20, 30)], 0, None),
+        ([(20, 30), (24, 32)], 16, None),
+        ([(20, 30), (24, 30)], 0, "20 to 24 px high, 30 to 30 px wide, samples 24 x 30 px: what"),
+        ([(20, 30), (24, 30)], 30, "samples 30 x 30 px: what they do not cover is unknown and"),
+        ([(20, 30)] * 3 + [(90, 30)], 0, "samples 30 x 30 px: what .+; of larger scans a part"),
+    ],
+)
+def test_what_is_done_to_scans_that_do_not_fit_is_said(shapes, crop, told):
+    note = fit_note(_blank(*shapes), Augment(crop=crop))
+    assert note is None if told is None else re.search(told, note)
 
 
 @pytest.mark.parametrize(
