@@ -56,10 +56,12 @@ def main() -> None:
         raise InputError(
             f"the scans of {scans.description} have no fluid masks, which the study needs"
         )
+    # the archive is there whole or not at all
     with atomic_path(settings.out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         pack_scans(archive, scans)
         distance = pack_photographs(archive, photographs)
 
+    # what came out; an archive that is too large is kept, but is an error
     size = settings.out.stat().st_size / MIB
     print(f"{len(scans)} scans and masks of {STUDY_SIDE} x {STUDY_SIDE}: bit for bit")
     print(f"{len(photographs)} photographs: {distance:.2f} of 255 grey levels from the originals")
@@ -77,7 +79,8 @@ def pack_scans(archive: zipfile.ZipFile, scans: "Cache") -> None:
     for i, name in enumerate(scans.names):
         archive.writestr(f"{SCANS}/images/{name}.png", png(scans.images[i]))
         archive.writestr(f"{SCANS}/fluid/{name}.png", png(scans.fluid[i]))
-        index.append((name, int(scans.subjects[i]), int(scans.positions[i])))
+        eye, position = int(scans.subjects[i]), int(scans.positions[i])
+        index.append((name, eye, position))
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(index)
     archive.writestr(f"{SCANS}/index.csv", file.getvalue())
@@ -91,6 +94,7 @@ def pack_photographs(archive: zipfile.ZipFile, photographs: "Cache") -> float:
     from PIL import Image
     from tqdm import tqdm
 
+    # each is decoded again, to tell what JPEG costs
     distances = []
     for i, name in enumerate(tqdm(photographs.names, desc="photographs")):
         original = photographs.images[i]

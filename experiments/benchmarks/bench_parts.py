@@ -11,7 +11,7 @@ import torch
 import work
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
-from turns import DEVICE, Way, add_peaks, in_turns, report, report_limits, with_limits
+from turns import DEVICE, Rows, Ways, add_peaks, in_turns, report, report_limits, with_limits
 
 from dme.data.cache import Cache, open_cache
 from dme.data.opening import open_source
@@ -88,7 +88,7 @@ def ops(repeats: int) -> dict:
     """Confusion matrices, one label in twenty ignored; losses; convolutions, on a GPU crops."""
     results = {}
 
-    def compare(name: str, ways: dict[str, Way], title: str) -> None:
+    def compare(name: str, ways: Ways, title: str) -> None:
         results[name] = rows = in_turns(ways, repeats)
         add_peaks(ways, rows)
         report(f"ops: {title}", rows)
@@ -143,7 +143,7 @@ def train(args: Namespace) -> dict:
     return {"rows": rows, "limits_per_s": limits, "flop": flop, "what": what}
 
 
-def report_phases(rows: dict[str, dict]) -> None:
+def report_phases(rows: Rows) -> None:
     """Print the phases of a step, and add to each row the share of what is not the network."""
     print("ms of a step by phase, and the share of what is not the network")
     for name, row in rows.items():

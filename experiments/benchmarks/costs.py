@@ -63,8 +63,11 @@ def measure(
     from dme.nets.folding import folded
 
     image = phantom_bscan(0).image
-    ways = {name: partial(predict, folded(model), image) for name, model in models.items()}
+    ways = {}
+    for name, model in models.items():
+        ways[name] = partial(predict, folded(model), image)
     times = in_turns(ways, repeats, turn_s)
+    # operations are counted once: they do not depend on the machine
     rows = {}
     for name, model in models.items():
         with FlopCounterMode(display=False) as counter:

@@ -7,7 +7,7 @@ import torch
 import work
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from turns import DEVICE, Way, add_peaks, in_turns, report, report_limits, with_limits
+from turns import DEVICE, Way, Ways, add_peaks, in_turns, report, report_limits, with_limits
 
 from dme.inference.sizes import SIZES
 from dme.inference.windows import resize, whole
@@ -72,7 +72,8 @@ def training(width: int, repeats: int, compiled: bool) -> dict:
     results = {}
     data, model = work.synthetic_set(4), build_model(width=width)
     for batch in BATCHES:
-        lesson = work.Lesson(data, Augment(crop=CROP), Recipe(iters=1, batch=batch))
+        recipe = Recipe(iters=1, batch=batch)
+        lesson = work.Lesson(data, Augment(crop=CROP), recipe)
         ways = step_ways(model, lesson, compiled)
         eager = work.Step(peers.plain(model), lesson, torch.contiguous_format)
         in_full = partial(with_tf32, False, eager)
@@ -93,10 +94,10 @@ def training(width: int, repeats: int, compiled: bool) -> dict:
     return results
 
 
-def step_ways(model: Segmenter, lesson: work.Lesson, compiled: bool) -> dict[str, Way]:
+def step_ways(model: Segmenter, lesson: work.Lesson, compiled: bool) -> Ways:
     """Ours: bfloat16, float32, and if asked for compiled."""
     step = partial(work.Step, model, lesson, torch.channels_last)
-    ways: dict[str, Way] = {"dme, bfloat16": step(torch.bfloat16)}
+    ways: Ways = {"dme, bfloat16": step(torch.bfloat16)}
     if compiled:
         ways["dme, bfloat16, torch.compile"] = step(torch.bfloat16, compiled=True)
     ways["dme, float32"] = step()

@@ -52,11 +52,13 @@ class PlainPSPHead(PSPHead):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         x = features[-1]
+        # each pooled grid, enlarged again
         grids = [
             pool(F.adaptive_avg_pool2d(x, bins))
             for bins, pool in zip(self.pool_scales, self.pools, strict=True)
         ]
-        x = torch.cat([x, *(resize(grid, x.shape[-2:]) for grid in grids)], dim=1)
+        enlarged = [resize(grid, x.shape[-2:]) for grid in grids]
+        x = torch.cat([x, *enlarged], dim=1)
         return self.classifier(self.dropout(self.bottleneck(x)))
 
 
@@ -65,8 +67,11 @@ class PlainASPPHead(ASPPHead):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         x = features[-1]
-        average = resize(self.image_pool(F.adaptive_avg_pool2d(x, 1)), x.shape[-2:])
-        x = torch.cat([average, *(branch(x) for branch in self.branches)], dim=1)
+        # the average goes first, as in OpenMMLab's
+        average = self.image_pool(F.adaptive_avg_pool2d(x, 1))
+        parts = [resize(average, x.shape[-2:])]
+        parts += [branch(x) for branch in self.branches]
+        x = torch.cat(parts, dim=1)
         return self.classifier(self.dropout(self.bottleneck(x)))
 
 

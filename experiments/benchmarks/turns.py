@@ -15,6 +15,9 @@ from tqdm import tqdm
 from dme.training.run_folder import Stopwatch
 
 Way = Callable[[], object]
+Ways = dict[str, Way]  # by name
+Rows = dict[str, dict]  # what was measured of each way
+Limits = dict[str, float]  # of the machine, per second
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TURN_S = 0.3  # a turn lasts at least as long, or a busy machine decides what a short way takes
 
@@ -42,7 +45,7 @@ def stopwatch() -> Stopwatch:
     return Stopwatch(DEVICE, clock()[0])
 
 
-def in_turns(ways: dict[str, Way], repeats: int, turn_s: float = TURN_S) -> dict[str, dict]:
+def in_turns(ways: Ways, repeats: int, turn_s: float = TURN_S) -> Rows:
     """Seconds of every way, warm: `repeats` rounds that take the ways in turn.
 
     A turn is as many calls as last `turn_s`, and counts as their mean. ratio: the median over
@@ -55,8 +58,10 @@ def in_turns(ways: dict[str, Way], repeats: int, turn_s: float = TURN_S) -> dict
     for way in ways.values():
         way()
     for name, way in ways.items():
-        calls[name] = math.ceil(turn_s / max(_turn(way, 1)[0], 1e-6))
+        call_s, _ = _turn(way, 1)
+        calls[name] = math.ceil(turn_s / max(call_s, 1e-6))
 
+    # the rounds
     seconds = {name: [] for name in ways}
     phases = {name: [] for name in ways}
     for _ in tqdm(range(repeats), desc="rounds", unit="round", leave=False):
@@ -65,6 +70,7 @@ def in_turns(ways: dict[str, Way], repeats: int, turn_s: float = TURN_S) -> dict
             seconds[name].append(mean)
             phases[name] += [watch.seconds() for watch in watches]
 
+    # every way beside the first
     first = next(iter(seconds.values()))
     rows = {}
     for name in ways:
@@ -89,7 +95,10 @@ def _row(seconds: list[float], first: list[float]) -> dict[str, float]:
 
 def _medians(calls: list[dict[str, float]]) -> dict[str, float]:
     """By phase, over the calls."""
-    return {phase: statistics.median(call[phase] for call in calls) for phase in calls[0]}
+    medians = {}
+    for phase in calls[0]:
+        medians[phase] = statistics.median(call[phase] for call in calls)
+    return medians
 
 
 def _turn(way: Way, calls: int) -> tuple[float, list[Stopwatch]]:
@@ -118,7 +127,7 @@ def _turn(way: Way, calls: int) -> tuple[float, list[Stopwatch]]:
     return spent / calls, watches
 
 
-def add_peaks(ways: dict[str, Way], rows: dict[str, dict]) -> None:
+def add_peaks(ways: Ways, rows: Rows) -> None:
     """Add to each row what one call holds at most beyond what was held before: peak_bytes.
 
     Of the GPU's memory; on a CPU of what PyTorch and NumPy allocate.
@@ -144,12 +153,13 @@ def _peak_of_cpu(way: Way) -> int:
     by_numpy = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    # running sum of what was allocated and freed
     events.sort(key=lambda e: e.start_ns())
     in_use = itertools.accumulate(e.nbytes() for e in events)
     return by_numpy + max(in_use, default=0)
 
 
-def with_limits(ways: dict[str, Way], repeats: int) -> tuple[dict[str, dict], dict[str, float]]:
+def with_limits(ways: Ways, repeats: int) -> tuple[Rows, Limits]:
     """in_turns, and what PyTorch reaches on this machine in the same rounds, per second.
 
     copy_bytes: read and written by copying a tensor that no cache holds. float32_flop,
@@ -158,13 +168,14 @@ def with_limits(ways: dict[str, Way], repeats: int) -> tuple[dict[str, dict], di
     """
     source = torch.ones(1 << 25, device=DEVICE)  # 128 MiB
     target = torch.empty_like(source)
-    limits: dict[str, Way] = {"copy_bytes": lambda: target.copy_(source)}
+    limits: Ways = {"copy_bytes": lambda: target.copy_(source)}
     amounts = {"copy_bytes": 2 * source.nbytes}
     for dtype in (torch.float32, torch.bfloat16):
         for name, (way, flop) in _arithmetic(dtype).items():
             limits[name] = way
             amounts[name] = flop
 
+    # of product and convolution the faster one is the limit
     rows = in_turns(ways | limits, repeats)
     reached = {name: amount / rows.pop(name)["median_s"] for name, amount in amounts.items()}
     for name in ("float32", "bfloat16"):
@@ -192,7 +203,7 @@ def _arithmetic(dtype: torch.dtype) -> dict[str, tuple[Way, int]]:
     }
 
 
-def report(title: str, rows: dict[str, dict]) -> None:
+def report(title: str, rows: Rows) -> None:
     """Print one row per way, the ratio first; memory where `add_peaks` measured it."""
     peaks = all("peak_bytes" in row for row in rows.values())
     memory_title = "peak MiB" if peaks else ""
@@ -204,7 +215,7 @@ def report(title: str, rows: dict[str, dict]) -> None:
         print(f"{ratios:24} {1e3 * row['median_s']:8.1f}  {spread:17} {memory}{name}")
 
 
-def report_limits(flop: int, rows: dict[str, dict], limits: dict[str, float]) -> None:
+def report_limits(flop: int, rows: Rows, limits: Limits) -> None:
     """Print, and add to each row, the share of its precision's limit at which it does `flop`.
 
     bfloat16 is the precision of a way whose name holds the word, float32 of the others.

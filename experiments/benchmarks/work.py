@@ -9,7 +9,7 @@ import peers
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from turns import DEVICE, Way, stopwatch
+from turns import DEVICE, Ways, stopwatch
 
 from dme.common.labels import IGNORE
 from dme.data.phantom import phantom_bscan
@@ -24,12 +24,13 @@ from dme.training.recipe import OPTIMIZERS
 from dme.training.run_folder import Stopwatch
 from dme.training.settings import Augment, Recipe
 
+Shape = tuple[int, int, int, int]
 IGNORED_SHARE = 0.05  # of the labels
 # of a crop, as sample_crops explains it
 GEOMETRY = (40.0, 60.0, 1.1, 0.9, 0.1, 1.0)
 
 
-def largest_difference(ways: dict[str, Way]) -> float:
+def largest_difference(ways: Ways) -> float:
     """Of the others' results from the first way's."""
     first, *others = (way() for way in ways.values())
     return max((first - other).abs().max().item() for other in others)
@@ -49,9 +50,7 @@ def synthetic_set(count: int) -> TrainingSet:
 # ---- counting
 
 
-def confusion_ways(
-    classes: int, shape: tuple[int, int, int], torchmetrics: bool
-) -> dict[str, Way]:
+def confusion_ways(classes: int, shape: tuple[int, int, int], torchmetrics: bool) -> Ways:
     """Confusion matrices of the same logits. shape: (N, H, W) of the labels, int64."""
     logits, target = confusion_inputs(classes, shape)
     ways = {
@@ -67,13 +66,14 @@ def confusion_ways(
 def confusion_inputs(classes: int, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """Logits float32 (N, C, H, W) and labels int64 (N, H, W), one in twenty of them ignored."""
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn((shape[0], classes, *shape[1:]), generator=generator).to(DEVICE)
+    scans, *pixels = shape
+    logits = torch.randn((scans, classes, *pixels), generator=generator).to(DEVICE)
     target = torch.randint(classes, shape, generator=generator)
     target[torch.rand(shape, generator=generator) < IGNORED_SHARE] = IGNORE
     return logits, target.to(DEVICE)
 
 
-def require_equal_counts(ways: dict[str, Way]) -> None:
+def require_equal_counts(ways: Ways) -> None:
     first, *others = (way() for way in ways.values())
     if any((first != other).any() for other in others):
         raise RuntimeError(f"the confusion matrices of {', '.join(ways)} differ")
@@ -82,11 +82,12 @@ def require_equal_counts(ways: dict[str, Way]) -> None:
 # ---- losses
 
 
-def loss_ways(shape: tuple[int, int, int, int], monai: bool) -> dict[str, dict[str, Way]]:
+def loss_ways(shape: Shape, monai: bool) -> dict[str, Ways]:
     """By loss. Each way returns the gradient. No label is ignored, which MONAI's could not do."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(shape, generator=generator).to(DEVICE).requires_grad_()
-    target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator).to(DEVICE)
+    scans, classes, *pixels = shape
+    target = torch.randint(classes, (scans, *pixels), generator=generator).to(DEVICE)
 
     def gradient(loss: Loss) -> Tensor:
         return torch.autograd.grad(loss(logits, target), logits)[0]
@@ -104,7 +105,7 @@ def loss_ways(shape: tuple[int, int, int, int], monai: bool) -> dict[str, dict[s
     return {"CE + Dice": ce_dice, "focal loss": focal}
 
 
-def gradients_apart(ways: dict[str, Way], shape: tuple[int, int, int, int]) -> float:
+def gradients_apart(ways: Ways, shape: Shape) -> float:
     """The largest difference of a pixel's gradient, as if the loss were that pixel's alone."""
     pixels = shape[0] * shape[2] * shape[3]
     return largest_difference(ways) * pixels
@@ -113,13 +114,13 @@ def gradients_apart(ways: dict[str, Way], shape: tuple[int, int, int, int]) -> f
 # ---- convolutions and crops
 
 
-def depthwise_ways(kernel: int, dilation: int, shape: tuple[int, int, int, int]) -> dict[str, Way]:
+def depthwise_ways(kernel: int, dilation: int, shape: Shape) -> Ways:
     """Forward and back, channels last as in training; PyTorch's in bfloat16 can be wrong."""
     generator = torch.Generator().manual_seed(0)
     reach = dilation * (kernel // 2)
     ours = partial(depthwise_conv, dilation=dilation)
     peer = partial(F.conv2d, padding=reach, dilation=dilation, groups=shape[1])
-    ways: dict[str, Way] = {}
+    ways: Ways = {}
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.randn(shape, generator=generator).to(dtype, memory_format=torch.channels_last)
         weight = torch.randn(shape[1], 1, kernel, kernel, generator=generator).to(dtype)
@@ -137,10 +138,11 @@ def _there_and_back(convolution: Callable, x: Tensor, weight: Tensor) -> Tensor:
     return torch.autograd.grad(y, (x, weight), y.detach())[1]
 
 
-def crop_ways(batch: int, side: int) -> dict[str, Way]:
+def crop_ways(batch: int, side: int) -> Ways:
     data = synthetic_set(batch)
     geometry = torch.tensor([GEOMETRY] * batch, dtype=torch.float64)
-    arguments = ([image[None] for image in data.images], data.masks, geometry, side, side)
+    images = [image[None] for image in data.images]  # (1, H, W) each
+    arguments = (images, data.masks, geometry, side, side)
     return {
         "dme.sample_crops": lambda: sample_crops(*arguments),
         "PyTorch operations": lambda: crops_by_pytorch(*arguments),
@@ -197,9 +199,10 @@ class Step:
         # the loss on leaves, so that its own backward pass is timed apart from the network's
         leaves = [output.detach().requires_grad_() for output in outputs]
         height, width = target.shape[-2:]
-        logits = [
-            resize(leaf.float(), x.shape[-2:])[..., :height, :width] for leaf in leaves
-        ]  # (N, C, H, W) each
+        logits = []  # (N, C, H, W) each, without the padding
+        for leaf in leaves:
+            enlarged = resize(leaf.float(), x.shape[-2:])
+            logits.append(enlarged[..., :height, :width])
         loss_of = get_loss(recipe.loss)
         loss = loss_of(logits[0], target) + recipe.aux_weight * loss_of(logits[1], target)
         self.scaler.scale(loss).backward()

@@ -65,7 +65,7 @@ def main() -> None:
     print(f"\n{table}\ntable: {args.out / 'backbones.md'}\nruns: {folder}")
 
 
-def pretraining_runs(settings: Settings, amp: str) -> dict[str, list[str]]:
+def pretraining_runs(settings: Settings, amp: str) -> series.Runs:
     """Names, and arguments of pretrain_hrf.py."""
     if "hrf" not in settings.starts:
         return {}
@@ -77,7 +77,7 @@ def pretraining_runs(settings: Settings, amp: str) -> dict[str, list[str]]:
     return runs
 
 
-def finetuning_runs(settings: Settings, amp: str, out: Path) -> dict[str, list[str]]:
+def finetuning_runs(settings: Settings, amp: str, out: Path) -> series.Runs:
     """Names, and arguments of finetune.py."""
     runs = {}
     for seed in settings.seeds:
@@ -89,7 +89,8 @@ def finetuning_runs(settings: Settings, amp: str, out: Path) -> dict[str, list[s
                 for start in settings.starts:
                     weights = ["--weights", pretrained if start == "hrf" else start]
                     rest = f"--split {split} --amp {amp} --seed {seed}".split()
-                    runs[run_name(name, start, split, seed)] = [*network.split(), *weights, *rest]
+                    run = run_name(name, start, split, seed)
+                    runs[run] = [*network.split(), *weights, *rest]
     return runs
 
 
@@ -103,8 +104,8 @@ def run_name(network: str, start: str, split: str, seed: int) -> str:
 def markdown(
     settings: Settings,
     costs: dict[str, dict],
-    pretrained: dict[str, dict],
-    results: dict[str, dict],
+    pretrained: series.Results,
+    results: series.Results,
 ) -> str:
     """A row per network with finished runs: what it costs, and fluid Dice per split and start."""
     synthetic = next(iter(results.values()))["data_kind"] == "phantom"
@@ -133,7 +134,7 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
-def fluid_dice(settings: Settings, network: str, results: dict[str, dict]) -> list[list[float]]:
+def fluid_dice(settings: Settings, network: str, results: series.Results) -> list[list[float]]:
     """Of each split and start, fluid Dice of the seeds that are finished."""
     scores = []
     for split in settings.splits:

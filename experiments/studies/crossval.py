@@ -66,7 +66,7 @@ def main() -> None:
     print(f"folds: {series.results_folder(args)}")
 
 
-def all_runs(settings: Settings, amp: str) -> dict[str, list[str]]:
+def all_runs(settings: Settings, amp: str) -> series.Runs:
     """Names, and arguments of finetune.py."""
     splits = [*FOLDS, *LEAKY] if settings.leaky else FOLDS
     more = ["--weights", settings.weights] if settings.weights else []
@@ -84,7 +84,7 @@ def run_name(split: str, seed: int) -> str:
     return f"{series.in_name(split)}-seed{seed}"
 
 
-def folds_of(seed: int, results: dict[str, dict]) -> list[dict]:
+def folds_of(seed: int, results: series.Results) -> list[dict]:
     """The finished folds of a seed, in order."""
     return series.present(results, [run_name(split, seed) for split in FOLDS])
 
@@ -92,7 +92,7 @@ def folds_of(seed: int, results: dict[str, dict]) -> list[dict]:
 # ---- tables
 
 
-def markdown(settings: Settings, results: dict[str, dict]) -> str:
+def markdown(settings: Settings, results: series.Results) -> str:
     """Fold by fold, all folds together, the splits that leak, and what others published."""
     first = next(iter(results.values()))
     arch = first["arch"]
@@ -115,7 +115,7 @@ def markdown(settings: Settings, results: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def fold_by_fold(settings: Settings, results: dict[str, dict]) -> list[str]:
+def fold_by_fold(settings: Settings, results: series.Results) -> list[str]:
     """Lines of the table of folds, means over the seeds."""
     titles = ["fold", "eyes", "scans", "fluid Dice", "IoU", "graded columns: Dice", "IoU"]
     lines = series.table_head(titles)
@@ -132,7 +132,7 @@ def fold_by_fold(settings: Settings, results: dict[str, dict]) -> list[str]:
     return lines
 
 
-def leaking(results: dict[str, dict]) -> list[str]:
+def leaking(results: series.Results) -> list[str]:
     """Lines of the table of splits by B-scan, none without such runs."""
     lines = []
     for split in LEAKY:
@@ -209,15 +209,20 @@ def interval_by_eye(counts: np.ndarray, eyes: np.ndarray) -> tuple[float, float]
     draws = np.random.default_rng(0).integers(len(per_eye), size=(BOOTSTRAP, len(per_eye)))
     sums = per_eye[draws].sum(1)  # (BOOTSTRAP, 2, 2)
     with np.errstate(invalid="ignore"):  # draws of eyes without fluid have no Dice
-        dice = 2 * sums[:, 1, 1] / (sums[:, 1].sum(1) + sums[:, :, 1].sum(1))
+        truth, found = fluid_px(sums)
+        dice = 2 * sums[:, 1, 1] / (truth + found)
     return tuple(np.nanpercentile(dice, INTERVAL).tolist())
 
 
 def detection(counts: np.ndarray) -> tuple[str, str]:
     """Cells: scans with fluid in which some is found, scans without in which none is."""
-    holds = counts[:, 1].sum(1) > 0
-    found = counts[:, :, 1].sum(1) > 0
-    return share(found[holds]), share(~found[~holds])
+    truth, found = (pixels > 0 for pixels in fluid_px(counts))
+    return share(found[truth]), share(~found[~truth])
+
+
+def fluid_px(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of fluid in counts (N, 2, 2): of the truth and of the prediction, (N,) each."""
+    return counts[:, 1].sum(1), counts[:, :, 1].sum(1)
 
 
 def share(right: np.ndarray) -> str:
@@ -230,8 +235,9 @@ def share(right: np.ndarray) -> str:
 
 def areas_mm2(counts: np.ndarray, scale_um: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Fluid areas of (N, 2, 2) counts: of the truth and of the prediction, (N,) each."""
-    pixel = scale_um[0] * scale_um[1] / 1e6
-    return counts[:, 1].sum(1) * pixel, counts[:, :, 1].sum(1) * pixel
+    pixel_mm2 = scale_um[0] * scale_um[1] / 1e6
+    truth, found = fluid_px(counts)
+    return truth * pixel_mm2, found * pixel_mm2
 
 
 def area_cells(counts: np.ndarray, scale_um: Sequence[float] | None) -> dict[str, str]:
@@ -270,7 +276,8 @@ def bland_altman(folds: Sequence[dict]) -> np.ndarray:
     }
     lines = {}
     for name, level in levels.items():
-        lines[f"{name} {level:+.4f} mm²"] = [(0.0, float(level)), (right, float(level))]
+        y = float(level)
+        lines[f"{name} {level:+.4f} mm²"] = [(0.0, y), (right, y)]
     titles = ("mean of true and found fluid area, mm²", "found - true area, mm²")
     return line_plot(lines, *titles, dots=dots)
 

@@ -59,7 +59,7 @@ def main() -> None:
     print(f"\n{table}\ntable: {args.out / 'development.md'}\nruns: {series.results_folder(args)}")
 
 
-def all_runs(settings: Settings, amp: str) -> dict[str, list[str]]:
+def all_runs(settings: Settings, amp: str) -> series.Runs:
     """Names, and arguments of finetune.py."""
     runs = {}
     for name in settings.candidates:
@@ -73,7 +73,7 @@ def run_name(candidate: str, fold: int) -> str:
     return f"{candidate.replace(',', '').replace(' ', '-')}-{fold}of4"
 
 
-def markdown(settings: Settings, results: dict[str, dict]) -> str:
+def markdown(settings: Settings, results: series.Results) -> str:
     """Fluid Dice of each candidate whose folds are finished, over their scans and fold by fold."""
     folds = ", ".join(map(str, settings.folds))
     lines = series.table_head(["candidate", *KINDS.values(), f"graded, folds {folds}"])

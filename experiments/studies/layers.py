@@ -59,7 +59,7 @@ def main() -> None:
     print(f"\n{table}\ntable: {args.out / 'layers.md'}\nruns: {series.results_folder(args)}")
 
 
-def all_runs(settings: Settings, recipe: str, out: Path) -> dict[str, list[str]]:
+def all_runs(settings: Settings, recipe: str, out: Path) -> series.Runs:
     """Names, and arguments of finetune.py."""
     runs = {}
     for eye in settings.eyes:
@@ -70,7 +70,7 @@ def all_runs(settings: Settings, recipe: str, out: Path) -> dict[str, list[str]]
     return runs
 
 
-def markdown(settings: Settings, results: dict[str, dict]) -> str:
+def markdown(settings: Settings, results: series.Results) -> str:
     """Errors per start over the scans of all eyes left out, then boundary by boundary."""
     arch = next(iter(results.values()))["arch"]
     lines = [

@@ -53,7 +53,7 @@ def main() -> None:
     print(f"runs: {series.results_folder(args)}")
 
 
-def all_runs(settings: Settings, amp: str) -> dict[str, list[str]]:
+def all_runs(settings: Settings, amp: str) -> series.Runs:
     """Names, and arguments of finetune.py."""
     runs = {}
     for seed in settings.seeds:
@@ -68,7 +68,7 @@ def run_name(start: str, split: str, seed: int) -> str:
     return f"{start}-{series.in_name(split)}-seed{seed}"
 
 
-def fluid_dice(settings: Settings, results: dict[str, dict], start: str, split: str) -> np.ndarray:
+def fluid_dice(settings: Settings, results: series.Results, start: str, split: str) -> np.ndarray:
     """(seeds, evaluations, 2): step and pooled fluid Dice, of the finished runs of a start."""
     runs = series.present(results, [run_name(start, split, seed) for seed in settings.seeds])
     # a line of history begins with the step and fluid Dice
@@ -76,7 +76,7 @@ def fluid_dice(settings: Settings, results: dict[str, dict], start: str, split: 
     return np.stack(histories) if histories else np.empty((0, 0, 2))
 
 
-def curves(settings: Settings, results: dict[str, dict]) -> dict[str, list[tuple[float, float]]]:
+def curves(settings: Settings, results: series.Results) -> dict[str, list[tuple[float, float]]]:
     """Mean over the splits of the mean over the seeds, per start with runs on every split."""
     lines = {}
     for start in settings.starts:
@@ -88,7 +88,7 @@ def curves(settings: Settings, results: dict[str, dict]) -> dict[str, list[tuple
     return lines
 
 
-def markdown(settings: Settings, results: dict[str, dict]) -> str:
+def markdown(settings: Settings, results: series.Results) -> str:
     """Fluid Dice per start, split and length: mean and standard deviation over the seeds."""
     synthetic = next(iter(results.values()))["data_kind"] == "phantom"
     kind = "SYNTHETIC" if synthetic else "real"

@@ -83,7 +83,7 @@ def main() -> None:
     print(f"\n{table}\ntable: {args.out / 'width.md'}\nfigure: {args.out / 'width.png'}")
 
 
-def pretraining_runs(starts: Sequence[str], amp: str) -> dict[str, list[str]]:
+def pretraining_runs(starts: Sequence[str], amp: str) -> series.Runs:
     """Names, and arguments of pretrain_hrf.py."""
     runs = {}
     for name in starts:
@@ -93,7 +93,7 @@ def pretraining_runs(starts: Sequence[str], amp: str) -> dict[str, list[str]]:
     return runs
 
 
-def finetuning_runs(settings: Settings, amp: str, out: Path) -> dict[str, list[str]]:
+def finetuning_runs(settings: Settings, amp: str, out: Path) -> series.Runs:
     """Names, and arguments of finetune.py."""
     runs = {}
     for name in settings.starts:
@@ -105,7 +105,7 @@ def finetuning_runs(settings: Settings, amp: str, out: Path) -> dict[str, list[s
 
 
 def summarise(
-    starts: Sequence[str], pretrained: dict[str, dict], results: dict[str, dict]
+    starts: Sequence[str], pretrained: series.Results, results: series.Results
 ) -> list[dict]:
     """Of each start with finished runs: vessel Dice, and fluid Dice of every seed."""
     rows = []
@@ -132,7 +132,8 @@ def curves(rows: Sequence[dict]) -> dict[str, list[tuple[int, float]]]:
     lines = {}
     for row in rows:
         if not row["name"].endswith("half"):
-            lines.setdefault(RECIPES[row["recipe"]], []).append((row["width"], row["fluid"]))
+            points = lines.setdefault(RECIPES[row["recipe"]], [])
+            points.append((row["width"], row["fluid"]))
     return lines
 
 

@@ -31,8 +31,8 @@ def test_every_run_is_asked_for(script, monkeypatch, tmp_path):
         "--recipe small --scale 0.5 --heads psp --width 64 --steps 1000 --amp bf16"
     )
     assert " ".join(finetuning["row10-openmmlab-16-seed1"]) == (
-        f"--crop 320 --l2 1e-4 --split paper --weights {tmp_path}/pretrain-openmmlab-16/best-psp.pt "
-        "--amp bf16 --seed 1"
+        f"--crop 320 --l2 1e-4 --split paper --weights {tmp_path}/pretrain-openmmlab-16"
+        "/best-psp.pt --amp bf16 --seed 1"
     )
 
 
