@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests. Tests that need the real data or the full golden files skip without them."""
+"""Fixtures shared by the tests. Those that need real data or all golden files skip without."""
 
 import os
 from pathlib import Path
@@ -42,7 +42,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Folder with all golden files of the reference library (environment variable DME_TEST_GOLDEN)."""
+    """Folder with all golden files of the reference library (variable DME_TEST_GOLDEN)."""
     return _folder("DME_TEST_GOLDEN")
 
 
