@@ -1,10 +1,9 @@
 """`dme COMMAND` and `python -m dme COMMAND`. A command is imported when it is chosen."""
 
 import sys
-from importlib import import_module
 
 from dme import __version__
-from dme.common.errors import run
+from dme.common.errors import run_module
 
 COMMANDS = {
     "predict": "find fluid or layers in new scans: masks, overlays, measurements, report",
@@ -24,7 +23,7 @@ def main() -> None:
         print(f"dme {__version__}")
     elif name in COMMANDS:
         sys.argv = [f"dme {name}", *arguments]  # argparse and the results' provenance show it
-        run(import_module(f"dme.commands.{name}").main)
+        run_module(f"dme.commands.{name}")
     else:
         print(f"error: unknown command '{name}'; dme --help lists what there is", file=sys.stderr)
         sys.exit(2)

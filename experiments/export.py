@@ -1,7 +1,6 @@
 """`python experiments/export.py`: the command is dme/commands/export.py."""
 
-from dme.commands.export import main
-from dme.common.errors import run
+from dme.common.errors import run_module
 
 if __name__ == "__main__":
-    run(main)
+    run_module("dme.commands.export")

@@ -1,7 +1,6 @@
 """`python experiments/finetune.py`: the command is dme/commands/finetune.py."""
 
-from dme.commands.finetune import main
-from dme.common.errors import run
+from dme.common.errors import run_module
 
 if __name__ == "__main__":
-    run(main)
+    run_module("dme.commands.finetune")

@@ -1,7 +1,6 @@
 """`python experiments/predict.py`: the command is dme/commands/predict.py."""
 
-from dme.commands.predict import main
-from dme.common.errors import run
+from dme.common.errors import run_module
 
 if __name__ == "__main__":
-    run(main)
+    run_module("dme.commands.predict")

@@ -1,7 +1,6 @@
 """`python experiments/prepare.py`: the command is dme/commands/prepare.py."""
 
-from dme.commands.prepare import main
-from dme.common.errors import run
+from dme.common.errors import run_module
 
 if __name__ == "__main__":
-    run(main)
+    run_module("dme.commands.prepare")

@@ -1,7 +1,6 @@
 """`python experiments/weights.py`: the command is dme/commands/weights.py."""
 
-from dme.commands.weights import main
-from dme.common.errors import run
+from dme.common.errors import run_module
 
 if __name__ == "__main__":
-    run(main)
+    run_module("dme.commands.weights")

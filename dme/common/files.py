@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +12,34 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dme.common.errors import InputError
+
 if TYPE_CHECKING:  # scripts write files and answer --help without waiting for torch
     import torch
+
+LONGEST_STEM = 200  # bytes of a temporary name that repeat the file's; systems allow 255 in all
+# what is never replaced by a file, in words
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISLNK, "a link"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 def cache_folder() -> Path:
     """Where what can be made or fetched again is kept: $DME_CACHE, else ~/.cache/dme."""
-    return Path(os.environ.get("DME_CACHE") or "~/.cache/dme").expanduser()
+    return user_path(os.environ.get("DME_CACHE") or "~/.cache/dme")
+
+
+def user_path(path: str | Path) -> Path:
+    """The path, ~ and ~NAME as the home of a user. Raises InputError for a user who has none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as e:
+        raise InputError(f"{path}: nobody here has that home folder; give the whole path") from e
 
 
 @contextlib.contextmanager
@@ -25,15 +47,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it on success, delete it on any failure.
 
     The rename is atomic, so readers see the old file or the whole new one, also after a kill or a
-    full disk.
+    full disk. Raises InputError where something else than a plain file would be replaced.
     """
     path = Path(path)
+    refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    stem = os.fsencode(path.name)[:LONGEST_STEM].decode("utf-8", "ignore")
+    temporary = path.with_name(f".{stem}.{os.getpid()}.part")
     try:
         yield temporary
-        with open(temporary, "rb") as f:
+        with open(temporary, "rb+") as f:  # Windows flushes only what may be written
             os.fsync(f.fileno())
+        refuse_special(path)  # which may have come since
         os.replace(temporary, path)
     except RuntimeError as e:  # torch.save hides a failed write behind the closing of its archive
         if isinstance(e.__context__, OSError):
@@ -41,6 +66,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_special(path: Path) -> None:
+    """Raise InputError unless a file can be put there: nothing is there yet, or a plain file.
+
+    A device, a pipe or a link would be gone, and what it stands for would not get the content.
+    """
+    if not path.name:
+        raise InputError(f"'{path}' names no file; give the name of a file to write")
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(mode):
+        return
+    kind = next((word for is_kind, word in KINDS if is_kind(mode)), "no plain file")
+    raise InputError(f"{path} is {kind}, which is never replaced; give another name")
 
 
 def sha256_file(path: str | Path) -> str:

@@ -5,13 +5,13 @@ its layout is described in dme/data/cache_file.py.
 """
 
 import contextlib
-import fcntl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from dme.common.errors import InputError
-from dme.common.files import cache_folder
+from dme.common.files import cache_folder, user_path
+from dme.common.locks import locked
 from dme.data.cache_file import read_cache, unwritable, write_cache
 from dme.data.scan_set import Cache, collect, resized
 from dme.data.source import Source
@@ -34,7 +34,7 @@ def open_cache(source: Source, size: int | None = None, folder: Path | None = No
         raise InputError(
             f"size {size} is not a number of pixels; give 1 or more, or none for the native size"
         )
-    folder = Path(folder).expanduser() if folder else cache_folder()
+    folder = user_path(folder) if folder else cache_folder()
     path = folder / f"{source.kind}-{source.sha256[:12]}-{size or 'native'}.h5"
     cache, _ = read_cache(path, source, size)
     if cache is not None:
@@ -63,12 +63,10 @@ def open_cache(source: Source, size: int | None = None, folder: Path | None = No
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of one cache file; the system releases it however the process ends."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path.with_name(f".{path.name}.lock"), "w")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as e:
-        raise unwritable(path, e) from e
-    with lock:
+    """Hold the lock of one cache file."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path.with_name(f".{path.name}.lock")))
+        except OSError as e:
+            raise unwritable(path, e) from e
         yield

@@ -11,9 +11,12 @@ from tqdm import tqdm
 
 from dme.common.errors import InputError
 from dme.common.files import sha256_file
+from dme.common.locks import locked
 from dme.nets.checkpoint import save_model
 from dme.nets.loading import convert_openmmlab
 from dme.nets.zoo import known, path_of
+
+MOST_DIGITS = 16  # of a length in bytes
 
 
 def download(name: str, folder: str | Path | None = None) -> Path:
@@ -21,7 +24,8 @@ def download(name: str, folder: str | Path | None = None) -> Path:
 
     folder: None for where `path_of` says. A broken download stays as `.part` and is resumed by the
     next call; it is verified when whole, and deleted if its sha256 is wrong. A file already there
-    is left as it is. Raises InputError when the network, the server or the file fails.
+    is left as it is. Of several processes one fetches, the others wait for it. Raises InputError
+    when the network, the server or the file fails.
     """
     target = path_of(name)
     entry = known()[name]
@@ -31,10 +35,17 @@ def download(name: str, folder: str | Path | None = None) -> Path:
     if target.is_file():
         return target
 
+    with locked(target.with_name(f".{target.name}.lock")):
+        if not target.is_file():  # nor has another process fetched it meanwhile
+            _fetch_and_convert(name, entry, target)
+    return target
+
+
+def _fetch_and_convert(name: str, entry: dict, target: Path) -> None:
+    """Download the file of an entry, verify it, and put it at `target` as one of ours."""
     # the file, as it is on the server
     url = entry["url"]
     expected = entry["sha256"]
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(url.rsplit("/", 1)[-1] + ".part")
     failure = _fetch(url, part, name)
     if failure:
@@ -55,7 +66,6 @@ def download(name: str, folder: str | Path | None = None) -> Path:
     source = {key: entry[key] for key in ("url", "licence", "trained_on", "reported")}
     save_model(model, target, extra=source | {"source_sha256": digest})
     part.unlink()
-    return target
 
 
 def _fetch(url: str, part: Path, label: str) -> str | None:
@@ -69,7 +79,8 @@ def _fetch(url: str, part: Path, label: str) -> str | None:
         with urllib.request.urlopen(request, timeout=30) as answer:
             if answer.status != 206:  # the whole file, whether asked for the rest or not
                 offset = 0
-            total = int(answer.headers["Content-Length"] or 0) + offset
+            length = answer.headers["Content-Length"] or ""
+            total = int(length) + offset if _is_number(length) else 0
             _append(answer, part, offset, total, label)
     except urllib.error.HTTPError as e:
         nothing_left = e.code == 416 and offset
@@ -82,6 +93,11 @@ def _fetch(url: str, part: Path, label: str) -> str | None:
     if size < total:
         return f"the connection broke off at {size} of {total} bytes"
     return None
+
+
+def _is_number(text: str) -> bool:
+    """Whether a header's value is a length; a broken one tells nothing, the sha256 does."""
+    return text.isascii() and text.isdigit() and len(text) < MOST_DIGITS
 
 
 def _append(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dme.common.errors import InputError
+from dme.common.files import user_path
 from dme.nets import openmmlab
 from dme.nets.checkpoint import check_description, first_ten, load_strict, read_checkpoint, rebuild
 from dme.nets.segmenter import BACKBONES, HEADS, Segmenter, build_model
@@ -22,7 +23,7 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
     absent, damaged, altered or does not fit.
     """
     name = str(name_or_path)
-    path = Path(name).expanduser()
+    path = user_path(name)
     entry = known().get(name, {})
     surely_a_name = path.name == name and not path.suffix and not path.exists()
     if entry or surely_a_name:

@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -620,6 +621,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.files = {}
         self.ranges = True
         self.cut = None
+        self.length = None  # what Content-Length says, if not the truth
         self.asked = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -641,7 +643,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(body) - start))
+        self.send_header("Content-Length", self.server.length or str(len(body) - start))
         self.end_headers()
         self.wfile.write(body[start:][: self.server.cut])
 
@@ -708,6 +710,22 @@ def test_a_broken_download_is_resumed(remote, server):
     assert server.asked == [None, "bytes=700000-"]
     assert os.listdir(remote) == ["remote.pth"]
     assert_same_network(load_model("remote"), convert_openmmlab(CHECKPOINT))
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "1e6", "9" * 5000, "²"])
+def test_a_broken_length_is_no_length(remote, server, length):
+    server.length = length.encode().decode("latin-1")
+    download("remote")
+    assert os.listdir(remote) == ["remote.pth"]
+    assert_same_network(load_model("remote"), convert_openmmlab(CHECKPOINT))
+
+
+def test_two_downloads_of_one_name_fetch_it_once(remote, server):
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(download, ["remote", "remote"]))
+    assert paths == [remote / "remote.pth"] * 2
+    assert server.asked == [None]
+    assert os.listdir(remote) == ["remote.pth"]
 
 
 def test_a_server_without_ranges_starts_over(remote, server):
