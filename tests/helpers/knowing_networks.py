@@ -27,7 +27,7 @@ class Known(nn.Module):
 
 
 class Bright(Known):
-    """Calls fluid what is brighter than 100, the brighter the surer; or `shift` px to the right."""
+    """Calls fluid what is brighter than 100, the brighter the surer; `shift` px to the right."""
 
     def __init__(self, classes=("background", "fluid"), shift=0):
         super().__init__(list(classes), "native", "bright.pth", "ab" * 32)
