@@ -25,7 +25,11 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["dme", "dme.*"]), "dme.zoo"],
     package_dir={"dme.zoo": "weights"},
-    package_data={"dme.report": ["page.html"], "dme.zoo": ["*.json", "*.pth", "*.md"]},
+    package_data={
+        "dme": ["py.typed"],
+        "dme.report": ["page.html"],
+        "dme.zoo": ["*.json", "*.pth", "*.md"],
+    },
     entry_points={"console_scripts": ["dme = dme.__main__:main"]},
     install_requires=["torch>=2.11", "numpy", "scipy", "h5py", "tqdm", "Pillow"],
     extras_require={"train": TRAIN, "export": EXPORT, "bench": BENCH, "test": TEST, "dev": DEV},

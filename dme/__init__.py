@@ -1,7 +1,20 @@
 """dme: retinal OCT segmentation from pretrained networks with very few labelled scans."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what editors and type checkers read; __getattr__ brings the same names
+    from dme import losses as losses
+    from dme.common.errors import InputError as InputError
+    from dme.inference.scan import predict as predict
+    from dme.inference.scan import predict_layers as predict_layers
+    from dme.inference.scan import predict_volume as predict_volume
+    from dme.inference.windows import sliding_window as sliding_window
+    from dme.metrics import scores as scores
+    from dme.nets.loading import load_model as load_model
+    from dme.nets.loading import load_openmmlab as load_openmmlab
+    from dme.nets.segmenter import build_model as build_model
+    from dme.ops.confusion import confusion_matrix as confusion_matrix
 
 __version__ = "0.1.0"
 
@@ -14,6 +27,7 @@ _HOMES = {
     "load_openmmlab": "dme.nets.loading",
     "predict": "dme.inference.scan",
     "predict_layers": "dme.inference.scan",
+    "predict_volume": "dme.inference.scan",
     "scores": "dme.metrics",
     "sliding_window": "dme.inference.windows",
 }

@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dme
+from dme.data.phantom import phantom_bscan
+from dme.retina.accuracy import boundary_errors_px
 
 ROOT = Path(dme.__file__).parents[1]
 MOST_LINES = 150  # of the front door
@@ -94,5 +97,19 @@ def test_every_command_of_run_sh_is_in_the_front_door():
 
 
 @pytest.mark.parametrize("code", snippets())
-def test_snippets_run(code: str):
+def test_snippets_run_and_print_numbers(code: str, capsys):
     exec(compile(code, "README", "exec"), {})
+    numbers = re.findall(r"\d+(?:\.\d+)?", capsys.readouterr().out)
+    assert any(float(number) > 0 for number in numbers)
+
+
+def test_the_first_snippet_finds_the_fluid_and_layers_of_its_scan():
+    front_door = (ROOT / "README.md").read_text("utf-8")
+    names = {}
+    exec(re.search(r"^```python\n(.*?)^```", front_door, re.M | re.S)[1], names)
+    truth = phantom_bscan(5)
+    assert np.array_equal(names["image"], truth.image)
+    mask = names["mask"] == 1
+    fluid = truth.fluid == 1
+    assert 2 * (mask & fluid).sum() > 0.8 * (mask.sum() + fluid.sum())  # Dice above 0.8
+    assert boundary_errors_px(names["rows"], truth.layers)[-1] < 2

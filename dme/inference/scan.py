@@ -1,6 +1,8 @@
 """One scan -> where its fluid and its layers are: what `predict` and Python users call."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from dme.common.errors import InputError
 from dme.common.tasks import FLUID, LAYER_CLASSES
-from dme.data.images import to_scan
+from dme.inference.arguments import as_network, as_scan, as_scans, as_threshold
 from dme.inference.sizes import SIZES
 from dme.inference.windows import flip_average, resize, sliding_window, whole
 from dme.nets.segmenter import Segmenter, normalise
@@ -55,32 +57,64 @@ def _name(model: Segmenter) -> str:
 
 
 def predict(
-    model: Segmenter, image: np.ndarray, threshold: float = 0.5, tta: bool = False
+    model: Segmenter | str | Path, image: Any, threshold: float = 0.5, tta: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fluid of one B-scan of any size.
 
-    image: as `dme.data.images.to_scan` takes it: (H, W), or (H, W, 3) with three equal channels,
-    grey values 0..255. threshold: fluid is where its probability lies above, 0.5 being the
-    likelier of two classes. tta: average with the mirrored scan. Returns the mask, uint8 (H, W) of
-    0 and 1, and the probability of fluid, float32 (H, W). Raises InputError for an image it cannot
-    read and a network without fluid.
+    model: a network, or a name or file as `load_model` takes it (for many scans load it once).
+    image: array or tensor (H, W), or (H, W, 3) with three equal channels, grey values 0..255 or 16
+    bits as `dme.data.images.to_scan` takes them; a Pillow image; the path of a picture.
+    threshold: fluid is where its probability lies above, 0.5 being the likelier of two classes.
+    tta: average with the mirrored scan. Returns the mask, uint8 (H, W) of 0 and 1, and the
+    probability of fluid, float32 (H, W). Raises InputError for an image it cannot read and a
+    network without fluid.
     """
+    model = as_network(model)
     network_for("fluid", [model])
+    threshold = as_threshold(threshold)
     return fluid_mask(model, class_probabilities(model, image, tta), threshold)
 
 
+def predict_volume(
+    model: Segmenter | str | Path, volume: Any, threshold: float = 0.5, tta: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fluid of the B-scans of one volume, all on one grey scale.
+
+    volume: array or tensor (N, H, W) or (N, H, W, 3), N at most H and W. The rest is as of
+    `predict`; returns masks, uint8 (N, H, W), and probabilities, float32 (N, H, W).
+    """
+    model = as_network(model)
+    network_for("fluid", [model])
+    threshold = as_threshold(threshold)
+    scans = as_scans(volume)
+    masks = np.empty((len(scans), *scans[0].shape), np.uint8)
+    probability = np.empty(masks.shape, np.float32)
+    for i, scan in enumerate(scans):
+        by_class = class_probabilities(model, scan, tta)
+        masks[i], probability[i] = fluid_mask(model, by_class, threshold)
+    return masks, probability
+
+
 def predict_layers(
-    model: Segmenter, image: np.ndarray, tta: bool = False, fluid: np.ndarray | None = None
+    model: Segmenter | str | Path,
+    image: Any,
+    tta: bool = False,
+    fluid: np.ndarray | None = None,
 ) -> np.ndarray:
     """Boundary rows of one B-scan of any size, float32 (8, W), ordered, in pixels of the scan.
 
-    image, tta: as of `predict`. fluid: the probability (H, W) of fluid that `predict` gives, of
-    use to a network that finds layers alone: fluid lies within the retina. The rows are those of
-    `dme.retina.rows.BOUNDARIES`, counted from 0 at the centre of the first pixel. Raises
+    model, image, tta: as of `predict`. fluid: the probability (H, W) of fluid that `predict`
+    gives, of use to a network that finds layers alone: fluid lies within the retina. The rows are
+    those of `dme.retina.rows.BOUNDARIES`, counted from 0 at the centre of the first pixel. Raises
     InputError for an image it cannot read and a network without layers.
     """
+    model = as_network(model)
     network_for("layers", [model])
-    return layer_rows(model, class_probabilities(model, image, tta), fluid)
+    by_class = class_probabilities(model, image, tta)
+    shape = tuple(by_class.shape[1:])
+    if fluid is not None and np.shape(fluid) != shape:
+        raise InputError(f"fluid: shape {np.shape(fluid)}, expected the scan's, {shape}")
+    return layer_rows(model, by_class, None if fluid is None else np.asarray(fluid))
 
 
 def layer_rows(model: Segmenter, by_class: Tensor, fluid: np.ndarray | None) -> np.ndarray:
@@ -99,14 +133,19 @@ def fluid_mask(
     return (probability > threshold).astype(np.uint8), probability
 
 
-def class_probabilities(model: Segmenter, image: np.ndarray, tta: bool = False) -> Tensor:
+def class_probabilities(model: Segmenter, image: Any, tta: bool = False) -> Tensor:
     """Probability of each class at the scan's pixels, (classes, H, W); see `predict`."""
-    try:
-        scan = to_scan(np.asarray(image))
-    except ValueError as e:
-        raise InputError(f"image: {e}") from e
+    scan = as_scan(image)
     device = next(model.parameters()).device
-    return probabilities(model, torch.tensor(np.ascontiguousarray(scan), device=device), flip=tta)
+    pixels = torch.tensor(np.ascontiguousarray(scan), device=device)
+
+    # dropout and batch statistics of a network that is being trained stay out
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    by_class = probabilities(model, pixels, flip=tta)
+    for module in training:
+        module.training = True
+    return by_class
 
 
 @torch.inference_mode()

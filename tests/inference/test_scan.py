@@ -1,10 +1,13 @@
 """One scan: fluid and layers that networks find whose answers are known, and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from helpers.knowing_networks import Bright, Knows
-from helpers.scan_files import flat, indexed, picture
+from helpers.scan_files import flat, indexed, picture, save
+from PIL import Image
 
 import dme
 from dme.common.errors import InputError
@@ -89,6 +92,158 @@ def test_every_form_of_an_image(convert):
 def test_images_that_are_none(image, message):
     with pytest.raises(InputError, match=f"image: .*{message}"):
         predict(Bright(), image)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        torch.tensor,
+        lambda a: torch.tensor(a).to(torch.bfloat16),
+        lambda a: torch.tensor(a).float().requires_grad_(),
+        lambda a: a.tolist(),
+        lambda a: np.asfortranarray(a)[:, ::-1][:, ::-1],
+        lambda a: a.astype(">u2") * 16,
+        Image.fromarray,
+        lambda a: Image.fromarray(a).convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE),
+    ],
+    ids="tensor bfloat16 gradient list strides big-endian Pillow palette".split(),
+)
+def test_what_else_holds_an_image(convert):
+    image = np.where(picture() > 100, 255, 40).astype(np.uint8)  # two greys: all forms hold them
+    mask, _ = predict(Bright(), convert(image))
+    np.testing.assert_array_equal(mask, image > 100)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_path_of_a_picture(kind, tmp_path):
+    path = save(tmp_path / "scan.png", picture())
+    mask, _ = predict(Bright(), kind(path))
+    np.testing.assert_array_equal(mask, picture() > 100)
+    rows = dme.predict_layers(Knows([flat()]), kind(save(tmp_path / "layers.PNG", indexed())))
+    assert np.abs(rows - flat()).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("nowhere.png", "image: no such file: nowhere.png"),
+        ("scans/volume.npy", "scans/volume.npy is no picture .* reads .npy, .mat and folders"),
+        ("", "is no picture"),
+        (np.zeros((4, 5), bool), "bool, a mask rather than a scan"),
+        (torch.zeros(4, 5, dtype=torch.bool), "bool, a mask rather than a scan"),
+        (np.zeros((7, 40, 60), np.uint8), "volume .N, H, W. goes to dme.predict_volume"),
+        (np.zeros((3, 40, 60), np.uint8), "channels come last: np.moveaxis.image, 0, -1."),
+        (np.zeros((7, 40, 60, 3), np.uint8), "goes to dme.predict_volume"),
+        (None, "image is NoneType"),
+        (np.array([["a"]]), "expected an array of numbers"),
+        ([[1, 2], [3]], "image is list, expected an array"),
+        (np.zeros((4, 5), complex), "expected an array of numbers"),
+        (Bright(), "expected an array"),
+    ],
+)
+def test_what_is_no_image(image, message):
+    with pytest.raises(InputError, match=message):
+        predict(Bright(), image)
+
+
+@pytest.mark.parametrize("threshold", [5, 1, -0.1, float("nan"), "0.5", None, True])
+def test_thresholds_that_are_none(threshold):
+    with pytest.raises(InputError, match="threshold is .*, expected a probability"):
+        predict(Bright(), picture(), threshold=threshold)
+    with pytest.raises(InputError, match="threshold is .*, expected a probability"):
+        dme.predict_volume(Bright(), picture()[None], threshold=threshold)
+
+
+def test_a_probability_at_the_threshold_is_no_fluid():
+    image = np.full((4, 5), 100, np.uint8)  # of which Bright is exactly undecided
+    image[0, 0] = 101
+    mask, probability = predict(Bright(), image)
+    assert probability[1, 1] == 0.5
+    assert mask.sum() == mask[0, 0] == 1
+    mask, _ = predict(Bright(), image, threshold=float(probability[0, 0]))
+    assert not mask.any()
+
+
+def test_a_network_by_name_and_by_file(tmp_path):
+    scan = phantom_bscan(5, 248, 384)
+    model = load_model("dme-fluid")
+    mask, probability = predict(model, scan.image)
+    save_model(model, tmp_path / "m.pth")
+    for network in ("dme-fluid", tmp_path / "m.pth", str(tmp_path / "m.pth")):
+        again = predict(network, scan.image)
+        assert np.array_equal(again[0], mask) and np.array_equal(again[1], probability)
+    assert 0 < probability.min() < probability.max() < 1
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (picture(), "model is numpy.ndarray of shape .40, 60., expected a network of dme.load_mo"),
+        (None, "model is NoneType, expected a network"),
+        (torch.nn.Identity(), "model is torch.nn.modules.linear.Identity, expected a network"),
+        ("dme-fluit", "unknown weights 'dme-fluit'"),
+        (Bright().half(), "weights of torch.float16, expected torch.float32"),
+    ],
+)
+def test_what_is_no_network(model, message):
+    for call in (predict, dme.predict_layers):
+        with pytest.raises(InputError, match=message):
+            call(model, picture())
+    with pytest.raises(InputError, match=message):
+        dme.predict_volume(model, picture()[None])
+
+
+def test_a_network_in_training_predicts_as_after_it_and_goes_on():
+    torch.manual_seed(0)
+    model = build_model(head="fcn", width=2)
+    set_classes(model, ["background", "fluid"])
+    model.preprocess = model.preprocess | {"size": "native"}
+    model.eval()
+    _, expected = predict(model, picture())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    model.backbone.eval()
+    modes = [module.training for module in model.modules()]
+    _, probability = predict(model, picture())
+    assert np.array_equal(probability, expected)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# ---- volumes ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("convert", [np.array, torch.tensor, list])
+def test_a_volume_is_its_scans(convert):
+    volume = np.stack([picture(seed=seed) for seed in range(3)])
+    masks, probabilities = dme.predict_volume(Bright(), convert(volume), tta=True)
+    assert (masks.dtype, probabilities.dtype) == (np.uint8, np.float32)
+    for scan, mask, probability in zip(volume, masks, probabilities, strict=True):
+        expected = predict(Bright(), scan, tta=True)
+        assert np.array_equal(mask, expected[0]) and np.array_equal(probability, expected[1])
+
+
+def test_a_volume_has_one_grey_scale():
+    volume = np.zeros((2, 40, 60), np.uint16)
+    volume[0, 10:15, 20:28] = 4095
+    volume[1, 10:15, 20:28] = 1000  # white of its scan alone, dark in the volume
+    masks, _ = dme.predict_volume(Bright(), volume)
+    assert masks[0].sum() == 40 and not masks[1].any()
+
+
+@pytest.mark.parametrize(
+    ("volume", "message"),
+    [
+        (picture(), "shape .40, 60., expected .N, H, W.* one B-scan goes to dme.predict"),
+        (np.zeros((40, 60, 25), np.uint8), "40 B-scans of 60 x 25 .*moveaxis.volume, 2, 0. if ax"),
+        (np.zeros((40, 25, 60), np.uint8), "40 B-scans of 25 x 60 .*moveaxis.volume, 1, 0. if ax"),
+        (np.zeros((0, 40, 60), np.uint8), "holds no pixels"),
+        (np.zeros((2, 40, 60), bool), "volume: bool, a mask"),
+        (np.random.default_rng(0).random((2, 40, 60)), "volume.0.: float values .*0..1 times 255"),
+        ("volume.npy", "volume is the path volume.npy, expected an array .N, H, W.: np.load"),
+    ],
+)
+def test_volumes_that_are_none(volume, message):
+    with pytest.raises(InputError, match=message):
+        dme.predict_volume(Bright(), volume)
 
 
 def test_networks_that_cannot():
@@ -192,3 +347,5 @@ def test_networks_without_layers():
         dme.predict_layers(network, indexed())
     with pytest.raises(InputError, match="image: shape .* expected .height, width."):
         dme.predict_layers(Knows([flat()]), np.zeros(5))
+    with pytest.raises(InputError, match="fluid: shape .5, 5., expected the scan's, .80, 60."):
+        dme.predict_layers(Knows([flat()]), indexed(), fluid=np.zeros((5, 5), np.float32))

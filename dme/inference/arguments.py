@@ -1,0 +1,146 @@
+"""What Python users hand over -> a network and scans; or one line that says what is taken."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dme.common.errors import InputError
+from dme.common.words import IMAGE_SUFFIXES
+from dme.data.images import CONVERTED_MODES, read_grey, to_scan
+from dme.nets.loading import load_model
+from dme.nets.segmenter import Segmenter
+
+CHANNELS = (1, 2, 3, 4)  # grey, grey and alpha, RGB, RGB and alpha
+NETWORK = "a network of dme.load_model, a name such as dme-fluid, or a checkpoint file"
+
+
+def as_network(model: Any) -> Segmenter:
+    """The network itself, or the one of that name or file. Raises InputError for anything else."""
+    if isinstance(model, str | Path):
+        return load_model(model)
+    if not isinstance(model, nn.Module) or not hasattr(model, "classes"):
+        raise InputError(f"model is {_kind(model)}, expected {NETWORK}")
+    dtype = next(model.parameters()).dtype
+    if dtype != torch.float32:
+        raise InputError(f"model has weights of {dtype}, expected torch.float32: model.float()")
+    return model
+
+
+def as_threshold(threshold: float) -> float:
+    """Raises InputError for what is no probability that another can lie above."""
+    number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
+    if not number or not 0 <= threshold < 1:
+        raise InputError(
+            f"threshold is {threshold!r}, expected a probability from 0 to 1 (1 excluded)"
+        )
+    return float(threshold)
+
+
+def as_scan(image: Any) -> np.ndarray:
+    """One B-scan, uint8 (H, W), of an array, a tensor, a Pillow image or the path of a picture.
+
+    Arrays: (H, W), or (H, W, C) of `CHANNELS`; values as `dme.data.images.to_scan` takes them.
+    Raises InputError.
+    """
+    if isinstance(image, str | Path):
+        return _read(Path(image))
+    pixels = _array("image", image)
+    if pixels.ndim not in (2, 3) or pixels.shape[2:] and pixels.shape[2] not in CHANNELS:
+        raise InputError(_not_one_scan(pixels.shape))
+    return _grey("image", pixels)
+
+
+def as_scans(volume: Any) -> list[np.ndarray]:
+    """The B-scans of a volume, uint8 (H, W) each, on one grey scale.
+
+    volume: array or tensor (N, H, W) or (N, H, W, C) of `CHANNELS`. Raises InputError, also for
+    axes in an order that makes more B-scans than a B-scan has rows or columns.
+    """
+    if isinstance(volume, str | Path):
+        raise InputError(
+            f"volume is the path {volume}, expected an array (N, H, W): np.load of an .npy file; "
+            "the command `dme predict` reads all kinds of files"
+        )
+    pixels = _array("volume", volume)
+    if pixels.ndim not in (3, 4) or pixels.shape[3:] and pixels.shape[3] not in CHANNELS:
+        raise InputError(
+            f"volume: shape {pixels.shape}, expected (N, H, W) or (N, H, W, 3); "
+            "one B-scan goes to dme.predict"
+        )
+    if not pixels.size:
+        raise InputError(f"volume: shape {pixels.shape} holds no pixels")
+    count, height, width = pixels.shape[:3]
+    if count > min(height, width):
+        raise InputError(_other_order(pixels.shape))
+    peak = pixels.max()
+    return [_grey(f"volume[{i}]", scan, peak) for i, scan in enumerate(pixels)]
+
+
+def _kind(value: Any) -> str:
+    """A value's type, in words, with the shape of an array."""
+    shape = getattr(value, "shape", None)
+    text = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+    return text if shape is None else f"{text} of shape {tuple(shape)}"
+
+
+def _read(path: Path) -> np.ndarray:
+    """The picture in a file."""
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise InputError(
+            f"image: {path} is no picture ({' '.join(IMAGE_SUFFIXES)}), expected one or an array; "
+            "the command `dme predict` reads .npy, .mat and folders"
+        )
+    if not path.is_file():
+        raise InputError(f"image: no such file: {path}")
+    return read_grey(path)[0]
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    """Numbers as an array."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        if value.dtype == torch.bfloat16:  # which NumPy does not know
+            value = value.float()
+    if isinstance(value, Image.Image) and value.mode in ("P", *CONVERTED_MODES):
+        value = value.convert("RGB")  # else a palette's indices pass for grey
+    try:
+        pixels = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise InputError(f"{name} is {_kind(value)}, expected an array ({e})") from e
+    if pixels.dtype == bool:
+        raise InputError(f"{name}: bool, a mask rather than a scan; expected grey values 0..255")
+    if pixels.dtype.kind not in "uif":
+        raise InputError(f"{name} is {_kind(value)}, expected an array of numbers")
+    return pixels
+
+
+def _grey(name: str, pixels: np.ndarray, peak: float | None = None) -> np.ndarray:
+    try:
+        return to_scan(pixels, peak)
+    except ValueError as e:
+        raise InputError(f"{name}: {e}") from e
+
+
+def _not_one_scan(shape: tuple[int, ...]) -> str:
+    """Why an array of this shape is no B-scan."""
+    text = f"image: shape {shape}, expected (height, width) or (height, width, 3)"
+    if len(shape) == 3 and shape[0] in CHANNELS:
+        text += "; channels come last: np.moveaxis(image, 0, -1)"
+    if len(shape) in (3, 4):
+        text += "; a volume (N, H, W) goes to dme.predict_volume"
+    return text
+
+
+def _other_order(shape: tuple[int, ...]) -> str:
+    """Why the axes of a volume of this shape stand in another order."""
+    count, height, width = shape[:3]
+    axis = 2 if width <= height else 1  # the shortest counts the B-scans
+    return (
+        f"volume: shape {shape} is {count} B-scans of {height} x {width} pixels, expected "
+        f"(N, H, W) of fewer B-scans than rows and columns: np.moveaxis(volume, {axis}, 0) if "
+        f"axis {axis} counts the B-scans, else dme.predict one by one"
+    )
