@@ -1,9 +1,10 @@
 """`dme COMMAND` and `python -m dme COMMAND`. A command is imported when it is chosen."""
 
 import sys
+from importlib import import_module
 
 from dme import __version__
-from dme.common.errors import run_module
+from dme.common.errors import InputError, run
 
 COMMANDS = {
     "predict": "find fluid or layers in new scans: masks, overlays, measurements, report",
@@ -15,18 +16,22 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the command that the first argument names. Exit code 2 for an unknown one."""
+    """Run the command that the first argument names, and leave the process as `run` says."""
+    run(choose)
+
+
+def choose() -> int | None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
-        print(usage())
-    elif name == "--version":
+        print(usage(), flush=True)
+        return 0
+    if name == "--version":
         print(f"dme {__version__}")
-    elif name in COMMANDS:
-        sys.argv = [f"dme {name}", *arguments]  # argparse and the results' provenance show it
-        run_module(f"dme.commands.{name}")
-    else:
-        print(f"error: unknown command '{name}'; dme --help lists what there is", file=sys.stderr)
-        sys.exit(2)
+        return 0
+    if name not in COMMANDS:
+        raise InputError(f"unknown command '{name}'; dme --help lists what there is")
+    sys.argv = [f"dme {name}", *arguments]  # argparse and the results' provenance show it
+    return import_module(f"dme.commands.{name}").main()
 
 
 def usage() -> str:

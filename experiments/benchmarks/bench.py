@@ -50,6 +50,7 @@ def main() -> None:
     from dme.common.memory import keep_freed_memory
     from dme.common.provenance import device_name, provenance
 
+    # which machine and libraries, and what the clock tells
     record = provenance() | {
         "cpu_count": os.cpu_count(),
         "freed_memory_kept": keep_freed_memory(),
@@ -61,6 +62,7 @@ def main() -> None:
     print(f"ratio: {record['clock']} by those of the first row in the same round; ", end="")
     print(f"median of {args.repeats}")
 
+    # a file each
     parts = {
         "cache": lambda: bench_parts.cache(args.data, args.repeats),
         "ops": lambda: bench_parts.ops(args.repeats),

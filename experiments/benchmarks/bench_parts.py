@@ -93,24 +93,30 @@ def ops(repeats: int) -> dict:
         add_peaks(ways, rows)
         report(f"ops: {title}", rows)
 
-    torchmetrics, monai = (peers.installed(name) for name in ("torchmetrics", "monai"))
+    # counting
+    torchmetrics = peers.installed("torchmetrics")
+    monai = peers.installed("monai")
     scans, *pixels = CONFUSION_LABELS
     for classes in (2, 9):
         ways = work.confusion_ways(classes, CONFUSION_LABELS, torchmetrics)
         work.require_equal_counts(ways)
         shape = (scans, classes, *pixels)
         compare(f"{classes} classes", ways, f"confusion matrix of float32 logits {shape}")
+
+    # losses and their gradients
     for shape in LOSS_LOGITS:
         for loss, ways in work.loss_ways(shape, monai).items():
             apart = f"pixels' gradients within {work.gradients_apart(ways, shape):.0e}"
             title = f"{loss} and gradient, float32 logits {shape}; {apart}"
             compare(f"{loss}, {shape[1]} classes", ways, title)
-    if DEVICE.type == "cpu":  # on a GPU cuDNN needs no help
+
+    # on a GPU cuDNN needs no help; of crops a CPU has one implementation
+    if DEVICE.type == "cpu":
         for kernel, dilation in CONVOLUTIONS:
             name = f"depthwise {kernel} x {kernel}, dilation {dilation}"
             ways = work.depthwise_ways(kernel, dilation, CONVOLVED)
             compare(name, ways, f"convolution of {CONVOLVED} and its gradients, {name}")
-    else:  # a CPU has one implementation
+    else:
         title = f"{CROPS} crops of {CROP_SIDE} x {CROP_SIDE}, turned and scaled"
         compare("crops", work.crop_ways(CROPS, CROP_SIDE), title)
     return results
@@ -124,6 +130,7 @@ def train(args: Namespace) -> dict:
     model = build_model(width=args.width)
     recipe = Recipe(iters=1, batch=args.batch)
     lesson = work.Lesson(work.synthetic_set(4), Augment(crop=args.crop), recipe)
+    # ours in float32 and in the narrower precision, then the peer
     ways = {}
     for dtype in (None, amp_dtype(args.amp, DEVICE)):
         name = f"dme, {str(dtype or torch.float32).removeprefix('torch.')}"
@@ -180,6 +187,7 @@ def infer_scan(model: Segmenter, name: str, repeats: int) -> dict:
         "dme, as loaded": lambda: probabilities(model, image),
         "eager, channels first, order of OpenMMLab": lambda: probabilities(plain, image),
     }
+    # the exported file lies in a folder that is there as long as it is timed
     with ExitStack() as stack:
         if DEVICE.type == "cuda":
             print("onnxruntime is compared on a CPU only")
@@ -189,6 +197,8 @@ def infer_scan(model: Segmenter, name: str, repeats: int) -> dict:
             ways["onnxruntime"] = lambda: exported(image)
         rows, limits = with_limits(ways, repeats)
         apart = work.largest_difference(ways)
+
+    # operations in OpenMMLab's order, which folding and reordering save
     with FlopCounterMode(display=False) as counter:
         probabilities(plain, image)
     flop = counter.get_total_flops()

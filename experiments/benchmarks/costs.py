@@ -63,6 +63,7 @@ def measure(
     from dme.nets.folding import folded
 
     image = phantom_bscan(0).image
+    # time
     ways = {}
     for name, model in models.items():
         ways[name] = partial(predict, folded(model), image)

@@ -44,9 +44,11 @@ def main() -> None:
     from dme.common.files import write_json
     from dme.common.provenance import device_name, provenance
 
+    # which machine, driver and libraries
     results = provenance() | {"driver": driver(), "repeats": args.repeats}
     results["versions"] |= peers.versions()
     print(f"{device_name()}, driver {results['driver']}, {results['versions']}")
+    # part by part; what is done is kept if a later one fails
     parts = {
         "confusion": lambda: gpu_parts.confusion(args.repeats),
         "losses": lambda: gpu_parts.losses(args.repeats),

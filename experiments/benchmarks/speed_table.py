@@ -130,7 +130,9 @@ def markdown(results: Path) -> str:
         if not path.exists():
             raise InputError(f"{path} is not there; run bench.py {work.bench} first")
         rows = json.loads(path.read_text())[work.rows]
-        title, ours = work.title, milliseconds(rows[work.way]) + memory(rows[work.way])
+        title = work.title
+        ours = milliseconds(rows[work.way]) + memory(rows[work.way])
+        # a line for each way that it is compared with
         for way, name in work.against.items():
             peer = name.format(ms=milliseconds(rows[way])) + memory(rows[way])
             times = times_as_long(rows, work.way, way)

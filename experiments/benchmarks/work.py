@@ -189,6 +189,8 @@ class Step:
         watch = stopwatch()
         torch.manual_seed((recipe.seed << 32) + (self.done << 8))  # dropout
         self.optimizer.zero_grad(set_to_none=True)
+
+        # drawn, augmented, normalised, padded
         x, target = self._batch()
         watch.lap("batch")
 
@@ -208,9 +210,11 @@ class Step:
         self.scaler.scale(loss).backward()
         watch.lap("loss")
 
+        # what training reports of a batch
         confusion_matrix(logits[0].detach(), target, self.model.arch["num_classes"])
         watch.lap("counts")
 
+        # the network's own backward pass
         torch.autograd.backward(outputs, [leaf.grad for leaf in leaves])
         watch.lap("backward")
 

@@ -123,6 +123,7 @@ def markdown(
         "",
         *series.table_head(titles),
     ]
+    # networks without a finished run are left out
     for network in settings.networks:
         scores = fluid_dice(settings, network, results)
         if any(scores):

@@ -64,6 +64,7 @@ def published(model: Segmenter) -> float | None:
 
 def score(model: Segmenter, cache: Cache, protocol: str) -> Scored:
     """Every scan of the cache under a protocol of the study."""
+    # batch norm is folded into the convolutions, as in prediction
     device = next(model.parameters()).device
     fast = folded(model)
     meter = ConfusionMeter(2)
@@ -123,6 +124,7 @@ def picture(cache: Cache, rows: Sequence[dict], predictions: Sequence[np.ndarray
     Of three scans: with most fluid, with the median of those with fluid, with least. predictions:
     labels (N, 256, 256) per network.
     """
+    # a line of the panel for each scan
     shown = typical(cache.fluid)
     lines = []
     for i in shown:
