@@ -56,7 +56,7 @@ def main() -> int:
     deadline = began + 60 * settings.minutes if settings.minutes else None
     failed = []
     for part in settings.only:
-        missing = [task for task in tasks if task.part == part and not task.result.exists()]
+        missing = ready([task for task in tasks if task.part == part])
         jobs = settings.jobs if part in SHARED else 1
         failed += run_part(missing, jobs, deadline, settings.out)
 
@@ -68,6 +68,17 @@ def main() -> int:
     minutes = (time.monotonic() - began) / 60
     print(f"{minutes:.1f} minutes; summary: {settings.out / 'summary.md'}")
     return 1 if failed else 0
+
+
+def ready(tasks: Sequence[Task]) -> list[Task]:
+    """Those of a part that are not finished and can be started; says which cannot."""
+    missing = [task for task in tasks if not task.result.exists()]
+    waiting = [task for task in missing if task.needs and not task.needs.exists()]
+    if waiting:
+        print(
+            f"{len(waiting)} runs of {waiting[0].part} wait for {waiting[0].needs}: pretrain first"
+        )
+    return [task for task in missing if task not in waiting]
 
 
 def show_data(settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,7 +21,7 @@ SHARED = ("table2", "rows", "table1")  # parts whose runs may share a device
 GPU_WIDTH, CPU_WIDTH, REHEARSAL_WIDTH = 64, 16, 4
 
 # seconds on one H200, about
-TESTS_S, BENCH_S, CONVERT_S, ROW_S = 60, 90, 5, 20
+TESTS_S, BENCH_S, CONVERT_S, ROW_S = 70, 90, 5, 30
 SCORING_S = 60  # of the pretrained network
 TABLE1_S = {"light": 20, "paper": 120}
 
@@ -34,6 +34,7 @@ class Settings:
     minutes: float = setting(0.0, "stop then, whatever is finished; 0: no limit", minimum=0)
     pretrain_minutes: float = setting(3.0, "of pretraining, scoring aside", minimum=0.01)
     pretrain_steps: int | None = setting(None, "instead: as many steps", minimum=1)
+    start: str | None = setting(None, "pretraining goes on from this network, a name or file")
     jobs: int = setting(1, "runs of Tables 1 and 2 at a time", minimum=1)
     weights: str | None = setting(
         None, "start Table 2 from this network, a name or file; nothing is pretrained"
@@ -60,6 +61,7 @@ class Task:
     seconds: float  # about, on one H200
     folder: Path | None = None  # of its checkpoint, from which an interrupted one goes on
     row: list[str] | None = None  # of Table 2: finetune.py's arguments
+    needs: Path | None = None  # a file that an earlier task leaves
 
 
 # ---- what is to be done
@@ -72,6 +74,8 @@ def all_tasks(settings: Settings, gpu: bool) -> list[Task]:
         width = settings.width or REHEARSAL_WIDTH
     weights = settings.weights or str(settings.out / f"hrf-psp-{width}.pth")
 
+    pretrained = None if settings.weights else Path(weights)
+
     tasks = [gpu_tests(settings.out)]
     if gpu:
         tasks.append(benchmarks(settings.out, width))
@@ -81,7 +85,7 @@ def all_tasks(settings: Settings, gpu: bool) -> list[Task]:
         tasks += [table2_row(settings, part, weights, number, seed) for number, seed in rows]
     for protocol in ("light", "paper") if gpu else ("light",):
         tasks.append(table1(settings, weights, protocol))
-    return tasks
+    return [replace(task, needs=pretrained if task.part in SHARED else None) for task in tasks]
 
 
 def script(name: str, words: str, *more: str | Path) -> list[str]:
@@ -107,10 +111,12 @@ def pretraining(settings: Settings, width: int, weights: Path) -> list[Task]:
     length = f"--steps {steps}" if steps else f"--minutes {settings.pretrain_minutes:g}"
     recipe = f"--recipe openmmlab --scale 0.5 --heads psp --width {width}"
     photographs = ["--data", settings.hrf] if settings.hrf else []
+    start = ["--start", settings.start] if settings.start else []
     train = script(
         "pretrain_hrf.py",
         f"{recipe} {length} --amp {settings.amp}",
         *photographs,
+        *start,
         "--out",
         folder,
     )

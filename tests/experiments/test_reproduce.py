@@ -222,6 +222,18 @@ def test_what_is_finished_is_not_run_again(reproduce, stand_in, tmp_path, monkey
 # ---- the summary
 
 
+def test_rows_wait_for_the_pretrained_network(reproduce, settings, tmp_path, capsys):
+    tasks = reproduce.all_tasks(settings, gpu=True)
+    rows = [task for task in tasks if task.part == "table2"]
+    assert reproduce.ready(rows) == []
+    network = rows[0].needs
+    assert f"7 runs of table2 wait for {network}: pretrain first" in capsys.readouterr().out
+    network.parent.mkdir(parents=True, exist_ok=True)
+    network.touch()
+    assert reproduce.ready(rows) == rows
+    assert capsys.readouterr().out == ""
+
+
 def test_summary(reproduce, settings, tmp_path):
     tasks = reproduce.all_tasks(settings, gpu=True)
     text = reproduce.summarise(settings, tasks)
