@@ -17,10 +17,9 @@ from pathlib import Path
 
 from dme.common.errors import InputError, with_flags
 from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.scale import check_scale
 from dme.common.tasks import TASKS, current_name
 from dme.common.words import BACKBONE_NAMES, EYES, SCAN_SUFFIXES
-
-LEAST_UM = 1e-6  # of a scale
 
 
 @dataclass(frozen=True)
@@ -50,34 +49,36 @@ class Settings:
     def __post_init__(self) -> None:
         check(self)
         if not 0 <= self.threshold < 1:
-            found = f"--threshold {self.threshold} is out of range"
+            found = f"`threshold` {self.threshold} is out of range"
             raise InputError(f"{found}: give 0 or more, below 1")
+        if self.scale_um:
+            check_scale(self.scale_um, f"`scale` {self.scale}")
 
     @property
     def scale_um(self) -> tuple[float, ...] | None:
         """Axial, lateral and, if given, spacing."""
         expected = "axial,lateral or axial,lateral,spacing"
-        return numbers("scale", self.scale, expected, (2, 3), LEAST_UM)
+        return numbers("scale", self.scale, expected, (2, 3))
 
     @property
     def fovea_place(self) -> tuple[float, ...] | None:
         """Column and B-scan."""
-        return numbers("fovea", self.fovea, "column,B-scan", (2,), 0)
+        return numbers("fovea", self.fovea, "column,B-scan", (2,))
 
 
 def numbers(
-    name: str, text: str | None, expected: str, counts: tuple[int, ...], least: float
+    name: str, text: str | None, expected: str, counts: tuple[int, ...]
 ) -> tuple[float, ...] | None:
-    """So many numbers with commas between them. Raises InputError for anything else."""
+    """So many numbers from 0 with commas between them. Raises InputError for anything else."""
     if text is None:
         return None
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
-    valid = all(math.isfinite(value) and value >= least for value in values)
+    valid = all(math.isfinite(value) and value >= 0 for value in values)
     if len(values) not in counts or not valid:
-        raise InputError(f"--{name} {text}: expected {expected}, numbers of at least {least:g}")
+        raise InputError(f"`{name}` {text}: expected {expected}, finite numbers from 0")
     return values
 
 
@@ -128,6 +129,7 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
     from dme.common.provenance import provenance
     from dme.report import results_folder
     from dme.report.batch import Work
+    from dme.report.eyes import check_eye
     from dme.report.inputs import list_items
     from dme.report.networks import choose_networks, network_settings
     from dme.retina.fluid import CONNECTIVITY
@@ -141,6 +143,7 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
     networks = choose_networks(task, args.weights, settings.backbone, device)
     items, faults = list_items(args.inputs, settings.volume)
     faults = {source: with_flags(reason) for source, reason in faults.items()}
+    check_eye(settings.eye, [item.source for item in items])
     if not items:
         raise InputError("; ".join(faults.values()))
 

@@ -15,7 +15,7 @@ from dme.common.words import IMAGE_SUFFIXES
 from dme.data.boundary_files import read_boundaries
 from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
 from dme.data.images import Survey, read_grey, survey_images
-from dme.data.index import IndexRow, read_index
+from dme.data.index import MOST_BSCAN, MOST_SUBJECT, IndexRow, read_index
 from dme.data.masks import mask_lookup, read_mask
 from dme.data.source import Source, files_in, fingerprint, listing
 
@@ -93,7 +93,7 @@ def _rows_by_name(images: dict[str, Path], notes: list[str]) -> list[IndexRow]:
     for position, name in enumerate(images):
         numbered.append(IndexRow(1, position, name))
         match = PLACE_IN_NAME.fullmatch(name)
-        if match:
+        if match and int(match[1]) <= MOST_SUBJECT and int(match[2]) <= MOST_BSCAN:
             named.append(IndexRow(int(match[1]), int(match[2]), name))
     if len(named) == len(images):
         notes.append("no index.csv: subject and position come from the file names (subjectNN_MM)")

@@ -1,4 +1,4 @@
-"""index.csv of a folder: subject, B-scan and scale of each image."""
+"""index.csv of a folder: subject, B-scan, scale, eye and fovea of each image."""
 
 import csv
 import math
@@ -7,11 +7,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dme.common.errors import InputError
+from dme.common.scale import check_scale
+from dme.common.words import EYES
 from dme.data.source import listing
 
 PLACE_COLUMNS = ("name", "subject", "bscan")
 SCALE_COLUMNS = ("axial_um", "lateral_um", "spacing_um")
-EXPECTED = f"UTF-8, subject >= 1, bscan >= 0, and {', '.join(SCALE_COLUMNS)} > 0 or all empty"
+FOVEA_COLUMNS = ("fovea_column", "fovea_bscan")
+MOST_SUBJECT = 2**63 - 1  # what int64 holds
+MOST_BSCAN = 9999  # far more than any volume has: greater numbers are dates or times
+EXPECTED = (
+    f"UTF-8, subject >= 1, bscan 0 to {MOST_BSCAN} (its place in the volume, no date), and "
+    f"{', '.join(SCALE_COLUMNS)} > 0 or all empty; where known eye {' or '.join(EYES)}, and "
+    f"{' and '.join(FOVEA_COLUMNS)} >= 0"
+)
 
 
 class IndexRow(NamedTuple):
@@ -21,6 +30,8 @@ class IndexRow(NamedTuple):
     position: int
     name: str
     scale_um: tuple[float, ...] | None = None
+    eye: str | None = None  # one of EYES
+    fovea: tuple[float, ...] | None = None  # column, B-scan
 
     @property
     def place(self) -> tuple[int, int]:
@@ -29,10 +40,10 @@ class IndexRow(NamedTuple):
 
 
 def read_index(path: Path, images: Iterable[str]) -> list[IndexRow]:
-    """Rows of index.csv: name (extension or not), subject from 1, bscan from 0, optional scale in
-    um.
+    """Rows of index.csv: name (extension or not), subject from 1, bscan from 0.
 
-    images: stems of the images there are. Raises InputError with the line that is wrong.
+    Optional: scale in um, eye, and fovea, which stand for all B-scans of a volume and need not be
+    repeated. images: stems of the images there are. Raises InputError with the line that is wrong.
     """
     rows: dict[str, IndexRow] = {}
     line = 1
@@ -48,6 +59,8 @@ def read_index(path: Path, images: Iterable[str]) -> list[IndexRow]:
                 if name in rows:
                     raise InputError(f"{path} line {line}: {name} is listed twice; keep one line")
                 rows[name] = _row(name, cells)
+                if rows[name].scale_um:
+                    check_scale(rows[name].scale_um, f"{path} line {line}")
     except (ValueError, TypeError, csv.Error) as e:  # UnicodeDecodeError is a ValueError
         raise InputError(f"{path} line {line}: expected {EXPECTED}") from e
     if not rows:
@@ -65,12 +78,25 @@ def _row(name: str, cells: dict[str, str]) -> IndexRow:
     """The row of one line, or ValueError or TypeError for numbers that cannot be."""
     subject = int(cells["subject"])
     position = int(cells["bscan"])
-    if subject < 1 or position < 0:
+    if not 1 <= subject <= MOST_SUBJECT or not 0 <= position <= MOST_BSCAN:
         raise ValueError
-    given = [key for key in SCALE_COLUMNS if cells.get(key)]
-    scale_um = tuple(float(cells[key]) for key in given)
-    complete = len(scale_um) in (0, len(SCALE_COLUMNS))
-    possible = all(0 < um < math.inf for um in scale_um)
-    if not complete or not possible:
+    scale_um = _numbers(cells, SCALE_COLUMNS)
+    if scale_um and min(scale_um) <= 0:
         raise ValueError
-    return IndexRow(subject, position, name, scale_um or None)
+    eye = (cells.get("eye") or "").strip().upper() or None
+    if eye not in (None, *EYES):
+        raise ValueError
+    fovea = _numbers(cells, FOVEA_COLUMNS)
+    return IndexRow(subject, position, name, scale_um, eye, fovea)
+
+
+def _numbers(cells: dict[str, str], columns: tuple[str, ...]) -> tuple[float, ...] | None:
+    """Those of all columns, None where all are empty; ValueError for anything else."""
+    given = [cells[key] for key in columns if cells.get(key)]
+    if not given:
+        return None
+    values = tuple(float(text) for text in given)
+    possible = all(0 <= value < math.inf for value in values)
+    if len(values) != len(columns) or not possible:
+        raise ValueError
+    return values

@@ -1,12 +1,14 @@
 """Picture of an en-face map: colours, ETDRS circles, scale bar, colour bar."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dme.drawing.canvas import writer
+from dme.drawing.canvas import Letters, writer
+from dme.drawing.plots import round_step
 from dme.retina.etdrs import DIAMETERS_MM, side_names
 
 # violet to light yellow, evenly rising in lightness; nothing at all is black: little stands out
@@ -30,6 +32,15 @@ FLATTEST = 0.2  # height of the drawn map over its width, at least
 STEEPEST = 1.6  # and at most
 CELL_RATIO = 4  # height of a map's cell over its width where the scale is unknown
 DIAGONAL = 0.5**0.5  # cosine of 45 degrees
+# of the sectors' middles, in mm to the right and up; in the order of `sector_names`
+SECTOR_PLACES = (
+    (0, 0),
+    *((0, 1), (1, 0), (0, -1), (-1, 0)),
+    *((0, 2.25), (2.25, 0), (0, -2.25), (-2.25, 0)),
+)
+FEW_UM = 10  # less is written with a decimal
+ROUNDING = 1e-9
+MOST_STEPS = 5  # between ticks of the colour bar
 TITLE = 17 * FINE  # size of letters
 SMALL = 13 * FINE
 
@@ -41,6 +52,7 @@ class Place:
     scale_um: tuple[float, float] | None = None  # lateral, spacing
     centre: Sequence[float] | None = None  # column, B-scan of the circles, in cells
     eye: str | None = None
+    sector_values: Sequence[float | None] = ()  # written into the sectors, as of `sector_table`
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ def map_picture(
     area = Image.fromarray(_coloured(values[::-1], span))
     area = area.resize((frame.width, frame.height), Image.Resampling.NEAREST)
     if place.scale_um and place.centre is not None:
-        _draw_grid(ImageDraw.Draw(area), frame, place.centre, place.scale_um)
+        _draw_grid(ImageDraw.Draw(area), frame, place)
     sheet_width = (LEFT + WIDTH + RIGHT) * FINE
     sheet_height = frame.height + (TOP + BOTTOM) * FINE
     sheet = Image.new("RGB", (sheet_width, sheet_height), "white")
@@ -149,24 +161,18 @@ def _coloured(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
     return rgb.round().astype(np.uint8)
 
 
-def _draw_grid(
-    draw: ImageDraw.ImageDraw,
-    frame: _Frame,
-    centre: Sequence[float],
-    scale_um: tuple[float, float],
-) -> None:
-    """Circles and the diagonals between them, on the map alone so that they end at its border."""
-    lateral_um, spacing_um = scale_um
+def _draw_grid(draw: ImageDraw.ImageDraw, frame: _Frame, place: Place) -> None:
+    """Circles, the diagonals between them and the sectors' numbers, none beyond the map."""
+    lateral_um, spacing_um = place.scale_um
     cell_width, cell_height = frame.cell
-    column, bscan = centre
+    column, bscan = place.centre
     x = (column + 0.5) * cell_width
     y = (frame.bscans - bscan - 0.5) * cell_height
 
     # radii in pixels of the inner, middle and outer circle; pixels need not be square
-    radii = []
-    for diameter_mm in DIAMETERS_MM:
-        radius_um = 500 * diameter_mm
-        radii.append((radius_um / lateral_um * cell_width, radius_um / spacing_um * cell_height))
+    across = 500 / lateral_um * cell_width  # px of 0.5 mm
+    down = 500 / spacing_um * cell_height
+    radii = [(diameter_mm * across, diameter_mm * down) for diameter_mm in DIAMETERS_MM]
     for rx, ry in radii:
         box = [x - rx, y - ry, x + rx, y + ry]
         draw.ellipse(box, outline="white", width=3)
@@ -178,6 +184,15 @@ def _draw_grid(
             for rx, ry in (radii[0], radii[-1]):
                 ends.append((x + sx * rx * DIAGONAL, y + sy * ry * DIAGONAL))
             draw.line(ends, fill="white", width=3)
+
+    # numbers half-way between the circles; the last B-scan, superior, is at the top
+    letters = Letters(SMALL)
+    for (right, up), value in zip(SECTOR_PLACES, place.sector_values, strict=False):
+        middle = (x + right * 2 * across, y - up * 2 * down)
+        if value is not None and 0 < middle[0] < frame.width and 0 < middle[1] < frame.height:
+            digits = 0 if value >= FEW_UM else 1
+            text = f"{value:.{digits}f}"
+            letters.write(draw, middle, text, "white", anchor="mm", halo="black")
 
 
 def _draw_directions(draw: ImageDraw.ImageDraw, frame: _Frame, eye: str | None) -> None:
@@ -204,13 +219,15 @@ def _draw_scale_bar(draw: ImageDraw.ImageDraw, frame: _Frame, place: Place, line
         x += length + 8 * FINE
         text = "1 mm"
         if place.centre is not None:
-            text += "; circles of 1, 3 and 6 mm diameter (ETDRS)"
+            text += "; ETDRS circles of 1, 3 and 6 mm"
+            if place.sector_values:
+                text += ", mean \N{MICRO SIGN}m of each sector"
     write = writer(draw, SMALL)
     write((x, line), text, anchor="lm")
 
 
 def _draw_colour_bar(sheet: Image.Image, frame: _Frame, span: tuple[float, float]) -> None:
-    """Colours of a span, the highest at the top, with its ends and its middle as numbers."""
+    """Colours of a span, the highest at the top, with round numbers beside it."""
     low, high = span
     left = frame.right + 24 * FINE
     right = left + 16 * FINE
@@ -222,7 +239,11 @@ def _draw_colour_bar(sheet: Image.Image, frame: _Frame, span: tuple[float, float
     border = [left, frame.top, right, frame.bottom]
     draw.rectangle(border, outline="black")
     write = writer(draw, SMALL)
-    for share in (0, 0.5, 1):
+    step = round_step((high - low) / MOST_STEPS)
+    first = math.ceil(low / step)
+    last = math.floor(high / step + ROUNDING)
+    for tick in range(first, last + 1):
+        share = (tick * step - low) / (high - low)
         y = frame.bottom - share * frame.height
-        value = low + share * (high - low)
-        write((right + 6 * FINE, y), f"{value:.3g}", anchor="lm")
+        draw.line([(right, y), (right + 3 * FINE, y)], fill="black", width=2)
+        write((right + 6 * FINE, y), f"{tick * step:g}", anchor="lm")

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from dme.drawing.canvas import writer
-from dme.drawing.overlays import overlay
-from dme.drawing.plots import GRID_COLOUR, round_step
+from dme.drawing.canvas import Letters, writer
+from dme.drawing.overlays import CYAN, overlay
+from dme.drawing.plots import round_step
 from dme.retina.rows import BOUNDARIES, THICKNESSES, check_rows
 
 # of the boundaries from the top; a layer has the colour of its upper one, the retina the last
@@ -18,13 +18,13 @@ COLOURS = np.array(
         (255, 160, 40),
         (245, 225, 60),
         (100, 225, 90),
-        (50, 220, 230),
+        (0, 165, 135),
         (90, 150, 255),
         (185, 120, 255),
         (255, 120, 205),
     ]
 )
-FLUID_COLOUR = (255, 255, 255)
+FLUID_TINT = 0.5  # lines of layers run through it
 ENLARGED = 2  # so that lines do not cover thin layers
 LEGEND_LINE = 22  # px, height of a line of the legend
 LEGEND_DASH = 22  # px, length of a sample of colour
@@ -33,7 +33,12 @@ PROFILE_HEIGHT = 640
 LETTERS = 14  # px
 UPPER_AXES = (38, 228)  # px, top and bottom
 LOWER_AXES = (262, PROFILE_HEIGHT - 52)
-ON_WHITE = 0.8  # darkens the colours of layers for a white sheet
+SHEET = (16, 18, 22)  # dark as a scan, so that layers keep their colours
+GRID = (62, 66, 72)
+INK = (235, 235, 235)
+QUIET = (160, 166, 172)
+SMALL_LETTERS = 11  # px
+NAME_STEP = 44  # px from one layer's name to the next
 ROUNDING = 1 - 1e-9  # a step that is too short by no more than a rounding error will do
 
 Colour = tuple[int, ...]
@@ -46,7 +51,7 @@ def draw_boundaries(
     """Scan, twice as large, with its boundaries as coloured lines and their names below it.
 
     image: uint8 (H, W) or (H, W, 3). boundaries: rows (8, W), drawn where known. fluid: (H, W),
-    its contour is drawn in white where it is 1, and named. Returns uint8 (2 H + legend, 2 W, 3).
+    drawn in CYAN where it is 1, and named. Returns uint8 (2 H + legend, 2 W, 3).
     """
     rows = check_rows(boundaries, image.shape[1])
     scan = Image.fromarray(image).convert("RGB")
@@ -57,14 +62,14 @@ def draw_boundaries(
 
     # fluid lies below the lines
     if fluid is not None:
-        legend.append(("fluid", FLUID_COLOUR))
+        legend.append(("fluid", CYAN))
         enlarged = fluid.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
-        picture = overlay(np.asarray(scan), enlarged, FLUID_COLOUR)
+        picture = overlay(np.asarray(scan), enlarged, CYAN, FLUID_TINT)
         scan = Image.fromarray(picture)
 
     # a sheet that has room for the legend below the scan
-    font = ImageFont.load_default(size=15)
-    longest = max(round(font.getlength(name)) for name, _ in legend)
+    letters = Letters(15)
+    longest = max(round(letters.width(name)) for name, _ in legend)
     entry_width = 30 + longest + 14
     fitting = max(scan.width // entry_width, 1)
     per_line = min(fitting, len(legend))
@@ -84,7 +89,7 @@ def draw_boundaries(
         middle = scan.height + 15 + LEGEND_LINE * (k // per_line)
         right = left + LEGEND_DASH
         draw.line([(left, middle), (right, middle)], fill=colour, width=4)
-        draw.text((right + 8, middle), name, fill=colour, font=font, anchor="lm")
+        letters.write(draw, (right + 8, middle), name, colour, anchor="lm")
     return np.asarray(sheet)
 
 
@@ -117,8 +122,8 @@ def thickness_profile(
 ) -> np.ndarray:
     """Thickness along a scan: the whole retina above, the seven layers below, gaps where unknown.
 
-    boundaries: rows (8, W). In um over mm, in pixels where a scale is unknown. Returns uint8
-    (640, width, 3).
+    boundaries: rows (8, W). In um over mm, in pixels where a scale is unknown. A layer has the
+    colour of the boundary above it, as in `draw_boundaries`. Returns uint8 (640, width, 3).
     """
     rows = check_rows(boundaries)
     retina = rows[-1:] - rows[:1]
@@ -127,14 +132,15 @@ def thickness_profile(
     x = np.arange(rows.shape[1])
     if lateral_um:
         x = x * (lateral_um / 1000)
-    sheet = Image.new("RGB", (width, PROFILE_HEIGHT), "white")
+    sheet = Image.new("RGB", (width, PROFILE_HEIGHT), SHEET)
     draw = ImageDraw.Draw(sheet)
-    write = writer(draw, LETTERS)
+    write = writer(draw, LETTERS, INK)
+    write_small = writer(draw, SMALL_LETTERS, QUIET)
     left = 62
     right = width - 112
 
     # what the axes mean
-    quantity = "thickness in um" if axial_um else "thickness in px"
+    quantity = "thickness in µm" if axial_um else "thickness in px"
     write((left, 10), f"{title}: {quantity}" if title else quantity)
     middle = (left + right) / 2
     unit = "mm" if lateral_um else "column"
@@ -152,19 +158,13 @@ def thickness_profile(
 
         # the curves and their names
         for place, k in enumerate(shown):
-            colour = _colour_on_white(k)
+            colour = INK if k == RETINA else tuple(COLOURS[k].tolist())
             _draw_curve(draw, axes.x(x), axes.y(thickness[k]), colour)
-            beside = (right + 10, top + LEGEND_LINE * place)
-            write(beside, THICKNESSES[k], fill=colour)
+            name_top = top + NAME_STEP * place
+            write((right + 10, name_top), THICKNESSES[k], fill=colour)
+            if k != RETINA:
+                write_small((right + 10, name_top + LETTERS + 4), f"below {BOUNDARIES[k]}")
     return np.asarray(sheet)
-
-
-def _colour_on_white(k: int) -> Colour:
-    """Of the curve of THICKNESSES[k]."""
-    if k == RETINA:
-        return (0, 0, 0)
-    darker = COLOURS[k] * ON_WHITE
-    return tuple(darker.astype(int).tolist())
 
 
 def _draw_axes(
@@ -174,17 +174,17 @@ def _draw_axes(
     x_last: float,
 ) -> None:
     """Grid lines and ticks. steps: between ticks of x and of y. x_last: where the curves end."""
-    write = writer(draw, LETTERS)
+    write = writer(draw, LETTERS, INK)
     x_step, y_step = steps
     for tick in np.arange(0, axes.y_most + y_step / 2, y_step):
         y = axes.y(tick)
         ends = [(axes.left, y), (axes.right, y)]
-        draw.line(ends, fill=GRID_COLOUR)
+        draw.line(ends, fill=GRID)
         write((axes.left - 8, y), f"{tick:g}", anchor="rm")
     for tick in np.arange(0, x_last + x_step / 100, x_step):
         x = axes.x(tick)
         ends = [(x, axes.bottom), (x, axes.bottom + 4)]
-        draw.line(ends, fill="black")
+        draw.line(ends, fill=INK)
         write((x, axes.bottom + 6), f"{tick:g}", anchor="ma")
 
 

@@ -3,14 +3,16 @@
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from scipy import ndimage
+
+from dme.drawing.canvas import Letters
 
 Colour = tuple[int, int, int]
 
 RED = (255, 72, 72)
 GREEN = (64, 220, 120)
-CYAN = (60, 220, 255)
+CYAN = (60, 220, 255)  # of fluid that a network found
 TINT = 0.25  # opacity of a mask's inside
 STRIP = 24  # px, height of the legend under an overlay
 SAMPLE = (8, 28)  # px, left and right edge of the legend's sample of colour
@@ -50,9 +52,9 @@ def scan_overlay(image: np.ndarray, mask: np.ndarray, legend: str) -> np.ndarray
     height, width = picture.shape[:2]
 
     # the sheet is as wide as the legend needs
-    font = ImageFont.load_default(size=14)
+    letters = Letters(14)
     left, right = SAMPLE
-    legend_width = right + 16 + math.ceil(font.getlength(legend))
+    legend_width = right + 16 + math.ceil(letters.width(legend))
     size = (max(width, legend_width), height + STRIP)
     sheet = Image.new("RGB", size, "black")
     sheet.paste(Image.fromarray(picture))
@@ -63,5 +65,5 @@ def scan_overlay(image: np.ndarray, mask: np.ndarray, legend: str) -> np.ndarray
     box = [left, height + 6, right, height + STRIP - 6]
     draw.rectangle(box, outline=CYAN, fill=tint)
     beside = (right + 8, height + STRIP / 2)
-    draw.text(beside, legend, fill="white", font=font, anchor="lm")
+    letters.write(draw, beside, legend, "white", anchor="lm")
     return np.asarray(sheet)

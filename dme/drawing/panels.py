@@ -4,28 +4,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from dme.drawing.canvas import writer
+from dme.drawing.canvas import Letters, writer
 from dme.drawing.overlays import STRIP
 
 GAP = 6  # px between pictures and around them
 BACKGROUND = (222, 226, 230)  # grey, since a saturated wedge is white
 HEAD = 26  # px, for titles over columns
 FOOT = 22  # px, for titles and captions under pictures
-ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+CAPTION = 12  # px, letters of a contact sheet
+CAPTION_LINE = 15  # px, from one line of a caption to the next
 MOST_HEIGHT = 1.5  # of a reduced picture, times its width
 
 
 def typical(masks: Sequence[np.ndarray]) -> list[int]:
-    """Indices of three masks worth showing: most fluid, the median of those with fluid, least."""
+    """Indices of up to three masks: most fluid, the median of those with fluid, least; each once.
+
+    Where fewer have fluid, the middle of all stands for the median.
+    """
     fluid_px = np.array([(mask == 1).sum() for mask in masks])
     order = np.argsort(fluid_px, kind="stable")
     with_fluid = order[fluid_px[order] > 0]
-    if not with_fluid.size:
+    if len(with_fluid) < 2:
         with_fluid = order
     median = with_fluid[len(with_fluid) // 2]
-    return [int(order[-1]), int(median), int(order[0])]
+    if len(with_fluid) == 2:  # of two the upper is the most
+        median = with_fluid[0]
+    return [int(i) for i in dict.fromkeys((order[-1], median, order[0]))]
 
 
 def panel(
@@ -82,38 +88,49 @@ def contact_sheet(
     width: int = 192,
     strip: int = STRIP,
 ) -> np.ndarray:
-    """Overlays (files) side by side, captions in place of their strips; uint8 (H, W, 3)."""
+    """Overlays (files) side by side, whole captions in place of their strips; uint8 (H, W, 3)."""
     cells = [reduced(file, width, strip) for file in files]
+    letters = Letters(CAPTION)
+    texts = [caption_lines(caption, width - 2, letters) for caption in captions]
     columns = min(columns, len(cells))
     step = width + GAP
 
-    # a row is as high as its highest picture and a caption
+    # a row is as high as its highest picture and its longest caption
     heights = []
     for i in range(0, len(cells), columns):
         highest = max(cell.height for cell in cells[i : i + columns])
-        heights.append(highest + FOOT)
+        most_lines = max(len(lines) for lines in texts[i : i + columns])
+        heights.append(highest + FOOT + CAPTION_LINE * (most_lines - 1))
     tops = np.cumsum([GAP, *heights]).tolist()
     sheet = Image.new("RGB", (GAP + columns * step, tops[-1]), BACKGROUND)
 
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=12)
-    for i, (cell, caption) in enumerate(zip(cells, captions, strict=True)):
+    for i, (cell, lines) in enumerate(zip(cells, texts, strict=True)):
         left = GAP + i % columns * step
         top = tops[i // columns]
         sheet.paste(cell, (left, top))
-        below = (left, top + cell.height + 3)
-        text = _fitted(caption, width, font)
-        draw.text(below, text, fill="black", font=font)
+        for number, line in enumerate(lines):
+            below = (left + 1, top + cell.height + 3 + CAPTION_LINE * number)
+            letters.write(draw, below, line)
     return np.asarray(sheet)
 
 
-def _fitted(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-    """Text that fits a width: names of scans differ at their ends, so the start goes."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(ELLIPSIS + text) > width:
-        text = text[1:]
-    return ELLIPSIS + text
+def caption_lines(text: str, width: int, letters: Letters) -> list[str]:
+    """A text in lines that fit a width, broken between words where it can be."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if letters.width(longer) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        # a word that is longer than a line goes on in the next
+        for letter in word:
+            if letters.width(lines[-1] + letter) > width and lines[-1]:
+                lines.append("")
+            lines[-1] += letter
+    return lines
 
 
 def reduced(file: Path, width: int, strip: int) -> Image.Image:

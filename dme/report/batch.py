@@ -17,6 +17,7 @@ from dme.drawing.layers import draw_boundaries, thickness_profile
 from dme.drawing.overlays import STRIP, scan_overlay
 from dme.inference.scan import class_probabilities, fluid_mask, layer_rows
 from dme.nets.segmenter import Segmenter
+from dme.report.eyes import VolumePlace, place_of
 from dme.report.inputs import Item, Scan
 from dme.report.tables import write_rows
 from dme.report.wording import amount, counted
@@ -53,8 +54,9 @@ class Work:
     thickness_px: dict[tuple[str, str], dict[int, np.ndarray]] = field(
         default_factory=lambda: defaultdict(dict)
     )
-    # of each volume: first and last B-scan to expect
+    # of each volume: first and last B-scan to expect, and where it lies
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
+    places: dict[str, VolumePlace] = field(default_factory=dict)
 
     def run(self, items: list[Item]) -> None:
         """Under torchrun every rank takes its share of the scans."""
@@ -89,12 +91,13 @@ class Work:
             for note in item.notes:  # with odd file names
                 tqdm.write(f"note: {note}".encode(errors="replace").decode())
 
-        # every rank knows how far volumes reach
+        # every rank knows how far volumes reach, and where they lie
         for scan in scans:
             if scan.volume:
                 first, last = self.ranges.get(scan.volume, (scan.position, scan.position))
                 first = min(first, scan.position)
                 self.ranges[scan.volume] = (first, max(last, scan.position))
+                self.places.setdefault(scan.volume, place_of(scan))
         return scans
 
     def skip(self, source: str, reason: str) -> None:

@@ -76,8 +76,9 @@ def complete(work: Work, origin: Origin, notes: list[str]) -> None:
     out = work.out
     if not rows:
         raise InputError(f"no scan could be predicted, {len(work.skipped)} skipped (see above)")
-    volumes = measure_volumes(work, origin.eye, origin.fovea)
-    warnings = warnings_of(origin.task, rows, volumes)
+    warnings: list[str] = []
+    volumes = measure_volumes(work, origin.eye, origin.fovea, warnings)
+    warnings += warnings_of(origin.task, rows, volumes)
     for warning in warnings:
         print(f"note: {warning}")
     results = Results(rows, volumes, [*notes, *warnings], work.skipped)

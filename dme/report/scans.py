@@ -14,11 +14,11 @@ import numpy as np
 
 from dme.bscan import BScan
 from dme.common.errors import InputError
-from dme.common.words import IMAGE_SUFFIXES
+from dme.common.words import EYES, IMAGE_SUFFIXES
 from dme.data import phantom
 from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
 from dme.data.images import read_grey, survey_images, to_scan
-from dme.data.index import read_index
+from dme.data.index import MOST_BSCAN, IndexRow, read_index
 from dme.data.opening import open_source
 from dme.data.source import files_in, natural
 
@@ -39,6 +39,8 @@ class Scan:
     volume: str | None = None  # name of the volume it belongs to
     position: int | None = None  # index of the B-scan in it
     scale_um: tuple[float, ...] | None = None  # axial, lateral, spacing, as far as they are known
+    eye: str | None = None  # OD or OS
+    fovea: tuple[float, ...] | None = None  # column, B-scan
 
 
 # ---- the images of a folder ---------------------------------------------------------------------
@@ -61,14 +63,14 @@ def open_images(
             scan.volume = label
             scan.position = position
     else:
-        _place_by_name(scans, label)
+        _place_by_name(scans, label, notes)
     return scans
 
 
 def _place_by_index(
     scans: list[Scan], index: Path, label: str, shapes: set, notes: list[str]
 ) -> None:
-    """Volume, B-scan and scale from index.csv; images that it does not list get no volume."""
+    """What index.csv says of each image; those that it does not list get no volume."""
     by_name = {scan.name: scan for scan in scans}
     images = files_in(Path(scans[0].source).parent, IMAGE_SUFFIXES)
     rows = read_index(index, images)
@@ -77,6 +79,10 @@ def _place_by_index(
         scan.volume = f"{label}_subject{row.subject:02d}"
         scan.position = row.position
         scan.scale_um = row.scale_um
+        scan.eye = row.eye
+        scan.fovea = row.fovea
+    _part_eyes(scans, rows)
+    _spread(scans, index)
     extra = len(scans) - len(rows)
     if extra:
         notes.append(f"{index}: {extra} images without a line in it left out")
@@ -90,16 +96,57 @@ def _place_by_index(
             scan.scale_um = DUKE_SCALE_UM
 
 
-def _place_by_name(scans: list[Scan], label: str) -> None:
-    """Volume and B-scan from names, if those of all scans follow one of VOLUME_NAMES."""
+def _part_eyes(scans: list[Scan], rows: list[IndexRow]) -> None:
+    """Both eyes of a subject are two volumes."""
+    eyes: dict[int, set[str | None]] = {}
+    for row in rows:
+        eyes.setdefault(row.subject, set()).add(row.eye)
+    both = {row.name for row in rows if set(EYES) <= eyes[row.subject]}
+    for scan in scans:
+        if scan.name in both and scan.eye:
+            scan.volume += f"_{scan.eye}"
+
+
+def _spread(scans: list[Scan], index: Path) -> None:
+    """What one line says of a volume's eye and fovea holds for all its B-scans."""
+    for key in ("eye", "fovea"):
+        known: dict[str, object] = {}
+        for scan in scans:
+            value = getattr(scan, key)
+            if value is not None and known.setdefault(scan.volume, value) != value:
+                found = f"{known[scan.volume]} and {value}"
+                raise InputError(f"{index}: {key} of volume {scan.volume} is {found}: keep one")
+        for scan in scans:
+            setattr(scan, key, known.get(scan.volume))
+
+
+def _place_by_name(scans: list[Scan], label: str, notes: list[str]) -> None:
+    """Volume and B-scan from names, if those of all scans follow one of VOLUME_NAMES.
+
+    Numbers that no volume reaches, of dates and times, only tell the order.
+    """
     for pattern in VOLUME_NAMES:
         matches = [re.fullmatch(pattern, scan.name, re.IGNORECASE) for scan in scans]
-        if all(matches):
-            for scan, match in zip(scans, matches, strict=True):
-                volume, position = match.groups()
-                scan.volume = f"{label}_{volume}" if volume else label
-                scan.position = int(position)
-            return
+        if not all(matches):
+            continue
+        numbers: dict[str, dict[str, int]] = {}  # volume -> scan -> its number
+        for scan, match in zip(scans, matches, strict=True):
+            volume, number = match.groups()
+            scan.volume = f"{label}_{volume}" if volume else label
+            scan.position = int(number)
+            numbers.setdefault(scan.volume, {})[scan.name] = scan.position
+
+        # ranks in place of numbers that cannot be
+        for volume, by_scan in numbers.items():
+            largest = max(by_scan.values())
+            if largest <= MOST_BSCAN:
+                continue
+            notes.append(f"{volume}: {largest} is no B-scan's number: B-scans counted in order")
+            ranks = {number: rank for rank, number in enumerate(sorted(set(by_scan.values())))}
+            for scan in scans:
+                if scan.volume == volume:
+                    scan.position = ranks[scan.position]
+        return
 
 
 def _read_image(path: Path, peak: int) -> np.ndarray:

@@ -4,38 +4,53 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dme.common.errors import InputError
+from dme.common.errors import InputError, with_flags
 from dme.drawing.canvas import save_png
 from dme.drawing.enface import Place, map_picture
 from dme.report.batch import Work
+from dme.report.eyes import VolumePlace, eyes_of
 from dme.retina.volume import SECTORS, measure_volume
 
 MAP_KEYS = {"fluid": "map", "retina": "retina_map"}  # where a volume names the files of its maps
 MAP_FOLDERS = ("maps", "retina_maps")
 
 
-def measure_volumes(work: Work, eye: str | None, fovea: Sequence[float] | None) -> list[dict]:
+def measure_volumes(
+    work: Work, eye: str | None, fovea: Sequence[float] | None, notes: list[str]
+) -> list[dict]:
     """Numbers of each volume, with its maps as pictures; what cannot be measured is reported.
 
-    eye, fovea: as of `dme.retina.volume.measure_volume`.
+    eye, fovea: those that were given, as of `dme.retina.volume.measure_volume`; index.csv may know
+    better. notes: to which others are added.
     """
+    owners = dict.fromkeys(owner for owner, _ in work.thickness_px)
+    places = {name: work.places.get(name, VolumePlace()) for name in owners}
+    eyes = eyes_of(places, eye)
+    notes += eyes.notes
+    for name, reason in eyes.contradictions.items():
+        work.skip(name, with_flags(reason))
+    if fovea and len(owners) > 1:
+        notes.append(f"one --fovea for {len(owners)} volumes: index.csv can give each its own")
+
     volumes = []
-    owners = [owner for owner, _ in work.thickness_px]
-    for name in dict.fromkeys(owners):
+    for name in owners:
         rows = [row for row in work.rows if row["volume"] == name]
         lines_px = {
             kind: lines for (owner, kind), lines in work.thickness_px.items() if owner == name
         }
+        volume_eye = eyes.of_volume[name]
+        volume_fovea = places[name].fovea or fovea
 
         # B-scans of different sizes are no volume; without sectors it is still one
         try:
-            volume, maps = measure_volume(rows, lines_px, work.ranges[name], eye, fovea)
+            span = work.ranges[name]
+            volume, maps = measure_volume(rows, lines_px, span, volume_eye, volume_fovea)
         except InputError as e:
             work.skip(name, str(e))
             continue
         has_sectors = any(volume[SECTORS[kind]] for kind in maps)
-        if fovea and volume["spacing_um"] and not has_sectors:
-            work.skip(name, _fovea_outside(volume, fovea))
+        if volume_fovea and volume["spacing_um"] and not has_sectors:
+            work.skip(name, _fovea_outside(volume, volume_fovea))
 
         for kind, thickness in maps.items():
             key = MAP_KEYS[kind]
@@ -62,27 +77,35 @@ def volume_picture(
     that were not interpolated.
     """
     first = volume["first_bscan"]
-    unit = "px" if volume["axial_um"] is None else "um"
+    unit = "px" if volume["axial_um"] is None else "\N{MICRO SIGN}m"
 
     # circles only where there are sectors, which takes a scale
     scale_um = centre = None
+    means = []
     if volume["spacing_um"] is not None:
         scale_um = (volume["lateral_um"], volume["spacing_um"])
     if volume[SECTORS[kind]]:
         centre = (volume["fovea_column"], volume["fovea_bscan"] - first)
-    place = Place(scale_um, centre, volume["eye"])
+        means = [sector["mean_um"] for sector in volume[SECTORS[kind]]]
+    place = Place(scale_um, centre, volume["eye"], means)
 
     # colours of fluid start at none, those of the retina where it is thinnest
-    lowest = 0.0 if kind == "fluid" else float(np.nanmin(thickness))
+    lowest = 0.0 if kind == "fluid" else _lowest(thickness)
     rows = [position - first for position in predicted]
     title = volume["volume"] + _size(volume, kind)
     return map_picture(thickness, title, f"{kind} thickness ({unit})", place, rows, lowest)
 
 
+def _lowest(thickness: np.ndarray) -> float:
+    """The least of the known values, 0 without any."""
+    known = thickness[np.isfinite(thickness)]
+    return float(known.min()) if known.size else 0.0
+
+
 def _size(volume: dict, kind: str) -> str:
     """The number that stands beside a volume's name; nothing where it is unknown."""
     if kind == "fluid" and volume["fluid_volume_mm3"] is not None:
-        return f": {volume['fluid_volume_mm3']:.4f} mm3"
+        return f": {volume['fluid_volume_mm3']:.4f} mm\N{SUPERSCRIPT THREE}"
     if kind == "retina" and volume["central_subfield_thickness_um"] is not None:
-        return f": central subfield {volume['central_subfield_thickness_um']:.0f} um"
+        return f": central subfield {volume['central_subfield_thickness_um']:.0f} \N{MICRO SIGN}m"
     return ""

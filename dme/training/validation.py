@@ -56,11 +56,12 @@ class Validation:
 
     @property
     def shown(self) -> list[int]:
-        """Three scans: most fluid, the median, least; without fluid first, middle and last."""
+        """Up to three: most fluid, the median, least; without fluid first, middle and last."""
         if self.task.finds_fluid:
             places = typical([self.small.fluid[i] for i in self.indices])
         else:
-            places = (0, len(self.indices) // 2, -1)
+            last = len(self.indices) - 1
+            places = dict.fromkeys((0, len(self.indices) // 2, last))
         return [int(self.indices[place]) for place in places]
 
     def predict(self, model: Segmenter, index: int) -> Tensor:

@@ -154,6 +154,67 @@ def test_a_scale_without_spacing_leaves_that_of_the_source(predict, tmp_path):
     assert float(volume["fluid_volume_mm3"]) == pytest.approx(2 * FLUID_MM3)
 
 
+def test_index_gives_eye_and_fovea_of_each_volume(predict, tmp_path):
+    lines = ["name,subject,bscan,eye,fovea_column,fovea_bscan"]
+    for subject, place in ((1, "OD,290,1"), (2, "os,,"), (3, ",,")):
+        for i in range(3):
+            name = f"s{subject}_{i}"
+            save(tmp_path / "in" / f"{name}.png", picture(width=600))
+            # one line says it for the volume
+            lines.append(f"{name},{subject},{i},{place if i == 1 else ',,'}")
+    (tmp_path / "in" / "index.csv").write_text("\n".join(lines) + "\n")
+    done = predict(tmp_path / "in", *SCALE)
+    assert done.code == 0
+    keys = ("eye", "fovea_column", "fovea_bscan")
+    places = [tuple(row[key] for key in keys) for row in done.table("volumes.csv")]
+    assert places == [("OD", "290.0", "1.0"), ("OS", "299.5", "1.0"), ("", "299.5", "1.0")]
+    names = [row["sector"] for row in done.table("sectors.csv")]
+    assert names[2::9] == ["inner_nasal", "inner_temporal", "inner_right"]
+
+    # one eye for all of them: not for that which index.csv contradicts
+    done = predict(tmp_path / "in", *SCALE, "--eye", "OD")
+    assert done.code == 1
+    assert [row["eye"] for row in done.table("volumes.csv")] == ["OD", "", "OD"]
+    assert "in_subject02: no eye: index.csv says OS, --eye OD" in done.errors
+
+
+def test_both_eyes_of_a_subject_are_two_volumes(predict, tmp_path):
+    lines = ["name,subject,bscan,eye"]
+    for eye in ("OD", "OS"):
+        for i in range(2):
+            save(tmp_path / "in" / f"{eye}{i}.png", picture())
+            lines.append(f"{eye}{i},7,{i},{eye}")
+    (tmp_path / "in" / "index.csv").write_text("\n".join(lines) + "\n")
+    volumes = predict(tmp_path / "in", *SCALE).table("volumes.csv")
+    assert [(row["volume"], row["eye"]) for row in volumes] == [
+        ("in_subject07_OD", "OD"),
+        ("in_subject07_OS", "OS"),
+    ]
+
+
+def test_eyes_in_names_are_said(predict, tmp_path):
+    folders = [save_eye(tmp_path / name, 2) for name in ("P1_OD", "P1_OS")]
+    done = predict(*folders, *SCALE)
+    assert done.code == 0
+    assert [row["eye"] for row in done.table("volumes.csv")] == ["", ""]
+    assert "P1_OS: named OS, which is not taken as its eye: give it with --eye" in done.printed
+    done = predict(*folders, *SCALE, "--eye", "OD", out=tmp_path / "o2")
+    assert done.code == 2
+    assert "--eye OD is for all volumes, but" in done.errors
+    assert not done.out.exists()
+
+
+def test_times_in_names_are_no_positions(predict, tmp_path):
+    for stamp in ("20230115120000", "20240115120000", "20230301000000"):
+        save(tmp_path / "in" / f"oct_bscan_{stamp}.png", picture())
+    done = predict(tmp_path / "in", *SCALE)
+    assert done.code == 0
+    bscans = {row["source"][-18:-4]: row["bscan"] for row in done.table()}
+    assert bscans == {"20230115120000": "0", "20230301000000": "1", "20240115120000": "2"}
+    assert done.volume()["missing_bscans"] == "0"
+    assert "20240115120000 is no B-scan's number: B-scans counted in order" in done.printed
+
+
 def test_fovea_outside(predict, tmp_path):
     file = save(tmp_path / "v.npy", [picture()] * 3)
     done = predict(file, *SCALE, "--fovea", "60,1")
@@ -213,7 +274,16 @@ def test_a_damaged_array_is_skipped(predict, tmp_path, content):
         ("nowhere good.png", 1, "skipped: .*nowhere: no such file"),
         ("good.png --scale 4", 2, "--scale 4: expected axial,lateral"),
         ("good.png --scale 4,nan", 2, "--scale 4,nan"),
+        ("good.png --scale 4,1e400", 2, "--scale 4,1e400: expected axial,lateral"),
+        (
+            "good.png --scale 0.004,0.01,0.12",
+            2,
+            "0.12: these look like mm: in um they are 4,10,120",
+        ),
+        ("good.png --scale 10.5,4", 2, "look swapped: give 4,10.5"),
+        ("good.png --fovea nan,3", 2, "--fovea nan,3: expected column,B-scan, finite numbers"),
         ("good.png --threshold 1", 2, "--threshold 1.0"),
+        ("good.png --threshold nan", 2, "threshold is nan; expected a finite number"),
         (
             "good.png --backbone mobilenet_v2",
             2,

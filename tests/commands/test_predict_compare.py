@@ -96,8 +96,8 @@ def test_results_that_hold_nothing_to_compare(predict, visits, tmp_path):
 @pytest.fixture
 def thickness_visits(predict, tmp_path):
     """Results by name: layers, layers 28 um thicker, layers and fluid, fluid."""
-    file = save(tmp_path / "eye.npy", [indexed(0, 80, 64)] * 5)
-    arguments = [file, "--scale", "4,50,250", "--weights", "m", "--task"]
+    file = save(tmp_path / "eye.npy", [indexed(0, 80, 80)] * 5)
+    arguments = [file, "--scale", "4,40,250", "--weights", "m", "--task"]
     folders = {}
     for name, extra_px, task in (
         ("thin", 0, "layers"),
@@ -105,7 +105,7 @@ def thickness_visits(predict, tmp_path):
         ("both", 0, "both"),
         ("fluid", 0, "fluid"),
     ):
-        networks = {"m": Knows([flat(extra_px, 64)], fluid=True)}
+        networks = {"m": Knows([flat(extra_px, 80)], fluid=True)}
         done = predict(*arguments, task, out=tmp_path / name, networks=networks)
         assert done.code == 0
         folders[name] = done.out

@@ -12,7 +12,7 @@ from PIL import Image
 
 import dme
 from dme.data.phantom import phantom_bscan
-from dme.drawing.layers import FLUID_COLOUR
+from dme.drawing.overlays import CYAN
 from dme.nets.checkpoint import save_model
 from dme.nets.loading import load_model
 from dme.nets.segmenter import build_model
@@ -115,15 +115,15 @@ def test_without_scale_it_says_so(predict, tmp_path):
 # ---- a volume -----------------------------------------------------------------------------------
 @pytest.fixture
 def volume(tmp_path):
-    """File and rows of 17 B-scans 0.2 mm apart, 64 columns of 50 um.
+    """File and rows of 17 B-scans 0.2 mm apart, 80 columns of 40 um.
 
     Each is 2 px (8 um) thicker than the one below it.
     """
-    rows = [flat(2 * i, 64) for i in range(17)]
-    return save(tmp_path / "eye.npy", [indexed(i, 104, 64) for i in range(17)]), rows
+    rows = [flat(2 * i, 80) for i in range(17)]
+    return save(tmp_path / "eye.npy", [indexed(i, 104, 80) for i in range(17)]), rows
 
 
-OPTIONS = [*LAYERS, "--scale", "4,50,200", "--eye", "OD"]
+OPTIONS = [*LAYERS, "--scale", "4,40,200", "--eye", "OD"]
 MIDDLE_UM = 4 * (56 + 16)  # thickness in the centre of the volume
 
 
@@ -175,18 +175,18 @@ def test_fovea_elsewhere(predict, volume):
     done = predict(file, *OPTIONS, "--fovea", "0,11", networks=networks)
     assert re.search(r"\(CST\) 312\.0 um \(5\d % of it scanned\)", done.printed)
 
-    few = save(file.with_name("few.npy"), [indexed(0, 104, 64), indexed(1, 104, 64)])
-    done = predict(few, *OPTIONS, "--fovea", "64,1", networks=networks)
+    few = save(file.with_name("few.npy"), [indexed(0, 104, 80), indexed(1, 104, 80)])
+    done = predict(few, *OPTIONS, "--fovea", "80,1", networks=networks)
     assert done.code == 1
-    assert "few: no sectors: fovea 64,1 lies outside" in done.errors
+    assert "few: no sectors: fovea 80,1 lies outside" in done.errors
     assert done.volume()["central_subfield_thickness_um"] == ""
 
 
 def test_missing_scans_are_interpolated(predict, tmp_path, volume):
     _, rows = volume
     for i in (0, 4, 9, 16):
-        save(tmp_path / "few" / f"bscan_{i}.png", indexed(i, 104, 64))
-    options = [*LAYERS, "--scale", "4,50,200"]
+        save(tmp_path / "few" / f"bscan_{i}.png", indexed(i, 104, 80))
+    options = [*LAYERS, "--scale", "4,40,200"]
     done = predict(tmp_path / "few", *options, networks={"octlayers": Knows(rows)})
     assert done.code == 0
     assert "13 B-scans missing within volumes: interpolated" in done.printed
@@ -232,7 +232,7 @@ def test_both_by_one_network_or_two(both):
     rows = done.table()
     assert list(rows[0]) == list(SCAN_COLUMNS["layers+fluid"])
     drawn = np.asarray(Image.open(done.out / rows[0]["overlay"]))
-    assert (drawn[56, 40:60] == FLUID_COLOUR).all()  # the cyst's upper edge, twice as large
+    assert (drawn[56, 40:60] == CYAN).all()  # the cyst's upper edge, twice as large
     maps = {"maps/v.png", "retina_maps/v.png", "sectors.csv", "retina_sectors.csv"}
     assert maps <= files(done.out)
     assert list(done.volume()) == list(VOLUME_COLUMNS["layers+fluid"])

@@ -21,7 +21,7 @@ def test_map_colours_and_orientation():
     picture = picture[:, :RIGHT]  # without the colour bar
     highest_rows, highest_columns = extent(is_colour(picture[:, :500], COLOURS[-1]))
     half_rows, half_columns = extent(is_colour(picture, COLOURS[2]))  # 15 of 30: in the middle
-    unknown_rows, _ = extent(is_colour(picture[:700], UNKNOWN))
+    unknown_rows, _ = extent(is_colour(picture[:700, 28:60], UNKNOWN))  # beside the letters
 
     assert highest_rows.stop <= unknown_rows.start
     assert unknown_rows.stop <= half_rows.start

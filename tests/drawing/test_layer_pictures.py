@@ -5,7 +5,8 @@ import pytest
 from helpers.pixels import is_colour, stripes
 
 from dme.common.errors import InputError
-from dme.drawing.layers import COLOURS, FLUID_COLOUR, draw_boundaries, thickness_profile
+from dme.drawing.layers import COLOURS, INK, draw_boundaries, thickness_profile
+from dme.drawing.overlays import CYAN
 from dme.retina.rows import BOUNDARIES
 
 EVEN = 5.0 + 7 * np.arange(8)  # rows of the boundaries
@@ -56,18 +57,17 @@ def test_fluid_is_outlined_and_named():
     fluid = np.zeros_like(GREY)
     fluid[8:11, 50:60] = 1
     plain = draw_boundaries(GREY, rows)
-    white = is_colour(draw_boundaries(GREY, rows, fluid), FLUID_COLOUR)
+    picture = draw_boundaries(GREY, rows, fluid)
+    contour = is_colour(picture, CYAN)
     around_px = 2 * 20 + 2 * 6 - 4
-    assert white[16:22, 100:120].sum() == around_px
-    assert white[:DRAWN].sum() == around_px
-    assert white[DRAWN:].sum() > 50
-    assert not is_colour(plain, FLUID_COLOUR).any()
+    assert contour[16:22, 100:120].sum() == around_px
+    assert contour[:DRAWN].sum() == around_px
+    assert contour[DRAWN:].sum() > 50
+    assert not is_colour(plain, CYAN).any()
+    # its inside is as much fluid's colour as the scan's
+    assert picture[19, 110].tolist() == [50, 130, 148]
+    assert not is_colour(COLOURS, CYAN).any()
     assert len(BOUNDARIES) == 8
-
-
-def on_white(colour) -> np.ndarray:
-    """A layer's colour in a profile."""
-    return (colour * 0.8).astype(int)
 
 
 def test_profile_places_curves_by_thickness():
@@ -78,7 +78,7 @@ def test_profile_places_curves_by_thickness():
     axes = picture[255:600, LEFT : RIGHT + 1]
     column_px = (RIGHT - LEFT) / 399
     for k, um in ((0, 10), (1, 20), (3, 40), (4, 50)):
-        y, x = np.nonzero(is_colour(axes, on_white(COLOURS[k])))
+        y, x = np.nonzero(is_colour(axes, COLOURS[k]))
         expected_y = BOTTOM - um / 50 * HEIGHT
         assert abs(y.mean() + 255 - expected_y) < 1.5
         assert x.min() == 0
@@ -87,7 +87,7 @@ def test_profile_places_curves_by_thickness():
         assert not gap.any()
 
     # above, the retina of 200 um at the top of its axes
-    y, _ = np.nonzero(is_colour(picture[36:200, 64:400], (0, 0, 0)))
+    y, _ = np.nonzero(is_colour(picture[36:200, 64:400], INK))
     assert abs(y.mean() + 36 - 38) < 1.5
 
 
@@ -99,7 +99,7 @@ def test_profile_without_scale_or_any_known_column():
 
     empty = thickness_profile(np.full((8, 50), np.nan))
     for colour in COLOURS:
-        assert not is_colour(empty[:, LEFT:RIGHT], on_white(colour)).any()
+        assert not is_colour(empty[:, LEFT:RIGHT], colour).any()
     assert thickness_profile(known[:, :1]).shape == empty.shape
     with pytest.raises(InputError, match="expected"):
         thickness_profile(known[:7])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from helpers.pixels import is_colour
 
-from dme.drawing.canvas import save_png
+from dme.drawing.canvas import Letters, save_png
 from dme.drawing.overlays import STRIP
-from dme.drawing.panels import BACKGROUND, contact_sheet, panel, typical
+from dme.drawing.panels import BACKGROUND, caption_lines, contact_sheet, panel, typical
 
 
 @pytest.mark.parametrize(
@@ -14,9 +14,12 @@ from dme.drawing.panels import BACKGROUND, contact_sheet, panel, typical
     [
         ([3, 0, 9, 1, 5], [2, 4, 1]),  # with fluid 1, 3, 5, 9: the upper of the two in the middle
         ([2, 7, 5], [1, 2, 0]),
-        ([0, 0, 4, 0], [2, 2, 0]),
+        ([0, 0, 4, 0], [2, 3, 0]),
         ([0, 0, 0, 0], [3, 2, 0]),
-        ([6], [0, 0, 0]),
+        ([3, 0, 9, 0, 0], [2, 0, 1]),
+        # each once, however few there are
+        ([3, 9], [1, 0]),
+        ([6], [0]),
     ],
 )
 def test_typical_masks_are_the_most_the_median_and_the_least(fluid_px, expected):
@@ -58,9 +61,11 @@ def test_contact_sheet(tmp_path):
     for i in range(5):
         files.append(tmp_path / f"{i}.png")
         save_png(files[i], np.full((50 + STRIP, 100, 3), 40 * i, np.uint8))
-    caption = "a name that is far too long for its picture " * 3
+    caption = "a name that is too long for its picture"
     sheet = contact_sheet(files, [caption] * 5, columns=3, width=90)
-    cell = 45 + 22
+    lines = caption_lines(caption, 90, Letters(12))
+    cell = 45 + 22 + 15 * (len(lines) - 1)
+    assert " ".join(lines) == caption
     assert sheet.shape == (6 + 2 * cell, 6 + 3 * 96, 3)
     for i in range(5):
         row, column = divmod(i, 3)
@@ -68,3 +73,12 @@ def test_contact_sheet(tmp_path):
         assert (place[:45, :90] == 40 * i).all()
         between = place[45:cell, 90:96]
         assert (between == between[0, 0]).all()  # no caption runs into the next
+
+
+def test_captions_are_whole():
+    letters = Letters(12)
+    name = "subject_" + "0123456789" * 6
+    lines = caption_lines(f"{name}: 0.0123 mm\N{SUPERSCRIPT TWO}", 90, letters)
+    assert "".join(lines).replace(" ", "") == f"{name}:0.0123mm\N{SUPERSCRIPT TWO}"
+    assert all(letters.width(line) <= 90 for line in lines)
+    assert caption_lines("", 90, letters) == [""]
