@@ -181,15 +181,21 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
 
 
 def print_comparison(folder_a: str, folder_b: str, out: Path) -> int:
-    """What changed from visit A to B, on the screen and in comparison.csv."""
+    """What changed from visit A to B: on the screen, in comparison.csv, and as a page."""
+    from dme.common.provenance import provenance
     from dme.report.compare import change_columns, change_lines, compare
+    from dme.report.compare_page import write_comparison_page
     from dme.report.tables import write_csv
 
-    rows = compare(folder_a, folder_b)
+    comparison = compare(folder_a, folder_b)
+    rows = comparison.rows
     print(f"A: {folder_a}\nB: {folder_b}")
     print("not registered: B-scans pair by position, sectors lie around the centre of each visit")
+    for note in comparison.notes():
+        print(with_flags(note))
     for line in change_lines(rows):
         print(line)
     write_csv(out / "comparison.csv", change_columns(rows), rows)
-    print(f"\nwrote {out / 'comparison.csv'}. Not a medical device.")
+    write_comparison_page(out, comparison, provenance())
+    print(f"\nwrote {out}: open comparison.html; comparison.csv. Not a medical device.")
     return 0

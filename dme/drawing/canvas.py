@@ -50,7 +50,7 @@ class Letters:
     ², ³ and µ are drawn from its 2, 3 and u; of other letters the accents go.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int) -> None:
         self.size = size
         self.font = ImageFont.load_default(size=size)
         self.small = ImageFont.load_default(size=max(1, round(RAISED_SIZE * size)))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,6 +19,16 @@ COLOURS = np.array(
         (221, 81, 58),
         (252, 165, 10),
         (252, 255, 164),
+    ]
+)
+# blue to white to red
+CHANGE_COLOURS = np.array(
+    [
+        (20, 70, 170),
+        (140, 180, 230),
+        (248, 248, 248),
+        (240, 150, 120),
+        (170, 20, 30),
     ]
 )
 UNKNOWN = (110, 110, 110)  # colour of NaN
@@ -53,6 +63,16 @@ class Place:
     centre: Sequence[float] | None = None  # column, B-scan of the circles, in cells
     eye: str | None = None
     sector_values: Sequence[float | None] = ()  # written into the sectors, as of `sector_table`
+    changes: bool = False  # with signs
+
+
+@dataclass(frozen=True)
+class Span:
+    """What the colours of a map stand for; the highest value is the map's own if not given."""
+
+    lowest: float = 0.0
+    highest: float | None = None
+    change: bool = False  # from blue, less, over white to red, more; 0 is not black
 
 
 @dataclass(frozen=True)
@@ -86,19 +106,20 @@ def map_picture(
     quantity: str,
     place: Place = Place(),  # noqa: B008 - frozen
     predicted: Sequence[int] | None = None,
-    lowest: float = 0.0,
+    span: Span = Span(),  # noqa: B008 - frozen
 ) -> np.ndarray:
     """Picture of a map (B-scans, columns), NaN where unknown; the last B-scan is at the top.
 
     quantity: what the colours mean, with its unit. predicted: rows with a B-scan of their own,
-    marked at the left when others were interpolated. lowest: where the colours start. Returns
-    uint8 (H, W, 3).
+    marked at the left when others were interpolated. Returns uint8 (H, W, 3).
     """
     frame = _frame(values.shape, place.scale_um)
-    highest = float(np.nanmax(values, initial=0))
-    if highest <= lowest:
-        highest = lowest + 1
-    span = (lowest, highest)
+    highest = span.highest
+    if highest is None:
+        highest = float(np.nanmax(values, initial=0))
+    if highest <= span.lowest:
+        highest = span.lowest + 1
+    span = replace(span, highest=highest)
 
     # the map itself, with its circles
     area = Image.fromarray(_coloured(values[::-1], span))
@@ -147,16 +168,17 @@ def _frame(shape: tuple[int, int], scale_um: tuple[float, float] | None) -> _Fra
     return _Frame(bscans, columns, height)
 
 
-def _coloured(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
-    """uint8 (H, W, 3) of values within a span; 0 is black."""
-    # between the two nearest of COLOURS
-    low, high = span
-    steps = range(len(COLOURS))
-    share = np.nan_to_num((values - low) / (high - low))
-    at = share * steps[-1]  # (H, W), 0 at the first of COLOURS
-    channels = [np.interp(at, steps, channel) for channel in COLOURS.T]
+def _coloured(values: np.ndarray, span: Span) -> np.ndarray:
+    """uint8 (H, W, 3) of values within a span; 0 is black, unless they are changes."""
+    # between the two nearest colours
+    colours = CHANGE_COLOURS if span.change else COLOURS
+    steps = range(len(colours))
+    share = np.nan_to_num((values - span.lowest) / (span.highest - span.lowest))
+    at = share * steps[-1]  # (H, W), 0 at the first of the colours
+    channels = [np.interp(at, steps, channel) for channel in colours.T]
     rgb = np.stack(channels, axis=-1)  # (H, W, 3)
-    rgb[values == 0] = 0
+    if not span.change:
+        rgb[values == 0] = 0
     rgb[np.isnan(values)] = UNKNOWN
     return rgb.round().astype(np.uint8)
 
@@ -190,8 +212,9 @@ def _draw_grid(draw: ImageDraw.ImageDraw, frame: _Frame, place: Place) -> None:
     for (right, up), value in zip(SECTOR_PLACES, place.sector_values, strict=False):
         middle = (x + right * 2 * across, y - up * 2 * down)
         if value is not None and 0 < middle[0] < frame.width and 0 < middle[1] < frame.height:
-            digits = 0 if value >= FEW_UM else 1
-            text = f"{value:.{digits}f}"
+            digits = 0 if abs(value) >= FEW_UM else 1
+            sign = "+" if place.changes else ""
+            text = f"{value:{sign}.{digits}f}"
             letters.write(draw, middle, text, "white", anchor="mm", halo="black")
 
 
@@ -226,9 +249,10 @@ def _draw_scale_bar(draw: ImageDraw.ImageDraw, frame: _Frame, place: Place, line
     write((x, line), text, anchor="lm")
 
 
-def _draw_colour_bar(sheet: Image.Image, frame: _Frame, span: tuple[float, float]) -> None:
+def _draw_colour_bar(sheet: Image.Image, frame: _Frame, span: Span) -> None:
     """Colours of a span, the highest at the top, with round numbers beside it."""
-    low, high = span
+    low = span.lowest
+    high = span.highest
     left = frame.right + 24 * FINE
     right = left + 16 * FINE
     values = np.linspace(high, low, 256)[:, None]  # a column

@@ -15,7 +15,7 @@ from dme.inference.sizes import SIZES
 from dme.inference.windows import flip_average, resize, sliding_window, whole
 from dme.nets.segmenter import Segmenter, normalise
 from dme.retina.boundaries import boundaries_from_probabilities, with_fluid
-from dme.retina.wedge import without_wedge
+from dme.retina.wedge import columns_with_data, mirrored_ends, without_wedge
 
 NEEDED = {  # what is looked for -> the network it takes, and how to get one
     "fluid": ("a network with the class fluid", "./run.sh finetune"),
@@ -136,6 +136,10 @@ def fluid_mask(
 def class_probabilities(model: Segmenter, image: Any, tta: bool = False) -> Tensor:
     """Probability of each class at the scan's pixels, (classes, H, W); see `predict`."""
     scan = as_scan(image)
+    finds_layers = LAYER_CLASSES[0] in model.classes
+    if finds_layers:
+        empty = ~columns_with_data(scan)
+        scan = mirrored_ends(scan)
     device = next(model.parameters()).device
     pixels = torch.tensor(np.ascontiguousarray(scan), device=device)
 
@@ -145,6 +149,9 @@ def class_probabilities(model: Segmenter, image: Any, tta: bool = False) -> Tens
     by_class = probabilities(model, pixels, flip=tta)
     for module in training:
         module.training = True
+    # what is mirrored into columns without data is no fluid
+    if finds_layers and FLUID in model.classes and empty.any():
+        by_class[model.classes.index(FLUID)][:, torch.from_numpy(empty)] = 0
     return by_class
 
 

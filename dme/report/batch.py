@@ -17,6 +17,7 @@ from dme.drawing.layers import draw_boundaries, thickness_profile
 from dme.drawing.overlays import STRIP, scan_overlay
 from dme.inference.scan import class_probabilities, fluid_mask, layer_rows
 from dme.nets.segmenter import Segmenter
+from dme.report.doubts import SEPARATOR, doubts_of
 from dme.report.eyes import VolumePlace, place_of
 from dme.report.inputs import Item, Scan
 from dme.report.tables import write_rows
@@ -24,8 +25,11 @@ from dme.report.wording import amount, counted
 from dme.retina.fluid import measure_fluid_in_layers, measure_scan
 from dme.retina.thickness import measure_layers, retina_px
 from dme.retina.volume import SCALE
+from dme.retina.wedge import columns_with_data, saturated_wedge
 
 FOLDERS = ("masks", "boundaries", "profiles", "overlays")
+
+MOST_HIDDEN = 0.1  # of the retina in a column, by the wedge
 
 Scale = tuple[float, ...] | None  # um: axial, lateral, spacing, as far as they are known
 
@@ -54,6 +58,8 @@ class Work:
     thickness_px: dict[tuple[str, str], dict[int, np.ndarray]] = field(
         default_factory=lambda: defaultdict(dict)
     )
+    # of each volume: B-scan -> mean grey of every column, (W,)
+    brightness: dict[str, dict[int, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
     # of each volume: first and last B-scan to expect, and where it lies
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
     places: dict[str, VolumePlace] = field(default_factory=dict)
@@ -111,6 +117,8 @@ class Work:
         image = scan.read()  # (H, W)
         finding = self._find(image)
         scale_um = self._scale_um(scan)
+        axial_um = scale_um[0] if scale_um else None
+        doubts = doubts_of(image, finding.boundaries, axial_um)
         row = {
             "order": order,
             "scan": scan.name,
@@ -121,6 +129,7 @@ class Work:
             "width_px": image.shape[1],
             **dict.fromkeys(SCALE),
             **dict(zip(SCALE, scale_um or (), strict=False)),
+            "doubt": SEPARATOR.join(doubts),
         }
 
         # numbers and files of fluid, of layers, and of fluid in layers
@@ -135,8 +144,10 @@ class Work:
         self.rows.append(row)
 
         # lines of the volume's maps
+        if scan.volume:
+            self.brightness[scan.volume][scan.position] = mean_grey(image)
         if scan.volume and finding.mask is not None:
-            fluid_px = finding.mask.sum(0, dtype=np.int32)
+            fluid_px = fluid_thickness_px(image, finding.mask)
             self.thickness_px[scan.volume, "fluid"][scan.position] = fluid_px
         if scan.volume and finding.boundaries is not None:
             thickness = retina_px(finding.boundaries)
@@ -156,6 +167,7 @@ class Work:
         if "layers" in self.networks:
             model = self.networks["layers"]
             boundaries = layer_rows(model, probabilities[model], probability)
+            boundaries[:, ~_shows_retina(image, boundaries)] = np.nan
         return Finding(mask, probability, boundaries)
 
     def _scale_um(self, scan: Scan) -> Scale:
@@ -192,7 +204,7 @@ class Work:
     def gather(self) -> None:
         """Bring the scans of all ranks together, in order."""
         # what every rank found; alone there is one
-        mine = (self.rows, self.skipped, dict(self.thickness_px))
+        mine = (self.rows, self.skipped, dict(self.thickness_px), dict(self.brightness))
         parts = [mine]
         if ranks.world_size() > 1:
             parts = [None] * ranks.world_size()
@@ -202,12 +214,37 @@ class Work:
         self.rows = []
         self.skipped = []
         self.thickness_px = defaultdict(dict)
-        for rows, skipped, thickness_px in parts:
+        self.brightness = defaultdict(dict)
+        for rows, skipped, thickness_px, brightness in parts:
             self.rows += rows
             self.skipped += skipped
             for key, lines in thickness_px.items():
                 self.thickness_px[key] |= lines
+            for volume, lines in brightness.items():
+                self.brightness[volume] |= lines
         self.rows.sort(key=lambda row: row.pop("order"))
+
+
+def fluid_thickness_px(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Fluid in every column (W,), NaN where the image uint8 (H, W) has no data."""
+    fluid_px = mask.sum(0, dtype=np.int32)
+    unknown = ~columns_with_data(image) & (fluid_px == 0)
+    return np.where(unknown, np.nan, fluid_px) if unknown.any() else fluid_px
+
+
+def mean_grey(image: np.ndarray) -> np.ndarray:
+    """Mean (W,) of the columns of an image uint8 (H, W), its wedge left out, 0 without data."""
+    inside = ~saturated_wedge(image)
+    total = (image * inside).sum(axis=0, dtype=np.float32)
+    return total / np.maximum(inside.sum(axis=0), 1)
+
+
+def _shows_retina(image: np.ndarray, boundaries: np.ndarray) -> np.ndarray:
+    """Columns (W,) with data, of which little lies under the saturated wedge between the rows."""
+    below_top = np.arange(len(image))[:, None] >= boundaries[0]  # (H, W)
+    retina = below_top & (np.arange(len(image))[:, None] <= boundaries[-1])
+    hidden = (retina & saturated_wedge(image)).sum(axis=0)
+    return columns_with_data(image) & (hidden <= MOST_HIDDEN * retina.sum(axis=0))
 
 
 def legend_height(task: Task) -> int:

@@ -6,7 +6,7 @@ from dme.retina.thickness import THICKNESS_COLUMNS
 from dme.retina.volume import SCALE
 
 # of a scan: where it is, its fluid, its layers, and the fluid in each of them
-_SCAN = ("scan", "source", "volume", "bscan", "height_px", "width_px") + SCALE
+_SCAN = ("scan", "source", "volume", "bscan", "height_px", "width_px", *SCALE, "doubt")
 _FLUID = (
     "fluid_px",
     "fluid_area_mm2",
@@ -28,6 +28,7 @@ SCAN_COLUMNS = {  # by name of the task
 _BSCANS = (
     "bscans",
     "missing_bscans",
+    "doubtful_bscans",
     "first_bscan",
     "last_bscan",
     "first_measured",
@@ -38,9 +39,9 @@ _FLUID_VOLUME = ("fluid_px", "fluid_volume_mm3")
 _RETINA = ("retina_thickness_px", "retina_thickness_um", "central_subfield_thickness_um")
 _PLACE = ("eye", "fovea_column", "fovea_bscan")
 VOLUME_COLUMNS = {  # by name of the task
-    "fluid": _VOLUME + _FLUID_VOLUME + _PLACE + ("map",),
-    "layers": _VOLUME + _RETINA + _PLACE + ("retina_map",),
-    "layers+fluid": _VOLUME + _FLUID_VOLUME + _RETINA + _PLACE + ("map", "retina_map"),
+    "fluid": _VOLUME + _FLUID_VOLUME + _PLACE + ("map", "enface"),
+    "layers": _VOLUME + _RETINA + _PLACE + ("retina_map", "enface"),
+    "layers+fluid": _VOLUME + _FLUID_VOLUME + _RETINA + _PLACE + ("map", "retina_map", "enface"),
 }
 
 SECTOR_COLUMNS = ("volume", "sector", "covered_percent", "mean_um", "volume_mm3")

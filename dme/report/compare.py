@@ -1,11 +1,16 @@
 """Two visits of an eye: how fluid and thickness changed between two results of `predict`."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dme.common.errors import InputError
+from dme.report.visits import Visit, read_results
+from dme.retina.shift import enface_shift
 from dme.retina.volume import SECTORS
+
+STILL_COLUMNS = 8  # a shift of no more is none: two steps of what can be measured
 
 # what must agree for a difference to be the eye's: of the run, its network first, and of a volume
 # (that for fluid tells that for layers where fluid is)
@@ -46,48 +51,60 @@ LEVELS = {
 }
 
 
-@dataclass(frozen=True)
-class Visit:
-    """Results of one prediction: its folder and what measurements.json holds of it."""
-
-    folder: str | Path
-    settings: dict
-    scans: list[dict]
-    volumes: list[dict]
-
-    def names(self) -> list[str]:
-        """Of the volumes."""
-        return [volume["volume"] for volume in self.volumes]
-
-    def areas_mm2(self, volume: dict) -> dict[int, float]:
-        """Fluid of a volume's B-scans by position."""
-        areas = {}
-        for scan in self.scans:
-            if scan["volume"] == volume["volume"]:
-                areas[scan["bscan"]] = scan["fluid_area_mm2"]
-        return areas
-
-
 Pair = tuple[dict, dict]  # a volume at visit A and at visit B
 
 
-def read_results(folder: str | Path) -> Visit:
-    """What a finished `predict` left in a folder. Raises InputError for anything else."""
-    path = Path(folder) / "measurements.json"
-    try:
-        content = json.loads(path.read_text())
-        visit = Visit(folder, content["settings"], content["scans"], content["volumes"])
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise InputError(
-            f"{folder} holds no results of ./run.sh predict (no readable {path.name})"
-        ) from e
-    if not content.get("finished"):
-        raise InputError(f"{folder}: the prediction did not finish; run it again")
-    return visit
+@dataclass(frozen=True)
+class Comparison:
+    """Two visits, their volumes in pairs, and what changed."""
+
+    a: Visit
+    b: Visit
+    kinds: list[str]  # keys of SAME_RUN
+    pairs: list[Pair]
+    rows: list[dict]  # see change_columns
+
+    def notes(self) -> list[str]:
+        """Of every pair how far it was moved, and where the sectors lie."""
+        notes = []
+        for volume_a, volume_b in self.pairs:
+            shift = shift_note(self.a.enface(volume_a), self.b.enface(volume_b), volume_a)
+            notes.append(f"{volume_a['volume']}: {shift}")
+            place_a = (volume_a["fovea_column"], volume_a["fovea_bscan"])
+            place_b = (volume_b["fovea_column"], volume_b["fovea_bscan"])
+            if place_a != place_b:
+                centres = "column {:g}, B-scan {:g} in A and {:g}, {:g} in B".format(
+                    *place_a, *place_b
+                )
+                notes.append(f"{volume_a['volume']}: the sectors' centre is {centres}")
+        return notes
 
 
-def compare(folder_a: str | Path, folder_b: str | Path) -> list[dict]:
-    """Rows (see change_columns) of the change from visit A to B of what both measured.
+def shift_note(a: np.ndarray | None, b: np.ndarray | None, volume: dict) -> str:
+    """How far the pictures (B-scans, columns) of two visits are apart, in words."""
+    unmeasured = "whether the eye moved between the visits is unknown"
+    if a is None or b is None:
+        return f"{unmeasured} (no en-face picture in one of them: predict it again)"
+    shift = enface_shift(a, b)
+    if shift is None:
+        return f"{unmeasured} (their en-face pictures do not match: is it the same eye?)"
+
+    # in micrometres too, where they are known
+    across = f"{shift.columns:+d} columns"
+    down = f"{shift.bscans:+d} B-scans"
+    if volume["lateral_um"] and volume["spacing_um"]:
+        across += f" ({shift.columns * volume['lateral_um']:+.0f} um)"
+        down += f" ({shift.bscans * volume['spacing_um']:+.0f} um)"
+    if shift.bscans == 0 and abs(shift.columns) <= STILL_COLUMNS:
+        return f"the eye did not move (less than one B-scan, and {abs(shift.columns)} columns)"
+    return (
+        f"MOVED: in B the eye lies at {down}, {across} from A, so B-scans and sectors "
+        "show different places: give each visit its `fovea`, and trust totals only"
+    )
+
+
+def compare(folder_a: str | Path, folder_b: str | Path) -> Comparison:
+    """The change from visit A to B of what both measured.
 
     Fluid per B-scan, per ETDRS sector and in all; then the retina's thickness per sector, of which
     "center" is the central subfield. Volumes pair by name, or when there is one on either side.
@@ -98,7 +115,8 @@ def compare(folder_a: str | Path, folder_b: str | Path) -> list[dict]:
     b = read_results(folder_b)
     kinds = _common_kinds(a, b)
     rows = []
-    for pair in _pairs(a, b):
+    pairs = _pairs(a, b)
+    for pair in pairs:
         _check_alike(*pair, SECTORS[kinds[0]])
         changes = []
         if "fluid" in kinds:
@@ -109,7 +127,7 @@ def compare(folder_a: str | Path, folder_b: str | Path) -> list[dict]:
         names = {"volume_a": volume_a["volume"], "volume_b": volume_b["volume"]}
         for change in changes:
             rows.append(names | change)
-    return rows
+    return Comparison(a, b, kinds, pairs, rows)
 
 
 def change_columns(rows: list[dict]) -> tuple[str, ...]:

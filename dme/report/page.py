@@ -28,6 +28,7 @@ class Page:
     skipped: Pairs  # file, reason
     tables: Sequence[Table]  # those without rows are left out
     facts: Pairs  # what, text
+    doubtful: Pairs = ()  # scan, why its numbers are doubtful
 
     def write(self, path: str | Path) -> None:
         """Write it atomically; pictures of its tables are looked for beside it."""
@@ -36,7 +37,8 @@ class Page:
         parts = {
             "title": escaped(self.title),
             "headline": _headline(self.headline),
-            "skipped": _skipped(self.skipped),
+            "skipped": _listed("skipped", "Skipped", self.skipped),
+            "doubtful": _listed("doubtful", "Doubtful", self.doubtful),
             "tables": "".join(tables),
             "facts": _facts(self.facts),
         }
@@ -53,13 +55,15 @@ def _headline(headline: Pairs) -> str:
     return text
 
 
-def _skipped(skipped: Pairs) -> str:
-    if not skipped:
+def _listed(name: str, title: str, pairs: Pairs) -> str:
+    """A section of files or scans with a reason each; nothing without any."""
+    if not pairs:
         return ""
     items = ""
-    for file, reason in skipped:
+    for file, reason in pairs:
         items += f"<li><code>{escaped(file)}</code>: {escaped(reason)}</li>"
-    return f'<section id="skipped"><h2>Skipped ({len(skipped)})</h2><ul>{items}</ul></section>'
+    heading = f"<h2>{title} ({len(pairs)})</h2>"
+    return f'<section id="{name}" class=listed>{heading}<ul>{items}</ul></section>'
 
 
 def _facts(facts: Pairs) -> str:

@@ -11,14 +11,22 @@ from dme.report.batch import legend_height
 from dme.report.networks import targets_of
 from dme.report.page import Page
 from dme.report.tables import sectors_of
-from dme.report.wording import amount, count_wet, counted, retina, scales_text
+from dme.report.wording import (
+    SHOWN_UNITS,
+    amount,
+    count_wet,
+    counted,
+    least_fluid,
+    retina,
+    scales_text,
+    shown_units,
+)
 from dme.retina.fluid import FLUID_COLUMNS
 from dme.retina.rows import CLASSES, THICKNESSES
 from dme.retina.thickness import THICKNESS_COLUMNS
 from dme.retina.volume import SECTORS
 
 MAP_PX = 560  # width of maps on the page
-SHOWN_UNITS = {"px": "px", "um": "µm", "mm2": "mm²"}
 BOUNDARIES_FACT = "rows count from 0 at pixel centres; the retina is all from ILM to RPE/choroid"
 SECTORS_FACT = "ETDRS circles of 1, 3 and 6 mm diameter; the last B-scan is taken as superior"
 
@@ -67,13 +75,17 @@ def write_page(path: Path, record: dict, task: Task, results: Results) -> None:
         scan_tables.append(_fluid_in_layers(rows))
 
     # volumes come first, then the scans, then what is worth a table of its own
+    doubtful = [row for row in rows if row["doubt"]]
     columns = [Column("scan", "scan"), *scan_columns, Column("source", "source")]
+    if doubtful:
+        columns.insert(1, Column("doubt", "doubt"))
     strip = legend_height(task)
     scans = Table("Scans", columns, rows, rank=rank, picture="overlay", strip=strip)
     page = Page(
         title=f"Retinal {' and '.join(targets_of(task))} in {len(rows)} scans",
         headline=headline,
         skipped=[(fault["source"], fault["reason"]) for fault in results.skipped],
+        doubtful=[(row["scan"], shown_units(row["doubt"])) for row in doubtful],
         tables=[*volume_tables, scans, *scan_tables],
         facts=facts + _origin_facts(record, results),
     )
@@ -116,19 +128,19 @@ def _layer_facts(settings: dict) -> Pairs:
 def _origin_facts(record: dict, results: Results) -> Pairs:
     made = f"{record['time_utc']}, commit {record['commit']}, {record['device']}"
     return [
-        ("scale", scales_text(results.rows)),
+        ("scale", shown_units(scales_text(results.rows))),
         ("sectors", SECTORS_FACT),
         ("command", record["command"]),
         ("made", made),
-    ] + [("note", note) for note in results.notes]
+    ] + [("note", shown_units(note)) for note in results.notes]
 
 
 # ---- numbers in large type ----------------------------------------------------------------------
 def _fluid_headline(rows: list[dict], volumes: list[dict]) -> Pairs:
     most = max(rows, key=lambda row: row["fluid_px"])
     headline = [
-        ("with fluid", str(count_wet(rows))),
-        ("most in one scan", amount(most).replace("mm2", "mm²")),
+        (f"with fluid ({shown_units(least_fluid(rows))})", str(count_wet(rows))),
+        ("most in one scan", shown_units(amount(most))),
     ]
     if volumes and _all_known(volumes, "fluid_volume_mm3"):
         total_mm3 = sum(volume["fluid_volume_mm3"] for volume in volumes)
@@ -143,8 +155,8 @@ def _retina_headline(rows: list[dict], volumes: list[dict]) -> Pairs:
         thickness_um = volumes[0]["central_subfield_thickness_um"]
         if thickness_um is not None:
             return [("central subfield thickness", f"{thickness_um:.0f} µm")]
-    thickest = max(rows, key=lambda row: row["retina_thickness_px"])
-    return [("thickest retina, mean of a scan", retina(thickest).replace("um", "µm"))]
+    thickest = max(rows, key=lambda row: row["retina_thickness_px"] or 0)
+    return [("thickest retina, mean of a scan", shown_units(retina(thickest)))]
 
 
 # ---- tables -------------------------------------------------------------------------------------

@@ -13,10 +13,19 @@ from dme.common.tasks import Task
 from dme.drawing.canvas import save_png
 from dme.drawing.panels import contact_sheet
 from dme.report.batch import FOLDERS, Work, legend_height
+from dme.report.doubts import doubt_lines
 from dme.report.page_contents import Results, write_page
-from dme.report.tables import TABLES, write_tables
+from dme.report.tables import TABLES, rounded, write_tables
 from dme.report.volumes import MAP_FOLDERS, measure_volumes
-from dme.report.wording import caption, count_wet, scales_text, volume_line
+from dme.report.wording import (
+    caption,
+    count_wet,
+    least_fluid,
+    scales_text,
+    shown_path,
+    shown_units,
+    volume_line,
+)
 from dme.retina.fluid import FLUID_COLUMNS
 
 ON_SHEET = 64  # scans on the contact sheet
@@ -72,12 +81,13 @@ def complete(work: Work, origin: Origin, notes: list[str]) -> None:
 
     notes: of the inputs. Raises InputError if no scan could be predicted.
     """
-    rows = work.rows
+    rows = [rounded(row | {"source": shown_path(row["source"])}) for row in work.rows]
     out = work.out
     if not rows:
         raise InputError(f"no scan could be predicted, {len(work.skipped)} skipped (see above)")
     warnings: list[str] = []
-    volumes = measure_volumes(work, origin.eye, origin.fovea, warnings)
+    measured = measure_volumes(work, origin.eye, origin.fovea, warnings)
+    volumes = [rounded(volume) for volume in measured]
     warnings += warnings_of(origin.task, rows, volumes)
     for warning in warnings:
         print(f"note: {warning}")
@@ -112,6 +122,7 @@ def warnings_of(task: Task, rows: list[dict], volumes: list[dict]) -> list[str]:
         warnings.append(f"{few}: {why}")
 
     # where the two networks contradict each other, and B-scans that are missing
+    warnings += doubt_lines(rows)
     if task.finds_fluid and task.finds_layers:
         warnings += _fluid_outside(rows)
     return warnings + _missing_bscans(volumes)
@@ -153,12 +164,12 @@ def _missing_bscans(volumes: list[dict]) -> list[str]:
 def _sheet(out: Path, task: Task, rows: list[dict]) -> np.ndarray:
     """The overlays with most fluid or the thickest retina, in the order of the scans."""
     most = "fluid_px" if task.finds_fluid else "retina_thickness_px"
-    by_size = sorted(range(len(rows)), key=lambda i: -rows[i][most])
+    by_size = sorted(range(len(rows)), key=lambda i: -(rows[i][most] or 0))
     overlays = []
     captions = []
     for i in sorted(by_size[:ON_SHEET]):
         overlays.append(out / rows[i]["overlay"])
-        captions.append(f"{rows[i]['scan']}: {caption(rows[i])}")
+        captions.append(shown_units(f"{rows[i]['scan']}: {caption(rows[i])}"))
     return contact_sheet(overlays, captions, strip=legend_height(task))
 
 
@@ -167,7 +178,7 @@ def _print_outcome(out: Path, task: Task, results: Results) -> None:
     print(f"scale: {scales_text(rows)}")
     wet = ""
     if task.finds_fluid:
-        wet = f", {count_wet(rows)} with fluid"
+        wet = f", {count_wet(rows)} with fluid ({least_fluid(rows)})"
     print(f"{len(rows)} scans{wet}; {len(results.skipped)} skipped")
     for volume in results.volumes:
         print(volume_line(volume))

@@ -1,18 +1,19 @@
 """The volumes among the predicted scans: their numbers, and their maps as pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from dme.common.errors import InputError, with_flags
 from dme.drawing.canvas import save_png
-from dme.drawing.enface import Place, map_picture
+from dme.drawing.enface import Place, Span, map_picture
 from dme.report.batch import Work
 from dme.report.eyes import VolumePlace, eyes_of
-from dme.retina.volume import SECTORS, measure_volume
+from dme.retina.volume import SECTORS, enface_map, measure_volume
 
+BRIGHTENED = 3  # times; columns are dark on average
 MAP_KEYS = {"fluid": "map", "retina": "retina_map"}  # where a volume names the files of its maps
-MAP_FOLDERS = ("maps", "retina_maps")
+MAP_FOLDERS = ("maps", "retina_maps", "enface")
 
 
 def measure_volumes(
@@ -57,6 +58,8 @@ def measure_volumes(
             volume[key] = f"{key}s/{name}.png"
             picture = volume_picture(volume, kind, thickness, sorted(lines_px[kind]))
             save_png(work.out / volume[key], picture)
+        volume["enface"] = f"enface/{name}.png"
+        save_png(work.out / volume["enface"], enface_picture(work.brightness[name], span))
         volumes.append(volume)
     return volumes
 
@@ -93,7 +96,17 @@ def volume_picture(
     lowest = 0.0 if kind == "fluid" else _lowest(thickness)
     rows = [position - first for position in predicted]
     title = volume["volume"] + _size(volume, kind)
-    return map_picture(thickness, title, f"{kind} thickness ({unit})", place, rows, lowest)
+    quantity = f"{kind} thickness ({unit})"
+    return map_picture(thickness, title, quantity, place, rows, Span(lowest))
+
+
+def enface_picture(brightness: Mapping[int, np.ndarray], span: tuple[int, int]) -> np.ndarray:
+    """A volume from the front, uint8 (B-scans, columns), the last B-scan at the top.
+
+    brightness: mean grey (W,) of the columns of each B-scan by its position. span: first and last.
+    """
+    enface = np.nan_to_num(enface_map(brightness, *span))
+    return (enface[::-1] * BRIGHTENED).round().clip(0, 255).astype(np.uint8)
 
 
 def _lowest(thickness: np.ndarray) -> float:

@@ -1,8 +1,34 @@
 """Numbers of scans and volumes in a few words."""
 
+import contextlib
+import re
+from pathlib import Path
+
 from dme.retina.volume import SCALE
 
+SHOWN_UNITS = {"px": "px", "um": "µm", "mm2": "mm²", "mm3": "mm³"}
+
+# less in a scan is noise: about 23 px of a Spectralis B-scan
+LEAST_FLUID_MM2 = 0.001
+LEAST_FLUID_PX = 25
 ALL_SCANNED = 99  # percent of a sector that count as all of it
+
+
+def shown_units(text: str) -> str:
+    """The text with the units' own signs, for pictures and pages; a terminal may lack them."""
+    for unit, shown in SHOWN_UNITS.items():
+        text = re.sub(rf"\b{unit}\b", shown, text)
+    return text
+
+
+def shown_path(source: str) -> str:
+    """A path as tables show it: below the working folder, else its last folder and name."""
+    path = Path(source)
+    if not path.is_absolute():
+        return source
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(Path(*path.parts[-2:]))
 
 
 def counted(count: int, noun: str) -> str:
@@ -11,8 +37,21 @@ def counted(count: int, noun: str) -> str:
 
 
 def count_wet(rows: list[dict]) -> int:
-    """Scans with fluid, however little."""
-    return sum(row["fluid_px"] > 0 for row in rows)
+    """Scans with fluid, of at least LEAST_FLUID_MM2, without a scale LEAST_FLUID_PX."""
+    count = 0
+    for row in rows:
+        if row["fluid_area_mm2"] is None:
+            count += row["fluid_px"] >= LEAST_FLUID_PX
+        else:
+            count += row["fluid_area_mm2"] >= LEAST_FLUID_MM2
+    return count
+
+
+def least_fluid(rows: list[dict]) -> str:
+    """From where on a scan counts as one with fluid."""
+    if all(row["fluid_area_mm2"] is None for row in rows):
+        return f"at least {LEAST_FLUID_PX} px"
+    return f"at least {LEAST_FLUID_MM2:g} mm2"
 
 
 def amount(row: dict) -> str:
@@ -31,6 +70,8 @@ def retina(row: dict) -> str:
 def _retina(row: dict, digits: int) -> str:
     """Of a scan or a volume; digits: of micrometres."""
     mean_um = row["retina_thickness_um"]
+    if row["retina_thickness_px"] is None:
+        return "unknown"
     if mean_um is None:
         return f"{row['retina_thickness_px']:.1f} px"
     return f"{mean_um:.{digits}f} um"

@@ -43,12 +43,23 @@ def measure_layers(
 ) -> dict[str, float | None]:
     """Mean thickness of each layer and of the retina, in px and in um (None without a scale).
 
-    boundaries: rows (8, W) without NaN. scale_um: (axial, ...). Keys: THICKNESS_COLUMNS.
+    boundaries: rows (8, W); the mean is over columns without NaN, None if there is none.
+    scale_um: (axial, ...). Keys: THICKNESS_COLUMNS.
     """
-    mean_px = thickness_px(boundaries).mean(axis=1)
-    measured: dict[str, float | None] = {}
+    by_column = thickness_px(boundaries)
+    known = np.isfinite(by_column).all(axis=0)
+    measured: dict[str, float | None] = dict.fromkeys(
+        THICKNESS_COLUMNS["px"] + THICKNESS_COLUMNS["um"]
+    )
+    if not known.any():
+        return measured
+    if not known.all():
+        by_column = by_column[:, known]
+
+    mean_px = by_column.mean(axis=1)
     for column, value in zip(THICKNESS_COLUMNS["px"], mean_px, strict=True):
         measured[column] = float(value)
-    for column, value in zip(THICKNESS_COLUMNS["um"], mean_px, strict=True):
-        measured[column] = float(value * scale_um[0]) if scale_um else None
+    if scale_um:
+        for column, value in zip(THICKNESS_COLUMNS["um"], mean_px, strict=True):
+            measured[column] = float(value * scale_um[0])
     return measured

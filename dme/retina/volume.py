@@ -87,6 +87,7 @@ def measure_volume(
         "volume": name,
         "bscans": len(rows),
         "missing_bscans": last - first + 1 - len(rows),
+        "doubtful_bscans": sum(bool(row.get("doubt")) for row in rows),
         "first_bscan": first,
         "last_bscan": last,
         "first_measured": min(measured_at),
@@ -117,9 +118,11 @@ def _measure_maps(
         measured["fluid_px"] = sum(row["fluid_px"] for row in rows)
         measured["fluid_volume_mm3"] = known_mm3
     if "retina" in maps:
-        mean = float(np.nanmean(maps["retina"]))
+        mean = None
+        if np.isfinite(maps["retina"]).any():
+            mean = float(np.nanmean(maps["retina"]))
         table = sectors[SECTORS["retina"]]
-        measured["retina_thickness_px"] = mean / (axial_um or 1)
+        measured["retina_thickness_px"] = None if mean is None else mean / (axial_um or 1)
         measured["retina_thickness_um"] = mean if axial_um else None
         measured["central_subfield_thickness_um"] = table[0]["mean_um"] if table else None
     return measured

@@ -1,4 +1,4 @@
-"""The saturated wedge that registration leaves at the top and bottom of a scan."""
+"""What the frame of a scan does not cover: saturated wedges, and columns without data."""
 
 import numpy as np
 from scipy import ndimage
@@ -20,3 +20,27 @@ def without_wedge(image: np.ndarray) -> np.ndarray:
         return image
     dark = np.percentile(image[~wedge], 25)
     return np.where(wedge, dark, image).astype(np.uint8)
+
+
+def columns_with_data(image: np.ndarray) -> np.ndarray:
+    """Columns (W,) of an image uint8 (H, W) that hold more than one value and the wedge, bool."""
+    wedge = saturated_wedge(image)
+    brightest = np.where(wedge, 0, image).max(axis=0)
+    darkest = np.where(wedge, SATURATED, image).min(axis=0)
+    return brightest > darkest
+
+
+def mirrored_ends(image: np.ndarray) -> np.ndarray:
+    """The image, uint8 (H, W), columns without data at its ends replaced by mirrored ones.
+
+    A network that sees the frame end takes it for the end of the retina, some columns before.
+    """
+    known = np.flatnonzero(columns_with_data(image))
+    if known.size == 0:
+        return image
+    first = known[0]
+    last = known[-1]
+    columns = np.arange(image.shape[1])
+    columns = np.where(columns < first, 2 * first - columns, columns)
+    columns = np.where(columns > last, 2 * last - columns, columns).clip(first, last)
+    return image[:, columns]

@@ -53,7 +53,7 @@ def test_numbers_of_single_scans(done):
 
 def test_files_of_single_scans(done):
     assert done.code == 0
-    assert "2 scans, 1 with fluid; 0 skipped" in done.printed
+    assert "2 scans, 1 with fluid (at least 0.001 mm2); 0 skipped" in done.printed
     _, wet = done.table()
     mask = np.asarray(Image.open(done.out / wet["mask"]))
     np.testing.assert_array_equal(mask, np.where(picture() > 100, 255, 0))

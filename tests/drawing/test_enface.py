@@ -3,7 +3,7 @@
 import numpy as np
 from helpers.pixels import extent, is_colour, stripes
 
-from dme.drawing.enface import COLOURS, UNKNOWN, Place, map_picture
+from dme.drawing.enface import COLOURS, UNKNOWN, Place, Span, map_picture
 
 # the map on its picture
 LEFT = 28
@@ -48,11 +48,11 @@ def test_map_has_circles_of_the_right_size():
 
 def test_colours_of_a_map_start_where_told():
     values = stripes([200, 300, 400, 0], width=4)
-    picture = map_picture(values, "v", "um", lowest=200.0)[TOP:-62, 40:640]
+    picture = map_picture(values, "v", "um", span=Span(200.0))[TOP:-62, 40:640]
     band = len(picture) // 4
     last_first = picture[band // 2 :: band, 300]
     expected = [(0, 0, 0), COLOURS[4], COLOURS[2], COLOURS[0]]  # nothing at all stays black
     np.testing.assert_array_equal(last_first[:4], expected)
 
-    even = map_picture(np.full((3, 4), 250.0), "v", "um", lowest=250.0)
+    even = map_picture(np.full((3, 4), 250.0), "v", "um", span=Span(250.0))
     assert (even[100, 300] == COLOURS[0]).all()

@@ -17,8 +17,12 @@ def picture(height=40, width=60, seed=0) -> np.ndarray:
 
 
 def indexed(index=0, height=80, width=60, cyst=None) -> np.ndarray:
-    """Dark, its first pixel the index; a cyst, given as slices, is bright."""
+    """Dark, its first pixel the index; a cyst, given as slices, is bright.
+
+    No column is empty.
+    """
     image = np.zeros((height, width), np.uint8)
+    image[1::2] = 1
     if cyst:
         image[cyst] = 160
     image[0, 0] = index

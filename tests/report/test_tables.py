@@ -7,7 +7,7 @@ from helpers.scripts import column, table
 
 from dme.common.tasks import TASKS
 from dme.report.columns import ROW_COLUMNS, SCAN_COLUMNS, SECTOR_COLUMNS, VOLUME_COLUMNS
-from dme.report.tables import sectors_of, write_csv, write_rows, write_tables
+from dme.report.tables import rounded, sectors_of, write_csv, write_rows, write_tables
 
 
 @pytest.mark.parametrize("columns", [SCAN_COLUMNS, VOLUME_COLUMNS])
@@ -27,6 +27,44 @@ def test_what_has_no_column_is_left_out_and_unknown_is_empty(tmp_path):
     first, second = table(tmp_path / "t.csv")
     assert first == {"a": "1", "b": ""}
     assert second == {"a": "x, y", "b": ""}
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1"])
+def test_text_is_never_a_formula(tmp_path, name):
+    write_csv(
+        tmp_path / "t.csv", ("scan", "change_percent"), [{"scan": name, "change_percent": -3}]
+    )
+    (row,) = table(tmp_path / "t.csv")
+    assert row["scan"].startswith("'")
+    assert row["change_percent"] == "-3"  # a number is a number
+
+
+def test_numbers_have_the_decimals_that_mean_something(tmp_path):
+    row = {
+        "fluid_area_mm2": 0.00026308260000000003,
+        "fluid_volume_mm3": 3.2359159800000004e-05,
+        "retina_thickness_um": 287.34567,
+        "covered_percent": 99.9999,
+        "mean_fluid_probability": 0.987654,
+        "area_change_mm2": -0.0,
+        "axial_um": 3.8699999999999997,
+        "fluid_px": 6,
+        "sectors": [{"mean_um": -0.0001}],
+    }
+    expected = {
+        "fluid_area_mm2": 0.000263,
+        "fluid_volume_mm3": 3.236e-05,
+        "retina_thickness_um": 287.35,
+        "covered_percent": 100.0,
+        "mean_fluid_probability": 0.9877,
+        "area_change_mm2": 0.0,
+        "axial_um": 3.87,
+        "fluid_px": 6,
+        "sectors": [{"mean_um": 0.0}],
+    }
+    assert rounded(row) == expected
+    assert str(rounded(row)["area_change_mm2"]) == "0.0"
+    assert str(rounded(row)["sectors"][0]["mean_um"]) == "0.0"
 
 
 def test_a_line_for_each_column_of_the_image(tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dme.retina.wedge import saturated_wedge, without_wedge
+from dme.retina.wedge import columns_with_data, mirrored_ends, saturated_wedge, without_wedge
 
 
 def test_it_touches_top_or_bottom():
@@ -28,3 +28,37 @@ def test_without_it_the_image_is_as_dark_there_as_the_lower_quartile():
     assert (filled[1:] == image[1:]).all()
     white = np.full((3, 3), 255, np.uint8)
     assert (without_wedge(white) == white).all()  # there is nothing else
+
+
+def with_ends(left: int, right: int, width=20) -> np.ndarray:
+    """Rows 0, 1, ... times the column, without data at both ends, and a wedge."""
+    image = np.outer(np.arange(8), np.arange(1, width + 1)).astype(np.uint8)
+    image[:, :left] = 0
+    image[:, width - right :] = 0
+    image[:2, width // 2 :] = 255
+    return image
+
+
+def test_columns_without_data():
+    expected = np.ones(20, bool)
+    expected[:3] = expected[-2:] = False
+    np.testing.assert_array_equal(columns_with_data(with_ends(3, 2)), expected)
+    # nothing but wedge, black, and any one grey are no data
+    assert not columns_with_data(np.full((4, 5), 255, np.uint8)).any()
+    assert not columns_with_data(np.zeros((4, 5), np.uint8)).any()
+    assert not columns_with_data(np.full((4, 5), 77, np.uint8)).any()
+
+
+def test_ends_are_mirrored():
+    image = with_ends(3, 2)
+    filled = mirrored_ends(image)
+    np.testing.assert_array_equal(filled[:, 3:18], image[:, 3:18])
+    np.testing.assert_array_equal(filled[:, :3], image[:, [6, 5, 4]])
+    np.testing.assert_array_equal(filled[:, 18:], image[:, [16, 15]])
+    whole = with_ends(0, 0)
+    np.testing.assert_array_equal(mirrored_ends(whole), whole)
+    black = np.zeros((4, 5), np.uint8)
+    np.testing.assert_array_equal(mirrored_ends(black), black)
+    # fewer columns than are missing
+    few = with_ends(15, 2)
+    np.testing.assert_array_equal(mirrored_ends(few)[:, 0], few[:, 15])
