@@ -1,5 +1,6 @@
 """Fine-tuning from the data to results.json: the work of `./run.sh finetune`."""
 
+import contextlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 
 from dme.common import ranks
 from dme.common.errors import InputError
+from dme.common.folders import owned
 from dme.common.provenance import provenance
 from dme.common.tasks import TASKS, Task
 from dme.data.cache import Cache, open_cache
@@ -24,6 +26,7 @@ from dme.training.augment import TrainingSet, fit_note
 from dme.training.fine_tuning_report import report, report_second_opinion
 from dme.training.loop import train
 from dme.training.presets import PLANS
+from dme.training.run_folder import refuse_foreign_files, start_of_resumed
 from dme.training.settings import Finetune, Plan
 from dme.training.tasks import check_annotated, training_set
 from dme.training.validation import Validation
@@ -61,8 +64,19 @@ def fine_tune(plan: Plan) -> None:
     """Train, score and report as the plan says; everything lands in the folder plan.finetune.out.
 
     Under torchrun every rank calls it. Raises InputError for settings, data or weights that do not
-    work, before anything of an older run in that folder is touched.
+    work, before anything of an older run in that folder is touched; and while another run writes
+    into it.
     """
+    rank, _, _ = ranks.join()
+    out = plan.finetune.out
+    with owned(out) if rank == 0 else contextlib.nullcontext():
+        if rank == 0:
+            refuse_foreign_files(out)
+        _fine_tune(plan)
+    ranks.leave()
+
+
+def _fine_tune(plan: Plan) -> None:
     origin = provenance()  # of the code that runs, which may change on disk before a long run ends
     get_loss(plan.recipe.loss)  # a wrong name is refused before any work
     options, task = plan.finetune, TASKS[plan.finetune.task]
@@ -113,7 +127,6 @@ def fine_tune(plan: Plan) -> None:
         report(plan, origin, trained, validate, before)
     if source.kind == "mat":
         compare_graders(options, validate, trained)
-    ranks.leave()
 
 
 def starting_network(options: Finetune, seed: int) -> tuple[Segmenter, str]:
@@ -125,7 +138,10 @@ def starting_network(options: Finetune, seed: int) -> tuple[Segmenter, str]:
     if options.weights == "none":  # what the seed draws
         model = build_model(**asked)
         return model, f"fresh weights (seed {seed}), {_described(model)}"
-    model = load_model(options.weights or _shipped_weights(options))
+    weights = options.weights or _shipped_weights(options)
+    if options.resume:
+        weights = start_of_resumed(options.out, weights)
+    model = load_model(weights)
     require_arch(model, **asked)
     return model, f"{model.weights_name} (sha256 {model.weights_sha256[:12]}), {_described(model)}"
 

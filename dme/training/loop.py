@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +37,7 @@ from dme.training.run_folder import Run, Stopwatch, loss_curve, read_rows
 from dme.training.settings import Augment, Recipe
 from dme.training.state import State
 
+SAVE_SECONDS = 50  # a checkpoint is never older than a minute, unless a step takes ten seconds
 LOG_EVERY = 10  # steps between log lines, and between looks whether all is still finite
 
 Evaluate = Callable[[dict[str, Segmenter]], tuple[dict[str, float], np.ndarray | None]]
@@ -58,9 +60,10 @@ def train(
         gets the same scores.
     out: folder that receives config.json, metrics.jsonl, TensorBoard events, loss.png, last.pt
         (everything a resumed run needs) and best-NAME.pt per network (what `dme.load_model`
-        reads). An older run there is replaced.
-    resume: continue from out/last.pt. Every random choice is a function of (seed, step, rank), so
-        that on a CPU the weights equal those of an uninterrupted run bit for bit.
+        reads). What an older run left there is kept in a folder of its own.
+    resume: continue from out/last.pt, or start over where a run was killed before it had one.
+        Every random choice is a function of (seed, step, rank), so that on a CPU the weights equal
+        those of an uninterrupted run bit for bit.
 
     Under torchrun every rank takes its share of each batch; BN statistics are synchronised on
     CUDA. Raises InputError for a non-finite loss (step, scans and last good checkpoint named) and
@@ -69,9 +72,10 @@ def train(
     # set up
     training = Training(models, data, augment, recipe)
     checkpoint = out / "last.pt"
-    start = training.state.load(checkpoint, training.device) if resume else 0
+    start = training.resume(checkpoint) if resume else 0
     run = training.open_run(out, start)
     training.watch.restart()
+    clock = Clock(start, recipe.iters)
 
     steps = range(start, recipe.iters)
     progress = tqdm(
@@ -82,9 +86,13 @@ def train(
 
         # mostly that was all
         done = step + 1
+        clock.tick(done)
         saving = due(done, recipe.save_every, recipe.iters)
         evaluating = due(done, recipe.eval_every, recipe.iters)
         if not (saving or evaluating or done % LOG_EVERY == 0):
+            if run and training.world == 1 and clock.save_due():
+                training.save_between_lines(checkpoint, done)
+                clock.saved()
             continue
 
         # evaluate, log, save
@@ -94,8 +102,11 @@ def train(
             row |= training.evaluate(evaluate, done, run)
         if run:
             run.log(done, row)
-        if run and saving:
+        if run and (saving or clock.save_due()):
             training.state.save(checkpoint, done)
+            clock.saved()
+        if run:
+            clock.announce(done)
         training.watch.restart()  # what was just written belongs to no phase
 
     if run:
@@ -112,6 +123,52 @@ def due(done: int, every: int, steps: int) -> bool:
     every: 0 for the last alone.
     """
     return done == steps or (every > 0 and done % every == 0)
+
+
+class Clock:
+    """Says how long a run will take, and when its checkpoint is a minute old.
+
+    start, end: the first step, counted from 0, and the number of all.
+    """
+
+    def __init__(self, start: int, end: int, now: Callable[[], float] = time.monotonic) -> None:
+        self.start = start
+        self.end = end
+        self.now = now
+        self.last_save = now()
+        self.first_step: float | None = None  # when it was done; it takes longer than others
+        self.announced = False
+
+    def tick(self, done: int) -> None:
+        """Called after every step."""
+        if self.first_step is None and done > self.start:
+            self.first_step = self.now()
+
+    def save_due(self) -> bool:
+        return self.now() - self.last_save >= SAVE_SECONDS
+
+    def saved(self) -> None:
+        self.last_save = self.now()
+
+    def announce(self, done: int) -> None:
+        """Print once, after ten steps or more, how long the rest will take."""
+        left = self.end - done
+        timed = done - self.start - 1
+        if self.announced or left <= 0 or timed < LOG_EVERY - 1:
+            return
+        self.announced = True
+        seconds = (self.now() - self.first_step) / timed
+        duration = in_words(seconds * left)
+        tqdm.write(f"expected: {duration} for {left} more steps of {seconds:.2g} s, then scores")
+
+
+def in_words(seconds: float) -> str:
+    """A duration for people: about 40 seconds, 12 minutes, 3.5 hours."""
+    if seconds < 100:
+        return f"about {math.ceil(seconds)} seconds"
+    if seconds < 100 * 60:
+        return f"about {seconds / 60:.0f} minutes"
+    return f"about {seconds / 3600:.1f} hours"
 
 
 class Training:
@@ -150,7 +207,36 @@ class Training:
         classes = first.arch["num_classes"]
         self.losses: list[Tensor] = []
         self.counts = torch.zeros(classes, classes, dtype=torch.int64, device=self.device)
+        self.steps = 0  # that the watch saw
         self.watch = Stopwatch(self.device)
+
+    def resume(self, checkpoint: Path) -> int:
+        """Take over a checkpoint; returns the steps done, 0 where there is none yet."""
+        if not checkpoint.exists():
+            if self.rank == 0:
+                print(f"no checkpoint in {checkpoint.parent} yet: starting over")
+            return 0
+        start = self.state.load(checkpoint, self.device)
+        if self.state.losses is not None:
+            self.losses = list(self.state.losses.to(self.device))
+            self.counts.copy_(self.state.counts)
+            self.state.losses = None
+            self.state.counts = None
+        return start
+
+    def save_between_lines(self, checkpoint: Path, done: int) -> None:
+        """Save without a line of the log, of which the checkpoint then holds the beginning.
+
+        Raises InputError where a loss or a weight is not finite.
+        """
+        losses = torch.stack(self.losses)
+        refuse_nonfinite(losses, self.state.joint, done, self.recipe, self.data.names, checkpoint)
+        self.state.losses = losses
+        self.state.counts = self.counts
+        self.state.save(checkpoint, done)
+        self.state.losses = None
+        self.state.counts = None
+        self.watch.skip()
 
     def open_run(self, out: Path, start: int) -> Run | None:
         """The run's folder, on rank 0; prints what is trained on which machine."""
@@ -186,6 +272,7 @@ class Training:
 
         self._update(step)
         self.watch.lap("optimiser")
+        self.steps += 1
 
     def _batch(self, draw: int) -> tuple[Tensor, Tensor]:
         """This rank's share of batch `draw`: network input (B, C, H, W), and labels (B, h, w).
@@ -250,9 +337,9 @@ class Training:
             "train/dice": float(np.nanmean(dice[1:])),  # of all classes but the first
             "lr": learning_rate(self.recipe, done - 1),
         }
-        passed = len(losses) // self.recipe.accumulate  # steps since the last line
         for phase, seconds in self.watch.read().items():
-            row[f"seconds/{phase}"] = seconds / passed
+            row[f"seconds/{phase}"] = seconds / self.steps
+        self.steps = 0
         self.losses.clear()
         self.counts.zero_()
         return row

@@ -1,7 +1,9 @@
 """Pretraining on fundus photographs of the HRF set, from the data to results.json."""
 
+import contextlib
 import copy
 import json
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ import torch
 from dme.common import ranks
 from dme.common.errors import InputError
 from dme.common.files import write_json
+from dme.common.folders import owned, refuse_foreign
 from dme.common.provenance import device_name, provenance
 from dme.data.cache import Cache, open_cache
 from dme.data.hrf import open_hrf, split_hrf
@@ -23,7 +26,12 @@ from dme.nets.segmenter import BACKBONES, Segmenter, build_model, require_arch
 from dme.training.augment import TrainingSet
 from dme.training.loop import train
 from dme.training.presets import Pretraining
-from dme.training.run_folder import read_rows, seconds_per_step
+from dme.training.run_folder import (
+    read_rows,
+    refuse_foreign_files,
+    seconds_per_step,
+    start_of_resumed,
+)
 from dme.training.settings import Pretrain
 from dme.training.vessels import (
     CLASSES,
@@ -41,8 +49,20 @@ TRIAL_STEPS = 30  # after which the seconds of a step are known
 def pretrain(options: Pretrain, plan: Pretraining) -> None:
     """Train networks as the plan says, or load those to score; score and report them.
 
-    Under torchrun every rank calls it. Raises InputError for data or weights that do not work.
+    Under torchrun every rank calls it. Raises InputError for data or weights that do not work, and
+    while another run writes into the folder.
     """
+    rank, _, _ = ranks.join()
+    with owned(options.out) if rank == 0 else contextlib.nullcontext():
+        if rank == 0 and options.eval_only:
+            refuse_foreign(options.out, "results.json", ["vessels.png"])
+        elif rank == 0:
+            refuse_foreign_files(options.out)
+        _pretrain(options, plan)
+    ranks.leave()
+
+
+def _pretrain(options: Pretrain, plan: Pretraining) -> None:
     origin = provenance()  # of the code that runs, which may change on disk before a long run ends
 
     # The networks
@@ -77,7 +97,6 @@ def pretrain(options: Pretrain, plan: Pretraining) -> None:
     # Scores at the networks' scale and at full size
     full = cache if plan.scale == 1 else open_cache(open_hrf(options.data))
     report(options, plan, origin, models, cache, full, validation)
-    ranks.leave()
 
 
 def vessel_set(cache: Cache, indices: Sequence[int]) -> TrainingSet:
@@ -145,7 +164,10 @@ def starting_networks(options: Pretrain) -> dict[str, Segmenter]:
     if not options.start:
         heads = options.heads or tuple(BACKBONES[options.backbone].HEADS)
         return joint_models(heads, options.width, options.backbone)
-    model = load_pretrained([options.start])[options.start]
+    start = options.start
+    if options.resume:
+        start = start_of_resumed(options.out, start)
+    model = load_pretrained([start])[start]
     head = model.arch["head"]
     require_arch(model, width=options.width)
     if options.heads not in (None, (head,)):
@@ -243,4 +265,5 @@ def print_table(rows: list[dict], photographs: int, scale: float) -> None:
 def training_minutes(out: Path) -> float:
     """Steps times the median seconds of one."""
     history = read_rows(out / "metrics.jsonl")
-    return history[-1]["step"] * seconds_per_step(history) / 60
+    steps = history[-1]["step"] if history else math.nan
+    return steps * seconds_per_step(history) / 60

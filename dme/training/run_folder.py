@@ -1,7 +1,12 @@
 """What a training run leaves: config, metrics line by line, TensorBoard events, pictures."""
 
+import filecmp
+import glob
 import itertools
 import json
+import math
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -11,46 +16,57 @@ from typing import Any
 import numpy as np
 import torch
 
-from dme.common.files import atomic_path, plain, write_json
+from dme.common.files import atomic_path, plain, refuse_special, sha256_file, write_json
+from dme.common.folders import read_record, refuse_foreign
 from dme.common.provenance import provenance
 from dme.drawing.plots import line_plot
 
-# files of an older run in the same folder, which a new one deletes
-OLDER = (
-    "last.pt",
-    "best-*.pt",
+# what a run leaves at its end: an older one's stay until they are replaced
+PRODUCTS = (
     "model.pt",
     "results.json",
     "loss.png",
     "figure6.png",
     "layers.png",
+    "vessels.png",
 )
+CONFIG = "config.json"  # the mark of a run of ours
+METRICS = "metrics.jsonl"
+CHECKPOINT = "last.pt"
+PHASES = ("data", "forward", "backward", "optimiser")  # of a step
+OLDER = "older-{}"  # folders for what older runs left
 
 
 class Run:
     """The folder of a training run: config.json, metrics.jsonl and TensorBoard events.
 
     start: steps that are done already; what an interrupted run left of later ones is dropped. With
-    0, so is what an older run left: a kill before this run's first checkpoint must not make the
-    older one's the one to resume, nor its network pass for this run's.
+    0 an older run's files are kept in a folder of their own: a kill before this run's first
+    checkpoint must not make the older one's the one to resume. Raises InputError where files that
+    no run left, or links, would have to be replaced.
     """
 
     def __init__(self, out: Path, config: dict, start: int = 0) -> None:
         self.out = out
         out.mkdir(parents=True, exist_ok=True)
-        leftovers = (".*.part",) if start else (".*.part", *OLDER)  # .part: of a killed run
-        for pattern in leftovers:
-            for leftover in out.glob(pattern):
+        refuse_foreign_files(out, config)
+        for name in (CONFIG, *names_of(config)):
+            refuse_special(out / name)
+            for leftover in out.glob(f".{glob.escape(name)}.*.part"):  # of a killed run
                 leftover.unlink()
-        write_json(out / "config.json", {"config": config, **provenance()})
+        if not start:
+            kept = set_aside(out)
+            if kept:
+                print(f"what an older run left in {out} is kept in {kept}")
+        write_json(out / CONFIG, {"config": config, **provenance()})
 
         # lines up to `start` stay, and later ones follow them
-        with atomic_path(out / "metrics.jsonl") as temporary:
+        with atomic_path(out / METRICS) as temporary:
             with open(temporary, "w") as file:
-                for row in read_rows(out / "metrics.jsonl"):
+                for row in read_rows(out / METRICS):
                     if row["step"] <= start:
                         file.write(json.dumps(row) + "\n")
-        self.file = open(out / "metrics.jsonl", "a")
+        self.file = open(out / METRICS, "a")
         self.board = events_writer(out, start)
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -85,21 +101,119 @@ def events_writer(out: Path, start: int) -> Any:
     return SummaryWriter(str(out), purge_step=start + 1)
 
 
+def names_of(config: dict) -> list[str]:
+    """What a run of these settings writes beside CONFIG and TensorBoard's files."""
+    names = [METRICS, CHECKPOINT, *PRODUCTS]
+    for key in config:
+        if key.endswith(".backbone"):  # of each network
+            names.append(f"best-{key.removesuffix('.backbone')}.pt")
+    return names
+
+
+def config_of(out: Path) -> dict | None:
+    """Settings of the run that wrote into a folder; None where none of ours did."""
+    record = read_record(out / CONFIG) or {}
+    config = record.get("config")
+    return config if isinstance(config, dict) else None
+
+
+def refuse_foreign_files(out: Path, config: dict | None = None) -> None:
+    """Raise InputError for files, named as a run's are, in a folder that no run wrote into."""
+    refuse_foreign(out, CONFIG, names_of(config or {}))
+
+
+def set_aside(out: Path) -> Path | None:
+    """Keep what an older run left in a new folder beside it; None if there is nothing to keep.
+
+    The files that the next run writes from its first steps on are moved; what it leaves at its
+    end is copied, and stays in place until it is replaced.
+    """
+    config = config_of(out)
+    if config is None:
+        return None
+    in_work = []
+    for name in names_of(config):
+        if name == CHECKPOINT or name.startswith("best-"):
+            in_work.append(name)
+    in_work = [name for name in in_work if (out / name).is_file()]
+    finished = [name for name in PRODUCTS if (out / name).is_file()]
+    latest = _older_folders(out)[-1:]
+    finished = [name for name in finished if not _kept_already(out, latest, name)]
+    if not in_work and not finished:
+        return None
+
+    # copies first: whenever this is cut short, all is in one place or the other
+    number = 1
+    while (out / OLDER.format(number)).exists():
+        number += 1
+    folder = out / OLDER.format(number)
+    for name in [*finished, CONFIG, METRICS]:
+        if (out / name).is_file():
+            with atomic_path(folder / name) as temporary:
+                shutil.copy2(out / name, temporary)
+    for name in in_work:
+        os.replace(out / name, folder / name)
+    return folder
+
+
+def _older_folders(out: Path) -> list[Path]:
+    """Those that hold what older runs left, the latest last."""
+    folders = []
+    for folder in out.glob(OLDER.format("*")):
+        number = folder.name.rpartition("-")[2]
+        if number.isdecimal():
+            folders.append((int(number), folder))
+    return [folder for _, folder in sorted(folders)]
+
+
+def _kept_already(out: Path, folders: list[Path], name: str) -> bool:
+    for folder in folders:
+        if (folder / name).is_file():
+            return filecmp.cmp(out / name, folder / name, shallow=False)
+    return False
+
+
+def start_of_resumed(out: Path, weights: str) -> str:
+    """The file that a run in `out` started from, if that run or a later one has replaced it.
+
+    weights: as they were named then; what is no file in `out` is returned as it is.
+    """
+    path = Path(weights)
+    if path.resolve().parent != out.resolve():
+        return weights
+    config = config_of(out) or {}
+    started_from = {value for key, value in config.items() if key.endswith(".weights")}
+    for folder in (out, *reversed(_older_folders(out))):
+        file = folder / path.name
+        if file.is_file() and sha256_file(file) in started_from:
+            return str(file)
+    return weights
+
+
 def read_rows(path: str | Path) -> list[dict]:
     """The lines of a metrics.jsonl so far, none without the file.
 
-    One cut short by a kill is left out.
+    What is no line of ours is left out: one cut short by a kill, or damaged.
     """
     path = Path(path)
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if _is_row(row):
+            rows.append(row)
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    """Whether it is a step with numbers, as `Run.log` writes them."""
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return False
+    return all(value is None or isinstance(value, int | float) for value in row.values())
 
 
 class Stopwatch:
@@ -131,10 +245,16 @@ class Stopwatch:
         """The time since the last lap belongs to `phase`."""
         self.marks.append((phase, self._now()))
 
+    def skip(self) -> None:
+        """The time since the last lap belongs to no phase."""
+        self.lap("")
+
     def seconds(self) -> dict[str, float]:
         """Seconds of each phase; of a GPU that is done with them."""
         total: dict[str, float] = {}
         for (_, before), (phase, after) in itertools.pairwise(self.marks):
+            if not phase:
+                continue
             spent = before.elapsed_time(after) / 1000 if self.cuda else after - before
             total[phase] = total.get(phase, 0.0) + spent
         return total
@@ -159,9 +279,13 @@ def loss_curve(rows: list[dict]) -> np.ndarray:
 
 
 def seconds_per_step(history: list[dict]) -> float:
-    """Median over the lines of a metrics.jsonl, which pauses of the machine move little."""
-    phases = ("data", "forward", "backward", "optimiser")
+    """Median over the lines of a metrics.jsonl, which pauses of the machine move little.
+
+    NaN if none of them has the seconds of every phase.
+    """
     of_lines = []
     for row in history:
-        of_lines.append(sum(row[f"seconds/{phase}"] for phase in phases))
-    return float(np.median(of_lines))
+        seconds = [row.get(f"seconds/{phase}") for phase in PHASES]
+        if None not in seconds:
+            of_lines.append(sum(seconds))
+    return float(np.median(of_lines)) if of_lines else math.nan

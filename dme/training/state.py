@@ -21,6 +21,9 @@ class State:
     scaler: torch.amp.GradScaler
     config: dict
     best: float = math.nan
+    # what was measured since the last line of the log, where it was saved between two lines
+    losses: torch.Tensor | None = None
+    counts: torch.Tensor | None = None
 
     @property
     def trained(self) -> Joint:
@@ -37,6 +40,8 @@ class State:
             "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "losses": self.losses,
+            "counts": self.counts,
         }
         with atomic_path(path) as temporary, open(temporary, "wb") as f:
             torch.save(content, f)
@@ -78,6 +83,8 @@ class State:
             self.optimizer.load_state_dict(saved["optimizer"])
             self.scaler.load_state_dict(saved["scaler"])
             self.best = saved["best"]
+            self.losses = saved.get("losses")  # older versions only saved with a line of the log
+            self.counts = saved.get("counts")
             return saved["step"]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
             raise InputError(

@@ -1,6 +1,7 @@
 """The training loop: against references written out here, across interruptions, over two ranks."""
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -27,7 +28,7 @@ from dme.nets.segmenter import normalise
 from dme.ops.confusion import confusion_matrix
 from dme.training.augment import batch_indices
 from dme.training.joint import Joint
-from dme.training.loop import share_of_batch
+from dme.training.loop import Clock, in_words, share_of_batch
 from dme.training.recipe import learning_rate
 from dme.training.settings import Augment, Recipe
 
@@ -504,16 +505,95 @@ def test_resume_of_a_finished_run(tmp_path):
     assert column(tmp_path, "step") == [3]
 
 
-def test_without_resume_an_older_run_is_replaced(tmp_path):
+def test_without_resume_an_older_run_is_kept_beside_the_new_one(tmp_path, capsys):
     fit(tmp_path, iters=12)
+    before = (tmp_path / "last.pt").read_bytes()
+    best = (tmp_path / "best-fcn.pt").read_bytes()
     fit(tmp_path, iters=2)
+    kept = f"what an older run left in {tmp_path} is kept in {tmp_path / 'older-1'}"
+    assert kept in capsys.readouterr().out
     assert column(tmp_path, "step") == [2]
     assert [event.step for event in EventAccumulator(str(tmp_path)).Reload().Scalars("lr")] == [2]
+    assert column(tmp_path / "older-1", "step") == [10, 12]
+    assert (tmp_path / "older-1" / "last.pt").read_bytes() == before
+    assert (tmp_path / "older-1" / "best-fcn.pt").read_bytes() == best
+
     with pytest.raises(InputError, match="no checkpoint yet"):
         fit(tmp_path, iters=2, lr=1e30)
-    message = r"nothing to resume: .*last\.pt does not exist; start without --resume"
-    with pytest.raises(InputError, match=message):
-        fit(tmp_path, resume=True)
+    assert torch.load(tmp_path / "older-2" / "last.pt", weights_only=True)["step"] == 2
+
+
+def test_resume_without_a_checkpoint_starts_over(tmp_path, capsys):
+    whole = weights(fit(tmp_path / "whole"))
+    never_begun = fit(tmp_path / "new", resume=True)
+    assert f"no checkpoint in {tmp_path / 'new'} yet: starting over" in capsys.readouterr().out
+    assert_same(weights(never_begun), whole)
+
+    def killed(models):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "killed", evaluate=killed)
+    assert not (tmp_path / "killed" / "last.pt").exists()
+    again = fit(tmp_path / "killed", resume=True)
+    assert "starting over" in capsys.readouterr().out
+    assert_same(weights(again), whole)
+    assert column(tmp_path / "killed", "step") == [3]
+
+
+@pytest.mark.parametrize("stop", [2, 7, 11])
+def test_a_checkpoint_between_two_lines_of_the_log_changes_nothing(
+    tmp_path, uninterrupted, monkeypatch, stop
+):
+    """As if every step took a minute: saved after each, stopped within one."""
+    monkeypatch.setattr(dme.training.loop, "SAVE_SECONDS", 0)
+    sample = dme.training.loop.sample_batch
+    drawn = []
+
+    def stopping(*arguments):
+        drawn.append(1)
+        if len(drawn) == FULL["accumulate"] * stop + 2:
+            raise KeyboardInterrupt
+        return sample(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dme.training.loop, "sample_batch", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path, networks("psp", "fcn"), augment=MOVING, **FULL)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == stop
+    assert_continued(tmp_path, uninterrupted)
+
+
+def test_a_checkpoint_between_two_lines_holds_only_finite_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(dme.training.loop, "SAVE_SECONDS", 0)
+    with pytest.raises(InputError, match=r"weights are not finite after|loss is"):
+        fit(tmp_path, iters=9, lr=1e30)
+    if (tmp_path / "last.pt").exists():
+        assert all(value.isfinite().all() for value in state(tmp_path).values())
+
+
+def test_the_clock_saves_every_minute_and_says_once_how_long_it_takes(capsys):
+    now = [100.0]
+    clock = Clock(20, 420, now=lambda: now[0])
+    saved = []
+    for done in range(21, 421):
+        now[0] += 30 if done == 21 else 6  # the first step takes longer
+        clock.tick(done)
+        if clock.save_due():
+            clock.saved()
+            saved.append(now[0])
+        clock.announce(done)
+    printed = capsys.readouterr().out
+    assert printed == "expected: about 39 minutes for 390 more steps of 6 s, then scores\n"
+    assert all(later - earlier <= 60 for earlier, later in itertools.pairwise([100.0, *saved]))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 seconds"), (99, "99 seconds"), (720, "12 minutes"), (12600, "3.5 hours")],
+)
+def test_durations_in_words(seconds, words):
+    assert in_words(seconds) == f"about {words}"
 
 
 def test_resume_refuses_other_settings(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 
 import numpy as np
@@ -9,7 +10,17 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dme.training.run_folder import Run, Stopwatch, loss_curve, read_rows
+from dme.common.errors import InputError
+from dme.common.files import sha256_file
+from dme.training.run_folder import (
+    PHASES,
+    Run,
+    Stopwatch,
+    loss_curve,
+    read_rows,
+    seconds_per_step,
+    start_of_resumed,
+)
 
 
 def test_a_run_is_continued(tmp_path):
@@ -38,16 +49,114 @@ def test_a_run_is_continued(tmp_path):
     assert not (tmp_path / ".last.pt.123.part").exists()
     assert (tmp_path / "last.pt").exists()
 
-    old = ("last.pt", "best-fcn.pt", "model.pt", "results.json")
-    for name in old:
-        (tmp_path / name).touch()
-    third = Run(tmp_path, {"lr": 0.2})  # a new run where an old one was
-    third.close()
+
+def test_a_new_run_keeps_what_an_older_one_left(tmp_path):
+    config = {"fcn.backbone": "unet", "lr": 0.1}
+    first = Run(tmp_path, config)
+    first.log(10, {"loss": 2.0})
+    first.close()
+    in_work = ("last.pt", "best-fcn.pt")
+    products = ("model.pt", "results.json", "figure6.png")
+    foreign = ("best-2023.pt", "notes.txt", ".bigdownload.part", "last.pt.bak")
+    for name in (*in_work, *products, *foreign):
+        (tmp_path / name).write_text(f"first {name}")
+
+    # what it works on is out of the way, what it leaves at its end stays until then
+    second = Run(tmp_path, config | {"lr": 0.2})
+    second.close()
+    older = tmp_path / "older-1"
     assert read_rows(tmp_path / "metrics.jsonl") == []
-    assert not any((tmp_path / name).exists() for name in old)
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config["config"] == {"lr": 0.2}
-    assert "commit" in config
+    assert not any((tmp_path / name).exists() for name in in_work)
+    for name in (*in_work, *products):
+        assert (older / name).read_text() == f"first {name}"
+    for name in (*products, *foreign):
+        assert (tmp_path / name).read_text() == f"first {name}"
+    assert read_rows(older / "metrics.jsonl") == [{"step": 10, "loss": 2.0}]
+    assert json.loads((older / "config.json").read_text())["config"] == config
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["config"]["lr"] == 0.2
+    assert "commit" in record
+
+    # what is kept already is not kept again
+    third = Run(tmp_path, config)
+    third.close()
+    assert not (tmp_path / "older-2").exists()
+    (tmp_path / "model.pt").write_text("another")
+    fourth = Run(tmp_path, config)
+    fourth.close()
+    assert [path.name for path in (tmp_path / "older-2").glob("*.pt")] == ["model.pt"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.pt", "results.json", "best-fcn.pt", "last.pt", "loss.png", "metrics.jsonl"],
+)
+@pytest.mark.parametrize("config", [None, '{"lr": 1}', "not JSON", b"\xff\xfe"])
+def test_files_that_no_run_left_are_never_replaced(tmp_path, name, config):
+    (tmp_path / name).write_text("mine")
+    if config is not None:
+        content = config if isinstance(config, bytes) else config.encode()
+        (tmp_path / "config.json").write_bytes(content)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    message = f"holds .*{name}, which no run of dme left there: choose a new folder with `out`"
+    with pytest.raises(InputError, match=message):
+        Run(tmp_path, {"fcn.backbone": "unet"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_link_in_place_of_a_file_is_refused_before_the_training(tmp_path):
+    run = Run(tmp_path / "run", {})
+    run.close()
+    (tmp_path / "elsewhere.pt").write_text("mine")
+    (tmp_path / "run" / "model.pt").symlink_to(tmp_path / "elsewhere.pt")
+    with pytest.raises(InputError, match="model.pt is a link, which is never replaced"):
+        Run(tmp_path / "run", {})
+
+
+def test_what_a_resumed_run_started_from_is_found_again(tmp_path):
+    file = tmp_path / "model.pt"
+    file.write_text("the first network")
+    config = {"model.backbone": "unet", "model.weights": sha256_file(file)}
+    run = Run(tmp_path / "run", config)
+    run.close()
+    shutil.move(file, tmp_path / "run")
+    weights = tmp_path / "run" / "model.pt"
+    assert start_of_resumed(tmp_path / "run", str(weights)) == str(weights)
+
+    run = Run(tmp_path / "run", config)
+    run.close()
+    weights.write_text("the second network")
+    kept = tmp_path / "run" / "older-1" / "model.pt"
+    assert start_of_resumed(tmp_path / "run", str(weights)) == str(kept)
+    assert start_of_resumed(tmp_path / "run", "dme-fluid") == "dme-fluid"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b'\xff\xfe{"step": 1}',
+        b"[1]",
+        b"null",
+        b'{"step": 1.5}',
+        b'{"step": true}',
+        b'{"loss": 1}',
+        b'{"step": 1, "loss": "x"}',
+        b'{"step": 1, "loss": [1]}',
+        b'{"step": 4, "lo',
+        b"[" * 5000,
+        b"1" * 5000,
+    ],
+)
+def test_a_damaged_line_of_the_log_is_left_out(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 2.0}\n' + damage + b'\n{"step": 3, "loss": null}\n')
+    assert read_rows(path) == [{"step": 1, "loss": 2.0}, {"step": 3, "loss": None}]
+
+
+def test_seconds_of_a_step_without_a_line():
+    whole = {f"seconds/{phase}": 0.5 for phase in PHASES}
+    assert seconds_per_step([{"step": 1}, whole, {"step": 2, "seconds/data": 9}]) == 2.0
+    assert math.isnan(seconds_per_step([{"step": 1}]))
 
 
 def test_logged_lines_survive_a_kill(tmp_path):
@@ -67,6 +176,15 @@ def test_stopwatch():
     watch.lap("data")
     assert watch.read() == {"data": 3.0}
     assert watch.marks == [("", 14.0)]
+
+
+def test_what_the_stopwatch_skips_belongs_to_no_phase():
+    times = iter([0.0, 1.0, 5.0, 7.0, 8.0])
+    watch = Stopwatch(torch.device("cpu"), clock=lambda: next(times))
+    watch.lap("data")
+    watch.skip()
+    watch.lap("data")
+    assert watch.read() == {"data": 3.0}
 
 
 @pytest.mark.gpu

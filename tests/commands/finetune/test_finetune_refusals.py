@@ -45,7 +45,6 @@ from helpers.finetuning import make_folder
         (("--amp", "fp8"), "amp is fp8; expected one of auto, off, bf16, fp16"),
         (("--seed", -1), "seed is -1; expected a number from 0 to"),
         (("--eval-every", -1), "eval_every is -1; expected a finite number at least 0"),
-        (("--resume",), "nothing to resume"),
     ],
 )
 def test_wrong_arguments(fails, monkeypatch, tmp_path, arguments, told):
