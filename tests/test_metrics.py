@@ -142,6 +142,14 @@ def test_per_scan_of_another_class():
         per_scan(cms, positive=3)
 
 
+@pytest.mark.parametrize("one", [[[9, 1], [0, 0]], [[9, 0], [1, 0]]])
+def test_a_single_pixel_of_fluid_is_no_empty_scan(one):
+    """One that is found but not there, and one that is there but not found: Dice 0."""
+    got = per_scan(np.array([one, [[10, 0], [0, 0]]]), empty=1.0)
+    assert got["dice"].tolist() == got["iou"].tolist() == [0.0, 1.0]
+    assert got["empty"] == 1
+
+
 def test_all_scans_empty_is_nan_not_a_warning(recwarn):
     assert np.isnan(per_scan(SCANS[1:2])["mean_dice"])
     assert not recwarn

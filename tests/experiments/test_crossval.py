@@ -124,6 +124,16 @@ def test_interval_resamples_eyes_not_scans(script):
     assert low == pytest.approx(high)
 
 
+def test_interval_leaves_two_and_a_half_percent_on_each_side(script):
+    """Of three eyes one is drawn three times in 1 of 27 cases: 3.7 %, less than 5, above 2.5."""
+    eyes = np.array([1, 2, 3])
+    low, high = script.interval_by_eye(
+        np.array([counts(10, 90, 0), counts(50, 50, 0), counts(90, 10, 0)]), eyes
+    )
+    assert low == pytest.approx(20 / 110)
+    assert high == pytest.approx(180 / 190)
+
+
 def test_folds_of_different_data_are_refused(script, folds, tmp_path, capsys):
     path = folds / "subject1of5-seed0.json"
     path.write_text(path.read_text().replace("a" * 64, "b" * 64))

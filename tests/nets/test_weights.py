@@ -364,7 +364,20 @@ def test_float16_is_small_and_close(tmp_path):
     assert 0 < (found - expected).abs().max() < 5e-3 * expected.std()
 
 
-@pytest.mark.parametrize("value", [1e5, 1e-9])
+SMALLEST = 2.0**-24  # of float16, which holds its multiples below 2^-14
+
+
+def test_float16_may_be_wrong_by_a_thousandth(tmp_path):
+    """Of 1000.5 steps half a one is lost, of 25.5 (refused below) a fiftieth."""
+    model = small_model()
+    with torch.no_grad():
+        model.backbone.up[0].conv.weight.fill_(1000.5 * SMALLEST)
+    save_model(model, tmp_path / "half.pth", dtype=torch.float16)
+    again = load_model(tmp_path / "half.pth").backbone.up[0].conv.weight
+    assert (again / SMALLEST).unique().tolist() == [1000]
+
+
+@pytest.mark.parametrize("value", [1e5, 1e-9, 25.5 * SMALLEST, 499.5 * SMALLEST])
 def test_float16_that_cannot_hold_a_weight_is_refused(tmp_path, value):
     model = small_model()
     with torch.no_grad():

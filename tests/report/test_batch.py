@@ -13,6 +13,7 @@ from dme.common.errors import InputError
 from dme.report.batch import Work
 from dme.report.inputs import Item, list_items
 from dme.report.scans import Scan
+from dme.retina.volume import measure_volume
 
 
 def work_in(out: Path, scale_um=None, **networks) -> Work:
@@ -37,6 +38,25 @@ def test_what_a_scan_leaves(tmp_path):
     assert row["fluid_px"] == 16
     assert row["retina_thickness_px"] == pytest.approx(56, abs=0.1)
     assert not work.thickness_px  # it belongs to no volume
+
+
+def test_columns_of_more_fluid_than_a_byte_counts(tmp_path):
+    deep = np.zeros((700, 20), np.uint8)
+    deep[20:620, 4] = 160
+    deep[20:276, 5] = 160  # 256 px
+    work = work_in(tmp_path, fluid=Bright())
+    work.predict_scan(0, Scan("a", "a.npy", deep.copy, volume="v", position=0))
+    work.predict_scan(1, Scan("b", "b.npy", deep.copy, volume="v", position=1))
+    expected = [0, 0, 0, 0, 600, 256, *[0] * 14]
+    assert work.thickness_px["v", "fluid"][1].tolist() == expected
+    assert work.rows[1]["fluid_px"] == 856
+    scale = {"axial_um": 4.0, "lateral_um": 10.0, "spacing_um": 100.0}
+    rows = [row | scale for row in work.rows]
+    columns = {"fluid": {0: work.thickness_px["v", "fluid"][0]}}
+    columns["fluid"][1] = work.thickness_px["v", "fluid"][1]
+    volume, maps = measure_volume(rows, columns, (0, 1))
+    assert maps["fluid"].max() == 600 * 4
+    assert volume["fluid_volume_mm3"] == pytest.approx(2 * 856 * 4 * 10 * 100 / 1e9)
 
 
 def test_lines_of_a_volume(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dme.common.errors import InputError
-from dme.retina.fluid import measure_scan
+from dme.retina.fluid import CONNECTIVITY, measure_scan
 from dme.retina.volume import enface_map, measure_volume, volume_mm3
 
 
@@ -23,6 +23,20 @@ def test_scan_by_hand():
     assert measured["largest_region_mm2"] == pytest.approx(7 * 0.00387 * 0.01133)
     assert measured["mean_fluid_probability"] == pytest.approx((7 * 0.75 + 0.95) / 8)
     assert measure_scan(mask, probability, (3.87, 11.33)) == measured  # areas need no spacing
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_regions_are_connected_as_the_results_say(mirrored):
+    """8-connected: at sides and at all four corners; what lies a pixel apart is another region."""
+    mask = np.zeros((6, 9), np.uint8)
+    mask[[0, 1, 2, 1, 0], [0, 1, 2, 3, 4]] = 1  # a V of corners
+    mask[0, 6] = mask[1, 6] = mask[4, 6] = 1
+    if mirrored:
+        mask = mask[::-1, ::-1]
+    measured = measure_scan(mask, mask.astype(np.float32), None)
+    assert CONNECTIVITY == 8
+    assert measured["regions"] == 3
+    assert measured["largest_region_px"] == 5
 
 
 def test_scan_without_scale_or_without_fluid():

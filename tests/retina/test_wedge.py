@@ -18,6 +18,17 @@ def test_it_touches_top_or_bottom():
     assert not saturated_wedge(np.full((3, 3), 254, np.uint8)).any()
 
 
+def test_what_touches_it_at_a_corner_is_no_part_of_it():
+    image = np.zeros((5, 5), np.uint8)
+    image[0, :2] = 255
+    image[1, 2] = image[2, 3] = 255  # a diagonal from its corner
+    image[4, 4] = 255
+    image[3, 3] = 255
+    expected = np.zeros((5, 5), bool)
+    expected[0, :2] = expected[4, 4] = True
+    np.testing.assert_array_equal(saturated_wedge(image), expected)
+
+
 def test_without_it_the_image_is_as_dark_there_as_the_lower_quartile():
     image = np.arange(20, dtype=np.uint8).reshape(4, 5)
     assert without_wedge(image) is image

@@ -13,6 +13,7 @@ from dme.common.errors import InputError
 from dme.training.augment import (
     Augment,
     TrainingSet,
+    _photometric,
     _saturate_and_turn,
     batch_indices,
     check_fit,
@@ -326,6 +327,17 @@ def test_contrast_keeps_the_mean_of_the_frame():
     assert max(spread) <= 1.3001
     assert min(spread) < 0.73
     assert max(spread) > 1.27
+
+
+def test_contrast_is_about_the_mean_of_what_lies_in_the_frame():
+    """Outside the frame an image holds any value, which counts neither as grey nor as a pixel."""
+    x = torch.full((1, 1, 4, 6), 250.0)
+    x[..., :3] = torch.tensor([80.0, 100.0, 120.0])
+    inside = torch.zeros(1, 4, 6, dtype=torch.bool)
+    inside[..., :3] = True
+    unchanged = [0.0, 1.5, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0]
+    changed = _photometric(x, inside, torch.tensor([unchanged]), Augment(contrast=0.5))
+    assert changed[0, 0, 0, :3].tolist() == pytest.approx([70, 100, 130])
 
 
 def test_gamma_is_a_log_uniform_exponent():

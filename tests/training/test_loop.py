@@ -713,6 +713,19 @@ def test_scans_that_16_does_not_divide_are_padded_and_the_loss_sees_only_them(tm
     assert logged == pytest.approx((main + 0.4 * aux).item(), rel=1e-5)
 
 
+def test_dropout_follows_the_seed_of_the_run(tmp_path):
+    """One scan, nothing drawn but dropout: it alone can make two seeds differ."""
+
+    def trained(seed: int, dropout: bool) -> torch.Tensor:
+        models = networks(dropout=dropout)
+        fit(tmp_path / f"{seed}{dropout}", models, discs(1), batch=1, iters=1, seed=seed)
+        return models["fcn"].head.classifier.weight.detach()
+
+    assert torch.equal(trained(0, dropout=False), trained(1, dropout=False))
+    assert not torch.equal(trained(0, dropout=True), trained(1, dropout=True))
+    assert torch.equal(trained(1, dropout=True), trained(1, dropout=True))
+
+
 def test_what_cannot_be_trained_leaves_an_older_run_alone(tmp_path):
     fit(tmp_path)
     before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}

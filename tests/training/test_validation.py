@@ -177,6 +177,24 @@ def test_validation_counts_against_three_truths(size):
     assert measured["graded-iou"] == scores(validate.counts["graded"].sum(0))["iou"][1]
 
 
+@pytest.mark.parametrize("size", ["512", "half"])
+def test_validation_averages_over_mirror_images_on_request(size):
+    small, native = make_cache(size=256), make_cache()
+    model = network(size)
+    counts = {}
+    for flip in (False, True):
+        validate = Validation(small, native, np.array([1]), CPU, flip=flip)
+        scans = small if size == "512" else native
+        by_class = probabilities(model, torch.from_numpy(scans.images[1]), flip)
+        assert torch.equal(validate.predict(model, 1)[0], by_class)
+        validate({"model": model})
+        counts[flip] = validate.counts["native"]
+        resized = F.interpolate(by_class[None], (100, 130), mode="bilinear", antialias=True)
+        label = resized[0].argmax(0).numpy()
+        assert np.array_equal(counts[flip][0], confusion(native.fluid[1], label))
+    assert not np.array_equal(counts[False], counts[True])
+
+
 def test_the_scans_shown_are_validation_scans():
     small = make_cache(size=256, count=6)
     small.fluid[:] = 0

@@ -77,8 +77,9 @@ def prepared(call, monkeypatch, folder, tiny, tmp_path):
     def prepared(*arguments) -> dict:
         seen = {}
 
-        def spy(models, data, augment, recipe, *rest):
+        def spy(models, data, augment, recipe, out, validate, *rest):
             seen.update(models=models, data=data, augment=augment, recipe=recipe)
+            seen["validate"] = validate
             raise Stopped
 
         monkeypatch.setattr(fine_tuning, "train", spy)

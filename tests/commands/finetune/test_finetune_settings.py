@@ -2,14 +2,19 @@
 
 import subprocess
 import sys
+from dataclasses import asdict
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers.scripts import EXPERIMENTS, ROOT
 
+from dme.training import fine_tuning
 from dme.training.presets import PLANS, PRETRAININGS
 from dme.training.recipe import OPTIMIZERS
 from dme.training.settings import Augment, Finetune, Pretrain, Recipe
+from dme.training.validation import Validation
 
 
 def test_the_defaults_are_the_best_row_of_the_study(settings):
@@ -54,6 +59,131 @@ def test_the_defaults_are_the_best_row_of_the_study(settings):
 def test_weight_of_the_auxiliary_loss(settings, loss, asked, weight):
     _, recipe = settings("--loss", loss, *asked)
     assert (recipe.loss, recipe.aux_weight) == (loss, weight)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flip"),
+    [((), False), (("--tta",), True), (("--recipe", "best", "--crop", 0), True)],
+)
+def test_flip_averaging_arrives_at_the_validation(prepared, arguments, flip):
+    assert prepared(*arguments)["validate"].flip is flip
+
+
+def test_flip_averaging_arrives_at_the_second_grader(monkeypatch):
+    options = Finetune(grader=2)
+    asked = []
+    cache = SimpleNamespace(names=["a", "b"])
+    monkeypatch.setattr(fine_tuning, "open_source", lambda data, grader: asked.append(grader))
+    monkeypatch.setattr(fine_tuning, "open_cache", lambda *_: cache)
+    monkeypatch.setattr(fine_tuning, "check_annotated", lambda *_: None)
+    for flip in (False, True):
+        first = Validation(cache, cache, np.array([1]), torch.device("cpu"), flip=flip)
+        other = fine_tuning.second_opinion(options, first)
+        assert other.flip is flip
+        assert other.names == ["b"]
+    assert asked == [1, 1]
+
+
+# What every preset says, as far as it differs from what a setting is by itself
+PRESETS = {
+    "study": (
+        {},
+        {"crop": 320},
+        {"l2": 1e-4},
+    ),
+    "best": (
+        {"recipe": "best", "size": "half", "tta": True},
+        {
+            "max_class_share": 1.0,
+            "flip": True,
+            "rotate": 8.0,
+            "zoom": 0.2,
+            "brightness": 0.1,
+            "contrast": 0.25,
+            "gamma": 0.2,
+            "noise": 0.1,
+        },
+        {
+            "iters": 800,
+            "batch": 4,
+            "loss": "ce+dice",
+            "optimizer": "adamw",
+            "lr": 2e-3,
+            "lr_min": 0.0,
+            "l2": 1e-2,
+            "schedule": "cosine",
+            "warmup": 50,
+            "clip": 1.0,
+            "ema": 0.99,
+        },
+    ),
+}
+FINETUNE, AUGMENT, RECIPE = PRESETS["best"]
+PRESETS["layers"] = (
+    FINETUNE | {"recipe": "layers", "task": "layers", "head": "fcn"},
+    AUGMENT | {"crop": 240, "border": 0.25},
+    RECIPE | {"batch": 6},
+)
+PRETRAINING_PRESETS = {
+    "openmmlab": (
+        1.0,
+        {"crop": 256, "zoom_range": (0.5, 2.0), "flip": True, "colour": True},
+        {"iters": 40_000, "batch": 16},
+    ),
+    "small": (
+        0.5,
+        {
+            "crop": 256,
+            "max_class_share": 1.0,
+            "zoom_range": (0.85, 1.2),
+            "flip": True,
+            "brightness": 0.05,
+            "contrast": 0.2,
+        },
+        RECIPE | {"iters": 1500, "ema": 0.995},
+    ),
+}
+
+
+def differences(settings) -> dict:
+    """What differs from the class's own defaults, by name."""
+    plain = asdict(type(settings)())
+    return {name: value for name, value in asdict(settings).items() if value != plain[name]}
+
+
+def test_presets_are_what_results_were_made_with():
+    presets = {}
+    for name, plan in PLANS.items():
+        parts = (plan.finetune, plan.augment, plan.recipe)
+        presets[name] = tuple(differences(part) for part in parts)
+    assert presets == PRESETS
+    pretraining = {}
+    for name, preset in PRETRAININGS.items():
+        parts = (differences(preset.augment), differences(preset.recipe))
+        pretraining[name] = (preset.scale, *parts)
+    assert pretraining == PRETRAINING_PRESETS
+
+
+def test_settings_by_themselves_are_what_presets_are_counted_from():
+    own = {
+        "iters": 400,
+        "batch": 2,
+        "loss": "ce",
+        "aux_weight": 0.4,
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "lr_min": 1e-4,
+        "l2": 5e-4,
+        "schedule": "poly",
+        "warmup": 0,
+        "clip": 0.0,
+        "ema": 0.0,
+        "save_every": 100,
+    }
+    assert {name: getattr(Recipe(), name) for name in own} == own
+    assert {value for value in asdict(Augment(max_class_share=0)).values() if value} == set()
+    assert Augment().max_class_share == 0.75
+    assert (Finetune().size, Finetune().task, Finetune().grader) == ("512", "fluid", 1)
 
 
 def test_every_setting_arrives(settings):
