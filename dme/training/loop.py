@@ -38,6 +38,7 @@ from dme.training.settings import Augment, Recipe
 from dme.training.state import State
 
 SAVE_SECONDS = 50  # a checkpoint is never older than a minute, unless a step takes ten seconds
+SEED_STRIDE = 0x9E3779B1  # odd: seeds of runs lie far apart
 LOG_EVERY = 10  # steps between log lines, and between looks whether all is still finite
 
 Evaluate = Callable[[dict[str, Segmenter]], tuple[dict[str, float], np.ndarray | None]]
@@ -252,7 +253,7 @@ class Training:
         """One optimiser step, `step` counted from 0."""
         recipe = self.recipe
         state = self.state
-        torch.manual_seed((recipe.seed << 32) + (step << 8) + self.rank)  # dropout
+        torch.manual_seed(dropout_seed(recipe.seed, step, self.rank))
         state.joint.train()
         if recipe.freeze_bn:
             freeze_bn(state.joint)
@@ -367,6 +368,15 @@ class Training:
     def networks(self) -> dict[str, Segmenter]:
         """The trained networks, in eval mode, by name."""
         return dict(self.state.trained.eval().models.items())
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Of PyTorch's generators, by a run's seed, the step and the rank.
+
+    A CPU's generator heeds the lower 32 bits alone, so the run's seed must be in them too.
+    """
+    low = seed * SEED_STRIDE + (step << 8) + rank
+    return (seed << 32) + low % (1 << 32)
 
 
 def settings(
