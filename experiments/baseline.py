@@ -30,6 +30,9 @@ class Settings:
         None, ".mat files or folder of B-scans (default: DME_DATA, else synthetic scans)"
     )
     grader: int = setting(1, "whose annotation of .mat files is the truth: 1 or 2")
+    fluid_value: tuple[int, ...] | None = setting(
+        None, "values of a folder's masks that are fluid (default: found out, and said)"
+    )
     backbone: str | None = setting(None, "of the weights (default: any)", choices=BACKBONE_NAMES)
     weights: tuple[str, ...] = setting(
         (), "names or files (default: the shipped unets, or all of --backbone here)"
@@ -61,7 +64,7 @@ def main() -> None:
     record = provenance()  # of the code that runs, which may change on disk before a long run ends
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     protocol = settings.protocol or ("paper" if device.type == "cuda" else "light")
-    source = open_source(settings.data, settings.grader)
+    source = open_source(settings.data, settings.grader, settings.fluid_value)
     print(f"data: {source.description}")
     names = settings.weights or table1.default_weights(settings.backbone)
     models = [load_model(name) for name in names]

@@ -102,7 +102,7 @@ def pack_photographs(archive: zipfile.ZipFile, photographs: "Cache") -> float:
         archive.writestr(f"{PHOTOGRAPHS}/images/{name}.jpg", packed)
         vessels = png(photographs.fluid[i] * np.uint8(255))
         archive.writestr(f"{PHOTOGRAPHS}/vessels/{name}.png", vessels)
-        decoded = np.asarray(Image.open(io.BytesIO(packed))).astype(float)
+        decoded = np.asarray(Image.open(io.BytesIO(packed), formats=("JPEG",))).astype(float)
         distances.append(np.abs(decoded - original).mean())
     return float(np.mean(distances))
 

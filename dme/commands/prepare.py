@@ -21,6 +21,9 @@ class Settings:
         None, ".mat file or folder (default: DME_DATA, else synthetic B-scans)"
     )
     grader: int = setting(1, "whose annotations of .mat files: 1 or 2")
+    fluid_value: tuple[int, ...] | None = setting(
+        None, "values of a folder's masks that are fluid (default: found out, and said)"
+    )
     split: str | None = setting(
         None, "paper, random or subject:K/5 (default: paper for the Duke set, else random)"
     )
@@ -42,7 +45,7 @@ def main() -> None:
     from dme.drawing.canvas import save_png
 
     # the B-scans at their own sizes, and as the study sees them
-    source = open_source(settings.data, settings.grader)
+    source = open_source(settings.data, settings.grader, settings.fluid_value)
     print(f"data: {source.description}")
     native = open_cache(source)
     small = open_cache(source, settings.size)
@@ -69,7 +72,7 @@ def main() -> None:
     write_json(results, {**data, **description, **provenance()})
     fluid_px, _ = count_pixels(native)
     save_png(examples, example_panel(native, fluid_px))
-    print(f"\nwrote {results} and {examples}")
+    print(f"\nwrote {results} and {examples}: see there whether fluid is where it should be")
 
 
 def print_description(description: dict) -> None:

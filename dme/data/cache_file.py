@@ -27,7 +27,7 @@ from dme.common.files import atomic_path
 from dme.data.scan_set import Cache
 from dme.data.source import Source
 
-FORMAT = 1  # raise it when this layout changes, or how a source is read or pixels are resized
+FORMAT = 2  # raise it when this layout changes, or how a source is read or pixels are resized
 PAGE = 4096  # bytes
 WORD = 8  # bytes
 HDF5_ERRORS = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)

@@ -11,15 +11,14 @@ import numpy as np
 
 from dme.bscan import BScan
 from dme.common.errors import InputError
-from dme.common.words import IMAGE_SUFFIXES
 from dme.data.boundary_files import read_boundaries
 from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
 from dme.data.images import Survey, read_grey, survey_images
 from dme.data.index import MOST_BSCAN, MOST_SUBJECT, IndexRow, read_index
-from dme.data.masks import mask_lookup, read_mask
-from dme.data.source import Source, files_in, fingerprint, listing
+from dme.data.layout import find_layout, image_folder
+from dme.data.masks import MaskValues, check_meaning, mask_lookup, read_mask
+from dme.data.source import Source, files_in, fingerprint, listing, readable
 
-MASK_FOLDERS = ("fluid", "masks")
 # subject and position of an image without index.csv
 PLACE_IN_NAME = re.compile(r"subject_?(\d+)_(\d+)", re.IGNORECASE)
 
@@ -30,58 +29,62 @@ class Files:
 
     rows: list[IndexRow]
     images: dict[str, Path]
-    masks: dict[str, Path] | None  # None when there is no folder of masks
+    masks: dict[str, Path] | None  # None when there are none
+    mask_place: str  # where they lie, for messages
     boundaries: dict[str, Path]
+    fluid_value: tuple[int, ...]  # values of masks that are fluid, () to find out
 
 
-def open_folder(root: Path) -> Source:
+def open_folder(root: Path, fluid_value: tuple[int, ...] = ()) -> Source:
     """Source of a folder laid out as `dme.data.opening.open_source` says. Raises InputError."""
     # what there is
-    image_folder = root / "images" if (root / "images").is_dir() else root
-    images = files_in(image_folder, IMAGE_SUFFIXES)
-    if not images:
-        names = sorted(file.name for file in root.iterdir())
-        inside = listing(names) or "nothing"
-        raise InputError(
-            f"no Subject_NN.mat and no images in {image_folder}; {root} holds {inside}"
-        )
+    layout = find_layout(root)
+    if not layout.images:
+        raise InputError(_nothing_in(root))
     boundaries = {}
     if (root / "boundaries").is_dir():
         boundaries = files_in(root / "boundaries", (".npy",))
-    mask_folder = _mask_folder(root)
-    masks = None if mask_folder is None else files_in(mask_folder, IMAGE_SUFFIXES)
+    if fluid_value and layout.masks is None:
+        raise InputError(f"`fluid_value` is for masks, and {root} has none; leave it out")
 
     # which images, and where they belong
-    notes: list[str] = []
+    notes = [layout.note] if layout.note else []
     index = root / "index.csv"
     if index.is_file():
-        rows = read_index(index, images)
+        rows = read_index(index, layout.images)
     else:
-        rows = _rows_by_name(images, notes)
+        rows = _rows_by_name(layout.images, notes)
     rows.sort()
     _check_places(root, rows)
-    if masks is None:
+    if layout.masks is None:
         notes.append("no folder fluid/ or masks/: scans without fluid labels")
     else:
-        _check_masks(mask_folder, masks, rows)
+        _check_masks(layout.mask_place, layout.masks, rows)
 
     # what is read makes the fingerprint, what is not is named
-    files = Files(rows, images, masks, boundaries)
+    files = Files(rows, layout.images, layout.masks, layout.mask_place, boundaries, fluid_value)
     used = [index] if index.is_file() else []
     used += _used_files(files, notes)
-    digest = fingerprint(root, used, "folder\n")
-    labels = ", no fluid labels" if masks is None else ""
-    text = f"{len(rows)} B-scans from {root} (folder{labels})"
+    settings = f"folder fluid {fluid_value}\n" if fluid_value else "folder\n"
+    digest = fingerprint(root, used, settings)
+    labels = ", no fluid labels" if layout.masks is None else ""
+    text = f"{len(rows)} B-scans from {readable(root)} (folder{labels})"
     reader = partial(_read_folder, files)
     return Source("folder", str(root), digest, text, reader, notes)
 
 
-def _mask_folder(root: Path) -> Path | None:
-    named = [root / name for name in MASK_FOLDERS]
-    folders = [folder for folder in named if folder.is_dir()]
-    if len(folders) == 2:
-        raise InputError(f"{root} has both fluid/ and masks/: keep one")
-    return folders[0] if folders else None
+def _nothing_in(root: Path) -> str:
+    """What to say of a folder without images."""
+    names = sorted(file.name for file in root.iterdir())
+    inside = listing(names) or "nothing"
+    message = f"no Subject_NN.mat and no images in {image_folder(root)}; {root} holds {inside}"
+    folders = [folder for folder in root.iterdir() if folder.is_dir() and folder.name[0] != "."]
+    if any(find_layout(folder).images for folder in folders):
+        message += (
+            "; its folders hold images: give one of them, or put all images into images/, masks "
+            "of the same names into fluid/, and the eyes into index.csv (name,subject,bscan)"
+        )
+    return message
 
 
 def _rows_by_name(images: dict[str, Path], notes: list[str]) -> list[IndexRow]:
@@ -93,15 +96,33 @@ def _rows_by_name(images: dict[str, Path], notes: list[str]) -> list[IndexRow]:
     for position, name in enumerate(images):
         numbered.append(IndexRow(1, position, name))
         match = PLACE_IN_NAME.fullmatch(name)
-        if match and int(match[1]) <= MOST_SUBJECT and int(match[2]) <= MOST_BSCAN:
+        if match:
             named.append(IndexRow(int(match[1]), int(match[2]), name))
     if len(named) == len(images):
         notes.append("no index.csv: subject and position come from the file names (subjectNN_MM)")
-        return named
+        return _plausible(named, notes)
     notes.append(
         "no index.csv: subjects unknown (all called 1: no split by subject), positions by name"
     )
     return numbered
+
+
+def _plausible(rows: list[IndexRow], notes: list[str]) -> list[IndexRow]:
+    """The rows with ranks in place of numbers that no subject or no B-scan has, as dates are."""
+    subjects = sorted({row.subject for row in rows})
+    if subjects[0] < 1 or subjects[-1] > MOST_SUBJECT:
+        notes.append("subject numbers of the file names are out of range: counted in order")
+        rows = [row._replace(subject=1 + subjects.index(row.subject)) for row in rows]
+    if all(row.position <= MOST_BSCAN for row in rows):
+        return rows
+
+    # the order of each subject's B-scans is all that such numbers tell
+    notes.append("numbers of the file names are no B-scan's: B-scans counted in order")
+    positions: dict[int, set[int]] = {}
+    for row in rows:
+        positions.setdefault(row.subject, set()).add(row.position)
+    ranks = {subject: sorted(numbers) for subject, numbers in positions.items()}
+    return [row._replace(position=ranks[row.subject].index(row.position)) for row in rows]
 
 
 def _check_places(root: Path, rows: list[IndexRow]) -> None:
@@ -111,12 +132,10 @@ def _check_places(root: Path, rows: list[IndexRow]) -> None:
             raise InputError(f"{root}: {row.name} and {following.name} are both {place}")
 
 
-def _check_masks(folder: Path, masks: dict[str, Path], rows: list[IndexRow]) -> None:
+def _check_masks(place: str, masks: dict[str, Path], rows: list[IndexRow]) -> None:
     missing = [row.name for row in rows if row.name not in masks]
     if missing:
-        raise InputError(
-            f"{folder}: no mask for {listing(missing)}; if it has no fluid, add zeros"
-        )
+        raise InputError(f"{place}: no mask for {listing(missing)}; if it has no fluid, add zeros")
     for file in masks.values():
         if file.suffix.lower() in (".jpg", ".jpeg"):
             raise InputError(f"{file}: JPEG changes labels; save masks as PNG")
@@ -146,8 +165,14 @@ def _read_folder(files: Files, source: Source, labelled_only: bool) -> Iterator[
     survey = survey_images(files.images[row.name] for row in rows)
     lookup = None
     if files.masks is not None:
-        lookup, meaning = mask_lookup(_mask_values(files, survey))
+        values = _mask_values(files, survey)
+        lookup, meaning = mask_lookup(values, files.fluid_value)
+        if not files.fluid_value:
+            check_meaning(values, lookup, files.mask_place)
         source.note(f"masks: {meaning}")
+        source.note(f"masks hold {values.described()} of all pixels")
+    for note in survey.notes:
+        source.note(note)
     scale_known = any(row.scale_um for row in rows)
     places = [row.place for row in rows]
     if not scale_known and is_duke(places, survey.shapes.values()):
@@ -161,7 +186,7 @@ def _read_folder(files: Files, source: Source, labelled_only: bool) -> Iterator[
         image, conversion = read_grey(files.images[row.name], survey.peak)
         conversions[conversion] += 1
         scan = BScan(
-            name=row.name,
+            name=readable(row.name),
             image=image,
             subject=row.subject,
             position=row.position,
@@ -182,17 +207,17 @@ def _read_folder(files: Files, source: Source, labelled_only: bool) -> Iterator[
     _note_crossings(source, crossings)
 
 
-def _mask_values(files: Files, survey: Survey) -> set[int]:
+def _mask_values(files: Files, survey: Survey) -> MaskValues:
     """All values of the masks. Raises InputError for a mask of another size than its image."""
-    values = set()
+    values = MaskValues()
     for row in files.rows:
         file = files.masks[row.name]
         mask = read_mask(file)
-        values.update(np.unique(mask).tolist())
         image = files.images[row.name]
         shape = survey.shapes.get(image, mask.shape)
         if mask.shape != shape:
             raise InputError(f"{file}: mask is {mask.shape}, its image is {shape}")
+        values.add(mask)
     return values
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from dme.bscan import BScan
 from dme.common.errors import InputError
 from dme.common.files import sha256_file
+from dme.data.image_files import FORMATS
 from dme.data.source import Source
 
 GROUPS = ("dr", "g", "h")  # diabetic retinopathy, glaucoma, healthy
@@ -111,7 +112,7 @@ def _read(image_file: Path, mask_file: Path, scale: float) -> tuple[np.ndarray, 
 
 def _open(file: Path, mode: str) -> Image.Image:
     try:
-        return Image.open(file).convert(mode)
+        return Image.open(file, formats=FORMATS).convert(mode)
     except Exception as e:  # Pillow raises OSError, SyntaxError, ValueError, ... on broken files
         raise InputError(f"cannot read {file}: {e}; unpack the HRF set again") from e
 

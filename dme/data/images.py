@@ -8,10 +8,19 @@ import numpy as np
 from PIL import Image
 
 from dme.common.errors import InputError
+from dme.data.image_files import read_header, read_picture
+from dme.retina.wedge import saturated_wedge
 
-# kinds of pixels that Pillow turns into RGB
-CONVERTED_MODES = ("CMYK", "YCbCr", "LAB", "HSV", "PA")
 DEEPEST = 65535  # largest 16-bit value
+LUMA = np.array([19595, 38470, 7471])  # of red, green and blue, in 65536ths, as Pillow has them
+HALF = 1 << 15
+RARE = 1000  # one pixel in so many may be brighter than all else without being the white
+FAR_BELOW = 8  # a white that is so many times smaller than another is of another depth
+
+# what tells black on white from white on black: see `refuse_inverted`
+LEAST_PIXELS = 1024
+BRIGHT_MEDIAN = 140
+HIGH_MEDIAN = 0.62  # between the darkest and the brightest hundredth
 
 
 @dataclass(frozen=True)
@@ -19,56 +28,101 @@ class Survey:
     """What must be known of all images of a set before the first is read.
 
     peak: largest value of the 16-bit images, 0 without any. shapes: (height, width) by file,
-    without broken
-    files: reading them will say what is wrong.
+    without broken files: reading them will say what is wrong. notes: what is to be said.
     """
 
     peak: int
     shapes: dict[Path, tuple[int, int]]
+    notes: list[str]
 
 
 def survey_images(files: Iterable[Path]) -> Survey:
     """Look at the headers of image files; only those of more than 8 bits are decoded."""
-    peak = 0
+    peaks: dict[Path, int] = {}
     shapes = {}
+    turned = []
     for file in files:
         try:
-            with Image.open(file) as image:
-                deep = image.mode.startswith("I")
-                shapes[file] = (image.height, image.width)
-            if deep:
-                peak = max(peak, int(read_pixels(file).max()))
+            header = read_header(file)
+            shapes[file] = header.shape
+            if header.turned:
+                turned.append(file)
+            if header.deep:
+                values, _ = _one_channel(read_picture(file).pixels)
+                peaks[file] = peak_of(values)
         except Exception:  # whatever Pillow raises: reading the file itself will say it
             continue
-    return Survey(peak, shapes)
+
+    # what was found beside sizes
+    notes = []
+    if turned:
+        notes.append(f"{_files(turned)} turned as EXIF orientation says")
+    peak = max(peaks.values(), default=0)
+    dark = [file for file in peaks if white_of(peaks[file]) <= white_of(peak) // FAR_BELOW]
+    if dark:
+        white = f"white is {white_of(peak)}, that of the brightest"
+        remedy = "are they of another depth, read them apart from the others"
+        notes.append(f"{_files(dark)} dark beside the other 16-bit images, {white}: {remedy}")
+    return Survey(peak, shapes, notes)
 
 
-def read_pixels(path: Path, palette_colours: bool = True) -> np.ndarray:
-    """Stored pixels, (H, W) or (H, W, channels); of a palette image its colours, or its indices.
+def _files(files: list[Path]) -> str:
+    if len(files) == 1:
+        return f"1 image ({files[0].name}) is"
+    return f"{len(files)} images ({files[0].name}, ...) are"
 
-    Raises InputError for what is no image, and for several pages in one file.
-    """
-    try:
-        with Image.open(path) as image:
-            pages = getattr(image, "n_frames", 1)
-            image.load()
-            palette = image.mode == "P" and palette_colours
-            if palette or image.mode in CONVERTED_MODES:
-                image = image.convert("RGB")
-            pixels = np.asarray(image)
-    except Exception as e:  # Pillow raises OSError, SyntaxError, ValueError, ... on broken files
-        raise InputError(f"{path}: not a readable image ({e}); copy or export it again") from e
-    if pages != 1:
-        raise InputError(f"{path}: holds {pages} pages, expected one B-scan per file: split it")
-    return pixels
+
+def peak_of(pixels: np.ndarray) -> int:
+    """The largest value, but for a few pixels that are far brighter than all others."""
+    largest = int(pixels.max())
+    rare = pixels.size // RARE
+    usual = int(np.partition(pixels, -1 - rare, axis=None)[-1 - rare])
+    if white_of(usual) <= white_of(largest) // FAR_BELOW:
+        return usual
+    return largest
+
+
+def white_of(peak: int) -> int:
+    """The first of 255, 511, ..., 4095, ..., 65535 to hold a value."""
+    return 2 ** max(8, int(peak).bit_length()) - 1
 
 
 def read_grey(path: str | Path, peak: int | None = None) -> tuple[np.ndarray, str]:
-    """Read one image file as `to_grey_uint8` does. Raises InputError naming the file."""
+    """Read one image file as `to_grey_uint8` does, upright and white on black.
+
+    Raises InputError naming the file, also for a scan that is black on white.
+    """
+    picture = read_picture(Path(path))
     try:
-        return to_grey_uint8(read_pixels(Path(path)), peak)
+        grey, how = to_grey_uint8(picture.pixels, peak)
+        if picture.white_is_zero:
+            grey = 255 - grey
+            how += ", white is zero: inverted"
+        refuse_inverted(grey)
     except ValueError as e:
         raise InputError(f"{path}: {e}") from e
+    return grey, how
+
+
+def refuse_inverted(grey: np.ndarray) -> None:
+    """Raise ValueError for a B-scan uint8 (H, W) whose background is brighter than its retina.
+
+    Most pixels are background: half of them lie near the dark end, at no more than a third of the
+    way to the bright one in every scan of the sets this was built with, and inverted at two thirds
+    or more.
+    """
+    if grey.size < LEAST_PIXELS or np.median(grey) < BRIGHT_MEDIAN:
+        return
+    inside = grey[~saturated_wedge(grey)]
+    if inside.size < LEAST_PIXELS:
+        return
+    dark, median, bright = np.percentile(inside, (1, 50, 99))
+    skewed = inside.mean() < median
+    if skewed and median >= BRIGHT_MEDIAN and median - dark > HIGH_MEDIAN * (bright - dark):
+        found = f"its background is brighter than the retina (median {median:g} of 255)"
+        raise ValueError(
+            f"{found}, expected white on black; export it so, or invert it (255 minus the value)"
+        )
 
 
 def to_grey_uint8(pixels: np.ndarray, peak: int | None = None) -> tuple[np.ndarray, str]:
@@ -76,23 +130,10 @@ def to_grey_uint8(pixels: np.ndarray, peak: int | None = None) -> tuple[np.ndarr
     grey).
 
     Colour: Rec. 601 luma, alpha dropped. 16-bit: value * 255 / white, white being the first of
-    255, 511, ..., 4095, ..., 65535 to hold `peak`, the largest value of the whole set (default: of
-    this image).
-    Raises ValueError for anything but 1-, 8- or 16-bit whole numbers.
+    255, 511, ..., 4095, ..., 65535 to hold `peak`, that of the whole set by `peak_of` (default: of
+    this image). Raises ValueError for anything but 1-, 8- or 16-bit whole numbers.
     """
-    # channels: alpha is the last of two or four, three are colour, one is grey
-    steps = []
-    channels = pixels.shape[2:]  # () of grey pixels
-    if channels in ((2,), (4,)):
-        pixels = pixels[:, :, :-1]
-        channels = pixels.shape[2:]
-        steps.append("alpha dropped")
-    if channels == (3,) and pixels.dtype == np.uint8:
-        colour = Image.fromarray(np.ascontiguousarray(pixels))
-        pixels = np.asarray(colour.convert("L"))
-        steps.append("colour converted to grey by Rec. 601 luma")
-    if channels == (1,):
-        pixels = pixels[:, :, 0]
+    pixels, steps = _one_channel(pixels)
 
     # only whole numbers of up to 16 bits are left
     whole = pixels.ndim == 2 and pixels.dtype.kind in "bui"
@@ -106,12 +147,32 @@ def to_grey_uint8(pixels: np.ndarray, peak: int | None = None) -> tuple[np.ndarr
         pixels = pixels.astype(np.uint8) * 255
         steps.append("1-bit image scaled to 0 and 255")
     elif pixels.dtype != np.uint8:
-        largest = int(pixels.max()) if peak is None else int(peak)
-        white = 2 ** max(8, largest.bit_length()) - 1
-        scaled = np.rint(pixels * (255 / white))
+        white = white_of(peak_of(pixels) if peak is None else peak)
+        scaled = np.minimum(np.rint(pixels * (255 / white)), 255)
         pixels = scaled.astype(np.uint8)
         steps.append(f"16-bit values scaled by 255/{white}")
     return pixels, "; ".join(steps)
+
+
+def _one_channel(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """(H, W) of grey or colour, with or without alpha, and what was done."""
+    # channels: alpha is the last of two or four, three are colour, one is grey
+    steps: list[str] = []
+    channels = pixels.shape[2:]  # () of grey pixels
+    if channels in ((2,), (4,)):
+        pixels = pixels[:, :, :-1]
+        channels = pixels.shape[2:]
+        steps.append("alpha dropped")
+    if channels == (3,) and pixels.dtype == np.uint8:
+        colour = Image.fromarray(np.ascontiguousarray(pixels))
+        pixels = np.asarray(colour.convert("L"))
+        steps.append("colour converted to grey by Rec. 601 luma")
+    elif channels == (3,) and pixels.dtype == np.uint16:
+        pixels = (pixels @ LUMA + HALF) >> 16
+        steps.append("colour converted to grey by Rec. 601 luma")
+    if channels == (1,):
+        pixels = pixels[:, :, 0]
+    return pixels, steps
 
 
 def to_scan(pixels: np.ndarray, peak: float | None = None) -> np.ndarray:
@@ -119,6 +180,8 @@ def to_scan(pixels: np.ndarray, peak: float | None = None) -> np.ndarray:
 
     peak: the largest value of the whole set (default: of this image). Raises ValueError.
     """
+    if pixels.dtype == bool:
+        raise ValueError("holds true and false, a mask? Expected grey values 0..255")
     if pixels.ndim not in (2, 3) or not pixels.size:
         raise ValueError(f"shape {pixels.shape}, expected (height, width) or (height, width, 3)")
     # floats are what arrays in memory and .npy files may hold; images are whole numbers

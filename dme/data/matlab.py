@@ -1,5 +1,6 @@
 """B-scans of MATLAB files: the Duke / Kaggle set of Chiu et al. 2015."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +14,12 @@ import scipy.io
 from dme.bscan import BScan
 from dme.common.errors import InputError
 from dme.data.duke import DUKE_NOTE, DUKE_SCALE_UM, is_duke_volume
+from dme.data.images import refuse_inverted
 from dme.data.source import Source, files_in, fingerprint, listing
 from dme.retina.rows import MAX_CROSSING_PX, repair_boundaries
+
+MOST_BYTES = 1 << 31  # of one variable; a volume of Duke's takes 24 MB, or 186 as doubles
+MATLAB_BYTES = {"int8": 1, "uint8": 1, "logical": 1, "int16": 2, "uint16": 2, "single": 4}
 
 
 @dataclass
@@ -48,8 +53,11 @@ class Repairs:
     columns: int = 0  # set to NaN
 
 
-def open_mat(path: Path, grader: int) -> Source:
-    """Source of one Subject_NN.mat or a folder of them, with the annotations of grader 1 or 2."""
+def open_mat(path: Path, grader: int, any_name: bool = False) -> Source:
+    """Source of one Subject_NN.mat or a folder of them, with the annotations of grader 1 or 2.
+
+    any_name: a file whose name has no subject's number is subject 1.
+    """
     # subjects by the names of the files
     if path.is_file():
         files = {path.stem: path}
@@ -57,16 +65,17 @@ def open_mat(path: Path, grader: int) -> Source:
         files = files_in(path, (".mat",))
     subjects: dict[int, Path] = {}
     for stem, file in files.items():
-        match = re.fullmatch(r"subject_?(\d+)", stem, re.IGNORECASE)
-        if not match:
+        match = re.fullmatch(r"subject_?(\d{1,9})", stem, re.IGNORECASE)
+        if not match and not any_name:
             continue
-        subject = int(match[1])
+        subject = int(match[1]) if match else 1
         if subject in subjects:
             raise InputError(f"{subjects[subject]} and {file.name} are the same subject: keep one")
         subjects[subject] = file
     if not subjects:
         raise InputError(
-            f"{file}: the subject number comes from the file name; rename it to Subject_NN.mat"
+            f"{file}: the subject number comes from the file name; rename it to Subject_NN.mat, "
+            "NN being a number of up to nine digits"
         )
 
     used = list(subjects.values())
@@ -89,13 +98,51 @@ def _load_mat(path: Path, keys: list[str]) -> dict[str, np.ndarray]:
     """Those of the keys that the file has. HDF5 (MATLAB v7.3) holds the axes in reverse order."""
     try:
         if h5py.is_hdf5(path):
-            with h5py.File(path) as file:
-                return {key: file[key][()].T for key in keys if key in file}
+            with h5py.File(path, "r") as file:
+                return {key: _dataset(path, file, key)[()].T for key in keys if key in file}
+        for name, shape, kind in scipy.io.whosmat(path):
+            if name in keys:
+                _check_size(path, name, shape, MATLAB_BYTES.get(kind, 8))
         return scipy.io.loadmat(path, variable_names=keys)
+    except InputError:
+        raise
     except Exception as e:  # scipy and h5py raise nearly anything on a broken file
         raise InputError(
             f"{path}: not a readable MATLAB file ({e}); copy or download it again"
         ) from e
+
+
+def _dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
+    """A dataset whose numbers lie in the file itself: it may not make us read another file."""
+    link = file.get(key, getlink=True)
+    dataset = file[key] if isinstance(link, h5py.HardLink) else None
+    if dataset is None or not isinstance(dataset, h5py.Dataset):
+        found = "a link or a group"
+    elif dataset.external or dataset.is_virtual:
+        found = "a reference to other files"
+    else:
+        _check_size(path, key, dataset.shape or (), dataset.dtype.itemsize)
+        return dataset
+    raise InputError(
+        f"{path}: {key} is {found}, expected numbers in the file itself; save it anew by MATLAB"
+    )
+
+
+def _check_size(path: Path, key: str, shape: tuple[int, ...], number_bytes: int) -> None:
+    size = math.prod(shape) * number_bytes
+    if size > MOST_BYTES:
+        found = f"{key} {tuple(shape)} takes {size >> 20} MiB"
+        expected = f"expected at most {MOST_BYTES >> 20} MiB"
+        raise InputError(f"{path}: {found}, {expected}; save fewer B-scans in a file")
+
+
+def _variables(path: Path) -> str:
+    """Names and shapes of what a file holds."""
+    if h5py.is_hdf5(path):
+        with h5py.File(path, "r") as file:
+            names = [key for key in file if key[0] != "#"]
+            return listing(names) or "nothing"
+    return listing([f"{name} {shape}" for name, shape, _ in scipy.io.whosmat(path)]) or "nothing"
 
 
 def _load_volume(path: Path, grader: int, labelled_only: bool) -> Volume:
@@ -107,7 +154,8 @@ def _load_volume(path: Path, grader: int, labelled_only: bool) -> Volume:
     for key in needed:
         if key not in arrays:
             raise InputError(
-                f"{path}: no variable {key}; expected images, {fluid_key}, {layers_key}"
+                f"{path}: no variable {key}; expected images, {fluid_key}, {layers_key}, "
+                f"it holds {_variables(path)}: save it again under those names"
             )
 
     # the images give the shape of the others
@@ -198,7 +246,12 @@ def _grey(volume: Volume, position: int) -> np.ndarray:
             f"{volume.path}: images of B-scan {position} leave 0..255 or hold NaN, "
             "expected grey values"
         )
-    return np.ascontiguousarray(np.rint(image), np.uint8)
+    grey = np.ascontiguousarray(np.rint(image), np.uint8)
+    try:
+        refuse_inverted(grey)
+    except ValueError as e:
+        raise InputError(f"{volume.path}: B-scan {position}: {e}") from e
+    return grey
 
 
 def _fluid(volume: Volume, position: int, repairs: Repairs) -> np.ndarray:

@@ -16,19 +16,26 @@ from dme.data.matlab import open_mat
 from dme.data.source import Source, files_in
 
 
-def open_source(path: str | Path | None = None, grader: int = 1) -> Source:
+def open_source(
+    path: str | Path | None = None, grader: int = 1, fluid_value: tuple[int, ...] | None = None
+) -> Source:
     """Open `path`, else what the environment variable DME_DATA names, else the synthetic phantom.
 
     The word `phantom` asks for the latter.
     `.mat`: one `Subject_NN.mat` of the Duke / Kaggle set or a folder of them, annotations of
     grader 1 or 2. Folder: `images/`, or images directly in it; beside them, optional and
-    same-named, `fluid/` or `masks/` and `boundaries/*.npy` (float (8, W)); and `index.csv`: name,
-    subject, bscan and, if the scale is known, axial_um, lateral_um, spacing_um.
+    same-named, `fluid/` or `masks/` (`dme.data.layout` knows more layouts) and `boundaries/*.npy`
+    (float (8, W)); and `index.csv`: name, subject, bscan and, if the scale is known, axial_um,
+    lateral_um, spacing_um.
+    fluid_value: the values of a folder's masks that are fluid; by default `dme.data.masks` finds
+    out, and refuses what it does not understand.
     """
     # the phantom
     path = path or os.environ.get("DME_DATA")
     if grader not in (1, 2):
         raise InputError(f"grader {grader} does not exist: expected 1 or 2")
+    fluid_value = tuple(fluid_value or ())
+    _check_values(fluid_value, path)
     if not path:
         return _open_phantom("no DME_DATA given")
     if path == "phantom":
@@ -45,12 +52,26 @@ def open_source(path: str | Path | None = None, grader: int = 1) -> Source:
             f"{root} is neither a .mat file nor a folder: unpack archives, put images in a folder"
         )
     if root.is_file() or files_in(root, (".mat",)):
+        if fluid_value:
+            raise InputError(
+                f"`fluid_value` is for masks in a folder, not for {root}: leave it out"
+            )
         return open_mat(root, grader)
     if grader != 1:
         raise InputError(
             f"no grader {grader} in {root}: only .mat files have two; a folder has grader 1"
         )
-    return open_folder(root)
+    return open_folder(root, fluid_value)
+
+
+def _check_values(fluid_value: tuple[int, ...], path: str | Path | None) -> None:
+    if fluid_value and (not path or path == "phantom"):
+        raise InputError(
+            "`fluid_value` is for masks in a folder, not for the phantom: leave it out"
+        )
+    if not all(0 <= value <= 255 for value in fluid_value):
+        text = " ".join(map(str, fluid_value))
+        raise InputError(f"`fluid_value` {text}: expected values of masks, 0 to 255")
 
 
 def _open_phantom(why: str) -> Source:

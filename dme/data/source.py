@@ -5,6 +5,7 @@ or cleaning step leaves a line in `Source.notes`.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,11 @@ def files_in(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     return files
 
 
+def readable(text: str | Path) -> str:
+    """A name of a file as text that can be printed: other bytes than UTF-8 become \\xNN."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 def natural(path: Path) -> list[str | int]:
     """Sort key of file names: 2 before 10."""
     parts = re.split(r"(\d+)", path.name)  # text and digits in turn
@@ -71,7 +77,8 @@ def fingerprint(root: Path, files: list[Path], settings: str) -> str:
     digest = hashlib.sha256(settings.encode())
     try:
         for name in sorted(by_name):
-            digest.update(f"{name}\0{sha256_file(by_name[name])}\n".encode())
+            line = f"{name}\0{sha256_file(by_name[name])}\n"
+            digest.update(os.fsencode(line))
     except OSError as e:
         raise InputError(f"cannot read {e.filename}: {e.strerror}") from e
     return digest.hexdigest()

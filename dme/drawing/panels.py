@@ -135,7 +135,7 @@ def caption_lines(text: str, width: int, letters: Letters) -> list[str]:
 
 def reduced(file: Path, width: int, strip: int) -> Image.Image:
     """A picture without the strip at its foot, at most so wide and 1.5 times as high."""
-    with Image.open(file) as image:
+    with Image.open(file, formats=("PNG",)) as image:
         height = max(1, image.height - strip)
         scan = image.convert("RGB").crop((0, 0, image.width, height))
     times = min(width / scan.width, MOST_HEIGHT * width / scan.height)

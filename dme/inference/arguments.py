@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from dme.common.errors import InputError
 from dme.common.words import IMAGE_SUFFIXES
-from dme.data.images import CONVERTED_MODES, read_grey, to_scan
+from dme.data.image_files import CONVERTED_MODES
+from dme.data.images import read_grey, to_scan
 from dme.nets.loading import load_model
 from dme.nets.segmenter import Segmenter
 

@@ -8,12 +8,18 @@ from pathlib import Path
 
 from dme.common.errors import InputError
 from dme.common.words import IMAGE_SUFFIXES, SCAN_SUFFIXES
+from dme.data.layout import masks_beside
 from dme.data.source import natural
 from dme.report.scans import Scan, open_array, open_images, open_mat, open_phantom
 
 LONGEST_NAME = 150  # bytes
 MOST_LISTED = 8  # files of a folder in a message
 MOST_LEFT_OUT = 5  # in a note
+DEEPEST = 3  # folders in folders: a hospital's, a patient's, a visit's
+# folders that belong to the images beside them
+COMPANIONS = ("images", "fluid", "masks", "boundaries", "vessels", "labelsTr", "ann_dir")
+IMAGE_FOLDERS = ("images", "imagesTr", "imagesTs", "img_dir")  # of layouts in `dme.data.layout`
+RUN_FILES = ("measurements.json", "results.json")  # of folders that this program made
 
 
 @dataclass
@@ -23,11 +29,16 @@ class Item:
     source: str
     opener: Callable[[list[str]], list[Scan]]  # given the list to which it adds its notes
     notes: list[str] = field(default_factory=list)
+    prefix: str = ""  # of names: the folders in a folder that lead to them, such as anna/visit1
 
     def scans(self, names: set[str]) -> list[Scan]:
         """Its scans. names: those in use; the new ones are added. Raises InputError."""
         scans = self.opener(self.notes)
         _check_places(scans)
+        if self.prefix:
+            for scan in scans:
+                scan.name = f"{self.prefix}/{scan.name}".replace("/", "_")
+                scan.volume = scan.volume and _prefixed(self.prefix, scan.volume)
 
         # names of volumes first, since those of their scans are made of them
         volumes: dict[str, str] = {}  # name of a volume -> one that no other has
@@ -45,10 +56,11 @@ class Item:
 def list_items(inputs: list[str], volume: bool = False) -> tuple[list[Item], dict[str, str]]:
     """Items of files, folders and the word `phantom`; and of every input that has none the reason.
 
-    A folder's images are single scans unless its index.csv (as in `dme.data.folder`), their names
-    (`dme.report.scans.VOLUME_NAMES`) or `volume` says that they are the B-scans of volumes; in the
-    last case in natural order. An `.npy` array is (H, W), (H, W, 3) or a volume (N, H, W); a
-    `.mat` file is a volume.
+    Folders in a folder are read too, down to DEEPEST; masks beside images and the en-face picture
+    of an export are left out. A folder's images are single scans unless its index.csv (as in
+    `dme.data.folder`), their names (`dme.report.scans.VOLUME_NAMES`) or `volume` says that they
+    are the B-scans of volumes; in the last case in natural order. An `.npy` array is (H, W),
+    (H, W, 3) or a volume (N, H, W) or (N, H, W, 3); a `.mat` file is a volume.
     """
     items: list[Item] = []
     faults: dict[str, str] = {}
@@ -62,6 +74,8 @@ def list_items(inputs: list[str], volume: bool = False) -> tuple[list[Item], dic
                 items += _folder_items(path, volume)
             elif not path.exists():
                 raise InputError(f"{path}: no such file or folder")
+            elif not path.is_file():
+                raise InputError(f"{path}: a pipe or a device, expected a file or a folder")
             elif _suffix(path) in IMAGE_SUFFIXES:
                 # those of one folder are one set, to which later ones are added
                 if path.parent not in loose:
@@ -81,18 +95,37 @@ def _suffix(file: Path) -> str:
     return file.suffix.lower()
 
 
-def _folder_items(root: Path, volume: bool) -> list[Item]:
-    """The images of a folder, or of images/ in it, as one item, and one for each other file."""
+def _prefixed(prefix: str, volume: str) -> str:
+    """The name of a volume below a folder, which is not repeated if it is the volume's name."""
+    last = prefix.split("/")[-1]
+    if volume == last or volume.startswith(f"{last}_"):
+        volume = volume[len(last) + 1 :]
+    parts = [*prefix.split("/"), volume]
+    return "_".join(part for part in parts if part)
+
+
+def _folder_items(root: Path, volume: bool, depth: int = 0) -> list[Item]:
+    """The images of a folder, or of images/ in it, as one item, and one for each other file; of
+    what holds no scans itself, those of its folders.
+    """
+    # its own files, or those of the one folder in it that is for images
     folder = root
-    if (root / "images").is_dir():
-        folder = root / "images"
+    for name in IMAGE_FOLDERS:
+        if folder == root and (root / name).is_dir():
+            folder = root / name
     index = None
     if (root / "index.csv").is_file():
         index = root / "index.csv"
     images, others, rest = _sorted_out(folder)
+    masks = list(masks_beside(images).values())
+    images = [file for file in images if file not in masks]
 
     # refuse what cannot be meant
+    below = _folders_in(folder)
     if not images and not others:
+        items = _items_below(folder, below, volume, depth)
+        if items:
+            return items
         names = sorted(file.name for file in folder.iterdir())
         found = ", ".join(names[:MOST_LISTED]) or "nothing"
         expected = f"expected files {' '.join(SCAN_SUFFIXES)}"
@@ -107,9 +140,47 @@ def _folder_items(root: Path, volume: bool) -> list[Item]:
     if images:
         items.append(_image_item(root, images, index, volume))
     items += map(_file_item, others)
+
+    # what is not read is said
     left_out = [file.name for file in rest if file != index]
     if left_out:
-        items[0].notes.append(f"{folder}: {_left_out(left_out)}")
+        items[0].notes.append(f"{folder}: {_left_out(left_out, 'files of other kinds')}")
+    if masks:
+        names = [file.name for file in masks]
+        items[0].notes.append(f"{folder}: {_left_out(names, 'masks beside their images')}")
+    unread = [file.name for file in below if file.name not in COMPANIONS]
+    if unread:
+        items[0].notes.append(f"{folder}: {_left_out(unread, 'folders beside the files')}")
+    return items
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """Folders of a folder that may hold scans: no hidden ones, none of this program's results."""
+    folders = []
+    for path in sorted(folder.iterdir(), key=natural):
+        made_here = any((path / name).exists() for name in RUN_FILES)
+        if path.name[0] != "." and path.is_dir() and not made_here:
+            folders.append(path)
+    return folders
+
+
+def _items_below(root: Path, folders: list[Path], volume: bool, depth: int) -> list[Item]:
+    """The items of folders in a folder, their names beginning with the folder's."""
+    items = []
+    empty = []
+    for folder in folders:
+        if depth == DEEPEST or folder.name in COMPANIONS:
+            continue
+        try:
+            below = _folder_items(folder, volume, depth + 1)
+        except InputError:
+            empty.append(folder.name)
+            continue
+        for item in below:
+            item.prefix = f"{folder.name}/{item.prefix}" if item.prefix else folder.name
+        items += below
+    if items and empty:
+        items[0].notes.append(f"{root}: {_left_out(empty, 'folders without scans')}")
     return items
 
 
@@ -130,15 +201,20 @@ def _sorted_out(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
     return images, others, rest
 
 
-def _left_out(names: list[str]) -> str:
+def _left_out(names: list[str], kind: str) -> str:
     shown = ", ".join(names[:MOST_LEFT_OUT])
     if len(names) > MOST_LEFT_OUT:
         shown += ", ..."
-    return f"{len(names)} files of other kinds left out: {shown}"
+    return f"{len(names)} {kind} left out: {shown}"
 
 
 def _file_item(path: Path) -> Item:
     openers = {".npy": open_array, ".mat": open_mat}
+    if _suffix(path) == ".npz":
+        raise InputError(
+            f"{path}: an archive of arrays; save the one that holds the scans as .npy: "
+            "numpy.save('scans.npy', numpy.load(FILE)[NAME])"
+        )
     if _suffix(path) not in openers:
         expected = f"expected one of {' '.join(SCAN_SUFFIXES)}, or a folder"
         raise InputError(f"{path}: unknown kind of file; {expected}")

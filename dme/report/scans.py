@@ -16,16 +16,24 @@ from dme.bscan import BScan
 from dme.common.errors import InputError
 from dme.common.words import EYES, IMAGE_SUFFIXES
 from dme.data import phantom
+from dme.data.arrays import COLOURS, StoredArray, check_axes, open_npy
 from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
-from dme.data.images import read_grey, survey_images, to_scan
+from dme.data.images import (
+    peak_of,
+    read_grey,
+    refuse_inverted,
+    survey_images,
+    to_scan,
+    white_of,
+)
 from dme.data.index import MOST_BSCAN, IndexRow, read_index
-from dme.data.opening import open_source
+from dme.data.layout import enface_pictures
+from dme.data.matlab import open_mat as open_mat_source
 from dme.data.source import files_in, natural
 
 # names that say which volume and which B-scan of it a file is
 VOLUME_NAMES = (r"(subject_?\d+)_(\d+)", r"(.*?)[ _-]?b-?scan[ _-]?(\d+)")
-NUMBERS = "buif"  # NumPy's kinds of numbers
-ARRAY_SHAPES = "(H, W), (H, W, 3) or (N, H, W)"
+LOOKED_AT = 64  # B-scans of a volume, to see whether they are B-scans
 PHANTOM_BSCANS = 20
 
 
@@ -50,6 +58,17 @@ def open_images(
     """index: a table of volumes and scales. volume: without one, all are B-scans of one volume."""
     label = folder.resolve().name or "scans"
     survey = survey_images(files)  # the largest value of 16-bit images becomes the white of all
+    if survey.peak:
+        notes.append(f"{folder}: 16-bit values scaled by 255/{white_of(survey.peak)}")
+    notes += [f"{folder}: {note}" for note in survey.notes]
+
+    # the picture of the surface that an export puts beside its B-scans
+    if not index:
+        for picture in enface_pictures(survey.shapes):
+            height, width = survey.shapes[picture]
+            found = f"{picture.name} left out, {height} x {width} px beside the B-scans"
+            notes.append(f"{folder}: {found}: taken for the en-face picture")
+            files = [file for file in files if file != picture]
     scans = []
     for file in sorted(files, key=natural):
         scans.append(Scan(file.stem, str(file), partial(_read_image, file, survey.peak)))
@@ -156,53 +175,54 @@ def _read_image(path: Path, peak: int) -> np.ndarray:
 # ---- one array ----------------------------------------------------------------------------------
 def open_array(path: Path, notes: list[str]) -> list[Scan]:
     """A scan, grey or in colour, or the B-scans of a volume; the pixels stay on the disk."""
-    array = _mapped(path)
-    if array.ndim == 2 or array.shape[2] in (1, 3, 4):
-        return [Scan(path.stem, str(path), partial(_read_array, path, array, None))]
+    array = open_npy(path)
+    if len(array.shape) == 2 or len(array.shape) == 3 and array.shape[2] in COLOURS:
+        return [Scan(path.stem, str(path), partial(_read_array, array, None, None))]
 
-    if not array.size:
-        raise InputError(f"{path}: shape {array.shape} holds no pixels")
-    bscans, height, width = array.shape
+    # which axis is which
+    bscans, height, width = array.shape[:3]
+    if len(array.shape) == 3:
+        first = max(0, (bscans - LOOKED_AT) // 2)
+        looked_at = range(first, min(bscans, first + LOOKED_AT))
+        check_axes(path, array.shape, np.stack([array.read_part(i) for i in looked_at]))
     notes.append(f"{path}: {bscans} B-scans of {height} x {width} px")
-    # the largest value of all B-scans becomes their white; they are read one at a time
-    peak = max(map(_largest, array))
+
+    # one grey rule for all B-scans, which are read one at a time
+    peak = None
+    if array.dtype != np.uint8:
+        last = 3 if len(array.shape) == 4 else width  # without alpha
+        peak = max(_largest(array.read_part(i)[..., :last]) for i in range(bscans))
+        if array.dtype.kind != "f":
+            notes.append(f"{path}: {array.dtype} values scaled by 255/{white_of(peak)}")
     scans = []
-    for position, pixels in enumerate(array):
-        read = partial(_read_array, path, pixels, peak)
+    for position in range(bscans):
+        read = partial(_read_array, array, position, peak)
         scans.append(Scan(path.stem, str(path), read, path.stem, position))
     return scans
 
 
-def _mapped(path: Path) -> np.ndarray:
-    """An .npy file's numbers, of two or three dimensions. Raises InputError for anything else."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as e:  # of NumPy: OSError, ValueError, TokenError, BadZipFile, ...
-        raise InputError(f"{path}: not a readable .npy array ({e}); save it again") from e
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{path}: holds an archive of arrays, expected numbers {ARRAY_SHAPES}")
-    if array.ndim not in (2, 3) or array.dtype.kind not in NUMBERS:
-        found = f"{array.dtype} {array.shape}"
-        raise InputError(f"{path}: holds {found}, expected numbers {ARRAY_SHAPES}")
-    return array
-
-
 def _largest(pixels: np.ndarray) -> float:
-    """The largest finite value, at least 0."""
+    """The largest finite value, at least 0; of whole numbers as `peak_of` has it."""
+    if pixels.dtype.kind in "ui":
+        return max(0, peak_of(pixels))
     return float(pixels.max(where=np.isfinite(pixels), initial=0))
 
 
-def _read_array(path: Path, pixels: np.ndarray, peak: float | None) -> np.ndarray:
+def _read_array(array: StoredArray, position: int | None, peak: float | None) -> np.ndarray:
+    """The B-scan at a position of a volume, or the only one."""
+    pixels = array.read() if position is None else array.read_part(position)
     try:
-        return to_scan(pixels, peak)
+        grey = to_scan(pixels, peak)
+        refuse_inverted(grey)
     except ValueError as e:
-        raise InputError(f"{path}: {e}") from e
+        raise InputError(f"{array.path}: {e}") from e
+    return grey
 
 
 # ---- volumes that bring positions and scale -----------------------------------------------------
 def open_mat(path: Path, notes: list[str]) -> list[Scan]:
     """All B-scans of a MATLAB file, annotated or not."""
-    source = open_source(path)
+    source = open_mat_source(path, grader=1, any_name=True)
     bscans = source.scans(labelled_only=False)
     scans = [_scan_of(bscan, str(path), path.stem) for bscan in bscans]
     notes += [note for note in source.notes if "scale" in note]

@@ -84,7 +84,7 @@ def _fine_tune(plan: Plan) -> None:
     # The network, with the task's classes and its size of scans
     torch.manual_seed(plan.recipe.seed)
     rank, _, device = ranks.join()
-    source = open_source(options.data, options.grader)
+    source = open_source(options.data, options.grader, options.fluid_value)
     model, start = starting_network(options, plan.recipe.seed)
     replaced = set_classes(model, task.classes)
     model.preprocess = model.preprocess | {"size": options.size}

@@ -205,6 +205,9 @@ class Finetune:
         ".mat files or folder of B-scans, or 'phantom' (default: DME_DATA, else phantom)",
     )
     grader: int = setting(1, "whose annotation of .mat files is the truth: 1 or 2")
+    fluid_value: tuple[int, ...] | None = setting(
+        None, "values of a folder's masks that are fluid (default: found out, and said)"
+    )
     split: str | None = setting(
         None,
         "paper, random, subject:K/N, dev:K/4, all "

@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from helpers.scanfolder import EMPTY, FULL, GREY, make_folder, places, read_scans, refused, save
+from helpers.scanfolder import EMPTY, GREY, WET, make_folder, places, read_scans, refused, save
 
 from dme.data.duke import DUKE_ANNOTATED, DUKE_SCALE_UM
 from dme.data.opening import open_source
@@ -22,12 +22,12 @@ def any_has(notes, text):
 
 
 def test_without_index(tmp_path):
-    masks = {"scan10": EMPTY, "scan9": FULL, "Scan1": EMPTY}
+    masks = {"scan10": EMPTY, "scan9": WET, "Scan1": EMPTY}
     source = open_source(make_folder(tmp_path, masks))
     scans = list(source.scans())
     assert names(scans) == ["Scan1", "scan9", "scan10"]
     assert places(scans) == [(1, 0), (1, 1), (1, 2)]
-    np.testing.assert_array_equal(scans[1].fluid, FULL)
+    np.testing.assert_array_equal(scans[1].fluid, WET)
     np.testing.assert_array_equal(scans[0].image, GREY)
     assert source.kind == "folder" and "3 B-scans" in source.description
     (note,) = [note for note in source.notes if "subjects unknown" in note]
@@ -49,7 +49,8 @@ def test_with_index(tmp_path):
     assert names([b, a]) == ["b", "a"]
     assert places([b, a]) == [(2, 7), (10, 3)]
     assert b.scale_um == (3.5, 11.0, 120.0) and a.scale_um is None
-    assert b.fluid.all() and not a.fluid.any()
+    np.testing.assert_array_equal(b.fluid, WET)
+    assert not a.fluid.any()
 
 
 PLACE = "name,subject,bscan"
@@ -148,14 +149,14 @@ def test_masks_without_an_image_are_left_out_and_named(tmp_path):
 def test_mask_meaning_is_that_of_the_whole_set(tmp_path):
     """A mask of 0 and 255 is fluid in a binary set, but ignore in a set that has ids."""
     white = np.zeros((4, 6), np.uint8)
-    white[:, :2] = 255
+    white[:, :1] = 255
     (scan,) = read_scans(make_folder(tmp_path / "binary", {"a": white}))
     np.testing.assert_array_equal(scan.fluid, white // 255)
 
-    source = open_source(make_folder(tmp_path / "ids", {"a": white, "b": 2 * FULL}))
+    source = open_source(make_folder(tmp_path / "ids", {"a": white, "b": 2 * WET}))
     a, b = source.scans()
     np.testing.assert_array_equal(a.fluid, white)
-    assert b.fluid.all() and b.fluid.max() == 1
+    np.testing.assert_array_equal(b.fluid, WET)
     assert "masks: instance ids 2..2, fluid is id > 0, 255 is ignore" in source.notes
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from helpers.matfiles import small_volume, write_subject_mat
-from helpers.scanfolder import FULL, make_folder, refused, save
+from helpers.scanfolder import WET, make_folder, refused, save
 
 from dme.data import phantom
 from dme.data.opening import open_source
@@ -82,7 +82,7 @@ def test_fingerprint_of_a_folder_sees_what_is_read(tmp_path):
     first = open_source(folder).sha256
     (folder / "readme.txt").write_text("not read, so no part of the data")
     assert open_source(folder).sha256 == first
-    save(folder / "fluid" / "a.png", FULL)
+    save(folder / "fluid" / "a.png", WET)
     changed = open_source(folder).sha256
     (folder / "index.csv").write_text("name,subject,bscan\na,1,0\nb,1,1\n")
     indexed = open_source(folder).sha256

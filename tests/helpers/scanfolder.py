@@ -12,7 +12,8 @@ from dme.data.opening import open_source
 
 GREY = np.random.default_rng(0).integers(0, 256, (4, 6), dtype=np.uint8)  # 4 rows, 6 columns
 EMPTY = np.zeros((4, 6), np.uint8)
-FULL = np.ones((4, 6), np.uint8)
+WET = np.zeros((4, 6), np.uint8)  # a quarter of it is fluid
+WET[1:3, 2:5] = 1
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
@@ -26,7 +27,7 @@ def make_folder(
 ) -> Path:
     """A folder of images named as the masks, and their masks in fluid/."""
     if masks is None:
-        masks = {"a": EMPTY, "b": FULL}
+        masks = {"a": EMPTY, "b": WET}
     for name, mask in masks.items():
         save(root / "images" / f"{name}.png", GREY)
         save(root / "fluid" / f"{name}.png", mask)
