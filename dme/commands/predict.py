@@ -11,9 +11,12 @@ torchrun --nproc-per-node 4 experiments/predict.py my_scans/
 """
 
 import argparse
+import contextlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dme.common.errors import InputError, with_flags
 from dme.common.options import add_options, check, from_options, option_parser, setting
@@ -21,12 +24,20 @@ from dme.common.scale import check_scale
 from dme.common.tasks import TASKS, current_name
 from dme.common.words import BACKBONE_NAMES, EYES, SCAN_SUFFIXES
 
+if TYPE_CHECKING:  # --help is answered without torch
+    from dme.nets.segmenter import Segmenter
+
 
 @dataclass(frozen=True)
 class Settings:
     """What to find in the scans, by which rule, and where they lie in the eye."""
 
     out: Path | None = setting(None, "results folder (default runs/predict, or runs/compare)")
+    overwrite: bool = setting(
+        False,
+        "replace the results in --out, unless a file of them was changed; "
+        "without it a new folder beside it is taken",
+    )
     task: str = setting("fluid", "what to find", choices=tuple(TASKS))
     backbone: str | None = setting(
         None, "what the network's must be (default: whatever it is)", choices=BACKBONE_NAMES
@@ -123,15 +134,15 @@ def main() -> int:
 def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> int:
     """Predict all scans of the inputs into the folder `out`."""
     # imported only now: --help and wrong options are answered at once
-    import torch
-
     from dme.common import ranks
     from dme.common.provenance import provenance
     from dme.report import results_folder
     from dme.report.batch import Work
     from dme.report.eyes import check_eye
     from dme.report.inputs import list_items
+    from dme.report.journal import Journal
     from dme.report.networks import choose_networks, network_settings
+    from dme.report.place import fingerprint_of, place_for
     from dme.retina.fluid import CONNECTIVITY
 
     # whatever can be wrong with the arguments is said before anything is written
@@ -157,27 +168,39 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
         "fovea": fovea,
         "connectivity": CONNECTIVITY,
     }
+    kind = {"task": task.name, "volume": settings.volume}
+    record["fingerprint"] = fingerprint_of(args.inputs, kind, record)
     origin = results_folder.Origin(task, settings.eye, fovea, record)
-    work = Work(out, networks, settings.threshold, settings.tta, scale_um)
-    if rank == 0:
-        results_folder.make_ready(out, args.inputs)
-        results_folder.announce(out, origin)
-        for model in dict.fromkeys(networks.values()):
-            sha256 = f"(sha256 {model.weights_sha256[:12]})"
-            print(f"network: {model.weights_name} {sha256}, {record['device']}")
-        for source, reason in faults.items():
-            work.skip(source, reason)
 
-    # every rank waits until the folder is ready, then takes its share
-    ranks.total(torch.zeros(1, device=device))
-    work.run(items)
-    work.gather()
-    if rank == 0:
-        notes = [note for item in items for note in item.notes]
-        results_folder.complete(work, origin, notes)
+    # rank 0 holds the folder; every rank waits until it is ready, then takes its share
+    with contextlib.ExitStack() as stack:
+        place = None
+        if rank == 0:
+            holding = place_for(out, record["fingerprint"], settings.overwrite)
+            place = stack.enter_context(holding)
+            results_folder.announce(place.out, origin)
+            print_networks(networks.values(), record["device"])
+        place = ranks.shared(place)
+        journal = stack.enter_context(contextlib.closing(Journal(place.out, rank)))
+        work = Work(place.out, networks, settings.threshold, settings.tta, scale_um, journal)
+        if rank == 0:
+            for source, reason in faults.items():
+                work.skip(source, reason)
+        work.run(items)
+        work.gather()
+        journal.close()
+        if rank == 0:
+            notes = [note for item in items for note in item.notes]
+            results_folder.complete(work, origin, notes, place)
     ranks.leave()
     # torchrun would end rank 0 if another rank failed before it
     return int(rank == 0 and bool(work.skipped))
+
+
+def print_networks(networks: "Iterable[Segmenter]", device: str) -> None:
+    """A line for each, where one may have two tasks."""
+    for model in dict.fromkeys(networks):
+        print(f"network: {model.weights_name} (sha256 {model.weights_sha256[:12]}), {device}")
 
 
 def print_comparison(folder_a: str, folder_b: str, out: Path) -> int:

@@ -1,6 +1,7 @@
 """Several processes of one run, as started by `torchrun`; one plain process is rank 0 of 1."""
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -53,6 +54,14 @@ def total(values: Tensor) -> Tensor:
     if world_size() > 1:
         distributed.all_reduce(values)
     return values
+
+
+def shared(value: Any) -> Any:
+    """What rank 0 gives (collective)."""
+    values = [value]
+    if world_size() > 1:
+        distributed.broadcast_object_list(values)
+    return values[0]
 
 
 def share_buffers(net: nn.Module) -> None:

@@ -20,6 +20,7 @@ from dme.nets.segmenter import Segmenter
 from dme.report.doubts import SEPARATOR, doubts_of
 from dme.report.eyes import VolumePlace, place_of
 from dme.report.inputs import Item, Scan
+from dme.report.journal import Journal, Left
 from dme.report.tables import write_rows
 from dme.report.wording import amount, counted
 from dme.retina.fluid import measure_fluid_in_layers, measure_scan
@@ -52,6 +53,7 @@ class Work:
     threshold: float
     tta: bool
     scale_um: Scale  # in place of the source's, as far as it goes
+    journal: Journal | None = None  # of what is done, for a run that goes on after a kill
     rows: list[dict] = field(default_factory=list)
     skipped: list[dict] = field(default_factory=list)  # source, reason
     # of (volume, "fluid" or "retina"): B-scan -> thickness in px of every column, (W,)
@@ -63,6 +65,7 @@ class Work:
     # of each volume: first and last B-scan to expect, and where it lies
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
     places: dict[str, VolumePlace] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)  # name in `out` -> sha256
 
     def run(self, items: list[Item]) -> None:
         """Under torchrun every rank takes its share of the scans."""
@@ -115,11 +118,8 @@ class Work:
     def predict_scan(self, order: int, scan: Scan) -> None:
         """Find, measure, leave files and a row. order: of this scan among all."""
         image = scan.read()  # (H, W)
-        finding = self._find(image)
         scale_um = self._scale_um(scan)
-        axial_um = scale_um[0] if scale_um else None
-        doubts = doubts_of(image, finding.boundaries, axial_um)
-        row = {
+        start = {
             "order": order,
             "scan": scan.name,
             "source": scan.source,
@@ -129,8 +129,28 @@ class Work:
             "width_px": image.shape[1],
             **dict.fromkeys(SCALE),
             **dict(zip(SCALE, scale_um or (), strict=False)),
-            "doubt": SEPARATOR.join(doubts),
         }
+
+        # a run that was killed may have done it
+        left = self.journal.take(start, image) if self.journal else None
+        if left is None:
+            left = self._predict(scan, image, start, scale_um)
+            if self.journal:
+                left = self.journal.add(left, image)
+        self.rows.append(left.row)
+
+        # lines of the volume's maps
+        if scan.volume:
+            self.brightness[scan.volume][scan.position] = mean_grey(image)
+            for kind, line in left.lines.items():
+                self.thickness_px[scan.volume, kind][scan.position] = line
+
+    def _predict(self, scan: Scan, image: np.ndarray, start: dict, scale_um: Scale) -> Left:
+        """Find, measure, save; start: what is known of the row."""
+        finding = self._find(image)
+        axial_um = scale_um[0] if scale_um else None
+        row = dict(start)
+        row["doubt"] = SEPARATOR.join(doubts_of(image, finding.boundaries, axial_um))
 
         # numbers and files of fluid, of layers, and of fluid in layers
         if finding.mask is not None:
@@ -141,17 +161,14 @@ class Work:
             row |= measure_fluid_in_layers(finding.boundaries, finding.mask, scale_um)
         row["overlay"] = f"overlays/{scan.name}.png"
         save_png(self.out / row["overlay"], self._overlay(image, finding, row), fast=True)
-        self.rows.append(row)
 
         # lines of the volume's maps
-        if scan.volume:
-            self.brightness[scan.volume][scan.position] = mean_grey(image)
+        lines = {}
         if scan.volume and finding.mask is not None:
-            fluid_px = fluid_thickness_px(image, finding.mask)
-            self.thickness_px[scan.volume, "fluid"][scan.position] = fluid_px
+            lines["fluid"] = fluid_thickness_px(image, finding.mask)
         if scan.volume and finding.boundaries is not None:
-            thickness = retina_px(finding.boundaries)
-            self.thickness_px[scan.volume, "retina"][scan.position] = thickness
+            lines["retina"] = retina_px(finding.boundaries)
+        return Left(row, lines)
 
     def _find(self, image: np.ndarray) -> Finding:
         # one network may find both, and runs once
@@ -204,7 +221,8 @@ class Work:
     def gather(self) -> None:
         """Bring the scans of all ranks together, in order."""
         # what every rank found; alone there is one
-        mine = (self.rows, self.skipped, dict(self.thickness_px), dict(self.brightness))
+        files = self.journal.files if self.journal else {}
+        mine = (self.rows, self.skipped, dict(self.thickness_px), dict(self.brightness), files)
         parts = [mine]
         if ranks.world_size() > 1:
             parts = [None] * ranks.world_size()
@@ -215,8 +233,9 @@ class Work:
         self.skipped = []
         self.thickness_px = defaultdict(dict)
         self.brightness = defaultdict(dict)
-        for rows, skipped, thickness_px, brightness in parts:
+        for rows, skipped, thickness_px, brightness, files in parts:
             self.rows += rows
+            self.files |= files
             self.skipped += skipped
             for key, lines in thickness_px.items():
                 self.thickness_px[key] |= lines

@@ -1,6 +1,5 @@
-"""The folder of a prediction's results: made ready before its scans, completed after them."""
+"""The folder of a prediction's results: announced before its scans, completed after them."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from dme.common.errors import InputError
-from dme.common.files import write_json
+from dme.common.files import sha256_file, write_json
 from dme.common.tasks import Task
 from dme.drawing.canvas import save_png
 from dme.drawing.panels import contact_sheet
+from dme.report import journal
 from dme.report.batch import FOLDERS, Work, legend_height
 from dme.report.doubts import doubt_lines
 from dme.report.page_contents import Results, write_page
+from dme.report.place import RESULTS, Place, put_in_place
 from dme.report.tables import TABLES, rounded, write_tables
 from dme.report.volumes import MAP_FOLDERS, measure_volumes
 from dme.report.wording import (
@@ -32,33 +33,6 @@ ON_SHEET = 64  # scans on the contact sheet
 LOW = 248  # px; half the height of the scans that the networks learnt from
 OUTSIDE = (FLUID_COLUMNS["px"][0], FLUID_COLUMNS["px"][-1])  # fluid above and below the retina
 FILES = (*TABLES, "contact_sheet.png", "report.html")
-RESULTS = "measurements.json"  # what tells such a folder from others
-
-
-def make_ready(out: Path, inputs: Sequence[str]) -> None:
-    """A new or empty folder, or one with earlier results of ours, which are removed.
-
-    Raises InputError if an input lies in it, or other files.
-    """
-    for text in inputs:
-        if Path(text).resolve().is_relative_to(out.resolve()):
-            raise InputError(
-                f"{text} lies in {out}, whose content is replaced: choose another `out`"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    if not (out / RESULTS).is_file():
-        others = [file.name for file in out.iterdir() if file.name[0] != "."]
-        if others:
-            raise InputError(
-                f"{out} holds other files ({others[0]}, ...): choose a new folder with `out`"
-            )
-
-    # what an earlier run left; comparison.csv and whatever a user added stays
-    for name in (*FOLDERS, *MAP_FOLDERS):
-        if (out / name).exists():
-            shutil.rmtree(out / name)
-    for name in FILES:
-        (out / name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -76,10 +50,10 @@ def announce(out: Path, origin: Origin) -> None:
     write_json(out / RESULTS, {"finished": False, **origin.record})
 
 
-def complete(work: Work, origin: Origin, notes: list[str]) -> None:
+def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None:
     """Volumes, tables, contact sheet and report, from what every scan left; prints the outcome.
 
-    notes: of the inputs. Raises InputError if no scan could be predicted.
+    notes: of the inputs. place: of the folder. Raises InputError if no scan could be predicted.
     """
     rows = [rounded(row | {"source": shown_path(row["source"])}) for row in work.rows]
     out = work.out
@@ -103,8 +77,23 @@ def complete(work: Work, origin: Origin, notes: list[str]) -> None:
         "volumes": volumes,
         "skipped": work.skipped,
     }
+    content["files"] = checksums(work, volumes)
     write_json(out / RESULTS, {"finished": True, **origin.record, **content})
-    _print_outcome(out, origin.task, results)
+    journal.remove(out)
+    if place.final != out:
+        put_in_place(place)
+    _print_outcome(place.final, origin.task, results)
+
+
+def checksums(work: Work, volumes: list[dict]) -> dict[str, str]:
+    """Of every file of the results, as it was written: name from the folder on -> sha256."""
+    names = [name for name in FILES if (work.out / name).is_file()]
+    for volume in volumes:
+        for folder in MAP_FOLDERS:
+            name = f"{folder}/{volume['volume']}.png"
+            if (work.out / name).is_file():
+                names.append(name)
+    return work.files | {name: sha256_file(work.out / name) for name in names}
 
 
 def warnings_of(task: Task, rows: list[dict], volumes: list[dict]) -> list[str]:

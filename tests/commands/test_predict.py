@@ -305,35 +305,6 @@ def test_exit_codes_and_messages(predict, tmp_path, monkeypatch, arguments, code
 
 
 # ---- the results folder -------------------------------------------------------------------------
-def test_other_peoples_files_are_never_replaced(predict, tmp_path):
-    graded = save(tmp_path / "set" / "masks" / "a.png", picture())
-    scan = save(tmp_path / "set" / "a.png", picture())
-    other = save(tmp_path / "b.png", picture())
-    before = graded.read_bytes()
-
-    done = predict(tmp_path / "set", out=tmp_path / "set")
-    assert done.code == 2
-    assert "lies in" in done.errors
-    assert "choose another --out" in done.errors
-    assert predict(scan, out=tmp_path).code == 2
-    done = predict(other, out=tmp_path / "set")
-    assert done.code == 2
-    assert "holds other files" in done.errors
-    assert graded.read_bytes() == before
-
-
-def test_a_second_run_replaces_the_first(predict, tmp_path):
-    first = predict(save(tmp_path / "v.npy", [picture()] * 2))
-    (first.out / "comparison.csv").write_text("mine")
-    done = predict(save(tmp_path / "b.png", picture()))
-    assert done.code == 0
-    assert [file.name for file in (done.out / "masks").iterdir()] == ["b.png"]
-    assert not done.has("maps")
-    assert not done.has("volumes.csv")
-    assert (done.out / "comparison.csv").read_text() == "mine"
-    assert not list(done.out.rglob("*.part"))
-
-
 def test_odd_file_names(predict, tmp_path):
     folder = tmp_path / "in"
     for name in ("a&b <i>.png", "50% #1?.png", "ä ö.png", "x" * 200 + ".png"):

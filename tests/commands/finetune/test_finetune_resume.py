@@ -111,9 +111,10 @@ def test_a_run_from_its_own_folders_network_never_loses_it(
         patch.setattr(fine_tuning.Validation, "__call__", interrupt)
         patch.setattr("dme.training.loop.SAVE_SECONDS", 0)
         finetune(*own, code=130)
-    again = finetune(*own, "--resume")
-    assert scored(again) == scored(whole)
-    assert scored(finetune(*own, "--resume")) == scored(whole)
+    for _ in range(2):  # the second time it is complete, and has replaced what it started from
+        again = finetune(*own, "--resume")
+        for key in set(SCORED) - {"start"}:  # which names the first network's sha256
+            assert again[key] == whole[key]
 
 
 def test_two_runs_never_write_into_one_folder(tmp_path, call, folder, tiny, capsys):
