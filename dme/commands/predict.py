@@ -26,6 +26,7 @@ from dme.common.words import BACKBONE_NAMES, EYES, SCAN_SUFFIXES
 
 if TYPE_CHECKING:  # --help is answered without torch
     from dme.nets.segmenter import Segmenter
+    from dme.report.inputs import Item
 
 
 @dataclass(frozen=True)
@@ -190,11 +191,15 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
         work.gather()
         journal.close()
         if rank == 0:
-            notes = [note for item in items for note in item.notes]
-            results_folder.complete(work, origin, notes, place)
+            results_folder.complete(work, origin, notes_of(items), place)
     ranks.leave()
     # torchrun would end rank 0 if another rank failed before it
     return int(rank == 0 and bool(work.skipped))
+
+
+def notes_of(items: "Iterable[Item]") -> list[str]:
+    """What was noticed when the inputs were opened."""
+    return [note for item in items for note in item.notes]
 
 
 def print_networks(networks: "Iterable[Segmenter]", device: str) -> None:

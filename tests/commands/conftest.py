@@ -1,6 +1,7 @@
 """Fixtures of the tests of commands."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from helpers.scripts import exit_code, load_script, table
 
 @dataclass
 class Done:
-    """What a run of predict.py left: exit code, output and --out."""
+    """What a run of predict.py left: exit code, output and its folder, --out or one beside it."""
 
     code: int
     printed: str
@@ -54,6 +55,8 @@ def predict(monkeypatch, tmp_path, capsys):
             capsys.readouterr()
             code = exit_code(module, "--out", out, *arguments)
         captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err, out)
+        elsewhere = re.search(r"writing into (.+)$", captured.out, re.M)
+        written = Path(elsewhere[1]) if elsewhere else out
+        return Done(code, captured.out, captured.err, written)
 
     return call
