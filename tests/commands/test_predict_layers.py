@@ -325,8 +325,8 @@ def test_another_task_leaves_nothing_of_the_first(predict, tmp_path):
     networks = {"m": Knows([flat()], fluid=True)}
     arguments = [file, "--weights", "m", "--scale", "4,10,120", "--task"]
     predict(*arguments, "both", networks=networks)
-    done = predict(*arguments, "fluid", networks=networks)
-    expected = IN_RESULTS | {"volumes.csv", "sectors.csv", "maps/v.png"}
+    done = predict(*arguments, "fluid", "--overwrite", networks=networks)
+    expected = IN_RESULTS | {"volumes.csv", "sectors.csv", "maps/v.png", "enface/v.png"}
     for i in range(2):
         expected |= {f"masks/v_bscan00{i}.png", f"overlays/v_bscan00{i}.png"}
     assert files(done.out) == expected
