@@ -75,6 +75,11 @@ def read_picture(path: Path, palette_colours: bool = True) -> Picture:
         raise InputError(f"{path}: not a readable image ({e}); copy or export it again") from e
 
 
+def read_pixels(path: Path) -> np.ndarray:
+    """Pixels alone, (H, W) or (H, W, channels); raises as `read_picture`."""
+    return read_picture(path).pixels
+
+
 def _content(path: Path) -> bytes:
     """A file's bytes: what happens to the file later cannot change them."""
     try:

@@ -7,7 +7,7 @@ import numpy as np
 
 from dme.common.errors import InputError
 from dme.common.labels import IGNORE
-from dme.data.image_files import read_picture
+from dme.data.image_files import read_picture, read_pixels
 
 MOST_IDS = 64  # regions that a grader numbers; more values come from an interpolated mask
 HIGHEST_ID = 32  # regions are numbered from 1; higher values are shades of grey
@@ -29,7 +29,7 @@ def read_mask(path: Path) -> np.ndarray:
         raise InputError(f"{path}: JPEG changes labels; save masks as PNG")
     mask = picture.pixels
     if mask.ndim == 2 and mask.max(initial=0) <= 1:
-        colours = read_picture(path).pixels
+        colours = read_pixels(path)
         if colours.ndim == 3 and _black_and_white(colours):
             mask = colours[:, :, 0] // 255
     # ids in all colours alike

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dme.common.errors import InputError
-from dme.data.images import read_pixels
+from dme.data.image_files import read_pixels
 from dme.retina.volume import SECTORS, enface_map
 
 RESULTS = "measurements.json"

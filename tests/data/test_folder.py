@@ -1,11 +1,13 @@
 """Folders: images, masks, boundaries and places, what is refused and with which words."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
 from helpers.scanfolder import EMPTY, GREY, WET, make_folder, places, read_scans, refused, save
 
+from dme.data.cache import open_cache
 from dme.data.duke import DUKE_ANNOTATED, DUKE_SCALE_UM
 from dme.data.opening import open_source
 
@@ -40,6 +42,34 @@ def test_names_can_carry_the_subject(tmp_path):
     source = open_source(make_folder(tmp_path, dict.fromkeys(stems, EMPTY)))
     assert places(source.scans()) == [(1, 3), (2, 9), (2, 10)]
     assert any_has(source.notes, "from the file names")
+
+
+def test_time_stamps_in_names_give_the_order(tmp_path):
+    stems = ("subject2_20240115120000", "subject2_20230115120000", "subject1_20220101000000")
+    source = open_source(make_folder(tmp_path, dict.fromkeys(stems, EMPTY)))
+    scans = list(source.scans())
+    assert places(scans) == [(1, 0), (2, 0), (2, 1)]
+    assert names(scans) == [stems[2], stems[1], stems[0]]
+    assert any_has(source.notes, "no B-scan's: B-scans counted in order")
+
+
+def test_subject_numbers_beyond_64_bits_become_ranks(tmp_path):
+    stems = (f"subject{10**20}_3", f"subject{10**19}_3")
+    source = open_source(make_folder(tmp_path, dict.fromkeys(stems, EMPTY)))
+    assert places(source.scans()) == [(1, 3), (2, 3)]
+    assert any_has(source.notes, "subject numbers of the file names are out of range")
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    """As older systems wrote them: they are read, and their bytes shown."""
+    name = os.fsdecode(b"M\xfcller")
+    folder = tmp_path / os.fsdecode(b"pr\xe4parat")
+    source = open_source(make_folder(folder, {name: WET, "Müller": EMPTY}))
+    cache = open_cache(source)
+    assert sorted(cache.names) == ["M\\xfcller", "Müller"]
+    assert "pr\\xe4parat" in source.description
+    source.description.encode()
+    assert open_cache(open_source(folder)).names == cache.names
 
 
 def test_with_index(tmp_path):

@@ -7,6 +7,8 @@ import scipy.io
 from helpers.matfiles import duke_volume, small_volume, write_subject_mat
 from helpers.scanfolder import places, read_scans, refused
 
+from dme.common.errors import InputError
+from dme.data import matlab, phantom
 from dme.data.duke import DUKE_SCALE_UM
 from dme.data.opening import open_source
 
@@ -184,6 +186,75 @@ def test_wrong_grey_values_are_refused(path):
     broken[0, 0, 3] = np.nan
     write_subject_mat(path, broken, fluid, dtype=np.float64)
     refused(path, "images of B-scan 3", "NaN")
+
+
+def hdf5(path, **datasets):
+    """A MATLAB v7.3 file whose images are made by a function of the open file."""
+    with h5py.File(path, "w") as file:
+        for name, make in datasets.items():
+            make(file, name)
+
+
+def test_hdf5_may_not_name_other_files(path, tmp_path):
+    """What an input file says must not make us read another one."""
+    secret = tmp_path / "secret.txt"
+    secret.write_bytes(b"TOP SECRET KEY " * 1400)
+    shape = (5, 64, 48)
+    other = tmp_path / "other.h5"
+    with h5py.File(other, "w") as file:
+        file["images"] = np.ones(shape, np.uint8)
+
+    def external_storage(file, name):
+        file.create_dataset(name, shape, "u1", external=[(str(secret), 0, 5 * 64 * 48)])
+
+    def external_link(file, name):
+        file[name] = h5py.ExternalLink(str(other), "/images")
+
+    def virtual(file, name):
+        layout = h5py.VirtualLayout(shape, "u1")
+        layout[:] = h5py.VirtualSource(str(other), "images", shape)
+        file.create_virtual_dataset(name, layout)
+
+    def soft_link(file, name):
+        file["far"] = h5py.ExternalLink(str(other), "/")
+        file[name] = h5py.SoftLink("/far/images")
+
+    def group(file, name):
+        file.create_group(name)
+
+    for make in (external_storage, external_link, virtual, soft_link, group):
+        hdf5(path, images=make)
+        with pytest.raises(InputError, match="images is .*expected numbers in the file itself"):
+            list(open_source(path).scans(labelled_only=False))
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_too_large_variables_are_refused_before_they_are_read(path, monkeypatch, new):
+    images, fluid = small_volume()
+    write_subject_mat(path, images, fluid)
+    if new:
+        hdf5(path, images=lambda file, name: file.create_dataset(name, data=images.T))
+    monkeypatch.setattr(matlab, "MOST_BYTES", 100)
+    refused(path, "images (", "takes 0 MiB, expected at most 0 MiB", "fewer B-scans")
+
+
+def test_other_variables_are_named(path):
+    scipy.io.savemat(path, {"oct": small_volume()[0]})
+    refused(path, "no variable images", "it holds oct (4, 6, 5)", "under those names")
+    hdf5(path, oct=lambda file, name: file.create_dataset(name, data=np.ones((5, 6, 4))))
+    refused(path, "no variable images", "it holds oct")
+
+
+def test_black_on_white_is_refused(path):
+    scan = phantom.phantom_bscan(0)
+    fluid = (scan.fluid == 1)[:, :, None]
+    write_subject_mat(path, 255 - scan.image[:, :, None], fluid)
+    refused(path, "B-scan 0: its background is brighter than the retina")
+
+
+def test_subject_numbers_of_ten_digits_are_refused(tmp_path):
+    write_subject_mat(tmp_path / f"Subject_{10**19}.mat", *small_volume())
+    refused(tmp_path, "rename it to Subject_NN.mat", "up to nine digits")
 
 
 def test_a_name_without_subject_is_refused(tmp_path):

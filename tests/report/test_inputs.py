@@ -1,5 +1,7 @@
 """Inputs: which scans, names, volumes and scales come from files, folders, arrays and volumes."""
 
+import os
+
 import numpy as np
 import pytest
 from helpers.matfiles import write_subject_mat
@@ -189,6 +191,89 @@ def test_same_names_stay_apart(tmp_path):
     assert volumes(scans) == {None, "v", "v_2"}
 
 
+# ---- other layouts ------------------------------------------------------------------------------
+def test_folders_of_patients(tmp_path):
+    for patient in ("anna", "bert"):
+        for visit in ("v1", "v2"):
+            save(tmp_path / patient / visit / "a.png", picture())
+            for i in range(2):
+                save(tmp_path / patient / visit / "oct" / f"bscan_{i}.png", picture())
+    save(tmp_path / "carl" / "images" / "c.png", picture())
+    save(tmp_path / "carl" / "fluid" / "c.png", picture())
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "measurements.json").write_text("{}")
+    save(tmp_path / "results" / "overlays" / "x.png", picture())
+    (tmp_path / "empty").mkdir()
+
+    items, faults = list_items([str(tmp_path)])
+    assert faults == {}
+    in_use: set[str] = set()
+    scans = [scan for item in items for scan in item.scans(in_use)]
+    assert names(scans) == ["anna_v1_a", "anna_v2_a", "bert_v1_a", "bert_v2_a", "carl_c"]
+    notes = " ".join(note for item in items for note in item.notes)
+    assert "1 folders without scans left out: empty" in notes
+    assert "1 folders beside the files left out: oct" in notes
+
+
+def test_volumes_of_patients_keep_their_names(tmp_path):
+    for patient in ("anna", "bert"):
+        for i in range(3):
+            save(tmp_path / patient / f"bscan_{i}.png", picture())
+        save(tmp_path / patient / "v.npy", [picture()] * 2)
+    items, _ = list_items([str(tmp_path)])
+    in_use: set[str] = set()
+    scans = [scan for item in items for scan in item.scans(in_use)]
+    assert volumes(scans) == {"anna", "anna_v", "bert", "bert_v"}
+    assert scans[0].name == "anna_bscan000"
+
+
+@pytest.mark.parametrize("folder", ["imagesTr", "imagesTs", "img_dir/train"])
+def test_images_of_other_programs(tmp_path, folder):
+    save(tmp_path / folder / "a_0000.png", picture())
+    save(tmp_path / "labelsTr" / "a.png", picture())
+    save(tmp_path / "ann_dir" / "train" / "a.png", picture())
+    scans = open_all(tmp_path)
+    assert [scan.source for scan in scans] == [str(tmp_path / folder / "a_0000.png")]
+
+
+def test_masks_beside_images_are_not_predicted(tmp_path):
+    mask = np.zeros((40, 60), np.uint8)
+    mask[3:9, 5:15] = 255
+    save(tmp_path / "s0.png", picture())
+    save(tmp_path / "s0_mask.png", mask)
+    save(tmp_path / "x.jpg", picture())
+    save(tmp_path / "x.png", mask)
+    scans, notes = open_one(tmp_path)
+    assert names(scans) == ["s0", "x"]
+    assert "2 masks beside their images left out: s0_mask.png, x.png" in notes[0]
+
+
+def test_the_picture_of_the_surface_is_no_bscan(tmp_path):
+    for i in range(5):
+        save(tmp_path / f"bscan_{i}.png", picture())
+    save(tmp_path / "export.png", picture(60, 60))
+    scans, notes = open_one(tmp_path)
+    assert positions(scans) == [0, 1, 2, 3, 4]
+    assert "export.png left out, 60 x 60 px beside the B-scans" in notes[0]
+
+
+def test_mat_files_of_any_name(tmp_path):
+    images = np.stack([picture(seed=i) for i in range(3)], axis=2)
+    write_subject_mat(tmp_path / "left eye.mat", images, np.full(images.shape, np.nan))
+    scans = open_all(tmp_path / "left eye.mat")
+    assert volumes(scans) == {"left eye"}
+    np.testing.assert_array_equal(scans[2].read(), images[:, :, 2])
+
+
+def test_time_stamps_are_no_positions(tmp_path):
+    for stamp in (20240115120000, 20230115120000):
+        save(tmp_path / f"oct_bscan_{stamp}.png", picture())
+    scans, notes = open_one(tmp_path)
+    assert positions(scans) == [0, 1]
+    assert "20230115120000" in scans[0].source
+    assert "B-scans counted in order" in notes[0]
+
+
 # ---- what is none -------------------------------------------------------------------------------
 def test_inputs_that_are_none(tmp_path):
     (tmp_path / "empty").mkdir()
@@ -206,6 +291,14 @@ def test_inputs_that_are_none(tmp_path):
     assert list(faults) == inputs[:3]
     for reason, text in zip(faults.values(), expected.values(), strict=True):
         assert text in reason
+
+
+def test_what_to_do_with_archives_and_pipes(tmp_path):
+    np.savez(tmp_path / "z.npz", a=picture())
+    os.mkfifo(tmp_path / "pipe.png")
+    _, faults = list_items([str(tmp_path / "z.npz"), str(tmp_path / "pipe.png")])
+    assert "save the one that holds the scans as .npy" in faults[str(tmp_path / "z.npz")]
+    assert "a pipe or a device" in faults[str(tmp_path / "pipe.png")]
 
 
 def test_an_archive_is_no_array(tmp_path):
