@@ -63,7 +63,8 @@ def run(main: Callable[[], int | None]) -> None:
         message = _in_words(e)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        in_one_line = " ".join(message.splitlines())  # also with odd names in it
+        print(f"error: {in_one_line}", file=sys.stderr)
     finally:
         interrupt.restore()
     sys.exit(2)
