@@ -39,7 +39,15 @@ NUMBERS = (
 )
 TEXTS = (
     *("", " ", "-", "--", "x" * 300, "a/b", "ä\udcff", "None", "%s", "{}", "subject:1/0", "\n"),
-    *("subject:9/3", "subject:-1/2", "dev:1/4", "ce+dice:nan,1", "ce+dice:1e400,0", "1,2", "1,2,3"),
+    *(
+        "subject:9/3",
+        "subject:-1/2",
+        "dev:1/4",
+        "ce+dice:nan,1",
+        "ce+dice:1e400,0",
+        "1,2",
+        "1,2,3",
+    ),
     *("nan,1,1", "1e308,1e308", "0,0", "1,,2", "-5,5", "OD", "fcn", "none", "dme-fluid"),
     *("random", "paper", "all", "small", "best", "layers"),
 )
@@ -73,7 +81,16 @@ def place(tmp_path_factory) -> Path:
 
 def paths(root: Path) -> list[str]:
     names = [path.name for path in sorted(root.iterdir())]
-    odd = ["nowhere", "file.txt/x", "loop/x", "n" * 300, "~nobody", "~nobody/x", "good/images", "."]
+    odd = [
+        "nowhere",
+        "file.txt/x",
+        "loop/x",
+        "n" * 300,
+        "~nobody",
+        "~nobody/x",
+        "good/images",
+        ".",
+    ]
     return [*names, *odd, "/proc/x", "good/../good", str(root / "good"), "out\udcff"]
 
 

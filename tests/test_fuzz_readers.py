@@ -1,7 +1,6 @@
 """Whatever is in a file: what a reader makes of it, or one line that names the file."""
 
 import csv
-import json
 import os
 import zlib
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from dme.common.errors import InputError
 from dme.data.cache import open_cache
 from dme.data.opening import open_source
 from dme.nets.loading import load_model
-from dme.report.compare import compare
 from dme.report.inputs import list_items
 
 SEED = int(os.environ.get("DME_FUZZ_SEED", 0))
@@ -57,10 +55,6 @@ def trained_on(path: Path) -> None:
 
 def trained_on_mat(path: Path) -> None:
     open_cache(open_source(path))
-
-
-def compared(path: Path) -> None:
-    compare(path.parent, path.parent)
 
 
 def picture_as(suffix: str, **options) -> Callable[[Path], Path]:

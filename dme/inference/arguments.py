@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from dme.common.errors import InputError
 from dme.common.words import IMAGE_SUFFIXES
+from dme.data.arrays import check_axes
 from dme.data.image_files import CONVERTED_MODES
-from dme.data.images import read_grey, to_scan
+from dme.data.images import read_grey, refuse_inverted, to_scan
 from dme.nets.loading import load_model
 from dme.nets.segmenter import Segmenter
 
@@ -59,7 +60,7 @@ def as_scans(volume: Any) -> list[np.ndarray]:
     """The B-scans of a volume, uint8 (H, W) each, on one grey scale.
 
     volume: array or tensor (N, H, W) or (N, H, W, C) of `CHANNELS`. Raises InputError, also for
-    axes in an order that makes more B-scans than a B-scan has rows or columns.
+    axes in another order, as `dme.data.arrays.check_axes` tells.
     """
     if isinstance(volume, str | Path):
         raise InputError(
@@ -74,9 +75,8 @@ def as_scans(volume: Any) -> list[np.ndarray]:
         )
     if not pixels.size:
         raise InputError(f"volume: shape {pixels.shape} holds no pixels")
-    count, height, width = pixels.shape[:3]
-    if count > min(height, width):
-        raise InputError(_other_order(pixels.shape))
+    grey = pixels if pixels.ndim == 3 else pixels[..., 0]
+    check_axes(Path("volume"), grey.shape, grey)
     peak = pixels.max()
     return [_grey(f"volume[{i}]", scan, peak) for i, scan in enumerate(pixels)]
 
@@ -121,7 +121,9 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 def _grey(name: str, pixels: np.ndarray, peak: float | None = None) -> np.ndarray:
     try:
-        return to_scan(pixels, peak)
+        grey = to_scan(pixels, peak)
+        refuse_inverted(grey)
+        return grey
     except ValueError as e:
         raise InputError(f"{name}: {e}") from e
 
@@ -134,14 +136,3 @@ def _not_one_scan(shape: tuple[int, ...]) -> str:
     if len(shape) in (3, 4):
         text += "; a volume (N, H, W) goes to dme.predict_volume"
     return text
-
-
-def _other_order(shape: tuple[int, ...]) -> str:
-    """Why the axes of a volume of this shape stand in another order."""
-    count, height, width = shape[:3]
-    axis = 2 if width <= height else 1  # the shortest counts the B-scans
-    return (
-        f"volume: shape {shape} is {count} B-scans of {height} x {width} pixels, expected "
-        f"(N, H, W) of fewer B-scans than rows and columns: np.moveaxis(volume, {axis}, 0) if "
-        f"axis {axis} counts the B-scans, else dme.predict one by one"
-    )

@@ -18,7 +18,7 @@ def visits(predict, tmp_path):
 
     Later there is none in the first B-scan and half of it in the second.
     """
-    before = np.stack([picture(width=600)] * 3)
+    before = np.stack([picture(height=100, width=600)] * 3)
     after = before.copy()
     after[0, 10:15, 20:28] = 50
     after[1, 10:15, 20:24] = 50

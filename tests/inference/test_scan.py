@@ -22,6 +22,11 @@ from dme.retina.rows import CLASSES, scale_rows
 from dme.retina.wedge import saturated_wedge
 
 
+def phantom_volume() -> np.ndarray:
+    """48 B-scans, each twice: those of a real volume are more alike than noise."""
+    return np.stack([phantom_bscan(seed, 62, 96).image for seed in range(48)])
+
+
 # ---- fluid --------------------------------------------------------------------------------------
 def test_mask_and_probability():
     image = picture()
@@ -210,6 +215,12 @@ def test_a_network_in_training_predicts_as_after_it_and_goes_on():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_a_scan_black_on_white_is_refused():
+    inverted = 255 - phantom_bscan(5, 248, 384).image
+    with pytest.raises(InputError, match="image: its background is brighter than the retina"):
+        predict(Bright(), inverted)
+
+
 # ---- volumes ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("convert", [np.array, torch.tensor, list])
 def test_a_volume_is_its_scans(convert):
@@ -233,9 +244,17 @@ def test_a_volume_has_one_grey_scale():
     ("volume", "message"),
     [
         (picture(), "shape .40, 60., expected .N, H, W.* one B-scan goes to dme.predict"),
-        (np.zeros((40, 60, 25), np.uint8), "40 B-scans of 60 x 25 .*moveaxis.volume, 2, 0. if ax"),
-        (np.zeros((40, 25, 60), np.uint8), "40 B-scans of 25 x 60 .*moveaxis.volume, 1, 0. if ax"),
+        (
+            np.zeros((40, 60, 25), np.uint8),
+            "40 B-scans of 60 x 25 px, .*looks like .height, width, B-",
+        ),
+        (
+            np.zeros((40, 25, 60), np.uint8),
+            "40 B-scans of 25 x 60 px, .*looks like .height, B-scans,",
+        ),
         (np.zeros((0, 40, 60), np.uint8), "holds no pixels"),
+        (phantom_volume().transpose(1, 2, 0), "looks like .height, width, B-scans."),
+        (255 - phantom_volume(), "volume.0.: its background is brighter than the retina"),
         (np.zeros((2, 40, 60), bool), "volume: bool, a mask"),
         (np.random.default_rng(0).random((2, 40, 60)), "volume.0.: float values .*0..1 times 255"),
         ("volume.npy", "volume is the path volume.npy, expected an array .N, H, W.: np.load"),

@@ -41,7 +41,7 @@ def test_what_a_scan_leaves(tmp_path):
 
 
 def test_columns_of_more_fluid_than_a_byte_counts(tmp_path):
-    deep = np.zeros((700, 20), np.uint8)
+    deep = picture(height=700, width=20) // 2
     deep[20:620, 4] = 160
     deep[20:276, 5] = 160  # 256 px
     work = work_in(tmp_path, fluid=Bright())
