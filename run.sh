@@ -33,22 +33,38 @@ usage: ./run.sh COMMAND [arguments; --help lists a command's own]
 TEXT
 }
 
+# --help of a command, before anything is installed: most need no package to explain themselves, of
+# the others it is what stands on top of the script
+explain() {
+    if [ "$command" = test ]; then
+        echo "usage: ./run.sh test [arguments of pytest, such as --slow, -k WORD or a file]"
+        exit 0
+    fi
+    local python="${PYTHON:-python3}" path="$root/experiments/$script"
+    export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+    "$python" "$path" --help 2>/dev/null && exit 0
+    "$python" -c 'import ast, sys; print(ast.get_docstring(ast.parse(open(sys.argv[1]).read())))' "$path"
+    echo "(its options can be listed once it has been installed, by the first use)"
+    exit 0
+}
+
 # PyTorch and dme, and the extras (of setup.py) given. .venv/installed says what is there: the line
 # "torch VERSION", then a line per extra. An extra that a command can do without may fail to install.
 install() {
     local marker="$root/.venv/installed" base="torch $torch_version" extra
-    local pip=("$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+    local pip=("$root/.venv/bin/python" -m pip install --disable-pip-version-check)
     if [ "$(head -n 1 "$marker" 2>/dev/null)" != "$base" ] || [ ! -x "$root/.venv/bin/dme" ]; then
-        echo "first use: installing into $root/.venv ($base)" >&2
+        echo "first use: installing into $root/.venv ($base): a download of about 0.3 GB, 1.2 GB on the" >&2
+        echo "disk; where pip brings PyTorch for NVIDIA GPUs 3 GB, and 7 GB (README: without a GPU)" >&2
         "${PYTHON:-python3}" -m venv "$root/.venv"
-        "${pip[@]}" "torch==$torch_version"
-        "${pip[@]}" -e "$root"
+        "${pip[@]}" "torch==$torch_version" >&2  # which shows progress
+        "${pip[@]}" --quiet -e "$root"
         echo "$base" >"$marker"
     fi
     for extra in "$@"; do
         grep -qx "$extra" "$marker" && continue
         echo "first use: installing what '$command' needs beside it (dme[$extra])" >&2
-        if "${pip[@]}" -e "$root[$extra]"; then
+        if "${pip[@]}" --quiet -e "$root[$extra]"; then
             echo "$extra" >>"$marker"
         elif [ "$extra" != export ] && [ "$extra" != bench ]; then
             return 1
@@ -71,6 +87,11 @@ case "$command" in
     "" | help | -h | --help) usage; exit 0 ;;
     *) echo "error: unknown command '$command'; ./run.sh lists what there is" >&2; exit 2 ;;
 esac
+if [ ! -e "$root/.venv/installed" ]; then
+    for argument in "$@"; do
+        case "$argument" in -h | --help) explain ;; esac
+    done
+fi
 install ${extras[@]+"${extras[@]}"}  # bash before 4.4 minds an empty array
 if [ "$command" = test ]; then
     cd "$root"

@@ -90,6 +90,44 @@ def test_run_sh_installs_nothing_to_answer(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["run.sh"]
 
 
+COMMANDS = re.findall(r"^  (\w+)  ", (ROOT / "run.sh").read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("words", [["--help"], ["--out", "x", "-h"]])
+def test_run_sh_explains_a_command_before_it_installs(tmp_path, command, words):
+    shutil.copy(ROOT / "run.sh", tmp_path)
+    for folder in ("dme", "experiments"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    bare = tmp_path / "python"  # without site-packages
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    environment = {"PYTHON": str(bare), "PYTHONPATH": ""}
+    before = os.times()
+    done = call("bash", tmp_path / "run.sh", command, *words, folder=tmp_path, **environment)
+    after = os.times()
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert len(done.stdout) > 50
+    assert not (tmp_path / ".venv").exists()
+    assert after.children_user - before.children_user < 1  # seconds
+
+
+def test_a_script_beside_a_checkout_called_dme(tmp_path):
+    (tmp_path / "dme").mkdir()
+    shutil.copy(ROOT / "__init__.py", tmp_path / "dme")
+    (tmp_path / "dme" / "dme").symlink_to(ROOT / "dme")
+    (tmp_path / "dme" / "weights").symlink_to(ROOT / "weights")
+    (tmp_path / "script.py").write_text(
+        "import dme\n"
+        "from dme.common.words import EYES\n"
+        "print(dme.__version__, callable(dme.load_model), EYES, len(dme.__path__))\n"
+    )
+    done = call(sys.executable, "script.py", folder=tmp_path, PYTHONPATH="")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{dme.__version__} True ('OD', 'OS') 1\n"
+
+
 def test_run_sh_installs_what_a_command_needs(tmp_path):
     """A stand-in for Python notes what it is asked to do; what is there is not installed again."""
     script = shutil.copy(ROOT / "run.sh", tmp_path)
@@ -107,6 +145,9 @@ def test_run_sh_installs_what_a_command_needs(tmp_path):
             "bash", script, command, folder=tmp_path, PYTHON=str(python), TORCH_VERSION="9"
         )
         assert done.returncode == 0, done.stderr
+        assert ("a download of about" in done.stderr) == (
+            "torch==9" in (tmp_path / "calls").read_text()
+        )
         lines = (tmp_path / "calls").read_text().splitlines()
         return [line.split()[-1].replace(str(tmp_path), ".") for line in lines]
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,16 +32,19 @@ class InUse(Exception):
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, wait: bool = True, purpose: str = "") -> Iterator[None]:
     """Hold the lock of that file, which is made and, in the end, removed.
 
-    wait: until another holder is done. Raises InUse otherwise, OSError where no file can be made.
+    wait: until another holder is done; stderr says so, and what it does, its `purpose`. Raises
+    InUse otherwise, OSError where no file can be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _acquire(path)
+    if descriptor is None and not wait:
+        raise InUse(path)
+    if descriptor is None and purpose:
+        print(f"waiting for another process: {purpose}", file=sys.stderr, flush=True)
     while descriptor is None:
-        if not wait:
-            raise InUse(path)
         time.sleep(PAUSE)
         descriptor = _acquire(path)
     try:

@@ -66,7 +66,8 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold the lock of one cache file."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(path.with_name(f".{path.name}.lock")))
+            lock = path.with_name(f".{path.name}.lock")
+            stack.enter_context(locked(lock, purpose=f"it builds {path}"))
         except OSError as e:
             raise unwritable(path, e) from e
         yield

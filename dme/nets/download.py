@@ -35,7 +35,8 @@ def download(name: str, folder: str | Path | None = None) -> Path:
     if target.is_file():
         return target
 
-    with locked(target.with_name(f".{target.name}.lock")):
+    lock = target.with_name(f".{target.name}.lock")
+    with locked(lock, purpose=f"it downloads {name}"):
         if not target.is_file():  # nor has another process fetched it meanwhile
             _fetch_and_convert(name, entry, target)
     return target

@@ -35,12 +35,12 @@ def system(request, monkeypatch):
         as_windows(monkeypatch)
 
 
-def test_a_second_holder_is_refused_or_waits(tmp_path, system):
+def test_a_second_holder_is_refused_or_waits(tmp_path, system, capsys):
     path = tmp_path / "folder" / ".lock"
     order = []
 
     def second() -> None:
-        with locked(path):
+        with locked(path, purpose="it tests"):
             order.append("second")
 
     with locked(path):
@@ -52,6 +52,7 @@ def test_a_second_holder_is_refused_or_waits(tmp_path, system):
         order.append("first")
     waiting.join()
     assert order == ["first", "second"]
+    assert capsys.readouterr().err == "waiting for another process: it tests\n"
     assert not path.exists()
 
 
