@@ -1,5 +1,6 @@
 """MobileNets and LR-ASPP against MMSegmentation's numbers (tests/golden) and papers' tables."""
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -54,8 +55,20 @@ def drawn(names, shapes) -> dict[str, torch.Tensor]:
             value = 1 + 0.3 * value
         else:
             value = 0.3 * value
-        state[str(name)] = torch.from_numpy(value.astype(np.float32))
+        value = value.astype(np.float32)
+        state[str(name)] = torch.from_numpy(value)
     return state
+
+
+def seeded(*shape: int) -> torch.Tensor:
+    """The same numbers in 0..1 at every call."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(shape, generator=generator)
+
+
+def copied(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a network, as they are now."""
+    return copy.deepcopy(model.state_dict())
 
 
 def assert_close(ours: torch.Tensor, theirs: np.ndarray, atol: float = 1e-4) -> None:
@@ -64,8 +77,10 @@ def assert_close(ours: torch.Tensor, theirs: np.ndarray, atol: float = 1e-4) -> 
 
 def thinned(feature: torch.Tensor) -> torch.Tensor:
     """About 24 channels and 12 pixels of the longer side, as stored."""
-    step = max(1, max(feature.shape[-2:]) // 12)
-    return feature[:, :: max(1, feature.shape[1] // 24), ::step, ::step]
+    _, channels, height, width = feature.shape
+    step = max(1, max(height, width) // 12)
+    channel_step = max(1, channels // 24)
+    return feature[:, ::channel_step, ::step, ::step]
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -76,21 +91,23 @@ def test_agrees_with_the_committed_golden_file(name, tmp_path):
     torch.save({"state_dict": state}, tmp_path / "golden.pth")
     model = convert_openmmlab(tmp_path / "golden.pth").eval()
     assert model.arch["num_classes"] == 5
-    assert (model.arch["backbone"], model.arch["head"]) == (backbone, head)
+    assert model.arch["backbone"] == backbone
+    assert model.arch["head"] == head
     assert model.arch["width"] == width
     assert model.arch["head_channels"] == head_channels
     assert model.arch["aux_channels"] == aux_channels
     height, width = stored[f"{name}_size"].tolist()
-    noise = np.random.RandomState(1).standard_normal((1, 3, height, width))
+    random = np.random.RandomState(1)
+    noise = random.standard_normal((1, 3, height, width))
     x = torch.from_numpy(noise.astype(np.float32))
     with torch.inference_mode():
         features = model.backbone(x)
         decode = model.head(features)
-        aux = None if model.aux_head is None else model.aux_head(features)
-    step = 8 if head == "lraspp" else 1
-    assert_close(decode[..., ::step, ::step], stored[f"{name}_decode"])
-    if aux is not None:
-        assert_close(aux, stored[f"{name}_aux"])
+        if model.aux_head is not None:
+            assert_close(model.aux_head(features), stored[f"{name}_aux"])
+    if head == "lraspp":
+        decode = decode[..., ::8, ::8]
+    assert_close(decode, stored[f"{name}_decode"])
     assert len(features) == len(model.backbone.out_channels)
     for i, feature in enumerate(features):
         assert feature.shape[1] == model.backbone.out_channels[i]
@@ -121,11 +138,13 @@ def test_v3_agrees_with_the_full_golden_files(golden):
     with torch.inference_mode():
         features = model.backbone(x)
         decode = model.head(features)
-    for ours, theirs in (
-        (features[-1], numbers["feat0_400x528"]),
-        (decode, numbers["decode_400x528"]),
-    ):
-        assert_close(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+
+    def assert_agrees(ours, theirs):
+        largest = np.abs(theirs).max()
+        assert_close(ours, theirs, atol=1e-5 * largest)
+
+    assert_agrees(features[-1], numbers["feat0_400x528"])
+    assert_agrees(decode, numbers["decode_400x528"])
 
 
 # Published numbers of parameters, less those of the ImageNet classifiers
@@ -140,7 +159,8 @@ def test_v3_agrees_with_the_full_golden_files(golden):
 def test_full_size_backbones_have_the_published_number_of_parameters(
     backbone, published, classifier
 ):
-    count = sum(p.numel() for p in build_model(backbone).backbone.parameters())
+    parameters = build_model(backbone).backbone.parameters()
+    count = sum(parameter.numel() for parameter in parameters)
     assert count == published - classifier
 
 
@@ -173,27 +193,43 @@ ATTENTION = {  # blocks with squeeze-and-excitation
 @pytest.mark.parametrize("backbone", MOBILENETS)
 def test_layers_are_those_of_the_paper_at_one_eighth(backbone):
     body = build_model(backbone).backbone
-    convs = [m for m in body.modules() if isinstance(m, ConvBN)]
-    depthwise = [m for m in convs if m.conv.groups > 1]
+    blocks = []
+    layers = []
+    for module in body.modules():
+        if isinstance(module, ConvBN):
+            layers.append(module)
+        if hasattr(module, "depthwise"):
+            blocks.append(module)
 
+    # convolutions: the first, the depthwise ones, and beside those only 1 x 1
+    first, *others = layers
+    assert first.conv.kernel_size == (3, 3)
+    assert first.conv.stride == (2, 2)
+    depthwise = []
     described = []
-    for conv in [m.conv for m in depthwise]:
+    for layer in others:
+        conv = layer.conv
+        if conv.groups == 1:
+            assert conv.kernel_size == (1, 1)
+            continue
         assert conv.groups == conv.in_channels == conv.out_channels
+        depthwise.append(layer)
         described.append(f"{conv.kernel_size[0]}/{conv.stride[0]}/{conv.dilation[0]}")
     assert " ".join(described) == DEPTHWISE[backbone]
-    assert convs[0].conv.kernel_size == (3, 3)
-    assert convs[0].conv.stride == (2, 2)
-    for m in convs[1:]:
-        assert m.conv.groups > 1 or m.conv.kernel_size == (1, 1)
 
+    # activations
     letters = {nn.ReLU: "r", nn.ReLU6: "6", nn.Hardswish: "h"}
-    activated = [convs[0], *depthwise]
+    activated = [first, *depthwise]
     if "v3" in backbone:  # V2 ends in a block
-        activated.append(convs[-1])
-    assert "".join(letters[type(m.activation)] for m in activated) == ACTIVATIONS[backbone]
+        activated.append(layers[-1])
+    activations = ""
+    for layer in activated:
+        activations += letters[type(layer.activation)]
+    assert activations == ACTIVATIONS[backbone]
 
+    # blocks
     attention = ""
-    for block in [m for m in body.modules() if hasattr(m, "depthwise")]:
+    for block in blocks:
         attention += "s" if hasattr(block, "attention") else "-"
         assert not hasattr(block.project, "activation")
     assert attention == ATTENTION[backbone]
@@ -203,150 +239,228 @@ def test_layers_are_those_of_the_paper_at_one_eighth(backbone):
 def test_batch_norm_is_openmmlabs(backbone):
     eps = 1e-3 if "v3" in backbone else 1e-5
     model = build_model(backbone)
-    found = {(m.eps, m.momentum) for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
-    assert found == {(eps, 0.1)}
+    layers = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert layers
+    for layer in layers:
+        assert layer.eps == eps
+        assert layer.momentum == 0.1
 
 
 def test_squeeze_and_excitation_gates_with_the_hard_sigmoid():
     """(x + 3) / 6 within 0..1; channels // 4 in between, rounded to a multiple of 8."""
     block = SqueezeExcitation(24)
-    assert (block.squeeze.out_channels, SqueezeExcitation(96).squeeze.out_channels) == (8, 24)
+    assert block.squeeze.out_channels == 8
+    assert SqueezeExcitation(96).squeeze.out_channels == 24
     assert SqueezeExcitation(240).squeeze.out_channels == 64  # 60 rounded
+
+    slopes = np.linspace(-4, 4, 24)
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.zero_()
-        block.squeeze.weight[0, 0], block.squeeze.weight[1, 0] = (
-            1.0,
-            -1.0,
-        )  # the second is cut by ReLU
-        block.excite.weight[:, 0, 0, 0] = torch.linspace(-4, 4, 24)
+        block.squeeze.weight[0, 0] = 1.0
+        block.squeeze.weight[1, 0] = -1.0  # cut by ReLU
+        block.excite.weight[:, 0, 0, 0] = torch.from_numpy(slopes)
         block.excite.weight[:, 1] = 100.0
-    x = torch.rand(2, 24, 5, 7, generator=torch.Generator().manual_seed(0))
-    mean = x[:, 0].mean((1, 2)).double().numpy()
-    gate = np.clip((np.linspace(-4, 4, 24)[None] * mean[:, None] + 3) / 6, 0, 1)
-    assert_close(block(x).detach(), x.numpy() * gate[:, :, None, None], atol=1e-6)
+    x = seeded(2, 24, 5, 7)
+    mean = x[:, :1].double().mean((2, 3))  # (2, 1)
+    gate = hard_sigmoid(slopes * mean.numpy())  # (2, 24)
+    expected = x.numpy() * gate[:, :, None, None]
+    assert_close(block(x).detach(), expected, atol=1e-6)
+
+
+def hard_sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.clip((x + 3) / 6, 0, 1)
 
 
 def test_hard_swish_is_x_times_the_hard_sigmoid():
-    x = torch.linspace(-5, 5, 41)
-    layer = build_model("mobilenet_v3_small", width=0.25).backbone.layers[0].activation
-    assert_close(layer(x.clone()), x.numpy() * np.clip((x.numpy() + 3) / 6, 0, 1), atol=1e-6)
+    model = build_model("mobilenet_v3_small", width=0.25)
+    activation = model.backbone.layers[0].activation
+    x = np.linspace(-5, 5, 41, dtype=np.float32)
+    result = activation(torch.from_numpy(x.copy()))
+    assert_close(result, x * hard_sigmoid(x), atol=1e-6)
+
+
+def padded_as_tensorflow(image: np.ndarray, kernel: int) -> np.ndarray:
+    """Zeros around an image (H, W) for a stride of 2."""
+    margins = []
+    for side in image.shape:
+        output = math.ceil(side / 2)
+        total = max((output - 1) * 2 + kernel - side, 0)
+        before = total // 2
+        margins.append((before, total - before))
+    return np.pad(image, margins)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
-@pytest.mark.parametrize("sides", [(8, 9), (9, 8), (1, 2)])
-def test_strided_convolutions_of_v3_pad_as_tensorflow(kernel, sides):
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [
+        (8, 9),
+        (9, 8),
+        (1, 2),
+    ],
+)
+def test_strided_convolutions_of_v3_pad_as_tensorflow(kernel, height, width):
     """Output of ceil(side / 2); of an odd number of zeros, one more at the right and bottom."""
-    x = torch.randn(1, 1, *sides, generator=torch.Generator().manual_seed(0))
+    x = seeded(1, 1, height, width)
     conv = SameConv2d(1, 1, kernel, 2, padding=kernel // 2, bias=False)
     weight = conv.weight.detach().numpy()[0, 0]
-    total = [max((math.ceil(n / 2) - 1) * 2 + kernel - n, 0) for n in sides]
-    before = [n // 2 for n in total]
-    after = [t - b for t, b in zip(total, before, strict=True)]
-    padded = np.pad(x[0, 0].numpy().astype(float), list(zip(before, after, strict=True)))
-    expected = np.zeros([math.ceil(n / 2) for n in sides])
-    for i, j in np.ndindex(*expected.shape):
-        window = padded[2 * i : 2 * i + kernel, 2 * j : 2 * j + kernel]
+    padded = padded_as_tensorflow(x[0, 0].numpy(), kernel)
+    result = conv(x).detach()[0, 0]
+    assert result.shape == (math.ceil(height / 2), math.ceil(width / 2))
+    expected = np.zeros(result.shape)
+    for i, j in np.ndindex(*result.shape):
+        top = 2 * i
+        left = 2 * j
+        window = padded[top : top + kernel, left : left + kernel]
         expected[i, j] = (window * weight).sum()
-    assert_close(conv(x).detach()[0, 0], expected, atol=1e-6)
+    assert_close(result, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("height", "width"), [(8, 12), (49, 49), (60, 8), (64, 70), (81, 89), (82, 90)]
+    ("height", "width"),
+    [
+        (8, 12),
+        (49, 49),
+        (60, 8),
+        (64, 70),
+        (81, 89),
+        (82, 90),
+    ],
 )
 def test_lraspp_averages_windows_of_49_or_all_there_is(height, width):
     """OpenMMLab's pool has windows of 49 x 49, 16 rows and 20 columns apart, and needs one."""
     head = LRASPPHead([2, 2, 3], 2, channels=4).eval()
-    seen = []
-    head.image_pool.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
-    x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    earlier = [torch.zeros(1, 2, 4 * height, 4 * width), torch.zeros(1, 2, 2 * height, 2 * width)]
+    pooled = []
+    head.image_pool.register_forward_pre_hook(lambda module, inputs: pooled.extend(inputs))
+    x = seeded(1, 3, height, width)
+    quarter = torch.zeros(1, 2, 2 * height, 2 * width)
+    half = torch.zeros(1, 2, 4 * height, 4 * width)
     with torch.inference_mode():
-        assert head([*earlier, x]).shape == (1, 2, 4 * height, 4 * width)
+        result = head([half, quarter, x])
+    assert result.shape == (1, 2, 4 * height, 4 * width)
+
     tops = [0, *range(16, height - 48, 16)]
     lefts = [0, *range(20, width - 48, 20)]
-    expected = np.zeros((len(tops), len(lefts), 3))
-    for i, j in np.ndindex(len(tops), len(lefts)):
-        window = x[0, :, tops[i] : tops[i] + 49, lefts[j] : lefts[j] + 49]
-        expected[i, j] = window.mean((1, 2))
-    assert_close(seen[0][0].permute(1, 2, 0), expected, atol=1e-5)
+    assert pooled[0].shape == (1, 3, len(tops), len(lefts))
+    for i, top in enumerate(tops):
+        for j, left in enumerate(lefts):
+            window = x[0, :, top : top + 49, left : left + 49]
+            expected = window.mean((1, 2)).numpy()
+            assert_close(pooled[0][0, :, i, j], expected, atol=1e-5)
 
 
 def test_lraspp_gates_resizes_and_joins_as_written_out():
     torch.manual_seed(0)
     head = LRASPPHead([3, 5, 6], 2, channels=4, eps=1e-3).eval()
-    features = [torch.rand(1, c, s, s + 3) for c, s in ((3, 21), (5, 11), (6, 6))]
+    early = torch.rand(1, 3, 21, 24)
+    middle = torch.rand(1, 5, 11, 14)
+    last = torch.rand(1, 6, 6, 9)
 
     def up(x, like):
-        return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+        return F.interpolate(x, like.shape[-2:], mode="bilinear")
 
     def conv_bn_relu(block, x):
-        return F.relu(
-            F.conv2d(x, block.conv.weight) / (1 + 1e-3) ** 0.5
-        )  # fresh statistics: 0 and 1
+        x = F.conv2d(x, block.conv.weight)
+        return F.relu(x / (1 + 1e-3) ** 0.5)  # fresh statistics: 0 and 1
+
+    def joined(i, x, feature):
+        skip = F.conv2d(feature, head.skips[i].weight)
+        assert skip.shape[1] == (32, 64)[i]
+        return conv_bn_relu(head.joins[i], torch.cat([up(x, feature), skip], 1))
 
     with torch.inference_mode():
-        gate = torch.sigmoid(
-            F.conv2d(features[2].mean((2, 3), keepdim=True), head.image_pool.conv.weight)
-        )
-        x = conv_bn_relu(head.gated, features[2]) * gate
+        mean = last.mean((2, 3), keepdim=True)
+        pooled = F.conv2d(mean, head.image_pool.conv.weight)
+        x = conv_bn_relu(head.gated, last) * pooled.sigmoid()
         x = F.conv2d(x, head.mix.weight, head.mix.bias)
-        for i in (1, 0):
-            skip = F.conv2d(features[i], head.skips[i].weight)
-            assert skip.shape[1] == (32, 64)[i]
-            x = conv_bn_relu(head.joins[i], torch.cat([up(x, features[i]), skip], 1))
+        x = joined(1, x, middle)
+        x = joined(0, x, early)
         expected = F.conv2d(x, head.classifier.weight, head.classifier.bias)
-        assert_close(head(features), expected.numpy(), atol=1e-6)
+        result = head([early, middle, last])
+    assert_close(result, expected.numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("backbone", MOBILENETS)
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (33, 70), (64, 48)])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [
+        (1, 1),
+        (33, 70),
+        (64, 48),
+    ],
+)
 def test_any_size_gives_features_of_ceiled_fractions(backbone, height, width):
     model = build_model(backbone, width=0.25, head_channels=8).eval()
-    parts = {"mobilenet_v2": (4, 8, 8, 8)}.get(backbone, (2, 4, 8))
+    parts = (4, 8, 8, 8) if backbone == "mobilenet_v2" else (2, 4, 8)
+    x = torch.zeros(1, 3, height, width)
     with torch.inference_mode():
-        x = torch.zeros(1, 3, height, width)
-        sizes = [tuple(feature.shape[-2:]) for feature in model.backbone(x)]
-        assert (
-            whole(model, x).shape
-            == sliding_window(model, x, 32, 20).shape
-            == (1, 2, height, width)
-        )
-    assert sizes == [(math.ceil(height / part), math.ceil(width / part)) for part in parts]
+        features = model.backbone(x)
+        at_once = whole(model, x)
+        by_windows = sliding_window(model, x, 32, 20)
+    assert at_once.shape == by_windows.shape == (1, 2, height, width)
+    for feature, part in zip(features, parts, strict=True):
+        size = (math.ceil(height / part), math.ceil(width / part))
+        assert feature.shape[-2:] == size
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "mobilenet_v3_small"])
 def test_one_exported_graph_takes_any_size(backbone):
     model = build_model(backbone, width=0.25, head_channels=8).eval()
-    height, width = (16 * torch.export.Dim(name, max=50) for name in ("height", "width"))
+    height = 16 * torch.export.Dim("height", max=50)
+    width = 16 * torch.export.Dim("width", max=50)
+    shapes = {"x": {2: height, 3: width}}
     example = (torch.zeros(1, 3, 64, 80),)
-    graph = torch.export.export(
-        model, example, dynamic_shapes={"x": {2: height, 3: width}}
-    ).module()
+    program = torch.export.export(model, example, dynamic_shapes=shapes)
+    graph = program.module()
     with torch.inference_mode():
         for sides in ((32, 48), (416, 400)):  # less and more than LR-ASPP's window
-            x = torch.rand(1, 3, *sides, generator=torch.Generator().manual_seed(0))
-            assert_close(graph(x), model(x).numpy(), atol=1e-6)
+            x = seeded(1, 3, *sides)
+            expected = model(x).numpy()
+            assert_close(graph(x), expected, atol=1e-6)
 
 
-def test_width_multiplies_and_rounds_as_the_paper():
+@pytest.mark.parametrize(
+    ("channels", "rounded"),
+    [
+        (1, 8),
+        (8, 8),
+        (11, 16),
+        (12, 16),
+        (18, 24),
+        (19, 24),
+        (33.6, 32),
+        (134.4, 136),
+    ],
+)
+def test_channels_are_rounded_as_in_the_paper(channels, rounded):
     """To the nearest multiple of 8, at least 8 and at least 90 %: MobileNetV2's rule."""
-    rounded = {1: 8, 8: 8, 11: 16, 12: 16, 18: 24, 19: 24, 33.6: 32, 134.4: 136}
-    for channels, expected in rounded.items():
-        assert divisible(channels) == expected
-    assert build_model("mobilenet_v2", width=0.5).backbone.out_channels == [16, 16, 48, 160]
-    assert build_model("mobilenet_v2", width=1.4).backbone.out_channels == [32, 48, 136, 448]
-    assert build_model("mobilenet_v3_large", width=0.5).backbone.out_channels == [8, 16, 480]
-    assert build_model("mobilenet_v3_small").backbone.out_channels == [16, 16, 576]
+    assert divisible(channels) == rounded
+
+
+@pytest.mark.parametrize(
+    ("backbone", "width", "channels"),
+    [
+        ("mobilenet_v2", 0.5, [16, 16, 48, 160]),
+        ("mobilenet_v2", 1.4, [32, 48, 136, 448]),
+        ("mobilenet_v3_large", 0.5, [8, 16, 480]),
+        ("mobilenet_v3_small", None, [16, 16, 576]),
+    ],
+)
+def test_width_multiplies_channels(backbone, width, channels):
+    model = build_model(backbone, width=width)
+    assert model.backbone.out_channels == channels
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_architecture_is_read_off_the_tensors(backbone, tmp_path):
     kind = BACKBONES[backbone]
-    for width in (1, 3) if backbone == "unet" else (0.25, 0.5, 1.0):
+    widths = (1, 3) if backbone == "unet" else (0.25, 0.5, 1.0)
+    for width in widths:
         for i, head in enumerate(kind.HEADS):
-            model = build_model(backbone, head, 3 + i, width, in_channels=1 + i, head_channels=6)
+            options = dict(in_channels=1 + i, head_channels=6)
+            model = build_model(backbone, head, 3 + i, width, **options)
             assert read_arch(model.state_dict()) == model.arch
             assert type(model.arch["width"]) is type(kind.WIDTH)
     save_model(model, tmp_path / "m.pth")
@@ -358,23 +472,26 @@ def test_the_named_networks_can_be_built_and_their_scores_are_openmmlabs(golden)
     listing = golden.parent / "openmmlab_model_zoo.json"
     if not listing.is_file():
         pytest.skip("no openmmlab_model_zoo.json beside the golden folder")
-    listed = {e["url"]: e for e in json.loads(listing.read_text())}
-    expected = set()
-    for url, e in listed.items():
-        if e["trained_on"] in ("Cityscapes", "ADE20K") and "deeplabv3plus" not in e["name"]:
-            expected.add(url)
+    classes = {"Cityscapes": 19, "ADE20K": 150}
+    listed = {}
+    for listed_entry in json.loads(listing.read_text()):
+        other_head = "deeplabv3plus" in listed_entry["name"]
+        if listed_entry["trained_on"] in classes and not other_head:
+            listed[listed_entry["url"]] = listed_entry
     entries = {}
-    for name, e in known().items():
-        if "url" in e and "hrf" not in name:
-            entries[e["url"]] = (name, e)
-    assert set(entries) == expected
-    assert len(expected) == 11
-    for url, (name, entry) in entries.items():
-        assert entry["sha256"] == listed[url]["sha256_prefix"]
-        assert entry["reported"]["miou_percent"] == listed[url]["reported"]["mIoU"]
-        trained_on = listed[url]["trained_on"]
-        assert entry["arch"]["num_classes"] == {"Cityscapes": 19, "ADE20K": 150}[trained_on]
-        assert name.split("-")[:2] == [trained_on.lower(), entry["arch"]["head"]]
+    for name, entry in known().items():
+        if "url" in entry and "hrf" not in name:
+            entries[name] = entry
+    assert {entry["url"] for entry in entries.values()} == listed.keys()
+    assert len(entries) == len(listed) == 11
+    for name, entry in entries.items():
+        theirs = listed[entry["url"]]
+        trained_on = theirs["trained_on"]
+        arch = entry["arch"]
+        assert entry["sha256"] == theirs["sha256_prefix"]
+        assert entry["reported"]["miou_percent"] == theirs["reported"]["mIoU"]
+        assert arch["num_classes"] == classes[trained_on]
+        assert name.startswith(f"{trained_on.lower()}-{arch['head']}-")
 
 
 @pytest.mark.parametrize(
@@ -405,27 +522,28 @@ def test_impossible_networks_are_refused(arguments, message):
 
 
 def test_a_unets_width_may_come_as_a_float():
-    assert build_model("unet", width=2.0).arch == build_model("unet", width=2).arch
-    assert type(build_model("unet", width=2.0).arch["width"]) is int
+    arch = build_model("unet", width=2.0).arch
+    assert arch == build_model("unet", width=2).arch
+    assert type(arch["width"]) is int
 
 
 def test_weights_of_another_network_are_refused_with_the_reason(golden):
     path = next(golden.glob("mobilenet_v2_pspnet_s0-*.pth"))
-    model = build_model("mobilenet_v2", "psp", 5, 0.25, head_channels=16, aux_channels=16)
+
+    def network(width=0.25, aux_channels=16):
+        channels = dict(head_channels=16, aux_channels=aux_channels)
+        return build_model("mobilenet_v2", "psp", 5, width, **channels)
+
+    model = network()
     load_openmmlab(model, path)
-    assert torch.equal(
-        model.backbone.stages[7][0].project.conv.weight,
-        torch.load(path, weights_only=True)["state_dict"]["backbone.layer7.0.conv.2.conv.weight"],
-    )
+    ours = model.backbone.stages[7][0].project.conv.weight
+    theirs = torch.load(path, weights_only=True)["state_dict"]
+    assert torch.equal(ours, theirs["backbone.layer7.0.conv.2.conv.weight"])
     with pytest.raises(InputError, match="width 0.25, the network 0.5; build with width=0.25"):
-        load_openmmlab(
-            build_model("mobilenet_v2", "psp", 5, 0.5, head_channels=16, aux_channels=16), path
-        )
+        load_openmmlab(network(width=0.5), path)
     message = "aux_channels 16, the network 8; build with aux_channels=16"
     with pytest.raises(InputError, match=message):
-        load_openmmlab(
-            build_model("mobilenet_v2", "psp", 5, 0.25, head_channels=16, aux_channels=8), path
-        )
+        load_openmmlab(network(aux_channels=8), path)
     message = "backbone mobilenet_v2, the network unet; build with backbone="
     with pytest.raises(InputError, match=message):
         load_openmmlab(build_model(), path)
@@ -438,25 +556,34 @@ def test_weights_of_another_network_are_refused_with_the_reason(golden):
 
 def test_other_classes_replace_the_classifier_alone():
     model = build_model("mobilenet_v3_small", num_classes=19, width=0.25)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = copied(model)
     assert set_classes(model, ["background", "fluid"]) == ["head.classifier"]
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name]) != ("classifier" in name), name
-    assert model.state_dict().keys() == build_model(**model.arch).state_dict().keys()
+    after = model.state_dict()
+    for name, value in after.items():
+        is_same = torch.equal(value, before[name])
+        assert is_same != ("classifier" in name), name
+    rebuilt = build_model(**model.arch)
+    assert after.keys() == rebuilt.state_dict().keys()
 
 
 def test_fresh_convolutions_are_he_and_only_the_classifier_is_small():
     torch.manual_seed(0)
     model = build_model("mobilenet_v3_small", num_classes=50)
-    last = model.backbone.layers[-1].conv  # fan out: sqrt(2 / output channels)
-    assert last.weight.std().item() == pytest.approx((2 / 576) ** 0.5, rel=0.02)
-    assert model.head.mix.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
-    assert model.head.classifier.weight.std().item() == pytest.approx(0.01, rel=0.1)
-    biases = [
-        p for name, p in model.named_parameters() if name.endswith("bias") and "bn" not in name
-    ]
-    assert len(biases) == 2 * 9 + 2
-    assert not any(bias.any() for bias in biases)
+    last = model.backbone.layers[-1].conv
+
+    def deviation(conv):
+        return conv.weight.std().item()
+
+    # fan out: sqrt(2 / output channels)
+    assert deviation(last) == pytest.approx((2 / 576) ** 0.5, rel=0.02)
+    assert deviation(model.head.mix) == pytest.approx((2 / 128) ** 0.5, rel=0.05)
+    assert deviation(model.head.classifier) == pytest.approx(0.01, rel=0.1)
+    biases = 0
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") and "bn" not in name:
+            biases += 1
+            assert not parameter.any()
+    assert biases == 2 * 9 + 2
 
 
 class Shrink(nn.Module):
@@ -472,11 +599,16 @@ class Shrink(nn.Module):
     def __init__(self, in_channels: int, width: int):
         super().__init__()
         self.out_channels = [width, width, width]
-        inputs = (in_channels, width, width)
-        self.steps = nn.ModuleList(ConvBN(before, width, stride=2) for before in inputs)
+        self.steps = nn.ModuleList()
+        for channels in (in_channels, width, width):
+            self.steps.append(ConvBN(channels, width, stride=2))
 
     def forward(self, x):
-        return [x := step(x) for step in self.steps]
+        features = []
+        for step in self.steps:
+            x = step(x)
+            features.append(x)
+        return features
 
 
 def name_at_openmmlab(name: str) -> str:
@@ -493,21 +625,23 @@ def name_at_openmmlab(name: str) -> str:
 
 def test_a_new_backbone_is_one_class_and_one_entry_of_the_table(monkeypatch, tmp_path):
     monkeypatch.setitem(BACKBONES, "shrink", Shrink)
+    x = torch.rand(1, 1, 40, 24)
     for head in Shrink.HEADS:
         model = build_model("shrink", head, in_channels=1).eval()
         assert model.arch["width"] == 4
         assert model.aux_head.conv.conv.out_channels == 6
         save_model(model, tmp_path / "m.pth")
-        x = torch.rand(1, 1, 40, 24)
+        loaded = load_model(tmp_path / "m.pth")
         with torch.inference_mode():
-            expected = model(x)
-            assert torch.equal(load_model(tmp_path / "m.pth")(x), expected)
-            if head == "fcn":
-                theirs = {}
-                for name, value in model.state_dict().items():
-                    theirs[name_at_openmmlab(name)] = value
-                torch.save({"state_dict": theirs}, tmp_path / "theirs.pth")
-                assert torch.equal(convert_openmmlab(tmp_path / "theirs.pth").eval()(x), expected)
+            assert torch.equal(loaded(x), model(x))
+        if head == "fcn":
+            theirs = {}
+            for name, value in model.state_dict().items():
+                theirs[name_at_openmmlab(name)] = value
+            torch.save({"state_dict": theirs}, tmp_path / "theirs.pth")
+            converted = convert_openmmlab(tmp_path / "theirs.pth").eval()
+            with torch.inference_mode():
+                assert torch.equal(converted(x), model(x))
 
 
 # From pretraining to a prediction
@@ -527,8 +661,12 @@ def scans(tmp_path_factory) -> Path:
         (root / name).mkdir(parents=True)
     y, x = np.mgrid[:64, :96]
     for i in range(10):
-        mask = ((y - 30) ** 2 / 150 + (x - 40 - i) ** 2 / 400 < 1).astype(np.uint8)
-        image = (70 + 90 * mask + rng.normal(0, 25, mask.shape)).clip(0, 255).astype(np.uint8)
+        down = (y - 30) ** 2 / 150
+        right = (x - 40 - i) ** 2 / 400
+        mask = down + right < 1
+        image = 70 + 90 * mask + rng.normal(0, 25, mask.shape)
+        image = image.clip(0, 255).astype(np.uint8)
+        mask = mask.astype(np.uint8)
         Image.fromarray(image).save(root / "images" / f"scan{i}.png")
         Image.fromarray(mask).save(root / "fluid" / f"scan{i}.png")
     return root
@@ -540,12 +678,13 @@ def test_pretrained_fine_tuned_and_predicting(
 ):
     pretrain = load_script("pretrain_hrf")
     finetune = load_script("finetune")
-    small = replace(PRETRAININGS["small"], augment=Augment(crop=64, max_class_share=1.0))
+    augment = Augment(crop=64, max_class_share=1.0)
+    small = replace(PRETRAININGS["small"], augment=augment)
     monkeypatch.setitem(PRETRAININGS, "small", small)
-    head, options = next(iter(BACKBONES[backbone].HEADS.items()))
-    monkeypatch.setitem(
-        options, "channels", 16
-    )  # a quarter of the backbone goes with less than the usual 512
+    heads = BACKBONES[backbone].HEADS
+    head = next(iter(heads))
+    # a quarter of the backbone goes with less than the usual 512
+    monkeypatch.setitem(heads[head], "channels", 16)
 
     def call(script, *arguments):
         call_main(script, *arguments)
@@ -555,45 +694,37 @@ def test_pretrained_fine_tuned_and_predicting(
         return json.loads((tmp_path / name / "results.json").read_text())
 
     network = ("--backbone", backbone, "--width", 0.25)
-    steps = (
-        "--data",
-        photographs,
-        "--heads",
-        head,
-        "--steps",
-        3,
-        "--batch",
-        2,
-        "--out",
-        tmp_path / "vessels",
-    )
-    printed = call(pretrain, *network, *steps)
+    files = ("--data", photographs, "--out", tmp_path / "vessels")
+    steps = ("--heads", head, "--steps", 3, "--batch", 2)
+    printed = call(pretrain, *network, *files, *steps)
     (row,) = results("vessels")["rows"]
-    assert (row["backbone"], row["head"], row["width"]) == (backbone, head, 0.25)
+    assert row["backbone"] == backbone
+    assert row["head"] == head
+    assert row["width"] == 0.25
     assert np.sum(row["counts"]["full"]) == 30 * 128 * 192
     assert f"{backbone:18} {head:10}  0.25 {row['dice_scale']:7.4f}" in printed
     best = tmp_path / "vessels" / f"best-{head}.pt"
 
-    chosen = ("--weights", best, "--data", scans, "--out", tmp_path / "fluid", "--size", "native")
-    trained = call(finetune, *network, *chosen, "--crop", 48, "--iters", 3, "--split", "random")
+    files = ("--weights", best, "--data", scans, "--out", tmp_path / "fluid")
+    steps = ("--size", "native", "--crop", 48, "--iters", 3, "--split", "random")
+    trained = call(finetune, *network, *files, *steps)
     assert f"{backbone}, {head} head, width 0.25" in trained
     assert "replaced" not in trained
     start = load_model(best).state_dict()
     model = load_model(tmp_path / "fluid" / "model.pt")
     assert results("fluid")["arch"] == model.arch
     assert model.classes == ["background", "fluid"]
-    moved = [n for n, v in model.named_parameters() if not torch.equal(v, start[n])]
-    assert len(moved) == len(list(model.parameters()))  # everything learns
+    for name, value in model.named_parameters():
+        assert not torch.equal(value, start[name]), name  # everything learns
 
     image = np.asarray(Image.open(scans / "images" / "scan1.png"))
     mask, probability = predict(model, image)
     assert mask.shape == image.shape
     assert probability.std() > 0
+    mean = np.array(model.preprocess["mean"])[:, None, None]
+    std = np.array(model.preprocess["std"])[:, None, None]
+    x = torch.from_numpy((image - mean) / std).float()[None]
     with torch.inference_mode():
-        grey = (
-            torch.from_numpy(image.copy()).double()[None]
-            - torch.tensor(model.preprocess["mean"])[:, None, None]
-        )
-        x = (grey / torch.tensor(model.preprocess["std"])[:, None, None]).float()[None]
-        logits = F.interpolate(model(x), image.shape, mode="bilinear", align_corners=False)
-    assert_close(torch.from_numpy(probability), logits.softmax(1)[0, 1].numpy(), atol=1e-5)
+        logits = F.interpolate(model(x), image.shape, mode="bilinear")
+    expected = logits.softmax(1)[0, 1]
+    assert_close(torch.from_numpy(probability), expected.numpy(), atol=1e-5)
