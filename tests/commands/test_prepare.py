@@ -83,6 +83,30 @@ def test_numbers_by_hand(prepare, small_set):
     }
 
 
+def test_the_value_of_fluid_can_be_given(prepare, small_set, capsys):
+    """Of masks with 0, 2 and 255 it is 2, or what somebody says."""
+    results = prepare("--data", small_set, "--fluid-value", 0, "--split", "random")
+    assert results["total"]["fluid_px"] == GRADED_PX - 48
+    assert (
+        "masks: fluid is 0, as `fluid_value` says, all else background, 255 is ignore"
+        in (results["notes"])
+    )
+    capsys.readouterr()
+    assert exit_code(prepare.script, "--data", small_set, "--fluid-value", 7) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "--fluid-value 7: no mask holds it, values are 0 (" in message
+
+
+def test_masks_that_cannot_be_understood_name_the_option(prepare, small_set, capsys):
+    for file in (small_set / "fluid").iterdir():
+        mask = np.asarray(Image.open(file))
+        Image.fromarray(255 - 255 * (mask == 2).astype(np.uint8)).save(file)
+    assert exit_code(prepare.script, "--data", small_set) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "99.6 % would be fluid" in message
+    assert message.endswith("say which value is fluid by --fluid-value, 0 perhaps")
+
+
 def test_what_is_printed_and_drawn(prepare, small_set, tmp_path, capsys):
     prepare("--data", small_set, "--split", "subject:2/3", "--size", 16)
     printed = capsys.readouterr().out
