@@ -54,6 +54,7 @@ def main() -> None:
     from studies import table1
 
     from dme.common.files import write_json
+    from dme.common.folders import refuse_foreign
     from dme.common.provenance import provenance
     from dme.data.opening import open_source
     from dme.drawing.canvas import save_png
@@ -61,6 +62,7 @@ def main() -> None:
     from dme.nets.segmenter import require_arch
 
     # networks and data are looked at before the work begins
+    refuse_foreign(settings.out, "results.json", ["panel.png"])
     record = provenance()  # of the code that runs, which may change on disk before a long run ends
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     protocol = settings.protocol or ("paper" if device.type == "cuda" else "light")

@@ -38,11 +38,14 @@ def main() -> None:
 
     # imported only now, so that --help is answered at once
     from dme.common.files import write_json
+    from dme.common.folders import refuse_foreign
     from dme.common.provenance import provenance
     from dme.data.cache import open_cache
     from dme.data.description import count_pixels, describe, example_panel
     from dme.data.opening import open_source
     from dme.drawing.canvas import save_png
+
+    refuse_foreign(settings.out, "results.json", ["examples.png"])
 
     # the B-scans at their own sizes, and as the study sees them
     source = open_source(settings.data, settings.grader, settings.fluid_value)
