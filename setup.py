@@ -13,7 +13,7 @@ TRAIN = ["tensorboard"]  # without it a training run writes no TensorBoard event
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 BENCH = ["torchmetrics", "monai", *EXPORT]  # the peers
 TEST = ["pytest", *TRAIN]
-DEV = ["ruff", "vulture", "triton; platform_system == 'Linux'", *TEST, *EXPORT]
+DEV = ["ruff", "vulture", "pytest-cov", "triton; platform_system == 'Linux'", *TEST, *EXPORT]
 
 setup(
     name="dme",

@@ -150,6 +150,7 @@ def answer(script, words: list[str]) -> str:
     return "returned"
 
 
+@pytest.mark.slow
 def test_no_arguments_end_in_a_traceback(place, tmp_path, monkeypatch, capsys):
     names = paths(place)
     monkeypatch.chdir(place)
@@ -183,6 +184,7 @@ def test_no_arguments_end_in_a_traceback(place, tmp_path, monkeypatch, capsys):
     assert outcomes.count("2") > RUNS / 5 and outcomes.count("stopped") > RUNS / 20
 
 
+@pytest.mark.slow
 def test_real_processes_answer_in_a_line(place, tmp_path):
     draw = random.Random(SEED)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}

@@ -143,6 +143,8 @@ READERS = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what is damaged
 @pytest.mark.parametrize("name", READERS)
 def test_no_damage_ends_in_a_traceback(name, tmp_path, monkeypatch):
     monkeypatch.setenv("DME_CACHE", str(tmp_path / "cache"))
