@@ -12,7 +12,13 @@ from dme.common.errors import InputError
 from dme.common.tasks import FLUID, LAYER_CLASSES
 from dme.inference.arguments import as_network, as_scan, as_scans, as_threshold
 from dme.inference.sizes import SIZES
-from dme.inference.windows import flip_average, resize, sliding_window, whole
+from dme.inference.windows import (
+    flip_average,
+    require_finite,
+    resize,
+    sliding_window,
+    whole,
+)
 from dme.nets.segmenter import Segmenter, normalise
 from dme.retina.boundaries import boundaries_from_probabilities, with_fluid
 from dme.retina.wedge import columns_with_data, mirrored_ends, without_wedge
@@ -156,13 +162,16 @@ def class_probabilities(model: Segmenter, image: Any, tta: bool = False) -> Tens
 
 
 @torch.inference_mode()
-def probabilities(model: Segmenter, image: Tensor, flip: bool = False) -> Tensor:
+def probabilities(
+    model: Segmenter, image: Tensor, flip: bool = False, name: str | None = None
+) -> Tensor:
     """Probability of each class, float32 (classes, H, W), for one scan of any size, uint8 (H, W).
 
     The scan enters at the size the network was trained with, `model.preprocess["size"]` of SIZES:
     of "512" a window of 256 slides over it with stride 170, as in the study, else it enters as a
-    whole. flip: average with the mirrored scan. Networks that find layers see saturated wedges
-    dark: their edges pass for layers.
+    whole. flip: average with the mirrored scan. name: the scan's, for messages. Networks that find
+    layers see saturated wedges dark: their edges pass for layers. Raises InputError where the
+    network makes NaN or infinity.
     """
     size = SIZES[model.preprocess["size"]]
     if LAYER_CLASSES[0] in model.classes:
@@ -173,4 +182,6 @@ def probabilities(model: Segmenter, image: Tensor, flip: bool = False) -> Tensor
     def at_scan(x: Tensor) -> Tensor:
         return resize(logits(model, x), image.shape)
 
-    return (flip_average(at_scan, x) if flip else at_scan(x).softmax(1))[0]
+    found = (flip_average(at_scan, x) if flip else at_scan(x).softmax(1))[0]
+    require_finite(found, model, name)
+    return found

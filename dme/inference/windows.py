@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dme.common.errors import InputError
 from dme.nets.unet import STRIDE
 
 WINDOW = 256
@@ -80,6 +81,20 @@ def _starts(side: int, window: int, stride: int) -> list[int]:
     steps = max(side - window + stride - 1, 0) // stride + 1
     last = max(side - window, 0)
     return [min(i * stride, last) for i in range(steps)]
+
+
+def require_finite(output: Tensor, network: nn.Module, scan: str | None = None) -> None:
+    """Raises InputError, naming the network and the scan, for an output with NaN or infinity.
+
+    Comparisons and arg-max take NaN for some class or other.
+    """
+    if not output.isfinite().all():
+        name = getattr(network, "weights_name", "the network")
+        of_scan = "" if scan is None else f" of scan {scan}"
+        raise InputError(
+            f"{name} makes NaN or infinity{of_scan}: its weights are damaged or its training "
+            "diverged; choose other weights"
+        )
 
 
 def flip_average(predict: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

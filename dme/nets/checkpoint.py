@@ -6,14 +6,17 @@ read with `weights_only=True` and loaded strictly.
 
 import json
 import pickle
+import pickletools
 import re
+import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from dme.common.errors import InputError
-from dme.common.files import atomic_path, load_archive, sha256_file
+from dme.common.files import atomic_path, is_zip, load_archive, sha256_file
 from dme.nets import openmmlab
 from dme.nets.segmenter import Segmenter, build_model, normalise
 
@@ -23,6 +26,15 @@ KEYS = ("format", "arch", "preprocess", "classes", "extra", "state_dict")
 # BN's step counter has no use at a fixed momentum, and old checkpoints lack it: never stored,
 # never read
 COUNTER = ".num_batches_tracked"
+VARIANCE = ".running_var"
+# entries of `extra` that name people and places: a checkpoint is what one shares
+PRIVATE = ("command", "data")
+# what torch lets a file call to ask for memory that the file itself does not fill
+MEMORY = re.compile(
+    r"bytearray|\w*Tensor|(Unt|T)ypedStorage|_rebuild_(sparse|nested|meta|wrapper)\w*"
+)
+OLDER_PICKLES = 4  # of torch's older kind of file: three of its version, then the content
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth(\.part)?$")  # of its sha256; .part: a download
 
 
 def save_model(
@@ -32,11 +44,12 @@ def save_model(
 
     dtype: None keeps float32; torch.float16 halves the convolution kernels (BN and biases stay
     float32: they are small, and a variance may not fit). extra: anything JSON can hold, such as
-    where the weights come from. Raises InputError naming a tensor that is not finite, or that
-    `dtype` cannot hold to 0.1 % of its largest value.
+    where the weights come from; its entries PRIVATE are left out. Raises InputError naming a
+    tensor that is not finite, or that `dtype` cannot hold to 0.1 % of its largest value.
     """
     # JSON's own types only: a TypeError here, rather than a file that weights_only refuses
     extra = json.loads(json.dumps(extra or {}))
+    extra = {key: value for key, value in extra.items() if key not in PRIVATE}
     state = {}
     for name, value in _without_counters(model.state_dict()).items():
         state[name] = value.cpu().contiguous()
@@ -76,7 +89,8 @@ def read_checkpoint(path: str | Path, sha256: str | None = None) -> tuple[dict, 
     """The content of a torch file, of which nothing is run, and its sha256.
 
     sha256: what the latter must be, None for anything. Raises InputError for a file that is
-    absent, altered, damaged, holds code or no dictionary.
+    absent, altered, damaged, holds code or no dictionary, or asks for more memory than it fills;
+    and for one of torch's older kind, which has no checksums, unless its name ends in its hash.
     """
     path = Path(path)
     if not path.is_file():
@@ -88,14 +102,59 @@ def read_checkpoint(path: str | Path, sha256: str | None = None) -> tuple[dict, 
             f"{path} was altered: its sha256 is {digest}, expected {sha256}; restore it"
         )
     try:
+        _refuse_bomb(path)
         content = load_archive(path)
+    except InputError:
+        raise
     except Exception as e:  # a damaged or hostile file can raise anything from an unpickler
         raise InputError(f"{path} {_fault_of_file(e)}") from e
     if not isinstance(content, dict):
         raise InputError(
             f"{path} holds a {type(content).__name__}, expected a checkpoint's dictionary"
         )
+    verified = sha256 is not None or is_zip(path) or is_named_after(path, digest)
+    if not verified:
+        raise InputError(
+            f"{path} is of torch's older kind, which has no checksums: a wrong bit in it would "
+            f"pass unseen; fetch it again under the name it was published with, which ends in its "
+            f"hash, or if you are sure it is whole, name it {path.stem}-{digest[:8]}.pth"
+        )
     return content, digest
+
+
+def is_named_after(path: str | Path, digest: str) -> bool:
+    """Whether a file's name ends in the first digits of its sha256, as OpenMMLab's do."""
+    named = HASH_IN_NAME.search(Path(path).name)
+    return named is not None and digest.startswith(named[1])
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raises InputError for a file whose content takes more memory than the file is long."""
+    if not is_zip(path):
+        with open(path, "rb") as file:
+            for _ in range(OLDER_PICKLES):
+                _refuse_memory(file, path)
+        return
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+        if size > path.stat().st_size:  # torch compresses nothing
+            raise InputError(f"{path} unpacks to {size / 1e9:.1f} GB, refused")
+        for name in archive.namelist():
+            if name.endswith(".pkl"):
+                _refuse_memory(archive.read(name), path)
+
+
+def _refuse_memory(pickled: bytes | BinaryIO, path: Path) -> None:
+    """Raises InputError where a pickle, which is not run, names something of MEMORY.
+
+    Of a file, it is left behind the pickle.
+    """
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name == "GLOBAL" and MEMORY.fullmatch(argument.split(" ")[-1]):
+            name = argument.replace(" ", ".")
+            raise InputError(
+                f"{path} asks for memory ({name}), refused; save plain tensors of a state_dict"
+            )
 
 
 def _fault_of_file(error: Exception) -> str:
@@ -129,16 +188,35 @@ def rebuild(content: dict, path: Path) -> Segmenter:
             f"{path} lacks {', '.join(missing)}; "
             "it was not written by dme.nets.checkpoint.save_model"
         )
-    try:
-        model = build_model(**content["arch"])
-    except (TypeError, RuntimeError, InputError) as e:
-        raise InputError(f"{path} describes no network of this version: {e}") from e
+    model = build_for(content["arch"], content["state_dict"], path)
     model.preprocess = content["preprocess"]
     model.classes = content["classes"]
     model.weights_extra = content["extra"]
     check_description(model, path)
     load_strict(model, content["state_dict"], path)
     return model
+
+
+def build_for(arch: object, state: object, path: str | Path) -> Segmenter:
+    """A network of this `arch`, with weights of its own; only if the file's fit it.
+
+    It is laid out without memory first: an `arch` may claim any width. Raises InputError, naming
+    `path`, for an `arch` that is none, and as `load_strict` does.
+    """
+    most = Path(path).stat().st_size  # every channel has weights
+    for name, value in arch.items() if isinstance(arch, dict) else ():
+        if isinstance(value, (int, float)) and value > most:
+            raise InputError(
+                f"{path} describes no network of this version: {name} is {value:g}, "
+                f"more than a file of {most} bytes can hold"
+            )
+    try:
+        with torch.device("meta"):
+            outline = build_model(**arch)
+    except (TypeError, ValueError, RuntimeError, OverflowError, InputError) as e:
+        raise InputError(f"{path} describes no network of this version: {e}") from e
+    check_fits(outline, state, path)
+    return build_model(**arch)
 
 
 def check_description(model: Segmenter, path: str | Path) -> None:
@@ -149,7 +227,10 @@ def check_description(model: Segmenter, path: str | Path) -> None:
         sample = normalise(torch.ones(1, channels, 1, 1), model.preprocess)
         fits = sample.shape[1] == channels and bool(sample.isfinite().all())
         fits &= isinstance(model.classes, list) and len(model.classes) == classes
-    except (KeyError, TypeError, ValueError, RuntimeError):
+        fits &= all(isinstance(name, str) for name in model.classes)
+        fits &= isinstance(model.preprocess.get("size"), str | None)
+        fits &= isinstance(model.weights_extra, dict)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError):
         fits = False
     if not fits:
         raise InputError(
@@ -163,6 +244,14 @@ def load_strict(model: Segmenter, state: dict[str, Tensor], path: str | Path) ->
 
     Raises InputError, one for all differences in names or shapes.
     """
+    check_fits(model, state, path)
+    weights = _without_counters(state)
+    _refuse_non_finite(weights, str(path))
+    model.load_state_dict(model.state_dict() | weights)
+
+
+def check_fits(model: Segmenter, state: object, path: str | Path) -> None:
+    """Raises InputError unless tensors have the network's names and shapes, and hold weights."""
     if not _maps_names_to_tensors(state):
         raise InputError(f"{path}: its state_dict does not map names to tensors")
     target = model.state_dict()
@@ -177,10 +266,24 @@ def load_strict(model: Segmenter, state: dict[str, Tensor], path: str | Path) ->
     if faults:
         reasons = _differences_in_arch(model, state)
         raise InputError(f"{path} does not fit the network: {'; '.join([*reasons, *faults])}")
+    _refuse_odd_tensors(_without_counters(state), path)
 
-    weights = _without_counters(state)
-    _refuse_non_finite(weights, str(path))
-    model.load_state_dict(target | weights)
+
+def _refuse_odd_tensors(state: dict[str, Tensor], path: str | Path) -> None:
+    """Raises InputError for tensors that are no weights, or claim more than the file holds."""
+    odd = []
+    claimed = 0  # bytes
+    for name, value in state.items():
+        plain = value.layout == torch.strided and value.device.type != "meta"
+        if not (plain and value.is_floating_point()) or value.is_quantized:
+            odd.append(f"{name} ({str(value.dtype).removeprefix('torch.')})")
+        claimed += value.nelement() * value.element_size()
+    if odd:
+        raise InputError(f"{path}: no plain floating-point weights in {first_ten(odd)}")
+    if claimed > Path(path).stat().st_size:
+        raise InputError(
+            f"{path} claims {claimed / 1e9:.1f} GB of weights, more than the file holds; refused"
+        )
 
 
 def _maps_names_to_tensors(state: object) -> bool:
@@ -210,11 +313,16 @@ def _without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _refuse_non_finite(state: dict[str, Tensor], place: str) -> None:
-    bad = [name for name, value in state.items() if not value.isfinite().all()]
+    # as float32, in which networks compute
+    bad = [name for name, value in state.items() if not value.float().isfinite().all()]
     if bad:
         raise InputError(
             f"{place}: NaN or infinity in {first_ten(bad)}; the training that made it diverged"
         )
+    variances = {name: value for name, value in state.items() if name.endswith(VARIANCE)}
+    negative = [name for name, value in variances.items() if (value < 0).any()]
+    if negative:
+        raise InputError(f"{place}: a variance below 0 in {first_ten(negative)}; it is damaged")
 
 
 def first_ten(names: list[str]) -> str:

@@ -1,6 +1,5 @@
 """Networks from names, our files and OpenMMLab's files."""
 
-import re
 from pathlib import Path
 
 import torch
@@ -9,9 +8,24 @@ from torch import Tensor
 from dme.common.errors import InputError
 from dme.common.files import user_path
 from dme.nets import openmmlab
-from dme.nets.checkpoint import check_description, first_ten, load_strict, read_checkpoint, rebuild
-from dme.nets.segmenter import BACKBONES, HEADS, Segmenter, build_model
+from dme.nets.checkpoint import (
+    HASH_IN_NAME,
+    build_for,
+    check_description,
+    first_ten,
+    load_strict,
+    read_checkpoint,
+    rebuild,
+)
+from dme.nets.segmenter import BACKBONES, HEADS, Segmenter
 from dme.nets.zoo import known, path_of
+
+# sigmoid(x) is the second of softmax(0, x)
+ONE_CHANNEL = (
+    "{path} has one output channel; dme's networks have one for each class, the background first: "
+    "put a channel of zeros before it: for k in (the names that end in conv_seg.weight and "
+    "conv_seg.bias): state[k] = torch.cat([torch.zeros_like(state[k]), state[k]])"
+)
 
 
 def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> Segmenter:
@@ -51,7 +65,8 @@ def load_openmmlab(model: Segmenter, path: str | Path) -> None:
     in any name or shape.
     """
     content, digest = read_checkpoint(path)
-    load_strict(model, _openmmlab_state(content, path, digest), path)
+    state, _ = openmmlab.without_preprocessor(_openmmlab_state(content, path, digest))
+    load_strict(model, state, path)
 
 
 def convert_openmmlab(path: str | Path) -> Segmenter:
@@ -66,7 +81,8 @@ def convert_openmmlab(path: str | Path) -> Segmenter:
 
 def _convert(content: dict, path: str | Path, digest: str) -> Segmenter:
     """The network of an OpenMMLab checkpoint."""
-    state = _openmmlab_state(content, path, digest)
+    path = Path(path)
+    state, preprocessor = openmmlab.without_preprocessor(_openmmlab_state(content, path, digest))
     arch = openmmlab.read_arch(state)
     if arch is None:
         raise InputError(
@@ -74,7 +90,9 @@ def _convert(content: dict, path: str | Path, digest: str) -> Segmenter:
             f"backbone ({', '.join(BACKBONES)}) and a head ({', '.join(HEADS)}) of dme; "
             f"it has {first_ten(list(state))}"
         )
-    model = build_model(**arch)
+    if arch["num_classes"] == 1:
+        raise InputError(ONE_CHANNEL.format(path=path))
+    model = build_for(arch, state, path)
     load_strict(model, state, path)
     try:
         classes, preprocess = openmmlab.read_meta(content.get("meta"), path)
@@ -83,7 +101,7 @@ def _convert(content: dict, path: str | Path, digest: str) -> Segmenter:
             f"{path}: its meta data cannot be read ({e}); remove 'meta' from it"
         ) from e
     model.classes = classes or model.classes
-    model.preprocess |= preprocess
+    model.preprocess |= preprocess | preprocessor
     model.weights_extra = {"source": Path(path).name, "source_sha256": digest}
     check_description(model, path)
     return model
@@ -91,7 +109,7 @@ def _convert(content: dict, path: str | Path, digest: str) -> Segmenter:
 
 def _openmmlab_state(content: dict, path: str | Path, digest: str) -> dict[str, Tensor]:
     """The tensors of an OpenMMLab checkpoint under our names."""
-    named = re.search(r"-([0-9a-f]{8})\.pth$", Path(path).name)
+    named = HASH_IN_NAME.search(Path(path).name)
     if named and not digest.startswith(named[1]):
         raise InputError(
             f"{path} has sha256 {digest[:8]}, its name says {named[1]}; damaged: fetch it again"

@@ -26,6 +26,9 @@ HEADS = (
     (r"^auxiliary_head\.convs\.0\.", r"aux_head.conv."),
     (r"^auxiliary_head\.conv_seg\.", r"aux_head.classifier."),
 )
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+PREPROCESSOR = "data_preprocessor."
+MOST_CHANNELS = 64  # of an image
 TELLTALES = {
     "psp": "head.pools.0.",
     "deeplabv3": "head.branches.0.",
@@ -36,6 +39,9 @@ TELLTALES = {
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under our names; a name that stands for no part of ours stays as it is."""
+    unwrapped = {_unwrapped(str(name)): value for name, value in state.items()}
+    if len(unwrapped) == len(state):  # no two of one name
+        state = unwrapped
     state = _substitute(state, HEADS)
     for kind in BACKBONES.values():
         pairs = [(rf"^backbone\.{theirs}", f"backbone.{ours}") for theirs, ours in kind.OPENMMLAB]
@@ -43,6 +49,29 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if f"backbone.{kind.FIRST}" in renamed:
             return renamed
     return state
+
+
+def _unwrapped(name: str) -> str:
+    """The name without what DistributedDataParallel, torch.compile and trainers put before it."""
+    while name.startswith(WRAPPERS):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def without_preprocessor(
+    state: dict[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
+    """The tensors of the network, and mean and std where mmengine's data_preprocessor has them.
+
+    Both in the order of the network's channels.
+    """
+    weights = {name: value for name, value in state.items() if not name.startswith(PREPROCESSOR)}
+    preprocess = {}
+    for key in ("mean", "std"):
+        value = state.get(PREPROCESSOR + key)
+        if isinstance(value, Tensor) and value.numel() <= MOST_CHANNELS:
+            preprocess[key] = value.double().flatten().tolist()
+    return weights, preprocess
 
 
 def _substitute(state: dict[str, Tensor], pairs: Iterable[tuple[str, str]]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from dme.common import ranks
 from dme.data.cache import Cache
 from dme.drawing.overlays import CYAN, GREEN, overlay
 from dme.drawing.panels import panel
-from dme.inference.windows import resize, sliding_window
+from dme.inference.windows import require_finite, resize, sliding_window
 from dme.metrics import scores
 from dme.nets.segmenter import Segmenter, normalise
 from dme.ops.confusion import confusion_matrix
@@ -67,6 +67,7 @@ def vessel_counts(
     for i in tqdm(chosen[rank::world], desc="validate", disable=rank > 0):
         x = normalise(channels_first(cache.images[i])[None].to(device), preprocess)
         logits = sliding_window(net, x.contiguous(memory_format=torch.channels_last))
+        require_finite(logits, net, cache.names[i])
         for scale, truth in zip(SCALES, (cache.fluid[i], full.fluid[i]), strict=True):
             truth = torch.from_numpy(truth)[None].to(device)
             by_network = resize(logits, truth.shape[-2:]).split(2, dim=1)

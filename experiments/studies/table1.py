@@ -13,6 +13,7 @@ from dme.data.cache import Cache
 from dme.drawing.overlays import GREEN, overlay
 from dme.drawing.panels import panel, typical
 from dme.inference.protocols import run_protocol
+from dme.inference.windows import require_finite
 from dme.metrics import ConfusionMeter, table1_measure
 from dme.nets.folding import folded
 from dme.nets.segmenter import Segmenter
@@ -74,6 +75,7 @@ def score(model: Segmenter, cache: Cache, protocol: str) -> Scored:
         image = torch.from_numpy(cache.images[i])[None].to(device)  # (1, 256, 256)
         truth = torch.from_numpy(cache.fluid[i])[None].to(device)
         logits = run_protocol(fast, image, protocol)  # (1, C, 256, 256)
+        require_finite(logits, model, name)
         fluid = (logits.argmax(1) == fluid_class(model)).to(torch.uint8)
         meter.update(fluid, truth, [name])
         labels.append(fluid[0].cpu().numpy())

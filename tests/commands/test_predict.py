@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers.knowing_networks import Bright, grey_values
 from helpers.scan_files import picture, save
 from helpers.scripts import EXPERIMENTS, ROOT
 from PIL import Image
@@ -27,6 +28,32 @@ def save_eye(folder, bscans, width=600):
     for i in range(bscans):
         save(folder / f"bscan_{i}.png", picture(width=width))
     return folder
+
+
+class BrokenByBlack(Bright):
+    """Makes NaN of scans that begin with a black pixel."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        if grey_values(x)[0, 0, 0, 0] < 1:
+            logits[:] = float("nan")
+        return logits
+
+
+def test_a_scan_of_which_the_network_makes_nan_is_not_without_fluid(predict, tmp_path):
+    black = picture()
+    black[0, 0] = 0
+    save(tmp_path / "in" / "black.png", black)
+    network = BrokenByBlack()
+    done = predict(tmp_path / "in", "--weights", "n", networks={"n": network})
+    assert done.code == 2
+    assert "black.png: bright.pth makes NaN or infinity" in done.errors
+    assert "error: no scan could be predicted, 1 skipped" in done.errors
+
+    save(tmp_path / "in" / "grey.png", picture())
+    done = predict(tmp_path / "in", "--weights", "n", networks={"n": network}, out=tmp_path / "b")
+    assert "1 scans, 1 with fluid; 1 skipped" in done.printed
+    assert [row["scan"] for row in done.table()] == ["grey"]
 
 
 # ---- single scans -------------------------------------------------------------------------------

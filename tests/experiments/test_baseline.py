@@ -97,6 +97,18 @@ def test_mat_files_and_images_of_the_same_pixels_score_the_same(
     assert np.array(counts[0])[:, 1].sum() > 0  # there is fluid to score
 
 
+def test_a_network_that_makes_nan_is_not_scored(monkeypatch, folder, checkpoint, tmp_path, capsys):
+    model = load_model(checkpoint)
+    with torch.no_grad():
+        model.backbone.encoder[0][0].conv.weight.mul_(1e30)
+        model.backbone.encoder[0][1].conv.weight.mul_(1e30)
+    save_model(model, checkpoint)
+    out = tmp_path / "out"
+    assert baseline(monkeypatch, "--data", folder, "--weights", checkpoint, "--out", out) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "tiny.pth makes NaN or infinity of scan" in error
+
+
 @pytest.fixture
 def street(tmp_path) -> Path:
     """A network of 19 classes, 1/8 of the resolution, whose classifier finds several of them."""

@@ -81,6 +81,14 @@ def test_vessel_counts(tmp_path):
     assert picture.shape[2] == 3 and picture.dtype == np.uint8
 
 
+def test_networks_that_make_nan_are_not_scored(caches):
+    half, full = caches
+    models = pretraining.joint_models(["psp", "fcn"], 2)
+    models["fcn"].head.classifier.bias.data[1] = float("nan")
+    with pytest.raises(InputError, match=f"makes NaN or infinity of scan {half.names[7]}"):
+        vessels.vessel_counts(models, half, full, [7, 3])
+
+
 def test_networks_of_different_resolution_are_scored_side_by_side():
     """A unet's logits are as large as the image, those of the MobileNets 1/8 and 1/2."""
     torch.manual_seed(0)

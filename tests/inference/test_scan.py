@@ -291,6 +291,19 @@ def test_one_pixel_and_a_real_network(size, tmp_path):
     assert 0 < probability[0, 0] < 1
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_makes_nan_is_no_network_without_fluid(value):
+    class Broken(Bright):
+        def forward(self, x):
+            logits = super().forward(x)
+            logits[..., 2, 3] = value
+            return logits
+
+    for tta in (False, True):
+        with pytest.raises(InputError, match="bright.pth makes NaN or infinity: its weights"):
+            predict(Broken(), picture(), tta=tta)
+
+
 # ---- layers -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("seed", [2, 17])
 def test_the_shipped_network_finds_layers_beside_saturated_wedges(seed):

@@ -4,11 +4,14 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import runpy
 import shutil
 import socket
+import subprocess
 import sys
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,6 +75,12 @@ def openmmlab(tmp_path, change=None, legacy=False, **content):
     return path
 
 
+def with_its_hash(path):
+    """The file renamed as OpenMMLab names its files."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return path.rename(path.with_name(f"named-{digest[:8]}.pth"))
+
+
 def ours(tmp_path, **changes):
     """A file of ours with changed entries; None removes one."""
     save_model(small_model(), tmp_path / "ours.pth")
@@ -117,7 +126,7 @@ def test_load_takes_old_archives_plain_state_dicts_and_training_leftovers(tmp_pa
     torch.save(torch.load(CHECKPOINT, weights_only=True)["state_dict"], tmp_path / "plain.pth")
     for path in (
         tmp_path / "plain.pth",
-        openmmlab(tmp_path, legacy=True),
+        with_its_hash(openmmlab(tmp_path, legacy=True)),
         openmmlab(
             tmp_path, change=drop_counters, optimizer={"state": {}, "param_groups": [{"lr": 0.01}]}
         ),
@@ -199,7 +208,7 @@ def test_every_wrong_name_or_shape_is_listed(tmp_path):
 
     def rename_all(state):
         for name in list(state):
-            state[f"module.{name}"] = state.pop(name)
+            state[f"other.{name}"] = state.pop(name)
 
     with pytest.raises(InputError) as error:
         load_openmmlab(build_model(head="psp", width=8), openmmlab(tmp_path, change=rename_all))
@@ -232,7 +241,238 @@ def test_a_file_must_have_the_hash_in_its_name(tmp_path):
             read(false_name)
 
 
+def test_names_of_wrapped_networks(tmp_path):
+    """DistributedDataParallel, torch.compile, trainers; mmengine's data_preprocessor."""
+    reference = convert_openmmlab(CHECKPOINT)
+    mean = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
+
+    for wrapper in ("module.", "module.module.", "_orig_mod.", "model.", "module._orig_mod."):
+
+        def wrap(state, wrapper=wrapper):
+            for name in list(state):
+                state[wrapper + name] = state.pop(name)
+            state[f"{wrapper}data_preprocessor.mean"] = mean
+            state[f"{wrapper}data_preprocessor.std"] = 10 * mean
+
+        path = openmmlab(tmp_path, change=wrap)
+        model = convert_openmmlab(path)
+        assert model.preprocess == {"mean": [1.0, 2.0, 3.0], "std": [10.0, 20.0, 30.0]}
+        model.preprocess = reference.preprocess
+        assert_same_network(model, reference)
+        other = build_model(head="psp", width=8)
+        load_openmmlab(other, path)
+        assert torch.equal(other.head.classifier.weight, reference.head.classifier.weight)
+
+    # the network's own names, as `torch.save(wrapped.state_dict(), ...)` leaves them
+    state = {f"module.{name}": value for name, value in reference.state_dict().items()}
+    torch.save(state, tmp_path / "saved.pth")
+    assert torch.equal(
+        load_model(tmp_path / "saved.pth").head.classifier.weight, reference.head.classifier.weight
+    )
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path):
+    def double(state):
+        for name in list(state):
+            state[f"module.{name}"] = state[name]
+
+    with pytest.raises(InputError, match=r"changed.pth does not fit .*module.decode_head"):
+        convert_openmmlab(openmmlab(tmp_path, change=double))
+
+
+def test_one_output_channel_is_refused_with_advice_that_works(tmp_path):
+    names = ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias")
+    names += ("auxiliary_head.conv_seg.weight", "auxiliary_head.conv_seg.bias")
+
+    def one_channel(state):
+        for name in names:
+            state[name] = state[name][1:] - state[name][:1]
+
+    path = openmmlab(tmp_path, change=one_channel)
+    with pytest.raises(InputError, match=r"changed.pth has one output channel.*torch.cat") as e:
+        convert_openmmlab(path)
+    assert one_line(e)
+
+    # the advice as given
+    state = torch.load(path, weights_only=True)["state_dict"]
+    for k in names:
+        state[k] = torch.cat([torch.zeros_like(state[k]), state[k]])
+    torch.save(state, tmp_path / "two.pth")
+    model = convert_openmmlab(tmp_path / "two.pth")
+    x = some_input()
+    with torch.inference_mode():
+        expected = convert_openmmlab(CHECKPOINT).eval()(x).softmax(1)
+        torch.testing.assert_close(model.eval()(x).softmax(1), expected, atol=1e-5, rtol=0)
+
+
 # Hostile and damaged files, in either format
+
+
+def test_the_older_kind_of_file_needs_its_hash(tmp_path):
+    """It has no checksums: of flipped bits in weights torch sees none."""
+    path = openmmlab(tmp_path, legacy=True)
+    named = with_its_hash(path)
+    assert convert_openmmlab(named).arch["width"] == 8
+    content = named.read_bytes()
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        damaged = bytearray(content)
+        place = int(generator.integers(len(content) // 4, len(content) - 200))
+        damaged[place] ^= 1 << int(generator.integers(8))
+        for name in ("f.pth", named.name, "f-00000000.pth"):
+            (tmp_path / name).write_bytes(damaged)
+            for read in (load_model, convert_openmmlab):
+                with pytest.raises(InputError):
+                    read(tmp_path / name)
+
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"no checksums.* name it changed-.*{named.name[-12:]}"):
+        load_model(path)
+    save_model(convert_openmmlab(path.rename(named)), tmp_path / "new.pth")
+    assert load_model(tmp_path / "new.pth").arch["width"] == 8
+
+    # of ours too
+    torch.save(
+        torch.load(tmp_path / "new.pth", weights_only=True),
+        tmp_path / "old-00000000.pth",
+        _use_new_zipfile_serialization=False,
+    )
+    with pytest.raises(InputError, match="torch's older kind, which has no checksums"):
+        load_model(tmp_path / "old-00000000.pth")
+
+
+def test_an_archive_that_only_ends_as_one_is_of_the_older_kind(tmp_path):
+    path = openmmlab(tmp_path, legacy=True)
+    torch.save({"a": 1}, tmp_path / "zip.pth")
+    path.write_bytes(path.read_bytes() + (tmp_path / "zip.pth").read_bytes())
+    with pytest.raises(InputError, match="no checksums"):
+        load_model(path)
+
+
+def taken_by_loading(paths: list[Path]) -> tuple[int, list[str]]:
+    """Bytes at most in use beyond those after the imports, and what was wrong with each file."""
+    code = """if True:
+        import resource, sys
+        from dme.common.errors import InputError
+        from dme.nets.loading import load_model
+
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+        before = peak()
+        for path in sys.argv[1:]:
+            try:
+                load_model(path)
+            except InputError as e:
+                print(e)
+        print(peak() - before)
+    """
+    printed = subprocess.run(
+        [sys.executable, "-c", code, *map(str, paths)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    *lines, kilobytes = printed.splitlines()
+    return 1024 * int(kilobytes), lines
+
+
+def expanded(tmp_path):
+    """Every tensor of a wide network a view of one number."""
+    with torch.device("meta"):
+        state = build_model(head="psp", width=512).state_dict()
+    views = {}
+    for name, value in state.items():
+        if not name.endswith("tracked"):
+            views[name] = torch.ones(1).expand(value.shape)
+    return ours(tmp_path, arch=SMALL | {"width": 512}, state_dict=views)
+
+
+def openmmlab_expanded(tmp_path):
+    path = expanded(tmp_path)
+    torch.save(torch.load(path, weights_only=True)["state_dict"], path)
+    return path
+
+
+def one_storage(tmp_path):
+    """Every tensor of a wide network a view of its largest."""
+    with torch.device("meta"):
+        state = build_model(head="psp", width=16).state_dict()
+    storage = torch.ones(max(value.numel() for value in state.values()))
+    views = {}
+    for name, value in state.items():
+        if not name.endswith("tracked"):
+            views[name] = storage[: value.numel()].view(value.shape)
+    return ours(tmp_path, arch=SMALL | {"width": 16}, state_dict=views)
+
+
+def compressed(tmp_path):
+    torch.save({"state_dict": {"zeros": torch.zeros(60_000_000)}}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain:
+        with zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as small:
+            for name in plain.namelist():
+                small.writestr(name, plain.read(name))
+    return tmp_path / "small.pth"
+
+
+def called(call):
+    def make(tmp_path):
+        torch.save({"state_dict": Payload(*call)}, tmp_path / "call.pth")
+        return tmp_path / "call.pth"
+
+    return make
+
+
+def test_small_files_that_claim_much_take_little(tmp_path):
+    cases = [
+        (lambda folder: ours(folder, arch=SMALL | {"width": 4000}), "checkpoint has width 2, the"),
+        (lambda folder: ours(folder, arch=SMALL | {"num_classes": 10**9}), "num_classes is 1e.09"),
+        (lambda folder: ours(folder, arch=SMALL | {"in_channels": 2**62}), "in_channels is 4"),
+        (expanded, "claims 7.* GB of weights, more than the file holds"),
+        (openmmlab_expanded, "claims 7.* GB of weights, more than the file holds"),
+        (one_storage, "claims .* GB of weights, more than the file holds"),
+        (compressed, "small.pth unpacks to 0.2 GB, refused"),
+        (called((bytearray, 10**9)), "asks for memory .*bytearray"),
+        (called((torch.FloatTensor, 10**9)), "asks for memory .*FloatTensor"),
+        (called((torch.UntypedStorage, 10**9)), "asks for memory .*UntypedStorage"),
+    ]
+    paths = []
+    for i, (make, _) in enumerate(cases):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        paths.append(make(folder))
+    taken, lines = taken_by_loading(paths)
+    for path, line, (_, message) in zip(paths, lines, cases, strict=True):
+        assert line.startswith(str(path))
+        assert re.search(message, line), line
+    assert taken < 150e6
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.ones(2, dtype=torch.int32), "no plain floating-point weights in .*int32"),
+        (torch.ones(2, dtype=torch.complex64), "no plain floating-point weights in .*complex64"),
+        (torch.tensor([1e300, 1], dtype=torch.float64), "NaN or infinity in head.classifier.bias"),
+        (torch.ones(2, device="meta"), "asks for memory .*meta"),
+        (torch.eye(2)[0].to_sparse(), "asks for memory .*sparse"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused(tmp_path, tensor, message):
+    state = torch.load(ours(tmp_path), weights_only=True)["state_dict"]
+    path = ours(tmp_path, state_dict=state | {"head.classifier.bias": tensor})
+    with pytest.raises(InputError, match=message):
+        load_model(path)
+
+
+def test_a_variance_below_0_is_refused(tmp_path):
+    def negate(state):
+        state["backbone.encoder.2.1.convs.0.bn.running_var"].neg_()
+
+    message = "changed.pth: a variance below 0 in backbone.encoder.2.0.bn.running_var"
+    with pytest.raises(InputError, match=message):
+        load_model(openmmlab(tmp_path, change=negate))
 
 
 class Payload:
@@ -412,6 +652,13 @@ def test_a_record_of_provenance_can_be_read_again(tmp_path):
     )
 
 
+def test_a_checkpoint_does_not_say_who_made_it_from_whose_data(tmp_path):
+    extra = {"command": "python finetune.py --data /x/Doe", "data": "8 B-scans from /x/Doe"}
+    save_model(small_model(), tmp_path / "m.pth", extra=extra | {"split": "random"})
+    assert load_model(tmp_path / "m.pth").weights_extra == {"split": "random"}
+    assert b"Doe" not in (tmp_path / "m.pth").read_bytes()
+
+
 def test_extra_must_be_plain_data(tmp_path):
     with pytest.raises(TypeError):
         save_model(small_model(), tmp_path / "m.pth", extra={"score": np.float32(1)})
@@ -454,6 +701,10 @@ SMALL = {
             "do not fit a network with 2 classes and 3 input channels",
         ),
         ({"preprocess": {"mean": [0.0] * 3, "std": [1.0, 0.0, 1.0]}}, "do not fit a network"),
+        ({"preprocess": PREPROCESS | {"size": ["512"]}}, "do not fit a network"),
+        ({"preprocess": [1]}, "do not fit a network"),
+        ({"extra": [1]}, "do not fit a network"),
+        ({"classes": [1, 2]}, "do not fit a network"),
         ({"classes": "ab"}, "classes ab .*do not fit a network with 2 classes"),
         ({"state_dict": {1: torch.zeros(1)}}, "its state_dict does not map names to tensors"),
         (

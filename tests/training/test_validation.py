@@ -177,6 +177,15 @@ def test_graded_columns():
 
 
 @pytest.mark.parametrize("size", ["512", "native", "half"])
+def test_a_network_that_makes_nan_is_not_scored(size):
+    model = network(size)
+    model.head.classifier.bias.data[1] = float("nan")
+    validate = Validation(make_cache(size=256), make_cache(), np.array([1, 2]), CPU)
+    with pytest.raises(InputError, match="makes NaN or infinity of scan scan1: its weights"):
+        validate({"model": model})
+
+
+@pytest.mark.parametrize("size", ["512", "native", "half"])
 @pytest.mark.parametrize("flip", [False, True])
 def test_probabilities_have_the_size_of_the_scan(size, flip):
     model = network(size)

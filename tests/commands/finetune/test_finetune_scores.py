@@ -136,8 +136,11 @@ def test_the_network_is_left_ready_for_use(done, tiny):
     start = load_model(tiny)
     assert model.classes == ["background", "fluid"] and model.preprocess["size"] == "512"
     assert {k: model.preprocess[k] for k in ("mean", "std")} == start.preprocess
-    for name in ("start", "data", "data_sha256", "data_kind", "split", "leak", "command"):
+    for name in ("start", "data_sha256", "data_kind", "split", "leak", "commit", "time_utc"):
         assert model.weights_extra[name] == results[name]
+    assert not {"data", "command"} & model.weights_extra.keys()
+    for file in ("model.pt", "best-model.pt"):  # that one shares: nobody's paths
+        assert str(out.parent).encode() not in (out / file).read_bytes()
     moved = []
     for after, before in zip(model.parameters(), start.parameters(), strict=True):
         moved.append(not torch.equal(after, before))
