@@ -22,6 +22,7 @@ usage: ./run.sh COMMAND [arguments; --help lists a command's own]
   export     a network as one file that runs without dme: ONNX or torch.export
   prepare    the preliminary study of a data set: counts, class balance, splits, pictures
   weights    list, download, verify and convert named checkpoints
+  cache      list the caches of scans, or remove them: cache --clear
   pretrain   pretrain networks on fundus vessels (HRF), or score such checkpoints
   bench      measure speed against peers
   test       the test suite
@@ -76,7 +77,7 @@ command="${1:-}"
 [ $# -gt 0 ] && shift
 extras=()
 case "$command" in
-    predict | prepare | weights | baseline) script="$command.py" ;;
+    predict | prepare | weights | cache | baseline) script="$command.py" ;;
     export) script=export.py extras=(export) ;;
     finetune | table2) script="$command.py" extras=(train) ;;
     reproduce) script=reproduce.py extras=(test) ;;

@@ -31,6 +31,6 @@ setup(
         "dme.zoo": ["*.json", "*.pth", "*.md"],
     },
     entry_points={"console_scripts": ["dme = dme.__main__:main"]},
-    install_requires=["torch>=2.11", "numpy", "scipy", "h5py", "tqdm", "Pillow"],
+    install_requires=["torch>=2.11", "numpy", "scipy", "h5py", "tqdm", "Pillow", "xxhash"],
     extras_require={"train": TRAIN, "export": EXPORT, "bench": BENCH, "test": TEST, "dev": DEV},
 )

@@ -11,6 +11,7 @@ COMMANDS = {
     "finetune": "fine-tune a network on B-scans to segment fluid or layers, and score it",
     "prepare": "describe a data set: counts, class balance, splits, pictures",
     "weights": "list, download, verify and convert named checkpoints",
+    "cache": "list or clear the caches of scans",
     "export": "a network as one file that runs without dme: ONNX or torch.export",
 }
 

@@ -5,6 +5,7 @@ its layout is described in dme/data/cache_file.py.
 """
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from dme.common.locks import locked
 from dme.data.cache_file import read_cache, unwritable, write_cache
 from dme.data.scan_set import Cache, collect, resized
 from dme.data.source import Source
+
+NAME = re.compile(r"[a-z]+-[0-9a-f]{12}-(native|\d+)\.h5")
 
 
 def open_cache(source: Source, size: int | None = None, folder: Path | None = None) -> Cache:
@@ -48,9 +51,7 @@ def open_cache(source: Source, size: int | None = None, folder: Path | None = No
             return cache
         if problem:
             print(f"cache {path} cannot be used ({problem}): building it again", file=sys.stderr)
-        # what a killed build left behind: a live one holds the lock
-        for leftover in folder.glob(f".{path.name}.*.part"):
-            leftover.unlink()
+        _remove_leftovers(path)
         built = collect(source) if native is None else resized(native, size)
         write_cache(path, built)
         cache, problem = read_cache(path, source, size)
@@ -61,11 +62,36 @@ def open_cache(source: Source, size: int | None = None, folder: Path | None = No
     return cache
 
 
+def cached_files(folder: Path) -> list[Path]:
+    """The cache files in a folder; whatever else lies there is not ours."""
+    files = []
+    for path in sorted(folder.glob("*.h5")):
+        if NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            files.append(path)
+    return files
+
+
+def remove(path: Path) -> bool:
+    """Remove a cache file, and what a killed build left of it, once nobody builds it."""
+    with _locked(path):
+        _remove_leftovers(path)
+        path.unlink(missing_ok=True)
+    return True
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Of a killed build: a live one holds the lock."""
+    for leftover in path.parent.glob(f".{path.name}.*.part"):
+        leftover.unlink()
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the lock of one cache file."""
     with contextlib.ExitStack() as stack:
         try:
+            path.parent.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)  # one that is there keeps its mode
             lock = path.with_name(f".{path.name}.lock")
             stack.enter_context(locked(lock, purpose=f"it builds {path}"))
         except OSError as e:

@@ -7,9 +7,11 @@ import hashlib
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import h5py
@@ -19,8 +21,9 @@ from PIL import Image
 
 from dme.bscan import BScan
 from dme.common.errors import InputError
+from dme.data import cache_file
 from dme.data.cache import open_cache
-from dme.data.cache_file import checksum, read_cache
+from dme.data.cache_file import HASHES, checksum, checksum_of_all, read_cache
 from dme.data.opening import open_source
 
 SHA = hashlib.sha256(b"fake").hexdigest()
@@ -292,22 +295,235 @@ def test_any_flipped_byte_is_harmless_or_found(tmp_path):
     assert problems > 100
 
 
-def test_checksum_sees_flips_swaps_and_shifts():
+@pytest.mark.parametrize("digest", HASHES.values(), ids=HASHES)
+def test_checksum_sees_flips_swaps_and_shifts(digest):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (3, 50, 100), np.uint8)  # 3 pages and a rest
-    expected = checksum(pixels)
-    assert checksum(pixels.ravel()) == expected == checksum(pixels.copy())
+    expected = checksum(pixels, digest)
+    assert checksum(pixels.ravel(), digest) == expected == checksum(pixels.copy(), digest)
     for place in (0, 4095, 4096, 9001, 12287, 12288, 14999):
         for bit in (1, 128):
             damaged = pixels.copy()
             damaged.reshape(-1)[place] ^= bit
-            assert checksum(damaged) != expected
+            assert checksum(damaged, digest) != expected
     flat = pixels.reshape(-1)
     first, second, rest = np.split(flat, [4096, 8192])
     swapped = np.concatenate((second, first, rest))
     zeroed = np.concatenate((first, np.zeros_like(second), rest))
-    for damaged in (swapped, zeroed, np.roll(flat, 1), flat[:-1]):
-        assert checksum(damaged) != expected
+    words = first.view("<u8")
+    backwards = np.concatenate((words[::-1].copy().view(np.uint8), second, rest))
+    sectors = np.concatenate((first[512:1024], first[:512], flat[1024:]))
+    for damaged in (swapped, zeroed, backwards, sectors, np.roll(flat, 1), flat[:-1]):
+        assert checksum(damaged, digest) != expected
+
+
+@pytest.mark.parametrize("digest", HASHES.values(), ids=HASHES)
+def test_checksum_sees_flips_that_cancel_in_a_sum(digest):
+    rng = np.random.default_rng(0)
+    page = rng.integers(0, 2**63, 512, np.int64).astype("<u8")
+    expected = checksum(page, digest)
+    seen = 0
+    for bit in range(64):
+        mask = np.uint64(1 << bit)
+        ones = np.flatnonzero(page & mask)
+        zeros = np.flatnonzero(~page & mask)
+        if len(ones) and len(zeros):
+            damaged = page.copy()
+            damaged[[ones[0], zeros[0]]] ^= mask
+            assert damaged.sum(dtype=np.uint64) == page.sum(dtype=np.uint64)
+            assert checksum(damaged, digest) != expected
+            seen += 1
+    assert seen > 60
+
+
+def test_a_file_whose_hash_is_not_there_is_built_again(tmp_path, capsys, monkeypatch):
+    """Written with xxhash, read without it; and back."""
+    source = FakeSource(make_scans())
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_file, "HASHES", HASHES | {"fast": zlib.adler32})
+        patch.setattr(cache_file, "HASH", "fast")
+        open_cache(source, folder=tmp_path)
+        open_cache(source, folder=tmp_path)
+        assert source.read == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_file, "HASHES", {"crc32": zlib.crc32})
+        patch.setattr(cache_file, "HASH", "crc32")
+        capsys.readouterr()
+        assert_holds(open_cache(source, folder=tmp_path), source.records)
+        assert "its hash fast is none of crc32; pip install xxhash" in capsys.readouterr().err
+    assert_holds(open_cache(source, folder=tmp_path), source.records)
+    assert source.read == 2
+
+
+# ---- content that no set of scans has, under right checksums -----------------------------------
+
+
+def rewrite(change):
+    """Damage: `change` of the datasets and attributes, with the checksums that go with it."""
+
+    def damage(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            arrays = {key: file[key][...] for key in file}
+            attributes = {key: value for key, value in file.attrs.items() if key != "checksum"}
+            change(arrays, attributes)
+            checksums = {key: checksum(array) for key, array in arrays.items()}
+            for key in list(file):
+                del file[key]
+            for key, array in arrays.items():
+                file[key] = array
+                file[key].attrs["checksum"] = np.uint64(checksums[key])
+            for key, value in attributes.items():
+                file.attrs[key] = value
+            file.attrs["checksum"] = np.uint64(checksum_of_all(attributes, checksums))
+
+    return damage
+
+
+def replaced(key, function):
+    def change(arrays, attributes):
+        place = arrays if key in arrays else attributes
+        place[key] = function(place[key])
+
+    return rewrite(change)
+
+
+def with_link(path: Path) -> None:
+    """Pixels that lie in another file."""
+    with h5py.File(path.with_name("other.hdf5"), "w") as other:
+        with h5py.File(path, "r+") as file:
+            other["images"] = file["images"][...]
+            other["images"].attrs["checksum"] = file["images"].attrs["checksum"]
+            del file["images"]
+            file["images"] = h5py.ExternalLink(other.filename, "images")
+
+
+def with_raw_storage(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        images = file["images"][...]
+        number = file["images"].attrs["checksum"]
+        del file["images"]
+        raw = path.with_name("raw")
+        images.tofile(raw)
+        place = [(str(raw), 0, images.size)]
+        file.create_dataset("images", images.shape, images.dtype, external=place)
+        file["images"].attrs["checksum"] = number
+
+
+def huge(path: Path) -> None:
+    """A terabyte that nobody wrote."""
+    with h5py.File(path, "r+") as file:
+        del file["images"]
+        file.create_dataset("images", (10**12,), "u1", chunks=(1 << 20,))
+        file["images"].attrs["checksum"] = 0
+
+
+def variable_text(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["names"]
+        file["names"] = ["a", "b", "c"]
+        file["names"].attrs["checksum"] = 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (replaced("shapes", lambda a: np.arange(5)), "shapes are (5,)"),
+        (replaced("shapes", lambda a: np.zeros((0, 2), np.int64)), "shapes are (0, 2)"),
+        (replaced("shapes", lambda a: a - a), "above 0"),
+        (replaced("shapes", lambda a: a * 2**40), "images are"),
+        (replaced("shapes", lambda a: a[:, [0, 1, 1]]), "other than 3 channels"),
+        (replaced("shapes", lambda a: a.astype(np.float64)), "shapes is float64"),
+        (replaced("names", lambda a: a[:2]), "names are (2,), expected (3,)"),
+        (replaced("names", lambda a: np.arange(3)), "names is int64"),
+        (replaced("subjects", lambda a: a[:2]), "subjects are (2,), expected (3,)"),
+        (replaced("positions", lambda a: a[:, None]), "positions are (3, 1), expected (3,)"),
+        (replaced("positions", lambda a: a.astype(np.int32)), "positions is int32"),
+        (replaced("images", lambda a: a[1:]), "images are (359,), expected (360,)"),
+        (replaced("images", lambda a: a.astype(np.int16)), "images is int16"),
+        (replaced("fluid", lambda a: a * 0 + np.uint8(77)), "fluid holds other than 0, 1 and 255"),
+        (replaced("fluid", lambda a: a * 0 + np.uint8(2)), "fluid holds other than 0, 1 and 255"),
+        (replaced("fluid", lambda a: a * 0 + np.uint8(254)), "fluid holds other than 0, 1"),
+        (replaced("fluid", lambda a: a[1:]), "fluid are (359,), expected (360,)"),
+        (replaced("layers", lambda a: a[1:]), "layers are"),
+        (replaced("layers", lambda a: a.astype(np.float64)), "layers is float64"),
+        (replaced("scale_um", lambda a: a[:2]), "scale_um is"),
+        (replaced("scale_um", lambda a: a * np.nan), "scale_um is"),
+        (replaced("scale_um", lambda a: -a), "scale_um is"),
+        (rewrite(lambda arrays, _: arrays.update(extra=np.zeros(3))), "unknown dataset extra"),
+        (set_attribute("scale_um", (1.0, 1.0, 1.0)), "checksum of the attributes differs"),
+        (set_attribute("kind", np.bytes_("duke")), "checksum of the attributes differs"),
+        (with_link, "images is a link"),
+        (with_raw_storage, "images does not lie in the file as it was written"),
+        (huge, "images does not lie in the file as it was written"),
+        (variable_text, "names is object"),
+    ],
+)
+def test_wrong_content_is_reported_and_built_again(tmp_path, capsys, damage, reason):
+    source = FakeSource(make_scans(layers=True))
+    open_cache(source, folder=tmp_path)
+    path = only_file(tmp_path)
+    damage(path)
+    capsys.readouterr()
+    assert_holds(open_cache(source, folder=tmp_path), source.records)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "cannot be used" in line]
+    assert reason in line, line
+    assert source.read == 2
+
+
+def test_rewritten_without_change_is_used(tmp_path):
+    source = FakeSource(make_scans(layers=True))
+    open_cache(source, folder=tmp_path)
+    rewrite(lambda arrays, attributes: None)(only_file(tmp_path))
+    assert_holds(open_cache(source, folder=tmp_path), source.records)
+    assert source.read == 1
+
+
+def test_a_resized_set_has_its_size_and_no_layers(tmp_path, capsys):
+    source = FakeSource(make_scans())
+    open_cache(source, 8, tmp_path)
+    (path,) = tmp_path.glob("*-8.h5")
+
+    def add_layers(arrays, attributes):
+        arrays["layers"] = np.zeros(3 * 8 * 8, np.float32)
+
+    for damage, reason in (
+        (rewrite(add_layers), "layers of a resized set"),
+        (replaced("shapes", lambda a: a * [[2, 1]]), "shapes are not 8 x 8"),
+    ):
+        damage(path)
+        cache, problem = read_cache(path, source, 8)
+        assert cache is None
+        assert reason in problem
+        open_cache(source, 8, tmp_path)
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    scans = make_scans()
+    scans[1].name = b"eye \xff".decode(errors="surrogateescape")
+    source = FakeSource(scans)
+    open_cache(source, folder=tmp_path)
+    assert_holds(open_cache(source, folder=tmp_path), scans)
+    assert source.read == 1
+
+
+# ---- whose scans they are ----------------------------------------------------------------------
+
+
+def test_only_their_owner_may_read_them(tmp_path):
+    for size in (None, 8):
+        open_cache(FakeSource(make_scans()), size, tmp_path / "new" / "cache")
+    folder = tmp_path / "new" / "cache"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = list(folder.glob("*.h5"))
+    assert len(files) == 2
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_a_folder_that_is_there_keeps_its_mode(tmp_path):
+    tmp_path.chmod(0o755)
+    open_cache(FakeSource(make_scans()), folder=tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert stat.S_IMODE(only_file(tmp_path).stat().st_mode) == 0o600
 
 
 # ---- what is refused --------------------------------------------------------------------------
@@ -433,20 +649,20 @@ def test_two_processes_build_once(tmp_path):
 
 def test_killed_build_leaves_nothing_behind(tmp_path, capsys):
     code = """if True:
-        import os, signal, sys, zlib
+        import os, signal, sys
         from pathlib import Path
+        import h5py
         from test_cache import FakeSource, make_scans
-        from dme.data import cache, cache_file
+        from dme.data import cache
 
-        class Killer:
-            calls = 0
-            def crc32(self, data, start=0):
-                self.calls += 1
-                if self.calls == 11:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return zlib.crc32(data, start)
+        create = h5py.Group.create_dataset
 
-        cache_file.zlib = Killer()
+        def killer(file, name, data):
+            if name == "images":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return create(file, name, data=data)
+
+        h5py.Group.create_dataset = killer
         cache.open_cache(FakeSource(make_scans(((100, 300),) * 3)), folder=Path(sys.argv[1]))
     """
     process = python(code, tmp_path)
