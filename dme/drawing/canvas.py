@@ -74,7 +74,7 @@ class Letters:
         x -= self.width(text) * ACROSS[across]
         style = {"fill": colour}
         if halo is not None:
-            style |= {"stroke_width": max(1, self.size // 8), "stroke_fill": halo}
+            style |= {"stroke_width": max(1, self.size // 12), "stroke_fill": halo}
 
         # every part stands on the baseline of the whole
         ascent, descent = self.font.getmetrics()

@@ -31,6 +31,7 @@ CHANGE_COLOURS = np.array(
         (170, 20, 30),
     ]
 )
+CHANGE_GRID = (120, 120, 120)
 UNKNOWN = (110, 110, 110)  # colour of NaN
 WIDTH = 640  # of the map, in pixels
 LEFT = 28  # its margins
@@ -191,13 +192,16 @@ def _draw_grid(draw: ImageDraw.ImageDraw, frame: _Frame, place: Place) -> None:
     x = (column + 0.5) * cell_width
     y = (frame.bscans - bscan - 0.5) * cell_height
 
+    # changes are white where there are none
+    colour = CHANGE_GRID if place.changes else "white"
+
     # radii in pixels of the inner, middle and outer circle; pixels need not be square
     across = 500 / lateral_um * cell_width  # px of 0.5 mm
     down = 500 / spacing_um * cell_height
     radii = [(diameter_mm * across, diameter_mm * down) for diameter_mm in DIAMETERS_MM]
     for rx, ry in radii:
         box = [x - rx, y - ry, x + rx, y + ry]
-        draw.ellipse(box, outline="white", width=3)
+        draw.ellipse(box, outline=colour, width=3)
 
     # four diagonals, from the inner circle to the outer one
     for sx in (-1, 1):
@@ -205,7 +209,7 @@ def _draw_grid(draw: ImageDraw.ImageDraw, frame: _Frame, place: Place) -> None:
             ends = []
             for rx, ry in (radii[0], radii[-1]):
                 ends.append((x + sx * rx * DIAGONAL, y + sy * ry * DIAGONAL))
-            draw.line(ends, fill="white", width=3)
+            draw.line(ends, fill=colour, width=3)
 
     # numbers half-way between the circles; the last B-scan, superior, is at the top
     letters = Letters(SMALL)
@@ -214,7 +218,7 @@ def _draw_grid(draw: ImageDraw.ImageDraw, frame: _Frame, place: Place) -> None:
         if value is not None and 0 < middle[0] < frame.width and 0 < middle[1] < frame.height:
             digits = 0 if abs(value) >= FEW_UM else 1
             sign = "+" if place.changes else ""
-            text = f"{value:{sign}.{digits}f}"
+            text = f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # 0 has no sign of its own
             letters.write(draw, middle, text, "white", anchor="mm", halo="black")
 
 

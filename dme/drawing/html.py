@@ -12,6 +12,7 @@ from PIL import Image
 
 from dme.drawing.panels import reduced
 
+FEW_COLUMNS = 6  # more get less room in a narrow window
 THUMBNAIL_QUALITY = 82  # of JPEG
 
 
@@ -66,11 +67,12 @@ def table_html(table: Table, folder: Path) -> str:
             cells += _cell(row[column.key], column.digits)
         body.append(f"<tr>{cells}</tr>")
 
+    kind = " class=wide" if len(table.columns) > FEW_COLUMNS else ""
     title = escaped(table.title)
     if table.picture and len(rows) > table.thumbnails:
         title += f" (pictures of the first {table.thumbnails})"
     return (
-        f"<section><h2>{title}</h2><div class=scroll><table>"
+        f"<section><h2>{title}</h2><div class=scroll><table{kind}>"
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div></section>"
     )
 

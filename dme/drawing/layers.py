@@ -24,7 +24,7 @@ COLOURS = np.array(
         (255, 120, 205),
     ]
 )
-FLUID_TINT = 0.5  # lines of layers run through it
+FLUID_TINT = 0.4  # lines of layers run through it
 ENLARGED = 2  # so that lines do not cover thin layers
 LEGEND_LINE = 22  # px, height of a line of the legend
 LEGEND_DASH = 22  # px, length of a sample of colour
