@@ -43,6 +43,7 @@ def main() -> None:
     from dme.data.cache import open_cache
     from dme.data.description import count_pixels, describe, example_panel
     from dme.data.opening import open_source
+    from dme.data.source import subjects_known
     from dme.drawing.canvas import save_png
 
     refuse_foreign(settings.out, "results.json", ["examples.png"])
@@ -63,7 +64,7 @@ def main() -> None:
     # the study, on the screen and in files
     usual_split = "paper" if native.is_duke else "random"
     description = describe(native, small, settings.split or usual_split)
-    print_description(description)
+    print_description(description, subjects_known(native.notes))
 
     results = settings.out / "results.json"
     examples = settings.out / "examples.png"
@@ -78,8 +79,11 @@ def main() -> None:
     print(f"\nwrote {results} and {examples}: see there whether fluid is where it should be")
 
 
-def print_description(description: dict) -> None:
-    """The numbers of `dme.data.description.describe` as text."""
+def print_description(description: dict, eyes_known: bool = True) -> None:
+    """The numbers of `dme.data.description.describe` as text.
+
+    eyes_known: whether the subjects are; what leaks is only known then.
+    """
     # sizes, then a line for each subject and for all
     total = description["total"]
     sizes = ", ".join(f"{count} of {size} px" for size, count in description["sizes"].items())
@@ -104,5 +108,8 @@ def print_description(description: dict) -> None:
     sides = f"{split['train']} train, {split['validation']} validation B-scans"
     print(f"split {split['name']}: {sides}; of the latter")
     leaking = split["validation_beside_train"]
-    print(f"  {leaking} leak: an adjacent annotated B-scan of the same eye is in train")
+    if eyes_known:
+        print(f"  {leaking} leak: an adjacent annotated B-scan of the same eye is in train")
+    else:
+        print("  which are of one eye is unknown: index.csv can say it")
     print(f"  {split['validation_empty']} are empty")

@@ -17,7 +17,7 @@ from dme.data.images import Survey, read_grey, survey_images
 from dme.data.index import MOST_BSCAN, MOST_SUBJECT, IndexRow, read_index
 from dme.data.layout import find_layout, image_folder
 from dme.data.masks import MaskValues, check_meaning, mask_lookup, read_mask
-from dme.data.source import Source, files_in, fingerprint, listing, readable
+from dme.data.source import SUBJECTS_UNKNOWN, Source, files_in, fingerprint, listing, readable
 
 # subject and position of an image without index.csv
 PLACE_IN_NAME = re.compile(r"subject_?(\d+)_(\d+)", re.IGNORECASE)
@@ -102,7 +102,7 @@ def _rows_by_name(images: dict[str, Path], notes: list[str]) -> list[IndexRow]:
         notes.append("no index.csv: subject and position come from the file names (subjectNN_MM)")
         return _plausible(named, notes)
     notes.append(
-        "no index.csv: subjects unknown (all called 1: no split by subject), positions by name"
+        f"no index.csv: {SUBJECTS_UNKNOWN} (all called 1: no split by subject), positions by name"
     )
     return numbered
 

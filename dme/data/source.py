@@ -7,13 +7,15 @@ or cleaning step leaves a line in `Source.notes`.
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dme.bscan import BScan
 from dme.common.errors import InputError
 from dme.common.files import sha256_file
+
+SUBJECTS_UNKNOWN = "subjects unknown"  # what notes say of scans whose eyes nobody named
 
 
 @dataclass
@@ -40,6 +42,11 @@ class Source:
         """Add a line to the notes, once however often the scans are read."""
         if text not in self.notes:
             self.notes.append(text)
+
+
+def subjects_known(notes: Iterable[str]) -> bool:
+    """Whether these notes of a source say which scans are of one eye."""
+    return not any(SUBJECTS_UNKNOWN in note for note in notes)
 
 
 def files_in(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:

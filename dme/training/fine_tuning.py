@@ -13,7 +13,7 @@ from dme.common.provenance import provenance
 from dme.common.tasks import TASKS, Task
 from dme.data.cache import Cache, open_cache
 from dme.data.opening import open_source
-from dme.data.source import Source
+from dme.data.source import Source, subjects_known
 from dme.data.splits import leak, split_indices
 from dme.drawing.overlays import RED
 from dme.inference.sizes import SIZES, STUDY_SIDE
@@ -219,7 +219,9 @@ def announce(scans: SplitSet) -> None:
     for note in scans.small.notes:
         print(f"data note: {note}")
     sizes = f"{len(scans.training)} train, {len(scans.validation)} validation scans"
-    neighbours = f"{scans.leaking} of the latter have a neighbour in training"
+    neighbours = "which of them are of one eye is unknown (index.csv can say it)"
+    if subjects_known(scans.small.notes):
+        neighbours = f"{scans.leaking} of the latter have a neighbour in training"
     print(f"split: {scans.split}, {sizes}; {neighbours}")
     if scans.split == "all":
         print(

@@ -150,14 +150,10 @@ class Validation:
             rows = self.boundaries(by_class, i) if self.task.finds_layers else None
             fluid = None
             if self.task.finds_fluid:
-                label = _at(by_class, self._background(i).shape)[0].argmax(0)
+                label = _at(by_class, self.native.images[i].shape)[0].argmax(0)
                 fluid = label.cpu().numpy() == self.task.fluid_label
             pictures.append(self._draw(i, fluid, rows, colour))
         return pictures
-
-    def _background(self, index: int) -> np.ndarray:
-        """The scan that pictures show: with layers at native size, else 256 x 256."""
-        return (self.native if self.task.finds_layers else self.small).images[index]
 
     def _draw(
         self,
@@ -166,21 +162,19 @@ class Validation:
         rows: np.ndarray | None,
         colour: tuple[int, int, int],
     ) -> np.ndarray:
-        image = self._background(index)
+        image = self.native.images[index]
         if fluid is not None:
             image = overlay(image, fluid, colour)
         return image if rows is None else draw_boundaries(image, rows)
 
     def picture(self, before: list[np.ndarray] | None = None) -> np.ndarray:
         """The study's Figure 6: B-scan, before and after fine-tuning (of the last call), truth."""
-        scans = self.native if self.task.finds_layers else self.small
-
-        # A row of pictures for each scan
+        # A row of pictures for each scan, at its own size: as high and wide as it was taken
         rows = []
         for place, i in enumerate(self.shown):
-            fluid = scans.fluid[i] if self.task.finds_fluid else None
-            layers = scans.layers[i] if self.task.finds_layers else None
-            row = [scans.images[i], self.after[place], self._draw(i, fluid, layers, GREEN)]
+            fluid = self.native.fluid[i] if self.task.finds_fluid else None
+            layers = self.native.layers[i] if self.task.finds_layers else None
+            row = [self.native.images[i], self.after[place], self._draw(i, fluid, layers, GREEN)]
             if before is not None:
                 row.insert(1, before[place])
             rows.append(row)
@@ -190,7 +184,7 @@ class Validation:
         if before is not None:
             titles.insert(1, "before")
         names = [self.small.names[i] for i in self.shown]
-        return panel(rows, titles, names, 640 if self.task.finds_layers else 256)
+        return panel(rows, titles, names, 640 if self.task.finds_layers else 384)
 
 
 def agreement(first: Validation, second: Validation) -> tuple[np.ndarray, np.ndarray | None]:
