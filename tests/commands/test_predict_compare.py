@@ -1,11 +1,18 @@
 """`predict --compare`: two visits by hand, and visits that must not be compared."""
 
+import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 from helpers.knowing_networks import Knows
+from helpers.pixels import is_colour
 from helpers.scan_files import flat, indexed, picture, save
+from PIL import Image
+from scipy import ndimage
+
+from dme.drawing.enface import CHANGE_COLOURS
 
 SCALE = ["--scale", "4,10,120"]
 AREA_MM2 = 40 * 4 * 10 / 1e6  # of the fluid in one B-scan
@@ -140,3 +147,101 @@ def test_what_both_visits_measured_is_compared(predict, thickness_visits, tmp_pa
     done = predict("--compare", folders["thin"], folders["fluid"], out=tmp_path / "e")
     assert done.code == 2
     assert "holds fluid, the other layers; predict both with one --task" in done.errors
+
+
+# ---- the page, the shift, damaged results -------------------------------------------------------
+def test_comparison_has_a_page_with_maps(predict, thickness_visits, visits, tmp_path):
+    done = predict("--compare", *visits, out=tmp_path / "c")
+    page = (done.out / "comparison.html").read_text(encoding="utf-8")
+    assert "<b>-0.0003 mm³</b><span>fluid</span>" in page
+    for name in ("A", "B", "B-A"):
+        picture = np.asarray(Image.open(done.out / "comparison_maps" / f"0_fluid_{name}.png"))
+        assert f'href="comparison_maps/0_fluid_{name}.png"' in page
+        assert picture.shape[1] == 760
+    # the change is blue: less
+    blue = is_colour(picture, CHANGE_COLOURS[0])
+    assert blue[64:-62, :640].any()
+    assert not is_colour(picture[64:-62, :640], CHANGE_COLOURS[-1]).any()
+
+    folders = thickness_visits
+    done = predict("--compare", folders["thin"], folders["thick"], out=tmp_path / "d")
+    page = (done.out / "comparison.html").read_text(encoding="utf-8")
+    assert "<b>+28 µm</b><span>central subfield thickness</span>" in page
+    assert "comparison_maps/0_retina_B-A.png" in page
+
+
+def test_a_page_without_the_files_of_its_maps(predict, visits, tmp_path):
+    shutil.rmtree(visits[0] / "masks")
+    done = predict("--compare", *visits, out=tmp_path / "c")
+    assert done.code == 0
+    assert not done.has("comparison_maps")
+    assert "Fluid of B-scans" in (done.out / "comparison.html").read_text(encoding="utf-8")
+
+
+def vessels(first: int) -> list[np.ndarray]:
+    """Six B-scans of an eye with vessels that run across them, from this one on."""
+    noise = np.random.default_rng(0).normal(size=(20, 600))
+    shadows = ndimage.gaussian_filter(noise, (1, 8))
+    scans = []
+    for line in shadows[first : first + 6]:
+        scan = picture(height=80, width=600).astype(float)
+        dark = 1 + 0.8 * line / np.abs(shadows).max()
+        scan[20:] *= dark
+        scans.append(scan.round().astype(np.uint8))
+    return scans
+
+
+def test_a_moved_eye_is_said(predict, tmp_path):
+    for name, first in (("a", 4), ("b", 4), ("c", 5)):
+        file = save(tmp_path / f"{name}.npy", vessels(first))
+        predict(file, *SCALE, out=tmp_path / name)
+    still = predict("--compare", tmp_path / "a", tmp_path / "b", out=tmp_path / "s")
+    assert "a: the eye did not move (less than one B-scan, and 0 columns)" in still.printed
+    moved = predict("--compare", tmp_path / "a", tmp_path / "c", out=tmp_path / "m")
+    assert "a: MOVED: in B the eye lies at -1 B-scans (-120 um), +0 columns" in moved.printed
+    page = (moved.out / "comparison.html").read_text(encoding="utf-8")
+    assert "MOVED: in B the eye lies at -1 B-scans (-120 µm)" in page
+
+    # results without the picture that shows it
+    (tmp_path / "a" / "enface" / "a.png").unlink()
+    done = predict("--compare", tmp_path / "a", tmp_path / "c", out=tmp_path / "n")
+    assert "whether the eye moved between the visits is unknown (no en-face picture" in done.printed
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: d["volumes"][0].pop("eye"), "a volume has no eye"),
+        (lambda d: d["scans"][0].pop("fluid_area_mm2"), "fluid_area_mm2 of a scan of volume b"),
+        (lambda d: d["scans"][1].update(fluid_area_mm2=None), "fluid_area_mm2 of a scan"),
+        (lambda d: d["scans"][0].pop("volume"), "a scan has no volume"),
+        (lambda d: d["scans"][0].update(bscan="0"), "bscan of a scan of volume b is no number"),
+        (lambda d: d.update(volumes=[None]), "volumes are no list of tables"),
+        (lambda d: d.update(scans=None), "scans are no list of tables"),
+        (lambda d: d.update(settings=[]), "settings are no table"),
+        (lambda d: d["volumes"][0].update(fluid_volume_mm3="1"), "fluid_volume_mm3 of volume b"),
+        (lambda d: d["volumes"][0].update(first_bscan=True), "first_bscan of volume b"),
+        (lambda d: d["volumes"][0].pop("sectors"), "sectors of volume b are not nine"),
+        (lambda d: d["volumes"][0]["sectors"].pop(), "sectors of volume b are not nine"),
+        (lambda d: d["volumes"][0]["sectors"][2].clear(), "a sector of volume b has no name"),
+        (lambda d: d["volumes"][0]["sectors"][2].pop("volume_mm3"), "volume_mm3 of sector inner"),
+    ],
+)
+def test_damaged_results_are_refused_in_one_line(predict, visits, tmp_path, damage, message):
+    path = visits[1] / "measurements.json"
+    content = json.loads(path.read_text())
+    damage(content)
+    path.write_text(json.dumps(content))
+    done = predict("--compare", *visits, out=tmp_path / "c")
+    assert done.code == 2
+    (line,) = done.errors.splitlines()
+    assert f"measurements.json: {message}" in line
+    assert "predict this visit again" in line
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "null", "[" * 100000])
+def test_what_is_no_results_file_is_refused_in_one_line(predict, visits, tmp_path, content):
+    (visits[1] / "measurements.json").write_text(content)
+    done = predict("--compare", *visits, out=tmp_path / "c")
+    assert done.code == 2
+    assert "holds no results of ./run.sh predict" in done.errors
