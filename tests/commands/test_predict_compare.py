@@ -205,7 +205,9 @@ def test_a_moved_eye_is_said(predict, tmp_path):
     # results without the picture that shows it
     (tmp_path / "a" / "enface" / "a.png").unlink()
     done = predict("--compare", tmp_path / "a", tmp_path / "c", out=tmp_path / "n")
-    assert "whether the eye moved between the visits is unknown (no en-face picture" in done.printed
+    assert (
+        "whether the eye moved between the visits is unknown (no en-face picture" in done.printed
+    )
 
 
 @pytest.mark.parametrize(
