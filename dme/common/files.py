@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from dme.common.errors import InputError
 if TYPE_CHECKING:  # scripts write files and answer --help without waiting for torch
     import torch
 
+SEAL = "crc32"  # key of a checksum
 LONGEST_STEM = 200  # bytes of a temporary name that repeat the file's; systems allow 255 in all
 # what is never replaced by a file, in words
 KINDS = (
@@ -119,6 +121,29 @@ def write_json(path: str | Path, content: dict) -> None:
         lines.append(f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
     with atomic_path(path) as temporary:
         temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def sealed(content: dict) -> dict:
+    """Content for a JSON file, with a checksum as its last key."""
+    content = plain({key: value for key, value in content.items() if key != SEAL})
+    return content | {SEAL: _crc32(content)}
+
+
+def unsealed(content: Any) -> dict:
+    """What was sealed, or was written before there were seals.
+
+    Raises ValueError for anything that is no dictionary, or not as it was sealed.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"found a {type(content).__name__}, expected a dictionary")
+    rest = {key: value for key, value in content.items() if key != SEAL}
+    if SEAL in content and content[SEAL] != _crc32(rest):
+        raise ValueError("its checksum differs")
+    return rest
+
+
+def _crc32(content: dict) -> str:
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 
 def plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from dme.common.errors import InputError
-from dme.common.files import sha256_file, write_json
+from dme.common.files import sealed, sha256_file, write_json
 from dme.common.folders import owned, read_record
 from dme.report.journal import entries, is_unchanged
 
@@ -167,7 +167,7 @@ def put_in_place(place: Place) -> None:
     before = {name: sha256_file(out / name) for name in files if (out / name).is_file()}
     state = {key: value for key, value in new.items() if key != "fingerprint"}
     state |= {"finished": False, "files": before, "incoming": new["files"]}
-    write_json(out / RESULTS, state)
+    write_json(out / RESULTS, sealed(state))
     for name in new["files"]:
         (out / name).parent.mkdir(exist_ok=True)
         os.replace(place.out / name, out / name)

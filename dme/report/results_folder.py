@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dme.common.errors import InputError
-from dme.common.files import sha256_file, write_json
+from dme.common.files import sealed, sha256_file, write_json
 from dme.common.tasks import Task
 from dme.drawing.canvas import save_png
 from dme.drawing.panels import contact_sheet
@@ -47,7 +47,7 @@ class Origin:
 
 def announce(out: Path, origin: Origin) -> None:
     """Leave a results file that says that the prediction has not finished."""
-    write_json(out / RESULTS, {"finished": False, **origin.record})
+    write_json(out / RESULTS, sealed({"finished": False, **origin.record}))
 
 
 def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None:
@@ -78,7 +78,7 @@ def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None
         "skipped": work.skipped,
     }
     content["files"] = checksums(work, volumes)
-    write_json(out / RESULTS, {"finished": True, **origin.record, **content})
+    write_json(out / RESULTS, sealed({"finished": True, **origin.record, **content}))
     journal.remove(out)
     if place.final != out:
         put_in_place(place)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dme.common.errors import InputError
+from dme.common.files import unsealed
 from dme.data.image_files import read_pixels
 from dme.retina.volume import SECTORS, enface_map
 
@@ -92,7 +93,7 @@ def read_results(folder: str | Path) -> Visit:
     """What a finished `predict` left in a folder. Raises InputError for anything else."""
     path = Path(folder) / RESULTS
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = unsealed(json.loads(path.read_text(encoding="utf-8")))
         visit = Visit(folder, content["settings"], content["scans"], content["volumes"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise InputError(

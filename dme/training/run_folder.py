@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from dme.common.files import atomic_path, plain, refuse_special, sha256_file, write_json
+from dme.common.files import (
+    atomic_path,
+    plain,
+    refuse_special,
+    sealed,
+    sha256_file,
+    unsealed,
+    write_json,
+)
 from dme.common.folders import read_record, refuse_foreign
 from dme.common.provenance import provenance
 from dme.drawing.plots import line_plot
@@ -65,13 +74,13 @@ class Run:
             with open(temporary, "w") as file:
                 for row in read_rows(out / METRICS):
                     if row["step"] <= start:
-                        file.write(json.dumps(row) + "\n")
+                        file.write(json.dumps(sealed(row)) + "\n")
         self.file = open(out / METRICS, "a")
         self.board = events_writer(out, start)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append one line and one TensorBoard point per value, at `step` completed steps."""
-        self.file.write(json.dumps({"step": step, **plain(values)}) + "\n")
+        self.file.write(json.dumps(sealed({"step": step, **plain(values)})) + "\n")
         self.file.flush()
         if self.board is None:
             return
@@ -98,7 +107,13 @@ def events_writer(out: Path, start: int) -> Any:
     except ImportError:
         print("no TensorBoard events: install tensorboard, or dme[train]", file=sys.stderr)
         return None
-    return SummaryWriter(str(out), purge_step=start + 1)
+    # it names its file after the computer, and the folder may be shared
+    name_of_host = socket.gethostname
+    socket.gethostname = lambda: "dme"
+    try:
+        return SummaryWriter(str(out), purge_step=start + 1)
+    finally:
+        socket.gethostname = name_of_host
 
 
 def names_of(config: dict) -> list[str]:
@@ -193,19 +208,24 @@ def start_of_resumed(out: Path, weights: str) -> str:
 def read_rows(path: str | Path) -> list[dict]:
     """The lines of a metrics.jsonl so far, none without the file.
 
-    What is no line of ours is left out: one cut short by a kill, or damaged.
+    One cut short by a kill is left out; so is one that was damaged, which is said on stderr.
     """
     path = Path(path)
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = unsealed(json.loads(line))
+            if not _is_row(row):
+                raise ValueError("no step, or no numbers")
         except (ValueError, RecursionError):
+            cut_short = number == len(lines)  # what follows the last line's end
+            if line and not cut_short:
+                print(f"{path}: line {number} is damaged, left out", file=sys.stderr)
             continue
-        if _is_row(row):
-            rows.append(row)
+        rows.append(row)
     return rows
 
 

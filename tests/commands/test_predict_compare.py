@@ -14,6 +14,10 @@ from scipy import ndimage
 
 from dme.drawing.enface import CHANGE_COLOURS
 
+from dme.common.errors import InputError
+from dme.common.files import unsealed
+from dme.report.compare import compare
+
 SCALE = ["--scale", "4,10,120"]
 AREA_MM2 = 40 * 4 * 10 / 1e6  # of the fluid in one B-scan
 VOLUME_MM3 = 40 * 4 * 10 * 120 / 1e9
@@ -98,6 +102,46 @@ def test_results_that_hold_nothing_to_compare(predict, visits, tmp_path):
     assert done.code == 2
     assert "holds no results" in done.errors
     assert not done.has("comparison.csv")
+
+
+def test_damaged_results_are_refused_in_one_line(predict, visits, tmp_path):
+    a, b = visits
+    path = b / "measurements.json"
+    content = path.read_bytes()
+    generator = np.random.default_rng(0)
+    places = generator.integers(0, len(content), 60)
+    cut = int(generator.integers(len(content)))
+    damages = [b"", b"null", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, content[:cut]]
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(generator.integers(8))
+        damages.append(bytes(flipped))
+
+    expected = compare(a, b).rows
+    for damage in damages:
+        path.write_bytes(damage)
+        try:
+            rows = compare(a, b).rows
+        except InputError as e:
+            assert "holds no results of ./run.sh predict" in str(e)
+        else:
+            assert rows == expected  # white space
+
+    path.write_bytes(damages[-1])
+    done = predict("--compare", a, b, out=tmp_path / "c")
+    assert done.code == 2
+    assert done.errors.count("\n") == 1
+
+
+def test_results_that_another_program_wrote(visits):
+    a, b = visits
+    content = unsealed(json.loads((b / "measurements.json").read_text()))
+    for key in ("scans", "volumes", "settings"):
+        for value in (None, 3, "text", [None], {"a": 1}, [[1]]):
+            (b / "measurements.json").write_text(json.dumps(content | {key: value}))
+            with pytest.raises(InputError) as error:
+                compare(a, b)
+            assert "\n" not in str(error.value)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ import dme
 import dme.training.loop
 from dme.common import ranks
 from dme.common.errors import InputError, run
+from dme.common.files import SEAL
 from dme.metrics import scores
 from dme.nets.segmenter import normalise
 from dme.ops.confusion import confusion_matrix
@@ -48,7 +49,7 @@ def results(out: Path) -> list[dict]:
     lines = rows(out)
     for row in lines:
         for name in list(row):
-            if name.startswith("seconds/"):
+            if name.startswith(("seconds/", SEAL)):
                 del row[name]
     return lines
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import socket
 import sys
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dme.common.errors import InputError
-from dme.common.files import sha256_file
+from dme.common.files import sha256_file, unsealed
 from dme.training.run_folder import (
     PHASES,
     Run,
@@ -39,7 +40,7 @@ def test_a_run_is_continued(tmp_path):
     second.log(30, {"loss": 0.25})
     second.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [
+    assert [unsealed(json.loads(line)) for line in lines] == [
         {"step": 10, "loss": 2.0, "lr": 0.1},
         {"step": 20, "loss": 1.0, "dice": None},
         {"step": 30, "loss": 0.25},
@@ -162,9 +163,77 @@ def test_seconds_of_a_step_without_a_line():
 def test_logged_lines_survive_a_kill(tmp_path):
     run = Run(tmp_path, {})
     run.log(1, {"loss": 2.0})  # neither closed nor flushed by us
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 2.0}
+    assert unsealed(json.loads((tmp_path / "metrics.jsonl").read_text())) == {
+        "step": 1,
+        "loss": 2.0,
+    }
     assert [e.value for e in EventAccumulator(str(tmp_path)).Reload().Scalars("loss")] == [2.0]
     run.close()
+
+
+def logged(folder):
+    run = Run(folder, {})
+    for step in (10, 20, 30):
+        run.log(step, {"train/loss": 1.5 / step, "validation/score": 0.25})
+    run.close()
+    return folder / "metrics.jsonl"
+
+
+def test_no_flipped_bit_is_read_as_another_number(tmp_path, capsys):
+    path = logged(tmp_path)
+    content = path.read_bytes()
+    rows = read_rows(path)
+    assert len(rows) == 3
+    assert rows[0] == {"step": 10, "train/loss": 0.15, "validation/score": 0.25}
+    capsys.readouterr()
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        found = read_rows(path)
+        assert len(found) >= 1
+        for row in found:
+            assert row in rows
+    assert "is damaged, left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"step": "x"}',
+        b"[1]",
+        b"3",
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"step": 1',
+        b"\0" * 40,
+    ],
+)
+def test_damaged_lines_are_left_out_and_said(tmp_path, capsys, line):
+    path = logged(tmp_path)
+    first, *rest = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([first, line, *rest]))
+    capsys.readouterr()
+    assert [row["step"] for row in read_rows(path)] == [10, 20, 30]
+    assert capsys.readouterr().err == f"{path}: line 2 is damaged, left out\n"
+
+    # the next run goes on without it
+    Run(tmp_path, {}, start=20).close()
+    capsys.readouterr()
+    assert [row["step"] for row in read_rows(path)] == [10, 20]
+    assert capsys.readouterr().err == ""
+
+
+def test_events_do_not_name_the_computer(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "mueller-laptop")
+    run = Run(tmp_path, {})
+    run.log(1, {"loss": 2.0})
+    run.close()
+    (events,) = tmp_path.glob("events.*")
+    assert "mueller" not in events.name
+    assert b"mueller" not in events.read_bytes()
+    assert socket.gethostname() == "mueller-laptop"
 
 
 def test_stopwatch():
