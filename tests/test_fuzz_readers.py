@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,16 +16,22 @@ from helpers.finetuning import make_checkpoint, make_folder
 from helpers.fuzzing import damaged, limits
 from helpers.matfiles import write_subject_mat
 from helpers.scan_files import flat, picture
+from helpers.scripts import call_main, load_script
+from helpers.tiny_training import fit
 from PIL import Image
 
 from dme.common.errors import InputError
 from dme.data.cache import open_cache
 from dme.data.opening import open_source
 from dme.nets.loading import load_model
+from dme.report.compare import compare
 from dme.report.inputs import list_items
 
 SEED = int(os.environ.get("DME_FUZZ_SEED", 0))
 RUNS = int(os.environ.get("DME_FUZZ_RUNS", 40))  # of each reader
+
+
+MENDED = ("cache", "log of a run")  # made again, or gone on without what is lost
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,39 @@ def trained_from_cache(path: Path) -> None:
     assert len(cache) == 3 and all(image.size for image in cache.images)
 
 
+def results(file: str) -> Callable[[Path], Path]:
+    """A file that `predict` leaves of a volume."""
+
+    def make(root: Path) -> Path:
+        volume = array(root)
+        call_main(load_script("predict"), volume, "--scale", "4,10,120", "--out", root / "visit")
+        return root / "visit" / file
+
+    return make
+
+
+def compared(path: Path) -> None:
+    compare(path.parent, path.parent)
+
+
+def run_folder(file: str) -> Callable[[Path], Path]:
+    """A file of a training that is complete: resuming reads it all the same."""
+
+    def make(root: Path) -> Path:
+        fit(root / "run", iters=2)
+        shutil.copytree(root / "run", root / "stopped")
+        return root / "run" / file
+
+    return make
+
+
+def resumed(path: Path) -> None:
+    for whole in path.parent.with_name("stopped").iterdir():
+        if whole.is_file() and whole.name != path.name:
+            shutil.copy(whole, path.parent)
+    fit(path.parent, iters=2, resume=True)
+
+
 READERS = {
     "png": Reader(picture_as(".png"), predicted),
     "png of 16 bits": Reader(deep_picture, predicted),
@@ -139,6 +179,9 @@ READERS = {
     "boundaries": Reader(own_folder("boundaries/scan01.npy"), trained_on),
     "index": Reader(own_folder("index.csv"), trained_on),
     "cache": Reader(cached, trained_from_cache),
+    "results": Reader(results("measurements.json"), compared),
+    "state of a run": Reader(run_folder("last.pt"), resumed),
+    "log of a run": Reader(run_folder("metrics.jsonl"), resumed),
     "checkpoint": Reader(lambda root: make_checkpoint(root / "m.pth"), load_model),
 }
 
@@ -173,4 +216,4 @@ def test_no_damage_ends_in_a_traceback(name, tmp_path, monkeypatch):
                 Path(kept, f"{name.replace(' ', '_')}-{SEED}-{number}").write_bytes(content)
             faults.append((number, repr(e)[:300]))
     assert not faults, "\n".join(map(str, faults))
-    assert refused or name == "cache"  # a damaged cache is made again
+    assert refused or name in MENDED
