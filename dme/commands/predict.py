@@ -66,6 +66,16 @@ class Settings:
         if self.scale_um:
             check_scale(self.scale_um, f"`scale` {self.scale}")
 
+    def reported(self) -> dict:
+        """What stands in the results file."""
+        return {
+            "threshold": self.threshold,
+            "tta": self.tta,
+            "scale_um": self.scale_um,
+            "eye": self.eye,
+            "fovea": self.fovea_place,
+        }
+
     @property
     def scale_um(self) -> tuple[float, ...] | None:
         """Axial, lateral and, if given, spacing."""
@@ -161,12 +171,9 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
 
     # what the results will say of this run
     record["inputs"] = args.inputs
-    record["settings"] = network_settings(networks) | {
-        "threshold": settings.threshold,
-        "tta": settings.tta,
-        "scale_um": scale_um,
-        "eye": settings.eye,
-        "fovea": fovea,
+    record["settings"] = {
+        **network_settings(networks),
+        **settings.reported(),
         "connectivity": CONNECTIVITY,
     }
     kind = {"task": task.name, "volume": settings.volume}
