@@ -157,7 +157,9 @@ def class_probabilities(model: Segmenter, image: Any, tta: bool = False) -> Tens
         module.training = True
     # what is mirrored into columns without data is no fluid
     if finds_layers and FLUID in model.classes and empty.any():
-        by_class[model.classes.index(FLUID)][:, torch.from_numpy(empty)] = 0
+        columns = torch.from_numpy(empty).to(device)
+        with torch.inference_mode():
+            by_class[model.classes.index(FLUID)][:, columns] = 0
     return by_class
 
 

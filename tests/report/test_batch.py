@@ -137,3 +137,23 @@ def test_memory_stays_flat(tmp_path, monkeypatch):
     few = peak_mb(5)
     many = peak_mb(205)
     assert many - few < 1
+
+
+def test_columns_without_data_are_unknown_not_thin(tmp_path):
+    """The rows that the network gives there meet: 0 px."""
+    rows = flat()
+    rows[:, :6] = 30
+    image = with_cyst()
+    image[:, :6] = 0
+    image[:, -2:] = 255
+    network = Knows([rows], fluid=True)
+    work = work_in(tmp_path, fluid=network, layers=network)
+    work.predict_scan(0, Scan("a", "a.npy", image.copy, volume="v", position=7))
+    (row,) = work.rows
+    assert row["retina_thickness_px"] == pytest.approx(56, abs=0.1)
+    unknown = [*range(6), 58, 59]
+    for kind in ("fluid", "retina"):
+        line = work.thickness_px["v", kind][7]
+        assert np.flatnonzero(np.isnan(line)).tolist() == unknown
+    lines = (tmp_path / "boundaries" / "a.csv").read_text().splitlines()[1:]
+    assert [i for i, text in enumerate(lines) if "nan" in text] == unknown
