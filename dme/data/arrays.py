@@ -2,6 +2,7 @@
 
 import io
 import math
+import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,10 +100,9 @@ def open_npy(path: Path) -> StoredArray:
 
 
 def _stored(path: Path) -> StoredArray:
+    if zipfile.is_zipfile(path):
+        raise InputError(f"{path}: holds an archive of arrays, expected numbers {SHAPES}")
     with open(path, "rb") as file:
-        if file.read(4)[:2] == b"PK":
-            raise InputError(f"{path}: holds an archive of arrays, expected numbers {SHAPES}")
-        file.seek(0)
         start = io.BytesIO(file.read(LONGEST_HEADER))
         size = file.seek(0, io.SEEK_END)
     version = np.lib.format.read_magic(start)
