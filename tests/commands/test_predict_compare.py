@@ -12,10 +12,9 @@ from helpers.scan_files import flat, indexed, picture, save
 from PIL import Image
 from scipy import ndimage
 
-from dme.drawing.enface import CHANGE_COLOURS
-
 from dme.common.errors import InputError
-from dme.common.files import unsealed
+from dme.common.files import SEAL, sealed, unsealed
+from dme.drawing.enface import CHANGE_COLOURS
 from dme.report.compare import compare
 
 SCALE = ["--scale", "4,10,120"]
@@ -273,11 +272,14 @@ def test_a_moved_eye_is_said(predict, tmp_path):
         (lambda d: d["volumes"][0]["sectors"][2].pop("volume_mm3"), "volume_mm3 of sector inner"),
     ],
 )
-def test_damaged_results_are_refused_in_one_line(predict, visits, tmp_path, damage, message):
+def test_results_of_another_version_are_refused_in_one_line(
+    predict, visits, tmp_path, damage, message
+):
     path = visits[1] / "measurements.json"
     content = json.loads(path.read_text())
+    del content[SEAL]
     damage(content)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(sealed(content)))
     done = predict("--compare", *visits, out=tmp_path / "c")
     assert done.code == 2
     (line,) = done.errors.splitlines()
