@@ -188,6 +188,7 @@ def test_the_wheel_predicts_from_another_folder(installed, tmp_path):
     seen = {"PYTHONPATH": str(installed)}
     where = call(sys.executable, "-c", "import dme; print(dme.__file__)", folder=tmp_path, **seen)
     assert Path(where.stdout.strip()).is_relative_to(installed)
+    assert (installed / "dme" / "py.typed").is_file()
 
     done = call(program, "predict", "phantom", "--out", "found", folder=tmp_path, **seen)
     assert done.returncode == 0, done.stderr
