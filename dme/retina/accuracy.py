@@ -1,11 +1,10 @@
-"""How far boundaries, thickness and layers are from the truth, and its mean over scans."""
+"""How far boundaries and thickness are from the truth, and its mean over scans."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from dme.common.labels import IGNORE
-from dme.retina.rows import CLASSES, check_rows, layer_labels
+from dme.retina.rows import check_rows
 from dme.retina.thickness import thickness_um
 
 
@@ -35,24 +34,6 @@ def thickness_errors_um(
     absolute = _mean(np.abs(errors), axis=1)
     bias = _mean(errors, axis=1)
     return absolute, bias
-
-
-def layer_confusion(predicted: np.ndarray, truth: np.ndarray, height: int) -> np.ndarray:
-    """Confusion matrix int64 (9, 9) of a scan's layers; rows are truth, columns are prediction.
-
-    predicted, truth: rows (8, W); columns that are unknown in either are left out.
-    `dme.metrics.scores` of their sum has the layers' Dice and IoU at 1 to 7.
-    """
-    truth = check_rows(truth, predicted.shape[1])
-    predicted_labels = layer_labels(predicted, height).astype(np.int64)
-    true_labels = layer_labels(truth, height).astype(np.int64)
-    known = (predicted_labels != IGNORE) & (true_labels != IGNORE)
-
-    # cells of the matrix, row by row
-    classes = len(CLASSES)
-    cells = classes * true_labels[known] + predicted_labels[known]
-    counts = np.bincount(cells, minlength=classes**2)
-    return counts.reshape(classes, classes)
 
 
 def over_scans(values: np.ndarray, names: Sequence[str]) -> list[dict]:

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from helpers.layers import layer_confusion
 
 from dme.common.errors import InputError
 from dme.metrics import scores
 from dme.retina.accuracy import (
     boundary_errors_px,
-    layer_confusion,
     over_scans,
     thickness_errors_um,
 )
