@@ -49,7 +49,8 @@ class FCNHead(nn.Module):
         x = features[self.feature]
         y = self.conv(x)
         if self.deep:
-            y = self.joined(torch.cat([x, self.second(y)], dim=1))
+            beside = torch.cat([x, self.second(y)], dim=1)
+            y = self.joined(beside)
         return self.classifier(self.dropout(y))
 
 
@@ -72,7 +73,9 @@ class PSPHead(nn.Module):
         super().__init__()
         self.pool_scales = pool_scales
         last = in_channels[-1]
-        self.pools = nn.ModuleList(ConvBN(last, channels, kernel=1) for _ in pool_scales)
+        self.pools = nn.ModuleList()
+        for _ in pool_scales:
+            self.pools.append(ConvBN(last, channels, kernel=1))
         self.bottleneck = ConvBN(last + len(pool_scales) * channels, channels)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
@@ -81,12 +84,15 @@ class PSPHead(nn.Module):
         x = features[-1]
         _refuse_single_value(x, self.pools[0].bn, "PSP's 1 x 1 pool")
         averages = pooled(x, self.pool_scales)
-        grids = [conv(average) for average, conv in zip(averages, self.pools, strict=True)]
+        grids = []
+        for i, pool in enumerate(self.pools):
+            grids.append(pool(averages[i]))
 
         # the kernel: of x, then of the grids enlarged to its size
         of_x, of_grids = _split(self.bottleneck.conv.weight, x.shape[1])
         bias = self.bottleneck.conv.bias  # None unless batch norm is folded into it
-        x = F.conv2d(x, of_x, bias, padding=1) + conv_enlarged(grids, of_grids, x)
+        enlarged = conv_enlarged(grids, of_grids, x)
+        x = F.conv2d(x, of_x, bias, padding=1) + enlarged
         x = self.bottleneck.activation(self.bottleneck.bn(x))
         return self.classifier(self.dropout(x))
 
@@ -110,9 +116,10 @@ class ASPPHead(nn.Module):
         super().__init__()
         last = in_channels[-1]
         self.image_pool = ConvBN(last, channels, kernel=1)
-        self.branches = nn.ModuleList(
-            ConvBN(last, channels, kernel=1 if d == 1 else 3, dilation=d) for d in dilations
-        )
+        self.branches = nn.ModuleList()
+        for dilation in dilations:
+            kernel = 1 if dilation == 1 else 3
+            self.branches.append(ConvBN(last, channels, kernel, dilation=dilation))
         self.bottleneck = ConvBN((1 + len(dilations)) * channels, channels)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
@@ -155,9 +162,9 @@ class LRASPPHead(nn.Module):
     ) -> None:
         super().__init__()
         *earlier, last = in_channels
-        self.image_pool = nn.Sequential(
-            OrderedDict(conv=nn.Conv2d(last, channels, 1, bias=False), gate=nn.Sigmoid())
-        )
+        average_conv = nn.Conv2d(last, channels, 1, bias=False)
+        parts = OrderedDict(conv=average_conv, gate=nn.Sigmoid())
+        self.image_pool = nn.Sequential(parts)
         self.gated = ConvBN(last, channels, kernel=1, eps=eps)
         self.mix = nn.Conv2d(channels, channels, 1)
         self.skips = nn.ModuleList()
@@ -177,7 +184,8 @@ class LRASPPHead(nn.Module):
         gate = F.interpolate(average, size, mode="bilinear", align_corners=False)
         x = self.mix(self.gated(x) * gate)
         for i in reversed(range(len(earlier))):
-            x = self._join(x, self.skips[i](earlier[i]), self.joins[i])
+            skip = self.skips[i](earlier[i])
+            x = self._join(x, skip, self.joins[i])
         return self.classifier(self.dropout(x))
 
     def _window_averages(self, x: Tensor) -> Tensor:
@@ -185,17 +193,20 @@ class LRASPPHead(nn.Module):
         # any size
         height = min(self.WINDOW, x.shape[-2])
         width = min(self.WINDOW, x.shape[-1])
-        filled = F.pad(x, (0, self.WINDOW - width, 0, self.WINDOW - height))
+        zeros = (0, self.WINDOW - width, 0, self.WINDOW - height)
+        filled = F.pad(x, zeros)
+        averages = F.avg_pool2d(filled, self.WINDOW, self.STRIDE)
         share = height * width
-        return F.avg_pool2d(filled, self.WINDOW, self.STRIDE) * (self.WINDOW**2 / share)
+        return averages * (self.WINDOW**2 / share)
 
     @staticmethod
     def _join(x: Tensor, skip: Tensor, join: ConvBN) -> Tensor:
         """`join` of x, enlarged, beside the skip: a 1x1 convolution may come before enlarging."""
-        of_x, of_skip = join.conv.weight.split([x.shape[1], skip.shape[1]], dim=1)
+        of_x, of_skip = _split(join.conv.weight, x.shape[1])
         x = F.conv2d(x, of_x, join.conv.bias)  # no bias unless batch norm is folded into it
         x = F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
-        return join.activation(join.bn(x + F.conv2d(skip, of_skip)))
+        skip = F.conv2d(skip, of_skip)
+        return join.activation(join.bn(x + skip))
 
 
 def _split(kernel: Tensor, channels: int) -> tuple[Tensor, Tensor]:
@@ -268,7 +279,8 @@ def conv_enlarged(grids: list[Tensor], kernel: Tensor, like: Tensor) -> Tensor:
     the head's multiplications.
     """
     n, _, height, width = like.shape
-    kernels = kernel.split([grid.shape[1] for grid in grids], dim=1)
+    channels = [grid.shape[1] for grid in grids]
+    kernels = kernel.split(channels, dim=1)
 
     # rows enlarged and shifted, of each grid
     parts = []
@@ -290,12 +302,20 @@ def conv_enlarged(grids: list[Tensor], kernel: Tensor, like: Tensor) -> Tensor:
 
 def _enlarging(bins: int, length: int, like: Tensor) -> Tensor:
     """(length, 3 bins): bilinear from `bins` values to `length`, shifted by a kernel's 3 taps."""
-    position = (torch.arange(length, device=like.device) + 0.5) * (bins / length) - 0.5
+    # the pixel centres in units of the grid, which ends at its outer centres
+    centre = torch.arange(length, device=like.device) + 0.5
+    position = centre * (bins / length) - 0.5
     position = position.clamp(0, bins - 1).unsqueeze(1)
+
+    # the nearer a value, the more of it: none at a distance of 1 or more
     grid = torch.arange(bins, device=like.device)
-    weights = (1 - (position - grid).abs()).clamp(min=0).to(like.dtype)
+    distance = (position - grid).abs()
+    weights = (1 - distance).clamp(min=0).to(like.dtype)
+
+    # one row up, in place, one row down; nothing comes in at the border
     padded = F.pad(weights, (0, 0, 1, 1))
-    return torch.cat([padded[tap : tap + length] for tap in range(3)], dim=1)
+    shifted = [padded[tap : tap + length] for tap in range(3)]
+    return torch.cat(shifted, dim=1)
 
 
 def _refuse_single_value(x: Tensor, bn: nn.BatchNorm2d, what: str) -> None:

@@ -1,5 +1,6 @@
 """What tests of operators share: logits, definitions, and Triton kernels without a GPU."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -7,22 +8,33 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
 from dme.ops import sums_dtype
 
 LAYOUTS = ("contiguous", "sliced", "channels_last")
+WITHOUT_CUDA = not torch.cuda.is_available()
+WITHOUT_TRITON = importlib.util.find_spec("triton") is None
+NEEDS_CUDA = pytest.mark.skipif(WITHOUT_CUDA, reason="needs a CUDA device")
+NEEDS_TRITON = pytest.mark.skipif(WITHOUT_TRITON, reason="needs Triton")
 
 
-def example(classes, shape=(3, 13, 17), dtype=torch.float64, layout="contiguous", seed=0):
+def example(
+    classes,
+    shape=(3, 13, 17),
+    dtype=torch.float64,
+    layout="contiguous",
+    seed=0,
+):
     """Logits over a memory layout and labels of which a fifth is 255."""
     rng = np.random.default_rng(seed)
     n, h, w = shape
-    logits = torch.from_numpy(rng.normal(0, 3, (n, classes, h, 2 * w))).to(dtype)
+    logits = rng.normal(0, 3, (n, classes, h, 2 * w))
     target = rng.integers(0, classes, (n, h, 2 * w))
     target[rng.random(target.shape) < 0.2] = 255
-    logits = logits[..., ::2]
+    logits = torch.from_numpy(logits).to(dtype)[..., ::2]
     target = torch.from_numpy(target)[..., ::2]
     if layout == "sliced":
         return logits, target
@@ -31,11 +43,16 @@ def example(classes, shape=(3, 13, 17), dtype=torch.float64, layout="contiguous"
     return logits.clone(), target.contiguous()
 
 
+def is_class(logits, target):
+    """Whether a pixel's label is each of the classes, (N, C, H, W)."""
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    return target[:, None] == classes[:, None, None]
+
+
 def focal_by_pytorch(logits, target, ignore_index, gamma, alpha):
     """The definition of `dme.ops.focal.focal_sums`, which autograd can follow."""
     logits = logits.to(sums_dtype(logits))
-    classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
-    t = (target[:, None] == classes).to(logits.dtype)
+    t = is_class(logits, target).to(logits.dtype)
     wrong = logits * (1 - 2 * t)  # 1 - q = sigmoid(wrong), -log q = softplus(wrong)
     weight = alpha * t + (1 - alpha) * (1 - t)
     loss = weight * wrong.sigmoid().pow(gamma) * F.softplus(wrong)
@@ -46,10 +63,10 @@ def focal_by_pytorch(logits, target, ignore_index, gamma, alpha):
 def sums_by_pytorch(logits, target, ignore_index):
     """The definition of `dme.ops.region_sums.region_sums`, which autograd can follow."""
     logits = logits.to(sums_dtype(logits))
-    classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
     valid = (target != ignore_index)[:, None]
     p = logits.softmax(1)
-    t = ((target[:, None] == classes) & valid).to(logits.dtype)
+    t = is_class(logits, target) & valid
+    t = t.to(logits.dtype)
     entropy = -(logits.log_softmax(1) * t).sum((1, 2, 3))
     parts = (p * t, p * valid, t, p.square())
     return entropy, torch.stack([part.sum((2, 3)) for part in parts], -1)
@@ -57,18 +74,24 @@ def sums_by_pytorch(logits, target, ignore_index):
 
 def agree(result, expected, dtype, name):
     """Assert that they differ by no more than a computation in `dtype` may."""
+    tolerances = {torch.float64: 1e-12, torch.float32: 2e-6}
+    tolerance = tolerances.get(dtype, 0.01)
     scale = expected.abs().max().clamp_min(1e-6)
-    tolerance = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, 0.01)
-    error = (result.cpu().double() - expected.double()).abs().max()
-    assert error <= tolerance * scale, (dtype, name)
+    error = result.cpu().double() - expected.double()
+    assert error.abs().max() <= tolerance * scale, (dtype, name)
 
 
 def interpreted(code: str) -> None:
     """Run a test's `code` in its own process: Triton decides at import whether it interprets."""
     tests = Path(__file__).parents[1]
-    path = os.pathsep.join(map(str, (tests.parent, tests, tests / "ops")))
-    env = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    folders = (tests.parent, tests, tests / "ops")
+    environment = os.environ | {
+        "TRITON_INTERPRET": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, folders)),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,4 +1,4 @@
-import importlib.util
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -6,20 +6,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.kernels import interpreted, machine_code
+from helpers.kernels import NEEDS_CUDA, NEEDS_TRITON, interpreted, machine_code
 
 from dme.common.errors import InputError
 from dme.metrics import scores
 from dme.ops import confusion
 from dme.ops.confusion import confusion_matrix
 
-LOGITS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-LABELS = (torch.uint8, torch.int16, torch.int32, torch.int64)
+# what logits and labels may be, pair by pair
+TYPES = (
+    (torch.float32, torch.uint8),
+    (torch.bfloat16, torch.int16),
+    (torch.float16, torch.int32),
+    (torch.float64, torch.int64),
+)
+LABELS = tuple(label_type for _, label_type in TYPES)
 
 
 def count_slowly(pred, target, num_classes, ignore_index=255):
     """Reference: pixel by pixel in plain Python; returns (N, C, C)."""
-    counts = np.zeros((len(target), num_classes, num_classes), np.int64)
+    images = len(target)
+    counts = np.zeros((images, num_classes, num_classes), np.int64)
     for n, h, w in np.ndindex(*target.shape):
         truth = int(target[n, h, w])
         if pred.ndim == 4:
@@ -34,84 +41,128 @@ def count_slowly(pred, target, num_classes, ignore_index=255):
 
 
 def example(
-    rng, shape, num_classes, logit_type=torch.float32, label_type=torch.uint8, coarse=True
+    rng,
+    shape,
+    num_classes,
+    logit_type=torch.float32,
+    label_type=torch.uint8,
 ):
-    """Logits with many ties (when coarse) and a target with a fifth of its pixels ignored."""
+    """Logits with many ties (unless float64) and a target with a fifth of its pixels ignored."""
     n, h, w = shape
-    logits = torch.from_numpy(rng.normal(size=(n, num_classes, h, w)))
-    if coarse:
+    logits = rng.normal(size=(n, num_classes, h, w))
+    if logit_type is not torch.float64:
         logits = (logits * 2).round()
     target = rng.integers(0, num_classes, shape)
     target[rng.random(shape) < 0.2] = 255
-    return logits.to(logit_type), torch.from_numpy(target).to(label_type)
+    logits = torch.from_numpy(logits)
+    target = torch.from_numpy(target)
+    return logits.to(logit_type), target.to(label_type)
+
+
+def label_example(rng, shape, num_classes, label_type=torch.uint8):
+    """A target alone."""
+    _, target = example(rng, shape, num_classes, label_type=label_type)
+    return target
 
 
 def with_strides(x, layout):
     """The same values over another memory layout."""
     if layout == "sliced":  # every second pixel of a larger tensor, rows not adjacent
-        larger = torch.full((*x.shape[:-2], x.shape[-2] + 3, 2 * x.shape[-1] + 1), 77).to(x.dtype)
+        *outer, h, w = x.shape
+        larger = torch.full((*outer, h + 3, 2 * w + 1), 77).to(x.dtype)
         view = larger[..., 2:-1, 1::2]
         view.copy_(x)
         return view
     if layout == "transposed":
-        return x.transpose(-1, -2).contiguous().transpose(-1, -2)
-    if layout == "channels_last":
-        return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
+        return x.mT.contiguous().mT
+    if layout == "channels_last" and x.ndim == 4:
+        return x.to(memory_format=torch.channels_last)
     return x
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 9, 32])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (2, 33, 17)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1),
+        (3, 5, 7),
+        (2, 33, 17),
+    ],
+)
 def test_equals_the_slow_reference(num_classes, shape, monkeypatch):
     monkeypatch.setattr(confusion, "CPU_BLOCK", 40)  # several blocks, the last one ragged
     rng = np.random.default_rng(num_classes)
-    for i, logit_type in enumerate(LOGITS):
-        logits, target = example(rng, shape, num_classes, logit_type, LABELS[i], coarse=i != 3)
+    for types in TYPES:
+        logits, target = example(rng, shape, num_classes, *types)
         expected = count_slowly(logits, target, num_classes)
         per_image = confusion_matrix(logits, target, num_classes, per_image=True)
+        pooled = confusion_matrix(logits, target, num_classes)
         assert np.array_equal(per_image, expected)
-        assert np.array_equal(confusion_matrix(logits, target, num_classes), expected.sum(0))
+        assert np.array_equal(pooled, expected.sum(0))
 
 
 @pytest.mark.parametrize("layout", ["sliced", "transposed", "channels_last"])
 def test_strides_do_not_matter(layout):
-    logits, target = example(np.random.default_rng(1), (2, 19, 23), 5)
+    rng = np.random.default_rng(1)
+    logits, target = example(rng, (2, 19, 23), 5)
     expected = count_slowly(logits, target, 5).sum(0)
     strided = with_strides(logits, layout)
     assert not strided.is_contiguous()
-    assert np.array_equal(confusion_matrix(strided, with_strides(target, layout), 5), expected)
+    counts = confusion_matrix(strided, with_strides(target, layout), 5)
+    assert np.array_equal(counts, expected)
 
 
 @pytest.mark.parametrize("label_type", LABELS)
 def test_labels_as_prediction_skip_what_either_side_ignores(label_type):
     rng = np.random.default_rng(2)
-    target = example(rng, (2, 9, 11), 4, label_type=label_type)[1]
-    pred = example(rng, (2, 9, 11), 4)[1]
+    target = label_example(rng, (2, 9, 11), 4, label_type)
+    pred = label_example(rng, (2, 9, 11), 4)
     both = confusion_matrix(pred, target, 4)
-    assert np.array_equal(both, count_slowly(pred, target, 4).sum(0))
-    assert torch.equal(both, confusion_matrix(target, pred, 4).T)
-    assert both.sum() == ((pred != 255) & (target != 255)).sum()
+    expected = count_slowly(pred, target, 4).sum(0)
+    swapped = confusion_matrix(target, pred, 4)
+    known = (pred != 255) & (target != 255)
+    assert np.array_equal(both, expected)
+    assert torch.equal(both, swapped.T)
+    assert both.sum() == known.sum()
+
+
+def row(*labels):
+    """Labels (1, 1, W)."""
+    return torch.tensor(labels).view(1, 1, -1)
 
 
 def test_another_ignore_index():
-    target = torch.tensor([[[0, 1, 7, 7]]])
-    pred = torch.tensor([[[1, 1, 0, 9]]])  # 9 sits where the truth is unknown
-    assert confusion_matrix(pred, target, 2, ignore_index=7).tolist() == [[0, 1], [0, 1]]
+    target = row(0, 1, 7, 7)
+    pred = row(1, 1, 0, 9)  # 9 sits where the truth is unknown
+    counts = confusion_matrix(pred, target, 2, ignore_index=7)
+    assert counts.tolist() == [[0, 1], [0, 1]]
+
+
+SPECIAL = torch.tensor([0.0, -0.0, 1.0, math.inf, -math.inf, math.nan])
+
+
+def special_example(rng, n, num_classes, side):
+    """Logits that are tied, infinite or nothing, and a target without the unknown."""
+    which = rng.integers(0, len(SPECIAL), (n, num_classes, side, side))
+    target = rng.integers(0, num_classes, (n, side, side))
+    return SPECIAL[torch.from_numpy(which)], torch.from_numpy(target)
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
 def test_nan_and_infinity_follow_argmax(num_classes):
     rng = np.random.default_rng(3)
-    special = torch.tensor([0.0, -0.0, 1.0, float("inf"), float("-inf"), float("nan")])
-    logits = special[torch.from_numpy(rng.integers(0, 6, (2, num_classes, 20, 20)))]
-    target = torch.from_numpy(rng.integers(0, num_classes, (2, 20, 20)))
-    expected = confusion_matrix(logits.argmax(1), target, num_classes)
-    assert torch.equal(confusion_matrix(logits, target, num_classes), expected)
-    assert np.array_equal(expected, count_slowly(logits, target, num_classes).sum(0))
+    logits, target = special_example(rng, 2, num_classes, 20)
+    labels = logits.argmax(1)
+    expected = count_slowly(logits, target, num_classes).sum(0)
+    of_labels = confusion_matrix(labels, target, num_classes)
+    of_logits = confusion_matrix(logits, target, num_classes)
+    assert torch.equal(of_logits, of_labels)
+    assert np.array_equal(of_labels, expected)
 
 
 def test_inputs_keep_their_values_and_no_gradient_flows():
-    logits, target = example(np.random.default_rng(4), (1, 6, 6), 3, label_type=torch.int16)
+    rng = np.random.default_rng(4)
+    logits, target = example(rng, (1, 6, 6), 3, label_type=torch.int16)
     logits.requires_grad_()
     logits_before = logits.detach().clone()
     target_before = target.clone()
@@ -122,18 +173,29 @@ def test_inputs_keep_their_values_and_no_gradient_flows():
     assert torch.equal(target, target_before)
 
 
-@pytest.mark.parametrize("shape", [(0, 4, 4), (2, 0, 4), (2, 4, 0)])
-def test_empty_batch_counts_nothing(shape):
-    n, h, w = shape
+@pytest.mark.parametrize(
+    ("n", "h", "w"),
+    [
+        (0, 4, 4),
+        (2, 0, 4),
+        (2, 4, 0),
+    ],
+)
+def test_empty_batch_counts_nothing(n, h, w):
+    logits = torch.zeros(n, 3, h, w)
     for label_type in LABELS:
-        target = torch.zeros(shape, dtype=label_type)
-        assert confusion_matrix(torch.zeros(n, 3, h, w), target, 3).sum() == 0
+        target = torch.zeros(n, h, w, dtype=label_type)
+        counts = confusion_matrix(logits, target, 3)
+        assert counts.sum() == 0
 
 
 def test_opcheck():
     op = torch.ops.dme.confusion_matrix.default
-    logits, target = example(np.random.default_rng(5), (2, 5, 6), 3)
-    for pred in (logits, logits.clone().requires_grad_(), torch.zeros(2, 5, 6, dtype=torch.int64)):
+    rng = np.random.default_rng(5)
+    logits, target = example(rng, (2, 5, 6), 3)
+    trainable = logits.clone().requires_grad_()
+    labels = torch.zeros(2, 5, 6, dtype=torch.int64)
+    for pred in (logits, trainable, labels):
         torch.library.opcheck(op, (pred, target, 3, 255))
 
 
@@ -143,7 +205,7 @@ def zeros(*shape, dtype=torch.uint8):
 
 LOGITS_OF_TWO = torch.zeros(2, 2, 4, 4)
 LABELS_OF_TWO = zeros(2, 4, 4)
-ROW = torch.zeros(1, 2, 1, 3)
+LOGITS_OF_A_ROW = torch.zeros(1, 2, 1, 3)
 BAD_SHAPES = [
     (torch.zeros(2, 2, 4, 5), r"\(2, 2, 4, 5\); expected \(2, 2, 4, 4\).*resize"),
     (torch.zeros(2, 3, 4, 4), r"\(2, 3, 4, 4\); expected \(2, 2, .*num_classes"),
@@ -155,9 +217,9 @@ BAD_TARGETS = [
     (zeros(4, 4), zeros(4, 4), r"target has shape \(4, 4\); expected \(N, H, W\)"),
     (LOGITS_OF_TWO, torch.zeros(2, 4, 4), "target is torch.float32; expected uint8"),
     (LOGITS_OF_TWO, LABELS_OF_TWO.to("meta"), "target on meta; expected one"),
-    (ROW, torch.tensor([[[0, 2, 7]]]).byte(), "holds 2, 7 in 2 .*1 or 255"),
-    (ROW, torch.tensor([[[0, 300, -1]]]), "target holds -1, 300 in 2 pixels"),
-    (torch.tensor([[[0, 3, -1]]]), zeros(1, 1, 3), "pred holds -1, 3 in 2 pixels.*relabel"),
+    (LOGITS_OF_A_ROW, row(0, 2, 7).byte(), "holds 2, 7 in 2 .*1 or 255"),
+    (LOGITS_OF_A_ROW, row(0, 300, -1), "target holds -1, 300 in 2 pixels"),
+    (row(0, 3, -1), zeros(1, 1, 3), "pred holds -1, 3 in 2 pixels.*relabel"),
 ]
 BAD_NUMBERS = [
     (33, 255, "num_classes=33; expected 2..32"),
@@ -189,10 +251,12 @@ def by_kernel(pred, target, num_classes, counts=None, **options):
     """Counts (N, C, C) and pixels out of range (N,) by the Triton kernel, which is interpreted."""
     from dme.ops.confusion_triton import count
 
+    cells = num_classes**2
     if counts is None:
-        counts = torch.zeros(len(target), num_classes**2 + 1, dtype=torch.int64)
+        counts = torch.zeros(len(target), cells + 1, dtype=torch.int64)
     count(pred, target, num_classes, 255, counts, **options)
-    return counts[:, :-1].view(-1, num_classes, num_classes), counts[:, -1]
+    outside = counts[:, cells]
+    return counts[:, :cells].view(-1, num_classes, num_classes), outside
 
 
 def check_types_and_layouts():
@@ -207,53 +271,60 @@ def check_types_and_layouts():
         (3, (2, 23, 1)),
     )
     for i, (num_classes, shape) in enumerate(cases):
-        for j, (logit_type, label_type) in enumerate(zip(LOGITS, LABELS, strict=True)):
-            case = (num_classes, shape, logit_type, label_type, layouts[j])
-            coarse = j != 3
-            logits, target = example(rng, shape, num_classes, logit_type, label_type, coarse)
+        for j, types in enumerate(TYPES):
+            logits, target = example(rng, shape, num_classes, *types)
             expected = confusion_matrix(logits, target, num_classes, per_image=True)
-            logits = with_strides(logits, layouts[(i + j) % 4])
-            target = with_strides(target, layouts[j])
+            pred = with_strides(logits, layouts[(i + j) % 4])
+            truth = with_strides(target, layouts[j])
             # several tiles for one program; several programs for one image
             for programs in (1, 7):
-                counts, outside = by_kernel(
-                    logits, target, num_classes, programs=programs, block=128
-                )
-                assert torch.equal(counts, expected), case
+                options = dict(programs=programs, block=128)
+                counts, outside = by_kernel(pred, truth, num_classes, **options)
+                assert torch.equal(counts, expected), (num_classes, shape, types, layouts[j])
                 assert outside.sum() == 0
 
 
 def check_labels_as_prediction():
     rng = np.random.default_rng(6)
-    labels = example(rng, (2, 9, 40), 4, label_type=torch.int16)[1]
-    target = example(rng, (2, 9, 40), 4, label_type=torch.int64)[1]
-    counts, _ = by_kernel(with_strides(labels, "sliced"), target, 4, block=128)
-    assert torch.equal(counts, confusion_matrix(labels, target, 4, per_image=True))
+    labels = label_example(rng, (2, 9, 40), 4, torch.int16)
+    target = label_example(rng, (2, 9, 40), 4, torch.int64)
+    expected = confusion_matrix(labels, target, 4, per_image=True)
+    sliced = with_strides(labels, "sliced")
+    counts, _ = by_kernel(sliced, target, 4, block=128)
+    assert torch.equal(counts, expected)
 
 
 def check_nan_and_infinity():
     rng = np.random.default_rng(6)
-    special = torch.tensor([0.0, 1.0, float("inf"), float("-inf"), float("nan")])
-    logits = special[torch.from_numpy(rng.integers(0, 5, (1, 3, 30, 30)))]
-    target = torch.from_numpy(rng.integers(0, 3, (1, 30, 30)))
+    logits, target = special_example(rng, 1, 3, 30)
+    labels = logits.argmax(1)
+    expected = confusion_matrix(labels, target, 3)
     counts, _ = by_kernel(logits, target, 3)
-    assert torch.equal(counts[0], confusion_matrix(logits.argmax(1), target, 3))
+    assert torch.equal(counts[0], expected)
 
 
 def check_labels_out_of_range():
     """They are counted apart, per image; nothing is counted where either side is ignored."""
-    target = torch.tensor([[[0, 1, 2, -1, 255, 2**32]], [[0, 1, 1, 1, 0, 255]]])
-    pred = torch.tensor([[[0, 1, 1, 1, 9, 0]], [[0, 2, -1, 255, 0, 9]]])
+    first = row(0, 1, 2, -1, 255, 2**32)
+    second = row(0, 1, 1, 1, 0, 255)
+    target = torch.cat([first, second])
+    first = row(0, 1, 1, 1, 9, 0)
+    second = row(0, 2, -1, 255, 0, 9)
+    pred = torch.cat([first, second])
     counts, outside = by_kernel(pred, target, 2)
-    assert counts.tolist() == [[[1, 0], [0, 1]], [[2, 0], [0, 0]]]
+    assert counts[0].tolist() == [[1, 0], [0, 1]]
+    assert counts[1].tolist() == [[2, 0], [0, 0]]
     assert outside.tolist() == [3, 2]
 
 
 def check_it_adds_in_64_bits():
-    start = torch.full((1, 5), 2**40, dtype=torch.int64)
+    start = 2**40
+    counts = torch.full((1, 5), start)
+    logits = torch.zeros(1, 2, 3, 5)
     target = torch.ones(1, 3, 5, dtype=torch.uint8)
-    counts, _ = by_kernel(torch.zeros(1, 2, 3, 5), target, 2, start)
-    assert counts[0].tolist() == [[2**40, 2**40], [2**40 + 15, 2**40]]
+    counts, _ = by_kernel(logits, target, 2, counts)
+    added = counts[0] - start
+    assert added.tolist() == [[0, 0], [15, 0]]
 
 
 def check_kernel_on_cpu():
@@ -275,8 +346,11 @@ def check_many_tiles():
     target[0, :, :3] = 0
     target[0, 5] = 255
     counts, outside = by_kernel(logits, target, 2, programs=1, block=width)
-    assert counts.tolist() == [[[0, 3 * (tiles - 1)], [0, (width - 3) * (tiles - 1)]]]
-    assert torch.equal(counts, confusion_matrix(logits, target, 2, per_image=True))
+    known = tiles - 1
+    (matrix,) = counts.tolist()
+    assert matrix == [[0, 3 * known], [0, (width - 3) * known]]
+    expected = confusion_matrix(logits, target, 2, per_image=True)
+    assert torch.equal(counts, expected)
     assert outside.sum() == 0
 
 
@@ -292,7 +366,11 @@ def test_triton_kernel_with_more_than_255_tiles_for_a_program():
 
 @pytest.mark.parametrize(
     ("pred", "target", "compute_capability"),
-    [("*fp32", "*u8", 75), ("*bf16", "*i64", 80), ("*i64", "*i32", 90)],
+    [
+        ("*fp32", "*u8", 75),
+        ("*bf16", "*i64", 80),
+        ("*i64", "*i32", 90),
+    ],
 )
 def test_triton_kernel_becomes_machine_code(
     pred, target, compute_capability, tmp_path, monkeypatch
@@ -315,18 +393,19 @@ def test_triton_is_not_imported_without_a_gpu():
         "sys.exit(any(name.endswith('_triton') for name in sys.modules))"
     )
     root = Path(__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], cwd=root)
+    assert done.returncode == 0
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+@NEEDS_CUDA
+@NEEDS_TRITON
 @pytest.mark.parametrize("num_classes", [2, 9, 32])
 def test_cuda_equals_cpu(num_classes):
     rng = np.random.default_rng(7)
-    for logit_type, label_type in zip(LOGITS, LABELS, strict=True):
+    for types in TYPES:
         for layout in ("contiguous", "sliced", "transposed", "channels_last"):
-            logits, target = example(rng, (3, 333, 517), num_classes, logit_type, label_type)
+            logits, target = example(rng, (3, 333, 517), num_classes, *types)
             expected = confusion_matrix(logits, target, num_classes, per_image=True)
             pred = with_strides(logits.cuda(), layout)
             truth = with_strides(target.cuda(), layout)
@@ -335,10 +414,11 @@ def test_cuda_equals_cpu(num_classes):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+@NEEDS_CUDA
+@NEEDS_TRITON
 def test_cuda_marks_an_image_with_an_invalid_label():
-    logits, target = example(np.random.default_rng(7), (3, 333, 517), 32, label_type=torch.int64)
+    rng = np.random.default_rng(7)
+    logits, target = example(rng, (3, 333, 517), 32, label_type=torch.int64)
     logits = logits.cuda()
     target[1, 5, 5] = 99
     target = target.cuda()

@@ -1,9 +1,7 @@
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
-from helpers.kernels import interpreted, machine_code
+from helpers.kernels import NEEDS_CUDA, NEEDS_TRITON, interpreted, machine_code
 from scipy.ndimage import map_coordinates
 
 from dme.common.errors import InputError
@@ -30,12 +28,15 @@ def example(channels=1, sliced=False):
     masks = []
     for i in range(len(GEOMETRY)):
         height, width = (40, 61) if i % 2 else (53, 38)
-        image = rng.integers(0, 256, (height, 2 * width, channels), np.uint8)[:, ::2]
-        mask = rng.choice([0, 1, 255], (height, 2 * width)).astype(np.uint8)[:, ::2]
-        image = torch.from_numpy(image).permute(2, 0, 1)
-        mask = torch.from_numpy(mask)
-        images.append(image if sliced else image.contiguous())
-        masks.append(mask if sliced else mask.contiguous())
+        image = rng.integers(0, 256, (height, 2 * width, channels), np.uint8)
+        mask = rng.choice([0, 1, 255], (height, 2 * width)).astype(np.uint8)
+        image = torch.from_numpy(image)[:, ::2].permute(2, 0, 1)
+        mask = torch.from_numpy(mask)[:, ::2]
+        if not sliced:
+            image = image.contiguous()
+            mask = mask.contiguous()
+        images.append(image)
+        masks.append(mask)
     return images, masks
 
 
@@ -45,10 +46,14 @@ def sampled_by_scipy(image, mask, row, out_h, out_w):
     i, j = np.mgrid[:out_h, :out_w] + 0.5
     if mirrored:
         j = out_w - j
-    turned = (i - out_h / 2 + 1j * (j - out_w / 2)) * np.exp(1j * angle)
+    down = i - out_h / 2
+    right = j - out_w / 2
+    turned = (down + 1j * right) * np.exp(1j * angle)
     y = (turned.real + top + out_h / 2) * step_y
     x = (turned.imag + left + out_w / 2) * step_x
-    inside = (y >= 0) & (y < mask.shape[0]) & (x >= 0) & (x < mask.shape[1])
+    height, width = mask.shape
+    inside = (y >= 0) & (y < height)
+    inside &= (x >= 0) & (x < width)
     channels = []
     for plane in image.astype(float):
         place = (y - 0.5, x - 0.5)
@@ -61,14 +66,22 @@ def sampled_by_scipy(image, mask, row, out_h, out_w):
 
 def tolerance(row):
     """Of 255 grey levels: a crop neither scaled nor turned is copied bit for bit."""
-    return 0 if row[2:5].tolist() == [1, 1, 0] else 0.01
+    _, _, step_y, step_x, angle, _ = row.tolist()
+    copied = step_y == step_x == 1 and angle == 0
+    return 0 if copied else 0.01
 
 
-@pytest.mark.parametrize(("channels", "sliced"), [(1, False), (3, True)])
+GREY = (1, False)  # channels, sliced
+COLOUR = (3, True)
+
+
+@pytest.mark.parametrize(("channels", "sliced"), [GREY, COLOUR])
 def test_crops_equal_those_by_scipy(channels, sliced):
     images, masks = example(channels, sliced)
     x, labels, inside = sample_crops(images, masks, GEOMETRY, 33, 42)
-    assert (x.dtype, labels.dtype, inside.dtype) == (torch.float32, torch.uint8, torch.bool)
+    assert x.dtype == torch.float32
+    assert labels.dtype == torch.uint8
+    assert inside.dtype == torch.bool
     assert x.shape == (len(images), channels, 33, 42)
     assert labels.shape == (len(images), 33, 42)
     for i, row in enumerate(GEOMETRY):
@@ -83,12 +96,15 @@ def test_crops_equal_those_by_scipy(channels, sliced):
 
 
 def test_opcheck():
+    op = torch.ops.dme.sample_crops.default
     images, masks = example(3, sliced=True)
-    torch.library.opcheck(torch.ops.dme.sample_crops.default, (images, masks, GEOMETRY, 20, 24))
+    torch.library.opcheck(op, (images, masks, GEOMETRY, 20, 24))
 
 
 def test_bad_input_says_found_and_expected():
     images, masks = example()
+    floats = [image.float() for image in images]
+    narrow = [mask[:, 1:] for mask in masks]
 
     def refused(message):
         return pytest.raises(InputError, match=message)
@@ -98,31 +114,37 @@ def test_bad_input_says_found_and_expected():
     with refused(r"geometry \(6, 5\); expected .* geometry \(B, 6\)"):
         sample_crops(images, masks, GEOMETRY[:, 1:], 20, 24)
     with refused("image of torch.float32 and a mask of torch.uint8; expected uint8"):
-        sample_crops([image.float() for image in images], masks, GEOMETRY, 20, 24)
+        sample_crops(floats, masks, GEOMETRY, 20, 24)
     with refused(r"image \(1, 53, 38\) and its mask \(53, 37\); expected \(H, W\)"):
-        sample_crops(images, [mask[:, 1:] for mask in masks], GEOMETRY, 20, 24)
+        sample_crops(images, narrow, GEOMETRY, 20, 24)
 
 
 def equal_crops(crops, expected):
     """The same labels; inside the frame the same image but for the order of roundings."""
-    x, labels, inside = (part.cpu() for part in crops)
-    torch.testing.assert_close(labels, expected[1], rtol=0, atol=0)
-    torch.testing.assert_close(inside, expected[2], rtol=0, atol=0)
+    x, labels, inside = [part.cpu() for part in crops]
+    expected_x, expected_labels, expected_inside = expected
+    assert labels.dtype == expected_labels.dtype
+    assert inside.dtype == expected_inside.dtype
+    assert torch.equal(labels, expected_labels)
+    assert torch.equal(inside, expected_inside)
     for i, row in enumerate(GEOMETRY):
-        found = x[i][:, inside[i]]
-        of_cpu = expected[0][i][:, inside[i]]
-        torch.testing.assert_close(found, of_cpu, rtol=0, atol=tolerance(row))
+        framed = inside[i]
+        pixels = x[i, :, framed]
+        expected_pixels = expected_x[i, :, framed]
+        atol = tolerance(row)
+        torch.testing.assert_close(pixels, expected_pixels, rtol=0, atol=atol)
 
 
 def check_kernel_on_cpu():
     """With TRITON_INTERPRET=1: the Triton kernel against the CPU implementation."""
     from dme.ops.crops_triton import sample
 
-    for channels, sliced in ((1, False), (3, True)):
+    maps = inverse_maps(GEOMETRY, 33, 42)
+    for channels, sliced in (GREY, COLOUR):
         images, masks = example(channels, sliced)
         expected = sample_crops(images, masks, GEOMETRY, 33, 42)
         crops = [torch.full_like(part, 7) for part in expected]
-        sample(images, masks, inverse_maps(GEOMETRY, 33, 42), *crops, block=256)
+        sample(images, masks, maps, *crops, block=256)
         equal_crops(crops, expected)
 
 
@@ -147,16 +169,17 @@ def test_triton_kernel_becomes_machine_code(compute_capability, tmp_path, monkey
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+@NEEDS_CUDA
+@NEEDS_TRITON
 def test_cuda_equals_cpu():
-    for channels, sliced in ((1, False), (3, True)):
+    for channels, sliced in (GREY, COLOUR):
         images, masks = example(channels, sliced)
         expected = sample_crops(images, masks, GEOMETRY, 333, 217)
         images = [image.cuda() for image in images]
         masks = [mask.cuda() for mask in masks]
         for sample in (sample_crops, crops_by_pytorch):
-            equal_crops(sample(images, masks, GEOMETRY, 333, 217), expected)
+            crops = sample(images, masks, GEOMETRY, 333, 217)
+            equal_crops(crops, expected)
 
 
 def test_without_triton_cuda_tensors_are_refused():

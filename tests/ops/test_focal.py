@@ -1,11 +1,11 @@
 """The focal loss's operator against its definition; test_losses has OpenMMLab's loss."""
 
-import importlib.util
-
 import pytest
 import torch
 from helpers.kernels import (
     LAYOUTS,
+    NEEDS_CUDA,
+    NEEDS_TRITON,
     agree,
     example,
     focal_by_pytorch,
@@ -16,7 +16,12 @@ from helpers.kernels import (
 from dme.common.errors import InputError
 from dme.ops.focal import focal_sums
 
-SETTINGS = ((2.0, 0.5), (2.0, 0.25), (1.5, 0.5), (0.0, 0.7))  # gamma, alpha
+SETTINGS = (  # gamma, alpha
+    (2.0, 0.5),
+    (2.0, 0.25),
+    (1.5, 0.5),
+    (0.0, 0.7),
+)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 WEIGHTS = torch.tensor([1.0, -0.5, 0.25], dtype=torch.float64)  # of three images' sums
 
@@ -25,7 +30,8 @@ def expected_of(logits, target, gamma, alpha, ignore_index=255):
     """Sums and the gradient of their weighted sum, in float64."""
     exact = logits.detach().double().requires_grad_()
     sums = focal_by_pytorch(exact, target, ignore_index, gamma, alpha)
-    (sums * WEIGHTS[: len(sums)]).sum().backward()
+    weights = WEIGHTS[: len(sums)]
+    (sums * weights).sum().backward()
     return sums.detach(), exact.grad
 
 
@@ -38,7 +44,7 @@ def test_sums_and_gradient_equal_the_definition(classes, dtype, layout, gamma, a
     sums, gradient = expected_of(logits, target, gamma, alpha)
     mine = logits.requires_grad_()
     found = focal_sums(mine, target, gamma=gamma, alpha=alpha)
-    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
     agree(found.detach(), sums, found.dtype, "sums")
     (found * WEIGHTS.to(found)).sum().backward()
     assert mine.grad.dtype == dtype
@@ -72,37 +78,45 @@ def test_work_in_pieces_adds_up(block, monkeypatch):
 
 
 def test_certain_logits_are_finite():
-    logits = torch.tensor([300.0, -300.0, 0.0]).expand(1, 2, 2, 3).clone().requires_grad_()
-    found = focal_sums(logits, torch.tensor([[[0, 1, 0], [1, 0, 255]]]))
+    row = torch.tensor([300.0, -300.0, 0.0])
+    logits = row.repeat(1, 2, 2, 1).requires_grad_()
+    target = torch.tensor([[0, 1, 0], [1, 0, 255]])
+    found = focal_sums(logits, target[None])
     # per class 0.5 (1 - q)^2 (-log q): 150 or 0 where certain, 0.25 log(2) / 2 where undecided
-    torch.testing.assert_close(found[0], torch.tensor(4 * 150 + 2 * 0.125 * 0.6931472))
+    expected = 4 * 150 + 2 * 0.125 * 0.6931472
+    torch.testing.assert_close(found[0], torch.tensor(expected))
     found.sum().backward()
     assert logits.grad.isfinite().all()
 
 
 def test_opcheck_and_gradcheck():
-    logits, target = example(3, (2, 3, 4))
-    logits.requires_grad_()
-    torch.library.opcheck(torch.ops.dme.focal_sums.default, (logits, target, 255, 2.0, 0.25))
+    forward = torch.ops.dme.focal_sums.default
     backward = torch.ops.dme.focal_sums_backward.default
+    fixed, target = example(3, (2, 3, 4))
+    logits = fixed.clone().requires_grad_()
+    torch.library.opcheck(forward, (logits, target, 255, 2.0, 0.25))
     of_sums = torch.rand(2, dtype=torch.float64)
-    torch.library.opcheck(backward, (logits.detach(), target, 255, 2.0, 0.25, of_sums))
-    for gamma, alpha in SETTINGS:
-        assert torch.autograd.gradcheck(
-            lambda z, g=gamma, a=alpha: focal_sums(z, target, 255, g, a), logits
-        )
+    torch.library.opcheck(backward, (fixed, target, 255, 2.0, 0.25, of_sums))
+    for settings in SETTINGS:
+        assert torch.autograd.gradcheck(focal_sums, (logits, target, 255, *settings))
 
 
 def test_bad_input_says_found_and_expected():
+    logits = torch.zeros(2, 3, 4)
+    target = torch.zeros(2, 4, 5, dtype=torch.int64)
     with pytest.raises(InputError, match=r"logits torch.*; expected floating \(N, C, H, W\)"):
-        focal_sums(torch.zeros(2, 3, 4), torch.zeros(2, 4, 5, dtype=torch.int64))
+        focal_sums(logits, target)
 
 
 def check_kernels_on_cpu():
     """Run in a process with TRITON_INTERPRET=1: the Triton kernels against the definition."""
     from dme.ops.focal_triton import add_up, differentiate
 
-    cases = ((2, (2, 7, 19)), (9, (1, 12, 30)), (3, (2, 1, 1)))
+    cases = (
+        (2, (2, 7, 19)),
+        (9, (1, 12, 30)),
+        (3, (2, 1, 1)),
+    )
     for i, (classes, shape) in enumerate(cases):
         dtype = DTYPES[i]
         settings = SETTINGS[i]
@@ -112,7 +126,8 @@ def check_kernels_on_cpu():
         agree(found, sums, found.dtype, "sums")
         of_sums = WEIGHTS[: len(sums)].to(found)
         result = differentiate(logits, target, 255, *settings, of_sums, block=128)
-        assert (result.dtype, result.shape) == (dtype, logits.shape)
+        assert result.dtype == dtype
+        assert result.shape == logits.shape
         agree(result, gradient, dtype, "gradient")
 
 
@@ -122,7 +137,12 @@ def test_triton_kernels_in_the_interpreter():
 
 
 @pytest.mark.parametrize(
-    ("logits", "compute_capability"), [("fp16", 75), ("fp64", 80), ("fp32", 90)]
+    ("logits", "compute_capability"),
+    [
+        ("fp16", 75),
+        ("fp64", 80),
+        ("fp32", 90),
+    ],
 )
 def test_triton_kernels_become_machine_code(logits, compute_capability, tmp_path, monkeypatch):
     pytest.importorskip("triton")
@@ -141,8 +161,8 @@ def test_triton_kernels_become_machine_code(logits, compute_capability, tmp_path
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+@NEEDS_CUDA
+@NEEDS_TRITON
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cuda_equals_the_definition(dtype):
     for classes, layout, settings in zip((2, 9, 3), LAYOUTS, SETTINGS, strict=False):

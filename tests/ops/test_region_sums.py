@@ -1,9 +1,9 @@
-import importlib.util
-
 import pytest
 import torch
 from helpers.kernels import (
     LAYOUTS,
+    NEEDS_CUDA,
+    NEEDS_TRITON,
     agree,
     example,
     interpreted,
@@ -39,7 +39,8 @@ def agree_in_sums(results, expected, dtype):
     """What logits of `dtype` are summed in is also the type of the results."""
     kind = torch.promote_types(dtype, torch.float32)
     for part, exact in zip(results, expected, strict=True):
-        assert (part.dtype, part.shape) == (kind, exact.shape)
+        assert part.dtype == kind
+        assert part.shape == exact.shape
         agree(part.detach(), exact, kind, "sums")
 
 
@@ -68,7 +69,8 @@ def test_work_in_pieces_adds_up(block, layout, monkeypatch):
     monkeypatch.setattr("dme.ops.BLOCK", block)
     pieces = region_sums(logits, target)
     torch.testing.assert_close(pieces, whole)
-    torch.testing.assert_close(torch.autograd.grad(weighed(pieces), logits)[0], gradient)
+    (piecewise,) = torch.autograd.grad(weighed(pieces), logits)
+    torch.testing.assert_close(piecewise, gradient)
 
 
 @pytest.mark.parametrize("ignored", [0, 1, 2])
@@ -83,14 +85,15 @@ def test_a_class_can_be_ignored(classes, ignored):
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_opcheck_and_gradcheck(classes):
-    logits, target = example(classes, (2, 3, 4))
-    logits.requires_grad_()
-    torch.library.opcheck(torch.ops.dme.region_sums.default, (logits, target, 255))
-    entropy, sums = region_sums(logits.detach(), target)
+    forward = torch.ops.dme.region_sums.default
+    backward = torch.ops.dme.region_sums_backward.default
+    fixed, target = example(classes, (2, 3, 4))
+    logits = fixed.clone().requires_grad_()
+    torch.library.opcheck(forward, (logits, target, 255))
+    entropy, sums = region_sums(fixed, target)
     of_entropy = torch.rand_like(entropy)
     of_sums = torch.rand_like(sums)
-    backward = torch.ops.dme.region_sums_backward.default
-    torch.library.opcheck(backward, (logits.detach(), target, 255, of_entropy, of_sums))
+    torch.library.opcheck(backward, (fixed, target, 255, of_entropy, of_sums))
     assert torch.autograd.gradcheck(lambda z: region_sums(z, target), logits)
 
 
@@ -115,9 +118,15 @@ def test_bad_input_says_found_and_expected():
 
 def check_kernels_on_cpu():
     """Run in a process with TRITON_INTERPRET=1: the Triton kernels against the definition."""
-    for classes, shape in ((2, (2, 7, 19)), (9, (1, 12, 30)), (3, (2, 1, 1))):
-        for i, dtype in enumerate((torch.float32, torch.bfloat16, torch.float64)):
-            logits, target = example(classes, shape, dtype, LAYOUTS[i])
+    cases = (
+        (2, (2, 7, 19)),
+        (9, (1, 12, 30)),
+        (3, (2, 1, 1)),
+    )
+    dtypes = (torch.float32, torch.bfloat16, torch.float64)
+    for classes, shape in cases:
+        for dtype, layout in zip(dtypes, LAYOUTS, strict=True):
+            logits, target = example(classes, shape, dtype, layout)
             check_kernels_of(logits, target)
 
 
@@ -125,7 +134,8 @@ def check_kernels_of(logits, target):
     from dme.ops.region_sums_triton import add_up, differentiate
 
     expected, gradient = expected_of(logits, target)
-    agree_in_sums(add_up(logits, target, 255, block=128), expected, logits.dtype)
+    results = add_up(logits, target, 255, block=128)
+    agree_in_sums(results, expected, logits.dtype)
 
     # the gradients of `weighed` in the two results, which the kernel takes on to the logits
     leaves = [part.clone().requires_grad_() for part in expected]
@@ -133,7 +143,8 @@ def check_kernels_of(logits, target):
     kind = torch.promote_types(logits.dtype, torch.float32)
     of_entropy, of_sums = [leaf.grad.to(kind) for leaf in leaves]
     result = differentiate(logits, target, 255, of_entropy, of_sums, block=128)
-    assert (result.dtype, result.shape) == (logits.dtype, logits.shape)
+    assert result.dtype == logits.dtype
+    assert result.shape == logits.shape
     agree(result, gradient, logits.dtype, "gradient")
 
 
@@ -143,7 +154,12 @@ def test_triton_kernels_in_the_interpreter():
 
 
 @pytest.mark.parametrize(
-    ("logits", "compute_capability"), [("fp16", 75), ("fp64", 80), ("fp32", 90)]
+    ("logits", "compute_capability"),
+    [
+        ("fp16", 75),
+        ("fp64", 80),
+        ("fp32", 90),
+    ],
 )
 def test_triton_kernels_become_machine_code(logits, compute_capability, tmp_path, monkeypatch):
     pytest.importorskip("triton")
@@ -163,8 +179,8 @@ def test_triton_kernels_become_machine_code(logits, compute_capability, tmp_path
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+@NEEDS_CUDA
+@NEEDS_TRITON
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("classes", [2, 9])
