@@ -1,9 +1,9 @@
 """Write a network into one file that runs without dme: ONNX, or PyTorch's own torch.export.
 
 Input "image": float32 (N, C, H, W), grey values 0 to 255; output "probabilities": float32 (N,
-classes, H, W); any N, H and W. Normalisation, padding and cropping are inside. The size at which
-scans enter and predict's sliding window stay outside: the file's metadata says what to do, and
-names classes and weights. The file is compared with the network before it is put in place.
+classes, H, W); any N, H and W, the scan's own pixels. Resizing, normalisation, padding and
+predict's sliding window are inside; its metadata names classes and weights. The file is compared
+with the network before it is put in place.
 
 ./run.sh export --weights runs/finetune/model.pt --out fluid.onnx
 ./run.sh export --weights hrf-fcn --channels 3 --format torch

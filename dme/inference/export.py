@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as tracing
 
 from dme.data.phantom import phantom_bscan
+from dme.inference.entering import at_scan, averaging, enlarged, half, sliding_512
 from dme.inference.sizes import SIZES
 from dme.inference.windows import SLIDE_STRIDE, WINDOW, whole
 from dme.nets.segmenter import Segmenter, normalise
@@ -34,11 +35,20 @@ CHECKED = (
 )
 
 
+# size of a network -> how an image enters it, and how logits come out
+WAYS = {
+    "native": (lambda image: image, whole),
+    "half": (half, whole),
+    "512": (enlarged, sliding_512),
+}
+
+
 class Exportable(nn.Module):
     """image (N, 1 or in_channels, H, W), grey values 0..255 -> probabilities (N, classes, H, W).
 
-    Of the whole image in one pass. Holds a copy of the network, in eval mode, without its
-    auxiliary head.
+    At the image's own size, like `predict`: what lies between, down to the size the network was
+    trained at and up again, is inside. Only saturated wedges stay bright (see `describe`). Holds a
+    copy of the network, in eval mode, without its auxiliary head.
     """
 
     def __init__(self, model: Segmenter) -> None:
@@ -47,7 +57,12 @@ class Exportable(nn.Module):
         self.network.aux_head = None  # only training needs it
 
     def forward(self, image: Tensor) -> Tensor:
-        return whole(self.network, normalise(image, self.network.preprocess)).softmax(1)
+        size = self.network.preprocess.get("size", "native")
+        enter, logits = WAYS[size]
+        found = logits(self.network, normalise(enter(image), self.network.preprocess))
+        if size != "native":
+            found = at_scan(found, image.shape[-2:])
+        return found.softmax(1)
 
 
 def describe(model: Segmenter) -> dict:
@@ -56,11 +71,11 @@ def describe(model: Segmenter) -> dict:
         "title": "dme: retinal OCT segmentation. Not a medical device.",
         "classes": model.classes,
         "input": (
-            "image: float32 (batch, channels, height, width), grey values 0..255; "
-            "normalised inside"
+            "image: float32 (batch, channels, height, width), the scan's own pixels, whole grey "
+            "values 0..255; resized and normalised inside"
         ),
         "output": (
-            "probabilities: float32 (batch, classes, height, width); the whole image in one pass"
+            "probabilities: float32 (batch, classes, height, width), of the scan's own pixels"
         ),
         "as_in_dme": _as_in_dme(model),
         "preprocess": model.preprocess,
@@ -69,12 +84,14 @@ def describe(model: Segmenter) -> dict:
 
 
 def _as_in_dme(model: Segmenter) -> str:
-    """What dme does before and after the network, in words."""
+    """What is done before and after the network, in words: inside the file, but for wedges."""
     size = SIZES.get(model.preprocess.get("size"))
     entering = size.description if size else "pixels of the scale it was trained with"
     sentences = [f"A scan enters as: {entering}."]
     if CLASSES[0] in model.classes:
-        sentences.append("Saturated wedges at its top and bottom are dark then.")
+        sentences.append(
+            "Saturated wedges at its top and bottom stay bright, which dme makes dark before."
+        )
     if size is not None and size.slides:
         sentences.append(
             f"A window of {WINDOW} x {WINDOW} px slides over it with stride {SLIDE_STRIDE}, "
@@ -144,17 +161,9 @@ def adaptive_avg_pool2d(x: Tensor, size: list[int]) -> Tensor:
     """
     if tuple(size) == (1, 1):
         return x.mean((2, 3), keepdim=True)
-    return _averaging(size[0], x.shape[2]) @ x @ _averaging(size[1], x.shape[3]).T
-
-
-def _averaging(bins: int, length: int) -> Tensor:
-    """(bins, length): row i averages floor(i length / bins) to ceil((i + 1) length / bins)."""
-    i = torch.arange(bins).unsqueeze(1)
-    pixel = torch.arange(length)
-    first = i * length // bins
-    end = ((i + 1) * length + bins - 1) // bins
-    inside = (pixel >= first) & (pixel < end)
-    return inside / inside.sum(1, keepdim=True)
+    rows = averaging(size[0], x.shape[2])
+    columns = averaging(size[1], x.shape[3])
+    return (rows / rows.sum(1, keepdim=True)) @ x @ (columns / columns.sum(1, keepdim=True)).T
 
 
 def open_torch(path: Path) -> Callable[[Tensor], np.ndarray]:

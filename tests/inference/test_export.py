@@ -2,19 +2,26 @@
 
 import functools
 import json
+import os
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.scripts import exit_code, load_script
+from helpers.scripts import ROOT, exit_code, load_script
+from PIL import Image
 from torch.nn import functional as F
 
+from dme.data.phantom import phantom_bscan
 from dme.inference import export
-from dme.inference.scan import probabilities
+from dme.inference.scan import predict, probabilities
+from dme.inference.sizes import SIZES
 from dme.nets.checkpoint import save_model
+from dme.nets.loading import load_model
 from dme.nets.segmenter import BACKBONES, build_model
 
 # batch, height, width
@@ -134,6 +141,79 @@ def test_onnx_file(onnx, tmp_path):
     assert json.loads(about["preprocess"]) == model.preprocess
     assert "Not a medical device" in about["title"]
     assert str(Path.cwd()).encode() not in path.read_bytes()
+
+
+@functools.cache
+def traced_at(size):
+    """A network that scans enter at that size, and its graph."""
+    model = network()
+    model.classes = ["background", "fluid", "other"]
+    model.preprocess = model.preprocess | {"size": size}
+    return model, export.trace(export.Exportable(model), 1)
+
+
+SCANS = [(496, 768), (161, 243), (256, 256), (300, 1001), (37, 50)]
+
+
+def assert_as_predicted(exported, model) -> None:
+    """What dme finds in a scan of any size, which the file is given as it is."""
+    for height, width in SCANS:
+        scan = images(1, height, width)[0, 0].round().byte()
+        found = exported(scan[None, None].float())[0]
+        reference = probabilities(model, scan).numpy()
+        assert np.ptp(reference[1]) > 0.1
+        np.testing.assert_allclose(found, reference, atol=1e-4, err_msg=f"{height} x {width}")
+
+
+@pytest.mark.parametrize("size", ["half", "512"])
+def test_resizing_is_in_the_graph(size, tmp_path):
+    model, program = traced_at(size)
+    export.write_torch(program, {}, tmp_path / "m.pt2")
+    assert_as_predicted(export.open_torch(tmp_path / "m.pt2"), model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["half", "512"])
+def test_resizing_is_in_the_onnx_graph(onnx, size, tmp_path):
+    model, program = traced_at(size)
+    export.write_onnx(program, {}, tmp_path / "m.onnx")
+    assert_as_predicted(export.open_onnx(tmp_path / "m.onnx"), model)
+
+
+@pytest.mark.parametrize("name", ["half", "512"])
+def test_pixels_enter_as_in_dme(name):
+    enter, _ = export.WAYS[name]
+    for shape in (*SCANS, (16, 7), (1, 1), (600, 513)):
+        generator = torch.Generator().manual_seed(1)
+        scan = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        found = enter(scan[None, None].float())[0, 0]
+        assert torch.equal(found, SIZES[name].image(scan).float()), shape
+
+
+@pytest.mark.slow
+def test_the_readmes_lines_find_what_predict_finds(onnx, tmp_path):
+    """They run without dme."""
+    text = (ROOT / "dme" / "inference" / "README.md").read_text("utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    model = load_model("dme-fluid")
+    folder = tmp_path / "runs" / "export"
+    folder.mkdir(parents=True)
+    program = export.trace(export.Exportable(model), 1)
+    export.write_onnx(program, export.describe(model), folder / "dme-fluid.onnx")
+    scan = phantom_bscan(2).image
+    Image.fromarray(scan).save(tmp_path / "scan.png")
+
+    lines = "import sys; sys.modules['dme'] = sys.modules['torch'] = None\n" + lines
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    program = [sys.executable, "-c", lines]
+    done = subprocess.run(
+        program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    expected, _ = predict(model, scan)
+    assert expected.sum() > 100
+    mask = np.asarray(Image.open(tmp_path / "mask.png"))
+    assert ((mask > 0) != expected).sum() <= 2  # probabilities of 0.5
+    assert done.stdout == f"{(mask > 0).sum()} px of fluid\n"
 
 
 OTHERS = [(backbone, head) for backbone, kind in BACKBONES.items() for head in kind.HEADS]
