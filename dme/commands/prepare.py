@@ -27,7 +27,9 @@ class Settings:
     split: str | None = setting(
         None, "paper, random or subject:K/5 (default: paper for the Duke set, else random)"
     )
-    size: int = setting(256, "side of the square images that the study works on")
+    size: int = setting(
+        256, "side of the square images that the study works on", minimum=1, maximum=4096
+    )
     out: Path = setting(Path("runs/prepare"), "results folder")
 
 

@@ -17,6 +17,7 @@ from dme.data.cache_file import read_cache, unwritable, write_cache
 from dme.data.scan_set import Cache, collect, resized
 from dme.data.source import Source
 
+LARGEST_SIDE = 4096  # that scans are resized to: 110 of them take 2 GB
 NAME = re.compile(r"[a-z]+-[0-9a-f]{12}-(native|\d+)\.h5")
 
 
@@ -33,9 +34,9 @@ def open_cache(source: Source, size: int | None = None, folder: Path | None = No
     cannot be used is reported on stderr with the reason. Raises InputError for bad labels, an
     empty source, a failing disk.
     """
-    if size is not None and size < 1:
+    if size is not None and not 1 <= size <= LARGEST_SIDE:
         raise InputError(
-            f"size {size} is not a number of pixels; give 1 or more, or none for the native size"
+            f"size {size}: expected 1 to {LARGEST_SIDE} pixels, or none for the native size"
         )
     folder = user_path(folder) if folder else cache_folder()
     path = folder / f"{source.kind}-{source.sha256[:12]}-{size or 'native'}.h5"
