@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dme.common.errors import InputError
 from dme.common.options import add_options, from_options, option_parser, setting
+from dme.common.words import LARGEST_SIDE
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Settings:
         None, "paper, random or subject:K/5 (default: paper for the Duke set, else random)"
     )
     size: int = setting(
-        256, "side of the square images that the study works on", minimum=1, maximum=4096
+        256, "side of the square images that the study works on", minimum=1, maximum=LARGEST_SIDE
     )
     out: Path = setting(Path("runs/prepare"), "results folder")
 

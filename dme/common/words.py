@@ -9,6 +9,7 @@ HEADS_OF = {  # backbone -> the heads it takes, the usual one first; dme.nets.se
     "mobilenet_v3_small": ("lraspp",),
 }
 BACKBONE_NAMES = tuple(HEADS_OF)
+LARGEST_SIDE = 4096  # pixels to which scans are resized: 110 such scans take 2 GB
 EYES = ("OD", "OS")  # right, left
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 SCAN_SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".mat")  # of files that hold B-scans

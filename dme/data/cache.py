@@ -13,11 +13,11 @@ from pathlib import Path
 from dme.common.errors import InputError
 from dme.common.files import cache_folder, user_path
 from dme.common.locks import locked
+from dme.common.words import LARGEST_SIDE
 from dme.data.cache_file import read_cache, unwritable, write_cache
 from dme.data.scan_set import Cache, collect, resized
 from dme.data.source import Source
 
-LARGEST_SIDE = 4096  # that scans are resized to: 110 of them take 2 GB
 NAME = re.compile(r"[a-z]+-[0-9a-f]{12}-(native|\d+)\.h5")
 
 

@@ -90,10 +90,7 @@ class PSPHead(nn.Module):
 
         # the kernel: of x, then of the grids enlarged to its size
         of_x, of_grids = _split(self.bottleneck.conv.weight, x.shape[1])
-        bias = self.bottleneck.conv.bias  # None unless batch norm is folded into it
-        enlarged = conv_enlarged(grids, of_grids, x)
-        x = F.conv2d(x, of_x, bias, padding=1) + enlarged
-        x = self.bottleneck.activation(self.bottleneck.bn(x))
+        x = _beside_grids(self.bottleneck, x, of_x, grids, of_grids)
         return self.classifier(self.dropout(x))
 
 
@@ -132,11 +129,7 @@ class ASPPHead(nn.Module):
 
         # the kernel: of the average at every pixel, then of the branches
         of_average, of_branches = _split(self.bottleneck.conv.weight, average.shape[1])
-        bias = self.bottleneck.conv.bias  # None unless batch norm is folded into it
-        enlarged = conv_enlarged([average], of_average, x)
-        # the other way round, exporters fix the batch size
-        x = F.conv2d(branches, of_branches, bias, padding=1) + enlarged
-        x = self.bottleneck.activation(self.bottleneck.bn(x))
+        x = _beside_grids(self.bottleneck, branches, of_branches, [average], of_average)
         return self.classifier(self.dropout(x))
 
 
@@ -265,6 +258,19 @@ def _windows(scales: tuple[int, ...], side: int, like: Tensor) -> Tensor:
         windows.append((pixel >= first) & (pixel < end))
     small = 2.0 ** -math.ceil(math.log2(side))
     return (torch.cat(windows).float() * small).to(like.dtype)
+
+
+def _beside_grids(
+    bottleneck: ConvBN, x: Tensor, of_x: Tensor, grids: list[Tensor], of_grids: Tensor
+) -> Tensor:
+    """The bottleneck of x (N, C, H, W) and of small grids beside it, enlarged to its size.
+
+    of_x, of_grids: the parts of the bottleneck's kernel that go with each.
+    """
+    bias = bottleneck.conv.bias  # None unless batch norm is folded into it
+    # the other way round, exporters fix the batch size
+    y = F.conv2d(x, of_x, bias, padding=1) + conv_enlarged(grids, of_grids, x)
+    return bottleneck.activation(bottleneck.bn(y))
 
 
 def conv_enlarged(grids: list[Tensor], kernel: Tensor, like: Tensor) -> Tensor:
