@@ -1,0 +1,111 @@
+// The list of scans: sorted by name, by any number, by how doubtful they are; a click opens one.
+"use strict";
+{ // names in here are no other file's
+
+const list = document.querySelector("#scans");
+const sorting = document.querySelector("#sorting");
+const direction = document.querySelector("#direction");
+const onlyFlagged = document.querySelector("#flagged");
+const order = {key: "", down: false};
+
+dme.on("start", () => {
+  const choices = [["", "name"]];
+  if (dme.scans.some(scan => scan.flags.length)) choices.push(["flags", "doubt"]);
+  for (const column of dme.columns) choices.push([column.key, column.title]);
+  for (const [value, text] of choices) sorting.append(new Option(text, value));
+  onlyFlagged.parentElement.hidden = choices[1]?.[0] !== "flags";
+  buildList();
+});
+
+const names = new Intl.Collator(undefined, {numeric: true});
+
+// What a scan is sorted by, NaN where it is unknown
+function valueOf(scan) {
+  if (order.key === "flags") return scan.flags.length;
+  return scan.numbers[order.key] ?? NaN;
+}
+
+function compare(a, b) {
+  const sign = order.down ? -1 : 1;
+  if (order.key === "") return sign * names.compare(a.name, b.name);
+  const [first, second] = [valueOf(a), valueOf(b)];
+  if (Number.isNaN(first) || Number.isNaN(second)) { // unknown: last
+    return Number.isNaN(first) - Number.isNaN(second);
+  }
+  return sign * (first - second) || names.compare(a.name, b.name);
+}
+
+function buildList() {
+  const scans = dme.scans.filter(scan => !onlyFlagged.checked || scan.flags.length);
+  scans.sort(compare);
+  direction.textContent = order.down ? "\u2193" : "\u2191";
+  direction.ariaLabel = order.down ? "largest first" : "smallest first";
+  direction.title = direction.ariaLabel;
+  const column = dme.columns.find(other => other.key === order.key) || dme.columns[0];
+  list.replaceChildren(...scans.map(scan => itemOf(scan, column)));
+  mark();
+}
+
+function itemOf(scan, column) {
+  const item = dme.element("li", {role: "option", id: `scan${scan.index}`});
+  item.dataset.index = scan.index;
+  item.append(dme.element("span", {className: "name", textContent: scan.name}));
+  if (scan.flags.length) {
+    const flag = dme.element("span", {className: "flag", textContent: "!", title: scan.flags.join("; ")});
+    flag.role = "img";
+    flag.ariaLabel = `doubtful: ${scan.flags.join("; ")}`;
+    item.append(flag);
+  }
+  if (column) item.append(dme.element("span", {className: "number", textContent: dme.shown(scan, column)}));
+  return item;
+}
+
+// A number of a scan as text, with its interval if there is one
+dme.shown = function (scan, column) {
+  const value = scan.numbers[column.key];
+  if (value === null || value === undefined) return "\u2013";
+  const text = value.toFixed(column.digits);
+  const ends = column.interval?.map(key => scan.numbers[key]);
+  if (!ends || ends.some(end => end === null || end === undefined)) return text;
+  return `${text} (${ends.map(end => end.toFixed(column.digits)).join(" to ")})`;
+};
+
+// The open scan in the list
+function mark() {
+  for (const item of list.querySelectorAll("[aria-selected=true]")) item.ariaSelected = "false";
+  const item = document.getElementById(`scan${dme.index}`);
+  list.setAttribute("aria-activedescendant", item ? item.id : "");
+  if (!item) return;
+  item.ariaSelected = "true";
+  const above = item.offsetTop - list.scrollTop;
+  if (above < 0 || above + item.offsetHeight > list.clientHeight) {
+    list.scrollTop = item.offsetTop - list.clientHeight / 2;
+  }
+}
+
+dme.on("open", mark);
+sorting.addEventListener("change", () => {
+  order.key = sorting.value;
+  order.down = sorting.value !== ""; // numbers start with the largest, names with the first
+  buildList();
+});
+direction.addEventListener("click", () => {
+  order.down = !order.down;
+  buildList();
+});
+onlyFlagged.addEventListener("change", buildList);
+list.addEventListener("click", event => {
+  const item = event.target.closest("li");
+  if (item) dme.open(Number(item.dataset.index));
+});
+list.addEventListener("keydown", event => {
+  const steps = {ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -Infinity, End: Infinity};
+  const by = steps[event.key];
+  if (!by) return;
+  event.preventDefault();
+  const items = [...list.children];
+  const place = items.findIndex(item => Number(item.dataset.index) === dme.index) + by;
+  const item = items[Math.min(Math.max(place, 0), items.length - 1)];
+  if (item) dme.open(Number(item.dataset.index));
+});
+}
