@@ -46,6 +46,12 @@ def golden() -> Path:
     return _folder("DME_TEST_GOLDEN")
 
 
+@pytest.fixture(scope="session")
+def vendor() -> Path:
+    """Folder with exports of devices and expected.csv (variable DME_TEST_VENDOR)."""
+    return _folder("DME_TEST_VENDOR")
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path):
     """No test reads the user's data or writes the user's cache."""

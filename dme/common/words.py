@@ -12,4 +12,8 @@ BACKBONE_NAMES = tuple(HEADS_OF)
 LARGEST_SIDE = 4096  # pixels to which scans are resized: 110 such scans take 2 GB
 EYES = ("OD", "OS")  # right, left
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-SCAN_SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".mat")  # of files that hold B-scans
+# files of devices: end of the name -> module of dme.data whose `open_volume` reads them
+VOLUME_READERS = {
+    ".vol": "heidelberg_vol",
+}
+SCAN_SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".mat", *VOLUME_READERS)  # of files that hold B-scans

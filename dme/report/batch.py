@@ -12,6 +12,7 @@ from tqdm import tqdm
 from dme.common import ranks
 from dme.common.errors import InputError
 from dme.common.tasks import Task
+from dme.data.volume_scale import scale_fault
 from dme.drawing.canvas import save_png
 from dme.drawing.layers import draw_boundaries, thickness_profile
 from dme.drawing.overlays import STRIP, scan_overlay
@@ -91,6 +92,7 @@ class Work:
         first_rank = ranks.rank() == 0
         try:
             scans = item.scans(names)
+            self._check_scale(scans)
         except InputError as e:
             if first_rank:
                 self.skip(item.source, str(e))
@@ -108,6 +110,14 @@ class Work:
                 self.ranges[scan.volume] = (first, max(last, scan.position))
                 self.places.setdefault(scan.volume, place_of(scan))
         return scans
+
+    def _check_scale(self, scans: list[Scan]) -> None:
+        """Refuse scans whose file has a scale that cannot be, unless one was given."""
+        records = {scan.record.path: scan.record for scan in scans if scan.record}
+        for record in records.values():
+            fault = scale_fault(record)
+            if fault and not self.scale_um:
+                raise InputError(f"{record.path}: {fault}; give the right one with `scale`")
 
     def skip(self, source: str, reason: str) -> None:
         """Say why a source was left out, and keep it for the report."""

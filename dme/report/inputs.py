@@ -10,7 +10,15 @@ from dme.common.errors import InputError
 from dme.common.words import IMAGE_SUFFIXES, SCAN_SUFFIXES
 from dme.data.layout import masks_beside
 from dme.data.source import natural
-from dme.report.scans import Scan, open_array, open_images, open_mat, open_phantom
+from dme.data.volume_files import volume_reader
+from dme.report.scans import (
+    Scan,
+    open_array,
+    open_device_file,
+    open_images,
+    open_mat,
+    open_phantom,
+)
 
 LONGEST_NAME = 150  # bytes
 MOST_LISTED = 8  # files of a folder in a message
@@ -194,7 +202,7 @@ def _sorted_out(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
             continue
         if _suffix(file) in IMAGE_SUFFIXES:
             images.append(file)
-        elif _suffix(file) in SCAN_SUFFIXES:
+        elif file.name.lower().endswith(SCAN_SUFFIXES):
             others.append(file)
         else:
             rest.append(file)
@@ -215,6 +223,8 @@ def _file_item(path: Path) -> Item:
             f"{path}: an archive of arrays; save the one that holds the scans as .npy: "
             "numpy.save('scans.npy', numpy.load(FILE)[NAME])"
         )
+    if volume_reader(path.name):
+        return Item(str(path), partial(open_device_file, path))
     if _suffix(path) not in openers:
         expected = f"expected one of {' '.join(SCAN_SUFFIXES)}, or a folder"
         raise InputError(f"{path}: unknown kind of file; {expected}")

@@ -1,7 +1,7 @@
 """Files -> B-scans to predict, listed by names and headers, their pixels read one at a time.
 
-Of the images of a folder, of one array, of a MATLAB file, and of the phantom. Openers add notes to
-a list.
+Of the images of a folder, of one array, of a MATLAB file, of a device's file, and of the phantom.
+Openers add notes to a list.
 """
 
 import re
@@ -30,6 +30,8 @@ from dme.data.index import MOST_BSCAN, IndexRow, read_index
 from dme.data.layout import enface_pictures
 from dme.data.matlab import open_mat as open_mat_source
 from dme.data.source import files_in, natural
+from dme.data.volume_files import open_volume
+from dme.data.volume_record import VolumeRecord
 
 # names that say which volume and which B-scan of it a file is
 VOLUME_NAMES = (r"(subject_?\d+)_(\d+)", r"(.*?)[ _-]?b-?scan[ _-]?(\d+)")
@@ -49,6 +51,7 @@ class Scan:
     scale_um: tuple[float, ...] | None = None  # axial, lateral, spacing, as far as they are known
     eye: str | None = None  # OD or OS
     fovea: tuple[float, ...] | None = None  # column, B-scan
+    record: VolumeRecord | None = None  # of the device's file it comes from
 
 
 # ---- the images of a folder ---------------------------------------------------------------------
@@ -227,6 +230,42 @@ def open_mat(path: Path, notes: list[str]) -> list[Scan]:
     scans = [_scan_of(bscan, str(path), path.stem) for bscan in bscans]
     notes += [note for note in source.notes if "scale" in note]
     return scans
+
+
+def open_device_file(path: Path, notes: list[str]) -> list[Scan]:
+    """All B-scans of a device's file; those of a raster are a volume, counted from inferior."""
+    record = open_volume(path)
+    stem = path.name[: path.name.index(".", 1)]
+    scans = []
+    for index in record.available:
+        scan = Scan(
+            stem, str(path), partial(record.read, index), scale_um=record.scale_um, record=record
+        )
+        if record.pattern == "raster":
+            scan.volume = stem
+            scan.position = record.bscans - 1 - index if record.superior_first else index
+            scan.eye = record.eye
+        elif record.bscans > 1:
+            scan.name = f"{stem}_bscan{index:03d}"
+        scans.append(scan)
+    notes += [f"{path}: {note}" for note in notes_of(record)]
+    return scans
+
+
+def notes_of(record: VolumeRecord) -> list[str]:
+    """What was recognised in a device's file."""
+    height, width = record.shape
+    kind = f"{record.kind}, {record.pattern} of {record.bscans} B-scans"
+    if record.bscans == 1:
+        kind = f"{record.kind}, {record.pattern} scan"
+    eye = record.eye or "eye unknown"
+    notes = [f"{kind} of {height} x {width} px, {eye}"]
+    if record.superior_first:
+        notes.append("its first B-scan is the superior one: B-scans counted from the last")
+    missing = record.bscans - len(record.available)
+    if missing:
+        notes.append(f"{missing} of its {record.bscans} B-scans have no picture")
+    return notes + list(record.notes)
 
 
 def open_phantom(notes: list[str]) -> list[Scan]:

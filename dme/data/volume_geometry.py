@@ -1,0 +1,64 @@
+"""How the B-scans of a file lie, from where each begins and ends: pattern, gaps, order."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dme.data.volume_record import BScanPlace
+
+LEVEL = math.tan(math.radians(15))  # steepest of a raster whose maps need not be turned
+PARALLEL = math.cos(math.radians(3))
+NEAR = 0.1  # of a B-scan's length; so far may the B-scans of a star pass its centre
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the places of B-scans say. gaps_um: of a raster, from each B-scan to the next."""
+
+    pattern: str  # one of dme.data.volume_record.PATTERNS
+    gaps_um: tuple[float, ...] | None = None
+    superior_first: bool = False
+    note: str | None = None
+
+
+def length_mm(place: BScanPlace) -> float:
+    """From the begin to the end of a B-scan that is no circle; of a circle its radius."""
+    return math.dist(place.start_mm, place.end_mm)
+
+
+def geometry_of(places: Sequence[BScanPlace], circle: bool = False) -> Geometry:
+    """Geometry of B-scans. circle: as the file says; a start and a centre look like a line."""
+    if circle:
+        return Geometry("circle")
+    if len(places) == 1:
+        return Geometry("line")
+    starts = np.array([place.start_mm for place in places])  # (B-scans, 2)
+    steps = np.array([place.end_mm for place in places]) - starts
+    lengths = np.hypot(*steps.T)
+    if not lengths.all():
+        return Geometry("other", note="B-scans without length")
+    directions = steps / lengths[:, None]
+    middles = starts + steps / 2
+    parallel = (directions @ directions[0] >= PARALLEL).all()
+    if not parallel:
+        spread = np.hypot(*(middles - middles.mean(axis=0)).T)
+        star = (spread <= NEAR * lengths).all()
+        return Geometry("radial" if star else "other")
+    return _raster(middles, directions[0])
+
+
+def _raster(middles: np.ndarray, direction: np.ndarray) -> Geometry:
+    """Of parallel B-scans: middles (B-scans, 2) mm, direction (2,)."""
+    across = np.array([-direction[1], direction[0]])  # down, where B-scans run to the right
+    down_mm = middles @ across
+    gaps_um = np.diff(down_mm) * 1e3
+    ascending = (gaps_um > 0).all()
+    if not ascending and not (gaps_um < 0).all():
+        return Geometry("other", note="parallel B-scans that do not follow each other")
+    if direction[0] <= 0 or abs(direction[1]) > LEVEL * direction[0]:
+        degrees = math.degrees(math.atan2(-direction[1], direction[0]))
+        return Geometry("other", note=f"parallel B-scans turned by {degrees:.0f} degrees")
+    gaps = tuple(abs(gap) for gap in gaps_um.tolist())
+    return Geometry("raster", gaps, superior_first=bool(ascending))
