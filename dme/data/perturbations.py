@@ -85,7 +85,7 @@ def resized_mask(fluid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     shares = []
     for value in (1, IGNORE):
         region = Image.fromarray((fluid == value).astype(np.float32))
-        shares.append(np.array(region.resize(size, Image.Resampling.BILINEAR)))
+        shares.append(np.array(region.resize(size, Image.Resampling.BOX)))
     mask = (shares[0] >= 0.5).astype(np.uint8)
     mask[shares[1] >= 0.5] = IGNORE
     return mask
