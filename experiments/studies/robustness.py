@@ -11,7 +11,7 @@ than it is: choose a --split whose validation scans it has not seen, or scans of
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -49,8 +49,7 @@ class Settings:
     __post_init__ = check
 
 
-@dataclass(frozen=True)
-class Scans:
+class Scans(NamedTuple):
     """Scans of one set, of which some are tried."""
 
     cache: "Cache"  # native

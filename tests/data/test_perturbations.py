@@ -56,7 +56,7 @@ def test_copies_of_another_size_keep_share_of_fluid(scan):
     for name, shape in (("half size", (62, 96)), ("double size", (248, 384))):
         copy = perturbed(scan, name, "a")
         assert copy.image.shape == shape
-        assert (copy.fluid == 1).mean() == pytest.approx(share, rel=0.1)
+        assert (copy.fluid == 1).mean() == pytest.approx(share, rel=0.15)
         assert (copy.fluid[:, : shape[1] * 20 // 192] == 255).all()
     assert perturbed(scan, "256 x 256", "a").image.shape == (256, 256)
 
