@@ -14,7 +14,7 @@ import argparse
 import contextlib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,7 +131,13 @@ def parse_args() -> tuple[argparse.Namespace, Settings]:
     if bool(args.inputs) == bool(args.compare):
         parser.error("give INPUT (files, folders or the word phantom), or --compare A B")
     args.task = current_name(args.task)
-    return args, from_options(Settings, args)
+    settings = from_options(Settings, args)
+    if args.compare and (args.weights or replace(settings, out=None) != Settings()):
+        raise InputError(
+            "--compare takes results as they are, and beside them --out alone: "
+            "give the other options when the visits are predicted"
+        )
+    return args, settings
 
 
 def main() -> int:
@@ -216,21 +222,29 @@ def print_networks(networks: "Iterable[Segmenter]", device: str) -> None:
 
 
 def print_comparison(folder_a: str, folder_b: str, out: Path) -> int:
-    """What changed from visit A to B: on the screen, in comparison.csv, and as a page."""
+    """What changed from visit A to B: on the screen, in comparison.csv, and as a page.
+
+    out: the folder for both, or for one beside it where it holds anything already.
+    """
     from dme.common.provenance import provenance
     from dme.report.compare import change_columns, change_lines, compare
     from dme.report.compare_page import write_comparison_page
+    from dme.report.place import new_place
     from dme.report.tables import write_csv
 
     comparison = compare(folder_a, folder_b)
     rows = comparison.rows
-    print(f"A: {folder_a}\nB: {folder_b}")
-    print("not registered: B-scans pair by position, sectors lie around the centre of each visit")
-    for note in comparison.notes():
-        print(with_flags(note))
-    for line in change_lines(rows):
-        print(line)
-    write_csv(out / "comparison.csv", change_columns(rows), rows)
-    write_comparison_page(out, comparison, provenance())
-    print(f"\nwrote {out}: open comparison.html; comparison.csv. Not a medical device.")
+    with new_place(out) as place:
+        print(f"A: {folder_a}\nB: {folder_b}")
+        print(
+            "not registered: B-scans pair by position, sectors lie around the centre of each visit"
+        )
+        for note in comparison.notes():
+            print(with_flags(note))
+        for line in change_lines(rows):
+            print(line)
+        write_csv(place.out / "comparison.csv", change_columns(rows), rows)
+        write_comparison_page(place.out, comparison, provenance())
+    written = "open comparison.html; comparison.csv. Not a medical device."
+    print(f"\nwrote {place.out}: {written}")
     return 0

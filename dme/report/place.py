@@ -46,7 +46,14 @@ def place_for(out: Path, fingerprint: str, overwrite: bool) -> Iterator[Place]:
         yield _first_free(out, fingerprint, stack)
 
 
-def _first_free(out: Path, fingerprint: str, stack: contextlib.ExitStack) -> Place:
+@contextlib.contextmanager
+def new_place(out: Path) -> Iterator[Place]:
+    """Hold a folder that is new or empty: `out`, or out-2, out-3 and so on, which is said."""
+    with contextlib.ExitStack() as stack:
+        yield _first_free(out, None, stack)
+
+
+def _first_free(out: Path, fingerprint: str | None, stack: contextlib.ExitStack) -> Place:
     for candidate in _numbered(out):
         if not _is_free(candidate, fingerprint):
             continue
@@ -77,15 +84,20 @@ def _numbered(out: Path) -> Iterator[Path]:
             yield path.with_name(f"{path.name}-{number}")
 
 
-def _is_free(out: Path, fingerprint: str) -> bool:
-    """Whether a folder is new or empty, or holds the beginning of the same prediction."""
+def _is_free(out: Path, fingerprint: str | None) -> bool:
+    """Whether a folder is new or empty, or holds the beginning of the same prediction.
+
+    fingerprint: that of the prediction, None for what is none and goes on nowhere.
+    """
     if not os.path.lexists(out):
         return True
     names = [name for name in os.listdir(out) if name[0] != "."]
     if not names:
         return True
     record = read_record(out / RESULTS)
-    if record is None or record.get("finished") or record.get("fingerprint") != fingerprint:
+    if fingerprint is None or record is None or record.get("finished"):
+        return False
+    if record.get("fingerprint") != fingerprint:
         return False
     # what was corrected by hand stays as it is; what is gone is predicted again
     for entry in entries(out):

@@ -47,9 +47,12 @@ def main() -> None:
     from turns import clock
 
     from dme.common.files import write_json
+    from dme.common.folders import refuse_foreign
     from dme.common.memory import keep_freed_memory
     from dme.common.provenance import device_name, provenance
 
+    for name in args.names:
+        refuse_foreign(args.out, f"{name}.json")
     # which machine and libraries, and what the clock tells
     record = provenance() | {
         "cpu_count": os.cpu_count(),

@@ -27,8 +27,10 @@ def main() -> None:
     add("--out", type=Path, default=Path("runs/costs"), help="folder for results.json")
     args = parser.parse_args()
     from dme.common.files import write_json
+    from dme.common.folders import refuse_foreign
     from dme.common.provenance import provenance
 
+    refuse_foreign(args.out, "results.json")
     models = {name: fluid_network(*name.split("-")) for name in args.names}
     rows = measure(models)
     for name, row in rows.items():

@@ -42,8 +42,10 @@ def main() -> None:
     import peers
 
     from dme.common.files import write_json
+    from dme.common.folders import refuse_foreign
     from dme.common.provenance import device_name, provenance
 
+    refuse_foreign(args.out, "gpu.json")
     # which machine, driver and libraries
     results = provenance() | {"driver": driver(), "repeats": args.repeats}
     results["versions"] |= peers.versions()

@@ -64,6 +64,31 @@ def test_comparison_by_hand(predict, visits, tmp_path):
     assert center["change_percent"] == ""
 
 
+def test_a_comparison_replaces_nothing(predict, visits, tmp_path):
+    out = tmp_path / "c"
+    out.mkdir()
+    (out / "comparison.csv").write_text("mine")
+    for folder in ("c-2", "c-3"):  # nor does it replace an earlier one
+        done = predict("--compare", *visits, out=out)
+        assert done.code == 0
+        assert (
+            f"{out} holds other results or files: writing into {tmp_path / folder}" in done.printed
+        )
+        assert done.out == tmp_path / folder and done.has("comparison.html")
+    assert [path.name for path in out.iterdir()] == ["comparison.csv"]
+    assert (out / "comparison.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "option", [["--eye", "OD"], ["--overwrite"], ["--weights", "x"], ["--scale", "4,10"]]
+)
+def test_what_a_comparison_cannot_heed_is_refused(predict, visits, tmp_path, option):
+    done = predict("--compare", *visits, *option, out=tmp_path / "c")
+    assert done.code == 2
+    assert "error: --compare takes results as they are, and beside them --out alone" in done.errors
+    assert not done.out.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

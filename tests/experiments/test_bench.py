@@ -257,6 +257,17 @@ def test_missing_peer_is_said_and_its_rows_left_out(bench, parts, monkeypatch, c
     assert f"{row['ratio']:8.2f}" in said  # the ratio is the first column
 
 
+def test_other_programs_results_are_left_alone(bench, parts, capsys, tmp_path):
+    (tmp_path / "cache.json").write_text("mine")
+    assert exit_code(bench, "ops", "cache", "--out", tmp_path) == 2
+    assert "holds cache.json, which no run of dme left there" in capsys.readouterr().err
+    (tmp_path / "results.json").write_text("mine")
+    assert exit_code(load_script("costs"), "unet-fcn", "--out", tmp_path) == 2
+    assert "holds results.json, which no run of dme left there" in capsys.readouterr().err
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["cache.json", "results.json"]
+
+
 def test_networks_that_differ_are_found_out(work):
     ways = {
         "ours": lambda: torch.zeros(3),
