@@ -23,7 +23,7 @@ class Settings:
     )
     grader: int = setting(1, "whose annotations of .mat files: 1 or 2")
     fluid_value: tuple[int, ...] | None = setting(
-        None, "values of a folder's masks that are fluid (default: found out, and said)"
+        None, "values of the masks that are fluid (default: found out, and said)"
     )
     split: str | None = setting(
         None, "paper, random or subject:K/5 (default: paper for the Duke set, else random)"

@@ -82,6 +82,15 @@ def peak_of(pixels: np.ndarray) -> int:
     return largest
 
 
+def brightest(pixels: np.ndarray) -> float:
+    """The largest finite value, at least 0; of whole numbers as `peak_of` has it."""
+    if pixels.dtype == np.uint8:
+        return int(pixels.max())
+    if pixels.dtype.kind in "ui":
+        return max(0, peak_of(pixels))
+    return float(pixels.max(where=np.isfinite(pixels), initial=0))
+
+
 def white_of(peak: int) -> int:
     """The first of 255, 511, ..., 4095, ..., 65535 to hold a value."""
     return 2 ** max(8, int(peak).bit_length()) - 1

@@ -14,7 +14,8 @@ import scipy.io
 from dme.bscan import BScan
 from dme.common.errors import InputError
 from dme.data.duke import DUKE_NOTE, DUKE_SCALE_UM, is_duke_volume
-from dme.data.images import refuse_inverted
+from dme.data.images import brightest, refuse_inverted, to_scan, white_of
+from dme.data.masks import MaskValues, check_meaning
 from dme.data.source import Source, files_in, fingerprint, listing
 from dme.retina.rows import MAX_CROSSING_PX, repair_boundaries
 
@@ -26,12 +27,13 @@ MATLAB_BYTES = {"int8": 1, "uint8": 1, "logical": 1, "int16": 2, "uint16": 2, "s
 class Volume:
     """The arrays of one file. A B-scan is annotated when its fluid map is not all NaN.
 
-    images: (H, W, B-scans). fluid: region ids of the same shape; layers: (8, W, B-scans); None
-    when absent.
+    images: (H, W, B-scans), whose largest value is `peak`. fluid: region ids of the same shape;
+    layers: (8, W, B-scans); None when absent.
     """
 
     path: Path
     images: np.ndarray
+    peak: float
     fluid: np.ndarray | None
     layers: np.ndarray | None
     fluid_key: str  # name of the fluid in the file
@@ -53,10 +55,13 @@ class Repairs:
     columns: int = 0  # set to NaN
 
 
-def open_mat(path: Path, grader: int, any_name: bool = False) -> Source:
+def open_mat(
+    path: Path, grader: int, any_name: bool = False, fluid_value: tuple[int, ...] = ()
+) -> Source:
     """Source of one Subject_NN.mat or a folder of them, with the annotations of grader 1 or 2.
 
-    any_name: a file whose name has no subject's number is subject 1.
+    any_name: a file whose name has no subject's number is subject 1. fluid_value: the ids that are
+    fluid, by default all above 0.
     """
     # subjects by the names of the files
     if path.is_file():
@@ -79,18 +84,31 @@ def open_mat(path: Path, grader: int, any_name: bool = False) -> Source:
         )
 
     used = list(subjects.values())
-    digest = fingerprint(file.parent, used, f"mat grader {grader}\n")
+    settings = f"mat grader {grader}\n"
+    if fluid_value:
+        settings += f"fluid {fluid_value}\n"
+    digest = fingerprint(file.parent, used, settings)
     many = "s" if len(subjects) > 1 else ""
     text = f"real B-scans of {len(subjects)} subject{many} from {path} (mat, grader {grader})"
-    reader = partial(_read_files, subjects, grader)
+    reader = partial(_read_files, subjects, grader, fluid_value)
     return Source("mat", str(path), digest, text, reader)
 
 
 def _read_files(
-    subjects: dict[int, Path], grader: int, source: Source, labelled_only: bool
+    subjects: dict[int, Path],
+    grader: int,
+    fluid_value: tuple[int, ...],
+    source: Source,
+    labelled_only: bool,
 ) -> Iterator[BScan]:
     for subject in sorted(subjects):
         volume = _load_volume(subjects[subject], grader, labelled_only)
+        if fluid_value:
+            volume.fluid = _chosen(volume.fluid, fluid_value)
+            values = " ".join(map(str, fluid_value))
+            source.note(f"{volume.fluid_key}: fluid is {values}, as `fluid_value` says")
+        elif labelled_only:
+            _check_masks(volume)
         yield from _read_volume(source, volume, subject, labelled_only)
 
 
@@ -169,11 +187,7 @@ def _load_volume(path: Path, grader: int, labelled_only: bool) -> Volume:
         _check_array(path, layers_key, layers, (8, width, count))
     else:
         _check_array(path, "images", images, ("height", "width", "B-scans"))
-    if images.dtype.kind == "f" and images.max() <= 1:
-        raise InputError(
-            f"{path}: images lie within 0..1, expected grey values 0..255: multiply them by 255"
-        )
-    return Volume(path, images, fluid, layers, fluid_key)
+    return Volume(path, images, brightest(images), fluid, layers, fluid_key)
 
 
 def _check_array(path: Path, key: str, array: np.ndarray | None, shape: tuple) -> None:
@@ -182,6 +196,23 @@ def _check_array(path: Path, key: str, array: np.ndarray | None, shape: tuple) -
         return
     expected = f"numbers ({', '.join(map(str, shape))})"
     raise InputError(f"{path}: {key} is {array.dtype} {array.shape}, expected {expected}")
+
+
+def _chosen(fluid: np.ndarray | None, fluid_value: tuple[int, ...]) -> np.ndarray | None:
+    """Fluid (H, W, B-scans) of 0 and 1, 1 for the ids that are fluid; what is NaN stays NaN."""
+    if fluid is None:
+        return None
+    return np.where(np.isnan(fluid), np.nan, np.isin(fluid, fluid_value))
+
+
+def _check_masks(volume: Volume) -> None:
+    """Raise InputError where what is taken for fluid, all ids above 0, can hardly be fluid."""
+    masks = MaskValues()
+    for position in volume.annotated:
+        masks.add(np.minimum(_ids(volume, position), 254).astype(np.uint8))
+    lookup = np.ones(256, np.uint8)
+    lookup[0] = 0
+    check_meaning(masks, lookup, f"{volume.path}: {volume.fluid_key}")
 
 
 def _read_volume(
@@ -206,6 +237,8 @@ def _read_volume(
     else:
         scale_um = None
         source.note(f"{name}: {shape} is not a Duke volume, scale unknown")
+    if volume.images.dtype.kind in "ui" and volume.peak > 255:
+        source.note(f"{name}: 16-bit values scaled by 255/{white_of(volume.peak)}")
 
     # the scans
     repairs = Repairs()
@@ -238,33 +271,30 @@ def _read_volume(
 
 
 def _grey(volume: Volume, position: int) -> np.ndarray:
-    """One image as uint8 (H, W)."""
-    image = volume.images[:, :, position]
-    in_range = image.min() >= 0 and image.max() <= 255  # also false for NaN
-    if not in_range:
-        raise InputError(
-            f"{volume.path}: images of B-scan {position} leave 0..255 or hold NaN, "
-            "expected grey values"
-        )
-    grey = np.ascontiguousarray(np.rint(image), np.uint8)
+    """One image as uint8 (H, W), by the grey rule of `dme.data.images.to_scan`."""
     try:
+        grey = to_scan(volume.images[:, :, position], volume.peak)
         refuse_inverted(grey)
     except ValueError as e:
         raise InputError(f"{volume.path}: B-scan {position}: {e}") from e
-    return grey
+    return np.ascontiguousarray(grey)
 
 
-def _fluid(volume: Volume, position: int, repairs: Repairs) -> np.ndarray:
-    """One fluid mask, uint8 (H, W) of 0 and 1, from the ids of its regions."""
-    stored = volume.fluid[:, :, position]
-    ids = np.nan_to_num(stored)
+def _ids(volume: Volume, position: int) -> np.ndarray:
+    """Ids (H, W) of the regions of one B-scan, 0 where nobody looked."""
+    ids = np.nan_to_num(volume.fluid[:, :, position])
     if (ids < 0).any() or (ids % 1).any():
         raise InputError(
             f"{volume.path}: {volume.fluid_key} of B-scan {position} holds values other than ids "
             "0, 1, 2 ..."
         )
-    repairs.nan_px += int(np.isnan(stored).sum())
-    return np.ascontiguousarray(ids > 0, np.uint8)
+    return ids
+
+
+def _fluid(volume: Volume, position: int, repairs: Repairs) -> np.ndarray:
+    """One fluid mask, uint8 (H, W) of 0 and 1, from the ids of its regions."""
+    repairs.nan_px += int(np.isnan(volume.fluid[:, :, position]).sum())
+    return np.ascontiguousarray(_ids(volume, position) > 0, np.uint8)
 
 
 def _layers(stored: np.ndarray, height: int, repairs: Repairs) -> np.ndarray:

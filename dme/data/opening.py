@@ -27,8 +27,8 @@ def open_source(
     same-named, `fluid/` or `masks/` (`dme.data.layout` knows more layouts) and `boundaries/*.npy`
     (float (8, W)); and `index.csv`: name, subject, bscan and, if the scale is known, axial_um,
     lateral_um, spacing_um.
-    fluid_value: the values of a folder's masks that are fluid; by default `dme.data.masks` finds
-    out, and refuses what it does not understand.
+    fluid_value: the values of masks that are fluid; by default `dme.data.masks` finds out in a
+    folder, and refuses what it does not understand, and all ids of a .mat file are.
     """
     # the phantom
     path = path or os.environ.get("DME_DATA")
@@ -52,11 +52,7 @@ def open_source(
             f"{root} is neither a .mat file nor a folder: unpack archives, put images in a folder"
         )
     if root.is_file() or files_in(root, (".mat",)):
-        if fluid_value:
-            raise InputError(
-                f"`fluid_value` is for masks in a folder, not for {root}: leave it out"
-            )
-        return open_mat(root, grader)
+        return open_mat(root, grader, fluid_value=fluid_value)
     if grader != 1:
         raise InputError(
             f"no grader {grader} in {root}: only .mat files have two; a folder has grader 1"
@@ -66,9 +62,7 @@ def open_source(
 
 def _check_values(fluid_value: tuple[int, ...], path: str | Path | None) -> None:
     if fluid_value and (not path or path == "phantom"):
-        raise InputError(
-            "`fluid_value` is for masks in a folder, not for the phantom: leave it out"
-        )
+        raise InputError("`fluid_value` is for masks in files, not for the phantom: leave it out")
     if not all(0 <= value <= 255 for value in fluid_value):
         text = " ".join(map(str, fluid_value))
         raise InputError(f"`fluid_value` {text}: expected values of masks, 0 to 255")

@@ -19,7 +19,7 @@ from dme.data import phantom
 from dme.data.arrays import COLOURS, StoredArray, check_axes, open_npy
 from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
 from dme.data.images import (
-    peak_of,
+    brightest,
     read_grey,
     refuse_inverted,
     survey_images,
@@ -194,7 +194,7 @@ def open_array(path: Path, notes: list[str]) -> list[Scan]:
     peak = None
     if array.dtype != np.uint8:
         last = 3 if len(array.shape) == 4 else width  # without alpha
-        peak = max(_largest(array.read_part(i)[..., :last]) for i in range(bscans))
+        peak = max(brightest(array.read_part(i)[..., :last]) for i in range(bscans))
         if array.dtype.kind != "f":
             notes.append(f"{path}: {array.dtype} values scaled by 255/{white_of(peak)}")
     scans = []
@@ -202,13 +202,6 @@ def open_array(path: Path, notes: list[str]) -> list[Scan]:
         read = partial(_read_array, array, position, peak)
         scans.append(Scan(path.stem, str(path), read, path.stem, position))
     return scans
-
-
-def _largest(pixels: np.ndarray) -> float:
-    """The largest finite value, at least 0; of whole numbers as `peak_of` has it."""
-    if pixels.dtype.kind in "ui":
-        return max(0, peak_of(pixels))
-    return float(pixels.max(where=np.isfinite(pixels), initial=0))
 
 
 def _read_array(array: StoredArray, position: int | None, peak: float | None) -> np.ndarray:

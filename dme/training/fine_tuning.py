@@ -244,7 +244,7 @@ def second_opinion(options: Finetune, validate: Validation) -> Validation | None
     """The same scans as the other grader annotated them, None if nobody did."""
     other = 3 - options.grader  # of the two
     try:
-        source = open_source(options.data, other)
+        source = open_source(options.data, other, options.fluid_value)
         small = open_cache(source, STUDY_SIDE)
         native = open_cache(source)
         check_annotated(native, validate.task)

@@ -206,7 +206,7 @@ class Finetune:
     )
     grader: int = setting(1, "whose annotation of .mat files is the truth: 1 or 2")
     fluid_value: tuple[int, ...] | None = setting(
-        None, "values of a folder's masks that are fluid (default: found out, and said)"
+        None, "values of the masks that are fluid (default: found out, and said)"
     )
     split: str | None = setting(
         None,

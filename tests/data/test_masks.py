@@ -169,7 +169,7 @@ def test_the_value_of_fluid_makes_another_set(tmp_path):
     assert open_source(folder, fluid_value=()).sha256 == plain.sha256
     with pytest.raises(InputError, match="`fluid_value` 300: expected values of masks, 0 to 255"):
         open_source(folder, fluid_value=(300,))
-    with pytest.raises(InputError, match="`fluid_value` is for masks in a folder"):
+    with pytest.raises(InputError, match="`fluid_value` is for masks in files"):
         open_source("phantom", fluid_value=(1,))
 
 

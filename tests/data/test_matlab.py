@@ -75,11 +75,13 @@ def test_whole_volume(tmp_path):
 def test_graders_differ(tmp_path):
     images, fluid = small_volume()
     second = np.full((4, 6, 5), np.nan)
-    second[:, :, 2] = 4
+    second[:, :, 2] = 0
+    second[1, :, 2] = 4
     path = tmp_path / "Subject_01.mat"
     write_subject_mat(path, images, fluid, fluid2=second)
     (scan,) = open_source(path, grader=2).scans()
-    assert scan.position == 2 and scan.fluid.all()
+    assert scan.position == 2
+    np.testing.assert_array_equal(scan.fluid, second[:, :, 2] == 4)
     assert open_source(tmp_path, 1).sha256 != open_source(tmp_path, 2).sha256
 
 
@@ -179,13 +181,51 @@ def test_wrong_fluid_is_refused(path):
 def test_wrong_grey_values_are_refused(path):
     images, fluid = small_volume()
     write_subject_mat(path, images / 255, fluid, dtype=np.float64)
-    refused(path, "within 0..1", "multiply them by 255")
+    refused(path, "..1, expected grey values 0..255", "scale them (0..1 times 255)")
     write_subject_mat(path, images * 257.0, fluid, dtype=np.float64)
-    refused(path, "images of B-scan 1 leave 0..255")
+    refused(path, "B-scan 1: float values", "expected grey values 0..255")
     broken = images.astype(float)
     broken[0, 0, 3] = np.nan
     write_subject_mat(path, broken, fluid, dtype=np.float64)
-    refused(path, "images of B-scan 3", "NaN")
+    refused(path, "B-scan 3", "NaN")
+
+
+def test_12_bits_in_16_keep_their_brightness(path):
+    images, fluid = small_volume()
+    write_subject_mat(path, images.astype(np.uint16) * 16, fluid, dtype=np.uint16)
+    source = open_source(path)
+    for scan in source.scans():
+        expected = np.rint(images[:, :, scan.position] * (16 * 255 / 4095))
+        np.testing.assert_array_equal(scan.image, expected)
+    assert any_has(source.notes, "16-bit values scaled by 255/4095")
+
+
+def test_masks_that_are_mostly_fluid_are_refused(path):
+    images, fluid = small_volume()
+    fluid[:2, 5, 3] = 0  # where it is NaN
+    write_subject_mat(path, images, fluid + 1)  # 1 is the background
+    refused(path, "manualFluid1: values 1 (93.75 %)", "none is 0", "`fluid_value`")
+    inverted = np.where(np.isnan(fluid), np.nan, fluid == 0)
+    write_subject_mat(path, images, inverted)
+    refused(
+        path, "would be fluid, expected at most 30 % of all pixels", "`fluid_value`, 0 perhaps"
+    )
+    list(open_source(path).scans(labelled_only=False))  # to predict, masks are not needed
+
+
+def test_layers_and_fluid_in_one_map_need_the_value_of_fluid(path):
+    images, fluid = small_volume()
+    labels = np.where(np.isnan(fluid), np.nan, np.where(fluid > 0, 8, 0))
+    labels[2][~np.isnan(labels[2])] = 1
+    labels[3][~np.isnan(labels[3])] = 2
+    write_subject_mat(path, images, labels)
+    refused(path, "several reach from side to side, as layers do", "`fluid_value`")
+    source = open_source(path, fluid_value=(8,))
+    empty, wet = source.scans()
+    assert not empty.fluid.any()
+    np.testing.assert_array_equal(wet.fluid, labels[:, :, 3] == 8)
+    assert any_has(source.notes, "manualFluid1: fluid is 8, as `fluid_value` says")
+    assert source.sha256 != open_source(path).sha256
 
 
 def hdf5(path, **datasets):
