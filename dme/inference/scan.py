@@ -21,7 +21,7 @@ from dme.inference.windows import (
 )
 from dme.nets.segmenter import Segmenter, normalise
 from dme.retina.boundaries import boundaries_from_probabilities, with_fluid
-from dme.retina.wedge import columns_with_data, mirrored_ends, without_wedge
+from dme.retina.wedge import columns_with_data, mirrored_ends, shows_retina, without_wedge
 
 NEEDED = {  # what is looked for -> the network it takes, and how to get one
     "fluid": ("a network with the class fluid", "./run.sh finetune"),
@@ -111,24 +111,31 @@ def predict_layers(
 
     model, image, tta: as of `predict`. fluid: the probability (H, W) of fluid that `predict`
     gives, of use to a network that finds layers alone: fluid lies within the retina. The rows are
-    those of `dme.retina.rows.BOUNDARIES`, counted from 0 at the centre of the first pixel. Raises
+    those of `dme.retina.rows.BOUNDARIES`, counted from 0 at the centre of the first pixel, NaN in
+    columns that do not show the retina: beyond the frame, or under a saturated wedge. Raises
     InputError for an image it cannot read and a network without layers.
     """
     model = as_network(model)
     network_for("layers", [model])
-    by_class = class_probabilities(model, image, tta)
-    shape = tuple(by_class.shape[1:])
-    if fluid is not None and np.shape(fluid) != shape:
-        raise InputError(f"fluid: shape {np.shape(fluid)}, expected the scan's, {shape}")
-    return layer_rows(model, by_class, None if fluid is None else np.asarray(fluid))
+    scan = as_scan(image)
+    if fluid is not None and np.shape(fluid) != scan.shape:
+        raise InputError(f"fluid: shape {np.shape(fluid)}, expected the scan's, {scan.shape}")
+    by_class = class_probabilities(model, scan, tta)
+    return layer_rows(model, scan, by_class, None if fluid is None else np.asarray(fluid))
 
 
-def layer_rows(model: Segmenter, by_class: Tensor, fluid: np.ndarray | None) -> np.ndarray:
-    """Rows, as of `predict_layers`, from the probabilities (classes, H, W) of all classes."""
+def layer_rows(
+    model: Segmenter, scan: np.ndarray, by_class: Tensor, fluid: np.ndarray | None
+) -> np.ndarray:
+    """Rows, as of `predict_layers`, of a scan uint8 (H, W) with the probabilities (classes, H, W)
+    of all classes.
+    """
     layers = by_class.float().cpu().numpy()
     if fluid is not None and FLUID not in model.classes:
         layers = with_fluid(layers, fluid)
-    return boundaries_from_probabilities(layers)
+    rows = boundaries_from_probabilities(layers)
+    rows[:, ~shows_retina(scan, rows)] = np.nan
+    return rows
 
 
 def fluid_mask(

@@ -31,7 +31,6 @@ from dme.retina.wedge import columns_with_data, saturated_wedge
 
 FOLDERS = ("masks", "boundaries", "profiles", "overlays")
 
-MOST_HIDDEN = 0.1  # of the retina in a column, by the wedge
 
 Scale = tuple[float, ...] | None  # um: axial, lateral, spacing, as far as they are known
 
@@ -193,8 +192,7 @@ class Work:
             mask, probability = fluid_mask(model, probabilities[model], self.threshold)
         if "layers" in self.networks:
             model = self.networks["layers"]
-            boundaries = layer_rows(model, probabilities[model], probability)
-            boundaries[:, ~_shows_retina(image, boundaries)] = np.nan
+            boundaries = layer_rows(model, image, probabilities[model], probability)
         return Finding(mask, probability, boundaries)
 
     def _scale_um(self, scan: Scan) -> Scale:
@@ -266,14 +264,6 @@ def mean_grey(image: np.ndarray) -> np.ndarray:
     inside = ~saturated_wedge(image)
     total = (image * inside).sum(axis=0, dtype=np.float32)
     return total / np.maximum(inside.sum(axis=0), 1)
-
-
-def _shows_retina(image: np.ndarray, boundaries: np.ndarray) -> np.ndarray:
-    """Columns (W,) with data, of which little lies under the saturated wedge between the rows."""
-    below_top = np.arange(len(image))[:, None] >= boundaries[0]  # (H, W)
-    retina = below_top & (np.arange(len(image))[:, None] <= boundaries[-1])
-    hidden = (retina & saturated_wedge(image)).sum(axis=0)
-    return columns_with_data(image) & (hidden <= MOST_HIDDEN * retina.sum(axis=0))
 
 
 def legend_height(task: Task) -> int:

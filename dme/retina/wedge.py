@@ -4,6 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 SATURATED = 255  # grey value of what the frame does not cover
+MOST_HIDDEN = 0.1  # of the retina in a column, by the wedge
 
 
 def saturated_wedge(image: np.ndarray) -> np.ndarray:
@@ -28,6 +29,17 @@ def columns_with_data(image: np.ndarray) -> np.ndarray:
     brightest = np.where(wedge, 0, image).max(axis=0)
     darkest = np.where(wedge, SATURATED, image).min(axis=0)
     return brightest > darkest
+
+
+def shows_retina(image: np.ndarray, boundaries: np.ndarray) -> np.ndarray:
+    """Columns (W,) with data, of which little lies under the saturated wedge between the rows.
+
+    image: uint8 (H, W). boundaries: rows (8, W), the first and the last of them the retina's.
+    """
+    row = np.arange(len(image))[:, None]
+    retina = (row >= boundaries[0]) & (row <= boundaries[-1])  # (H, W)
+    hidden = (retina & saturated_wedge(image)).sum(axis=0)
+    return columns_with_data(image) & (hidden <= MOST_HIDDEN * retina.sum(axis=0))
 
 
 def mirrored_ends(image: np.ndarray) -> np.ndarray:

@@ -357,6 +357,19 @@ def test_fluid_that_another_network_found_lies_within_the_retina():
     assert np.abs(rows - flat()).max() < 0.1
 
 
+def test_rows_are_unknown_where_the_scan_shows_no_retina():
+    """Not mirrored ones, whose thickness would be averaged with what was seen."""
+    image = indexed()
+    image[:, :6] = 0
+    image[:, -2:] = 255
+    image[:20, 30:33] = 255  # a wedge over the first layers
+    rows = dme.predict_layers(Knows([flat()]), image)
+    unknown = np.flatnonzero(np.isnan(rows).all(axis=0)).tolist()
+    assert unknown == [*range(6), 30, 31, 32, 58, 59]
+    assert np.isnan(rows).sum() == 8 * len(unknown)
+    assert np.nanmean(rows[7] - rows[0]) == pytest.approx(56, abs=0.1)
+
+
 def test_mirrored_scans_average():
     torch.manual_seed(0)
     model = build_model(head="fcn", num_classes=9, width=2, aux=False).eval()
