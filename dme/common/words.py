@@ -15,5 +15,6 @@ IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 # files of devices: end of the name -> module of dme.data whose `open_volume` reads them
 VOLUME_READERS = {
     ".vol": "heidelberg_vol",
+    ".xml": "heidelberg_xml",
 }
 SCAN_SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".mat", *VOLUME_READERS)  # of files that hold B-scans

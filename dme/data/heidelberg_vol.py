@@ -42,7 +42,6 @@ MOST_LINES = 64
 INVALID = 1e38  # and above: pixels and rows that the device does not know; stored as 3.4e38
 WHITE = 255
 FEW = 0.01  # of the pixels may be brighter than 1, which is white
-SAME = 0.02  # of lengths that differ by less
 # Windows counts 100 ns from 1601, Office days from 1899-12-30
 FIRST_TICK = datetime.datetime(1601, 1, 1)
 FIRST_DAY = datetime.datetime(1899, 12, 30)
@@ -122,8 +121,7 @@ def _record(
     notes = []
     stated = PATTERNS.get(header.pattern)
     if placed:
-        circle = _is_circle(places, header.width * across_mm)
-        geometry = geometry_of(places, circle)
+        geometry = geometry_of(places, header.width * across_mm)
         pattern = geometry.pattern
         gaps_um = geometry.gaps_um
         superior_first = geometry.superior_first
@@ -233,12 +231,6 @@ def _bscan_header(path: Path, header: _Header, at: int, index: int) -> _BScanHea
         raise InputError(f"{path}: the header of B-scan {index} is damaged; copy the file again")
     place = BScanPlace(numbers[:2], numbers[2:])
     return _BScanHeader(size, place, lines, lines_at)
-
-
-def _is_circle(places: tuple[BScanPlace, ...], width_mm: float) -> bool:
-    """Whether the one B-scan is as long as the circle around its end through its start."""
-    around_mm = 2 * math.pi * length_mm(places[0])
-    return len(places) == 1 and abs(around_mm - width_mm) < SAME * width_mm
 
 
 def _date(content: bytes) -> str | None:

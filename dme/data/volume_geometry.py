@@ -10,6 +10,7 @@ from dme.data.volume_record import BScanPlace
 
 LEVEL = math.tan(math.radians(15))  # steepest of a raster whose maps need not be turned
 PARALLEL = math.cos(math.radians(3))
+SAME = 0.02  # of lengths that differ by less
 NEAR = 0.1  # of a B-scan's length; so far may the B-scans of a star pass its centre
 
 
@@ -28,12 +29,16 @@ def length_mm(place: BScanPlace) -> float:
     return math.dist(place.start_mm, place.end_mm)
 
 
-def geometry_of(places: Sequence[BScanPlace], circle: bool = False) -> Geometry:
-    """Geometry of B-scans. circle: as the file says; a start and a centre look like a line."""
-    if circle:
-        return Geometry("circle")
+def geometry_of(places: Sequence[BScanPlace], width_mm: float) -> Geometry:
+    """Geometry of B-scans, width_mm being how long each of them is by its width and scale.
+
+    A start and an end look like those of a line; where they are the start and the centre of a
+    circle, the B-scan is as long as that circle.
+    """
     if len(places) == 1:
-        return Geometry("line")
+        around_mm = 2 * math.pi * length_mm(places[0])
+        circle = abs(around_mm - width_mm) < SAME * width_mm
+        return Geometry("circle" if circle else "line")
     starts = np.array([place.start_mm for place in places])  # (B-scans, 2)
     steps = np.array([place.end_mm for place in places]) - starts
     lengths = np.hypot(*steps.T)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 AXIAL_MM = 0.004
 LATERAL_MM = 0.01
@@ -87,3 +88,58 @@ def write_vol(path: Path, export: Export, **changed) -> Path:
         content += bytes(start) + lines.astype("<f4").tobytes() + pixels.astype("<f4").tobytes()
     path.write_bytes(content)
     return path
+
+
+def write_xml(folder: Path, export: Export, head="", **changed) -> Path:
+    """A Spectralis XML export with its pictures. changed: texts in place of the right ones."""
+    folder.mkdir(exist_ok=True)
+    bscans, height, width = export.pixels.shape
+    texts = {
+        "count": bscans + 1,
+        "width": width,
+        "height": height,
+        "lateral_mm": LATERAL_MM,
+        "axial_mm": AXIAL_MM,
+        "eye": export.eye[-1].replace("D", "R").replace("S", "L"),
+        "url": "file:///\\\\server\\share\\{name}",
+        "extra": "",
+    } | changed
+    year, month, day = PLANTED["exam"].split("-")
+    born = PLANTED["birth"].split("-")
+    images = [
+        _xml_image(0, "NIR.tif", export.enface.shape[::-1], [export.enface_mm] * 2, "", texts)
+    ]
+    Image.fromarray(export.enface).save(folder / "NIR.tif")
+    for index, (pixels, place) in enumerate(zip(export.pixels, export.places, strict=True)):
+        name = f"B{index + 1}.tif"
+        grey = np.rint(255 * pixels.clip(0, 1) ** 0.25).astype(np.uint8)
+        Image.fromarray(np.stack([grey] * 3, axis=2)).save(folder / name)
+        x, y, end_x, end_y = place
+        ends = f"<Start><Coord><X>{x}</X><Y>{y}</Y></Coord></Start>"
+        ends += f"<End><Coord><X>{end_x}</X><Y>{end_y}</Y></Coord></End>"
+        scale = (texts["lateral_mm"], texts["axial_mm"])
+        size = (texts["width"], texts["height"])
+        images.append(_xml_image(index + 1, name, size, scale, ends, texts))
+    path = folder / "export.xml"
+    path.write_text(
+        f"""{head}<HEDX><BODY><Patient><ID>1</ID><PatientID>{PLANTED["patient"]}</PatientID>
+<LastName>{PLANTED["name"]}</LastName><Birthdate><Date><Year>{born[0]}</Year>
+<Month>{born[1]}</Month><Day>{born[2]}</Day></Date></Birthdate>
+<Study><StudyUID>{PLANTED["visit"]}</StudyUID><StudyDate><Date><Year>{year}</Year>
+<Month>{month}</Month><Day>{day}</Day></Date></StudyDate>
+<Series><Type>Volume</Type><NumImages>{texts["count"]}</NumImages>{"".join(images)}</Series>
+{texts["extra"]}</Study></Patient></BODY></HEDX>"""
+    )
+    return path
+
+
+def _xml_image(number, name, size, scale_mm, ends, texts) -> str:
+    """One element; size: width, height; scale_mm: across, down."""
+    context = f"<Width>{size[0]}</Width><Height>{size[1]}</Height>"
+    context += f"<ScaleX>{scale_mm[0]}</ScaleX><ScaleY>{scale_mm[1]}</ScaleY>{ends}"
+    url = texts["url"].format(name=name)
+    return (
+        f"<Image><ImageNumber>{number}</ImageNumber><Laterality>{texts['eye']}</Laterality>"
+        f"<OphthalmicAcquisitionContext>{context}</OphthalmicAcquisitionContext>"
+        f"<ImageData><Extension>TIF</Extension><ExamURL>{url}</ExamURL></ImageData></Image>\n"
+    )
