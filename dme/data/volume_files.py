@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dme.common.errors import InputError
 from dme.common.words import VOLUME_READERS
+from dme.data.heidelberg_xml import is_export
 from dme.data.volume_record import VolumeRecord
 
 
@@ -15,6 +16,17 @@ def volume_reader(name: str) -> str | None:
         if name.endswith(suffix):
             return module
     return None
+
+
+def holds_volume(file: Path) -> bool:
+    """Whether a file that lies in a folder is a device's: not every XML is an export."""
+    reader = volume_reader(file.name)
+    return reader is not None and (reader != "heidelberg_xml" or is_export(file))
+
+
+def names_pictures(file: Path) -> bool:
+    """Whether a device's file says which of the pictures beside it are its B-scans."""
+    return volume_reader(file.name) == "heidelberg_xml"
 
 
 def open_volume(path: Path) -> VolumeRecord:

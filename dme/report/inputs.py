@@ -10,7 +10,7 @@ from dme.common.errors import InputError
 from dme.common.words import IMAGE_SUFFIXES, SCAN_SUFFIXES
 from dme.data.layout import masks_beside
 from dme.data.source import natural
-from dme.data.volume_files import volume_reader
+from dme.data.volume_files import holds_volume, names_pictures, volume_reader
 from dme.report.scans import (
     Scan,
     open_array,
@@ -27,6 +27,7 @@ DEEPEST = 3  # folders in folders: a hospital's, a patient's, a visit's
 # folders that belong to the images beside them
 COMPANIONS = ("images", "fluid", "masks", "boundaries", "vessels", "labelsTr", "ann_dir")
 IMAGE_FOLDERS = ("images", "imagesTr", "imagesTs", "img_dir")  # of layouts in `dme.data.layout`
+ARRAY_OPENERS = {".npy": open_array, ".mat": open_mat}
 RUN_FILES = ("measurements.json", "results.json")  # of folders that this program made
 
 
@@ -125,6 +126,8 @@ def _folder_items(root: Path, volume: bool, depth: int = 0) -> list[Item]:
     if (root / "index.csv").is_file():
         index = root / "index.csv"
     images, others, rest = _sorted_out(folder)
+    if any(map(names_pictures, others)):  # an export, whose reader says which pictures are its
+        images = []
     masks = list(masks_beside(images).values())
     images = [file for file in images if file not in masks]
 
@@ -202,7 +205,7 @@ def _sorted_out(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
             continue
         if _suffix(file) in IMAGE_SUFFIXES:
             images.append(file)
-        elif file.name.lower().endswith(SCAN_SUFFIXES):
+        elif _suffix(file) in ARRAY_OPENERS or holds_volume(file):
             others.append(file)
         else:
             rest.append(file)
@@ -217,7 +220,6 @@ def _left_out(names: list[str], kind: str) -> str:
 
 
 def _file_item(path: Path) -> Item:
-    openers = {".npy": open_array, ".mat": open_mat}
     if _suffix(path) == ".npz":
         raise InputError(
             f"{path}: an archive of arrays; save the one that holds the scans as .npy: "
@@ -225,10 +227,10 @@ def _file_item(path: Path) -> Item:
         )
     if volume_reader(path.name):
         return Item(str(path), partial(open_device_file, path))
-    if _suffix(path) not in openers:
+    if _suffix(path) not in ARRAY_OPENERS:
         expected = f"expected one of {' '.join(SCAN_SUFFIXES)}, or a folder"
         raise InputError(f"{path}: unknown kind of file; {expected}")
-    return Item(str(path), partial(openers[_suffix(path)], path))
+    return Item(str(path), partial(ARRAY_OPENERS[_suffix(path)], path))
 
 
 def _image_item(folder: Path, files: list[Path], index: Path | None, volume: bool) -> Item:

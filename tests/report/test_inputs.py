@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers.matfiles import write_subject_mat
 from helpers.scan_files import picture, save
+from helpers.vendor_files import raster, write_vol, write_xml
 
 from dme.common.errors import InputError
 from dme.report.inputs import list_items
@@ -306,3 +307,35 @@ def test_an_archive_is_no_array(tmp_path):
     (tmp_path / "z.npz").rename(tmp_path / "z.npy")
     with pytest.raises(InputError, match="an archive of arrays, expected numbers"):
         open_all(tmp_path / "z.npy")
+
+
+def test_an_export_in_a_folder_is_one_volume_and_takes_its_pictures(tmp_path):
+    path = write_xml(tmp_path / "visit", raster(bscans=4))
+    (path.parent / "B2.tif").unlink()
+    save(path.parent / "mine.png", picture())
+    (item,), faults = list_items([str(path.parent)])
+    assert not faults
+    scans = item.scans(set())
+    assert [scan.name for scan in scans] == [f"export_bscan{index:03d}" for index in (0, 2, 3)]
+    assert all(scan.eye == "OD" and len(scan.scale_um) == 3 for scan in scans)
+    assert any("1 of its 4 B-scans have no picture" in note for note in item.notes)
+    assert any("mine.png" in note for note in item.notes)
+
+
+def test_xml_that_is_no_export_leaves_a_folder_as_it_is(tmp_path):
+    save(tmp_path / "a.png", picture())
+    (tmp_path / "a.xml").write_text("<annotation/>")
+    (item,), faults = list_items([str(tmp_path)])
+    assert not faults and [scan.name for scan in item.scans(set())] == ["a"]
+    assert any("a.xml" in note for note in item.notes)
+
+
+def test_bscans_from_superior_are_counted_from_the_last(tmp_path):
+    export = raster(bscans=3, spacing_mm=-0.12)
+    (item,), _ = list_items([str(write_vol(tmp_path / "a.vol", export))])
+    scans = item.scans(set())
+    assert [scan.position for scan in scans] == [2, 1, 0]
+    assert [int(scan.read().mean()) for scan in scans] == sorted(
+        int(scan.read().mean()) for scan in scans
+    )
+    assert any("superior one" in note for note in item.notes)
