@@ -11,9 +11,13 @@ VERSION = re.search(r'^__version__ = "(.+)"', PUBLIC_NAMES, re.MULTILINE)[1]
 
 TRAIN = ["tensorboard"]  # without it a training run writes no TensorBoard events
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+# DICOM files and segmentations; what decodes their JPEG, JPEG-LS and JPEG 2000
+DICOM = ["pydicom>=3", "highdicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg"]
+READERS = ["nibabel", "SimpleITK"]  # independent ones, that tests compare with
 BENCH = ["torchmetrics", "monai", *EXPORT]  # the peers
 TEST = ["pytest", *TRAIN]
 DEV = ["ruff", "vulture", "pytest-cov", "triton; platform_system == 'Linux'", *TEST, *EXPORT]
+DEV += [*DICOM, *READERS]
 
 setup(
     name="dme",
@@ -32,5 +36,12 @@ setup(
     },
     entry_points={"console_scripts": ["dme = dme.__main__:main"]},
     install_requires=["torch>=2.11", "numpy", "scipy", "h5py", "tqdm", "Pillow", "xxhash"],
-    extras_require={"train": TRAIN, "export": EXPORT, "bench": BENCH, "test": TEST, "dev": DEV},
+    extras_require={
+        "train": TRAIN,
+        "export": EXPORT,
+        "dicom": DICOM,
+        "bench": BENCH,
+        "test": TEST,
+        "dev": DEV,
+    },
 )

@@ -16,5 +16,14 @@ IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 VOLUME_READERS = {
     ".vol": "heidelberg_vol",
     ".xml": "heidelberg_xml",
+    ".dcm": "dicom",
+    ".dicom": "dicom",
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".mhd": "metaimage",
+    ".fda": "topcon",
+    ".fds": "topcon",
+    ".img": "zeiss_img",
+    ".oct": "bioptigen",
 }
 SCAN_SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".mat", *VOLUME_READERS)  # of files that hold B-scans

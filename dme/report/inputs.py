@@ -10,7 +10,7 @@ from dme.common.errors import InputError
 from dme.common.words import IMAGE_SUFFIXES, SCAN_SUFFIXES
 from dme.data.layout import masks_beside
 from dme.data.source import natural
-from dme.data.volume_files import holds_volume, names_pictures, volume_reader
+from dme.data.volume_files import holds_volume, is_part, names_pictures, volume_reader
 from dme.report.scans import (
     Scan,
     open_array,
@@ -85,7 +85,7 @@ def list_items(inputs: list[str], volume: bool = False) -> tuple[list[Item], dic
                 raise InputError(f"{path}: no such file or folder")
             elif not path.is_file():
                 raise InputError(f"{path}: a pipe or a device, expected a file or a folder")
-            elif _suffix(path) in IMAGE_SUFFIXES:
+            elif _suffix(path) in IMAGE_SUFFIXES and not volume_reader(path):
                 # those of one folder are one set, to which later ones are added
                 if path.parent not in loose:
                     loose[path.parent] = []
@@ -201,12 +201,12 @@ def _sorted_out(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
     others = []
     rest = []
     for file in sorted(folder.iterdir(), key=natural):
-        if file.name[0] == "." or not file.is_file():
+        if file.name[0] == "." or not file.is_file() or is_part(file):
             continue
-        if _suffix(file) in IMAGE_SUFFIXES:
-            images.append(file)
-        elif _suffix(file) in ARRAY_OPENERS or holds_volume(file):
+        if _suffix(file) in ARRAY_OPENERS or holds_volume(file):
             others.append(file)
+        elif _suffix(file) in IMAGE_SUFFIXES:
+            images.append(file)
         else:
             rest.append(file)
     return images, others, rest
@@ -225,7 +225,7 @@ def _file_item(path: Path) -> Item:
             f"{path}: an archive of arrays; save the one that holds the scans as .npy: "
             "numpy.save('scans.npy', numpy.load(FILE)[NAME])"
         )
-    if volume_reader(path.name):
+    if volume_reader(path):
         return Item(str(path), partial(open_device_file, path))
     if _suffix(path) not in ARRAY_OPENERS:
         expected = f"expected one of {' '.join(SCAN_SUFFIXES)}, or a folder"

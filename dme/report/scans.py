@@ -228,7 +228,7 @@ def open_mat(path: Path, notes: list[str]) -> list[Scan]:
 def open_device_file(path: Path, notes: list[str]) -> list[Scan]:
     """All B-scans of a device's file; those of a raster are a volume, counted from inferior."""
     record = open_volume(path)
-    stem = path.name[: path.name.index(".", 1)]
+    stem = Path(path.name.removesuffix(".gz")).stem
     scans = []
     for index in record.available:
         scan = Scan(

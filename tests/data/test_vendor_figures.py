@@ -10,7 +10,7 @@ from dme.data.volume_files import open_volume, volume_reader
 def test_every_export_gives_its_figures(vendor):
     """expected.csv: file, bscans, height_px, width_px, scale in um, eye, pattern, enface_px."""
     with open(vendor / "expected.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if volume_reader(row["file"])]
+        rows = [row for row in csv.DictReader(file) if volume_reader(Path(row["file"]))]
     assert rows
     for row in rows:
         volume = open_volume(vendor / row["file"])

@@ -16,8 +16,8 @@ class TooLong(BaseException):
 
 
 @contextlib.contextmanager
-def limits() -> Iterator[None]:
-    """What takes longer than SECONDS raises TooLong, what takes more than MEMORY MemoryError."""
+def limits(memory: int = MEMORY) -> Iterator[None]:
+    """What takes longer than SECONDS raises TooLong, what takes more than memory MemoryError."""
 
     def stop(*_: object) -> None:
         raise TooLong(f"no answer within {SECONDS} s")
@@ -26,7 +26,7 @@ def limits() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     with open(STATM) as f:
         pages = int(f.read().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory, hard))
     signal.alarm(SECONDS)
     try:
         yield
