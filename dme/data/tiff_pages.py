@@ -17,6 +17,8 @@ SUFFIXES = (".tif", ".tiff")
 
 def page_count(path: Path) -> int:
     """Pages of a TIFF file; 1 of anything that cannot be read as one: reading it will say why."""
+    if not path.is_file():  # a pipe, on which opening would wait
+        return 1
     try:
         with Image.open(path, formats=("TIFF",)) as image:
             return image.n_frames

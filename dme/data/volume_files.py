@@ -24,7 +24,7 @@ def volume_reader(path: Path) -> str | None:
             return module
     if name.endswith(tiff_pages.SUFFIXES) and tiff_pages.page_count(path) > 1:
         return "tiff_pages"
-    if not path.suffix and _begins_as_dicom(path):
+    if not path.suffix and path.is_file() and _begins_as_dicom(path):
         return "dicom"
     return None
 

@@ -1,6 +1,7 @@
 """What readers find in real exports, beside the figures that are known of them."""
 
 import csv
+from pathlib import Path
 
 import pytest
 

@@ -278,12 +278,12 @@ def test_time_stamps_are_no_positions(tmp_path):
 # ---- what is none -------------------------------------------------------------------------------
 def test_inputs_that_are_none(tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "scan.dcm").write_text("")
+    (tmp_path / "scan.doc").write_text("")
     save(tmp_path / "good.png", picture())
     expected = {
         "empty": "no scans, it holds nothing",
         "nowhere": "no such file or folder",
-        "scan.dcm": "unknown kind of file",
+        "scan.doc": "unknown kind of file",
     }
     inputs = [str(tmp_path / name) for name in (*expected, "good.png")]
     items, faults = list_items(inputs)
