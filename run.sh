@@ -98,4 +98,4 @@ if [ "$command" = test ]; then
     cd "$root"
     exec .venv/bin/python -m pytest "$@"
 fi
-exec "$root/.venv/bin/python" "$root/experiments/$script" "$@"
+exec "$root/.venv/bin/python" "$root/experiments" "$root/experiments/$script" "$@"

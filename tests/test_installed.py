@@ -73,7 +73,8 @@ for script in sys.argv[1:]:
 def test_every_script_explains_itself_without_torch():
     scripts = []
     for path in sorted((ROOT / "experiments").rglob("*.py")):
-        if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
+        is_script = '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+        if is_script and path.name != "__main__.py":  # which runs the others
             scripts.append(path)
     assert len(scripts) >= 18
     done = call(sys.executable, "-c", ANSWERS, *scripts, folder=ROOT, PYTHONPATH=str(ROOT))
@@ -126,6 +127,16 @@ def test_a_script_beside_a_checkout_called_dme(tmp_path):
     done = call(sys.executable, "script.py", folder=tmp_path, PYTHONPATH="")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{dme.__version__} True ('OD', 'OS') 1\n"
+
+
+def test_a_script_run_by_its_folder_is_as_if_called_itself(tmp_path):
+    """As ./run.sh runs it: neighbours are found, arguments and exit code are its own."""
+    for name in ("studies/crossval.py", "table2.py", "benchmarks/bench.py"):
+        script = ROOT / "experiments" / name
+        alone = call(sys.executable, script, "--nonsense", folder=tmp_path, PYTHONPATH=str(ROOT))
+        words = (ROOT / "experiments", script, "--nonsense")
+        done = call(sys.executable, *words, folder=tmp_path, PYTHONPATH=str(ROOT))
+        assert (done.returncode, done.stdout, done.stderr) == (2, alone.stdout, alone.stderr)
 
 
 def test_run_sh_installs_what_a_command_needs(tmp_path):

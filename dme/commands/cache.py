@@ -6,6 +6,7 @@ weights, which are in a folder beside them, stay.
 
 from dataclasses import dataclass
 
+from dme.common.errors import by_door
 from dme.common.options import add_options, from_options, option_parser, setting
 
 
@@ -36,4 +37,4 @@ def main() -> None:
         print(f"{size / 1e6:9.1f} MB  {done}  {path.name}")
     print(f"{folder}: {len(files)} caches of scans, {total / 1e6:.1f} MB")
     if files and not settings.clear:
-        print("./run.sh cache --clear removes them")
+        print(by_door("./run.sh cache --clear removes them"))

@@ -2,10 +2,10 @@
 
 The scores are those of held-out scans. The defaults are the best row of the study's Table 2.
 
-python experiments/finetune.py --crop 320
-python experiments/finetune.py --head fcn --loss ce+dice --flip --split subject:1/5
-python experiments/finetune.py --recipe layers --split subject:1/7
-torchrun --nproc-per-node 2 experiments/finetune.py --batch 4
+./run.sh finetune --crop 320
+./run.sh finetune --head fcn --loss ce+dice --flip --split subject:1/5
+./run.sh finetune --recipe layers --split subject:1/7
+torchrun --nproc-per-node 2 -m dme finetune --batch 4
 """
 
 import argparse

@@ -3,11 +3,11 @@
 INPUT: an image (8 or 16 bit, grey or colour, any size), an array (.npy), a volume (.mat), a folder
 of these, or the word phantom for synthetic scans.
 
-python experiments/predict.py my_scans/ --scale 3.87,11.33,123 --eye OD
-python experiments/predict.py Subject_01.mat --out visit1
-python experiments/predict.py my_scans/ --task layers
-python experiments/predict.py --compare visit1 visit2
-torchrun --nproc-per-node 4 experiments/predict.py my_scans/
+./run.sh predict my_scans/ --scale 3.87,11.33,123 --eye OD
+./run.sh predict Subject_01.mat --out visit1
+./run.sh predict my_scans/ --task layers
+./run.sh predict --compare visit1 visit2
+torchrun --nproc-per-node 4 -m dme predict my_scans/
 """
 
 import argparse

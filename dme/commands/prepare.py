@@ -1,6 +1,6 @@
 """Preliminary study of a data set: B-scans, class balance, what was cleaned and leaks, examples.
 
-    python experiments/prepare.py --data /path/to/2015_BOE_Chiu
+    ./run.sh prepare --data /path/to/2015_BOE_Chiu
 
 Writes results.json and examples.png (B-scans beside their annotation, as in Figures 2 and 3 of the
 paper).

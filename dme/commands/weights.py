@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dme.common.errors import InputError
+from dme.common.errors import InputError, by_door
 from dme.common.options import add_options, from_options, option_parser, setting
 
 
@@ -92,7 +92,7 @@ def show_known() -> None:
         print(f"  reported  {value} {unit}: {reported['what']}")
         print(f"  licence   {entry['licence']}")
         print(f"  source    {entry.get('url') or entry['file']}")
-    print("download with ./run.sh weights NAME; nothing is downloaded unless asked for")
+    print(by_door("download with ./run.sh weights NAME; nothing is downloaded unless asked for"))
 
 
 def describe(arch: dict) -> str:

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from importlib import import_module
 
 from dme.common.memory import keep_freed_memory
+from dme.common.words import COMMAND_NAMES
 
 # of a disk that takes no more, or cannot be written at all
 FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # how PyTorch says that memory is short, which it does not by a MemoryError
 NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.I)
+COMMAND = re.compile(rf"\./run\.sh (?=(?:{'|'.join(COMMAND_NAMES)})\b)")
 INTERRUPTED = "interrupted; nothing half-written was left behind"
 
 
@@ -29,6 +31,12 @@ class InputError(Exception):
 def with_flags(message: str) -> str:
     """The message with arguments as flags: `out` becomes --out."""
     return re.sub(r"`([a-z][a-z_]*)`", lambda name: "--" + name[1].replace("_", "-"), message)
+
+
+def by_door(text: str) -> str:
+    """The text with its commands as they are called here: ./run.sh NAME, or `dme NAME`."""
+    installed = sys.argv[0].startswith("dme ")  # so set by dme/__main__.py
+    return COMMAND.sub("dme ", text) if installed else text
 
 
 def run_module(name: str) -> None:
@@ -105,7 +113,7 @@ def _of_thread(failure: threading.ExceptHookArgs) -> None:
 def _in_words(error: BaseException) -> str | None:
     """What to tell a user of an error that is not a bug of ours; None for another."""
     if isinstance(error, InputError):
-        return with_flags(str(error))
+        return by_door(with_flags(str(error)))
     if isinstance(error, OSError):
         return _of_disk(error)
     by_torch = isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))

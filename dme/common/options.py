@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import Field, field, fields
 from typing import Any
 
-from dme.common.errors import InputError
+from dme.common.errors import InputError, by_door
 
 
 def setting(
@@ -43,9 +43,9 @@ def setting(
 
 
 def option_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser that shows a script's docstring as it stands."""
+    """A parser that shows a script's docstring as it stands, but for how commands are called."""
     show = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(description=doc, formatter_class=show)
+    return argparse.ArgumentParser(description=by_door(doc or ""), formatter_class=show)
 
 
 def add_options(

@@ -8,6 +8,12 @@ import pytest
 from helpers.scripts import ROOT
 
 from dme.__main__ import COMMANDS
+from dme.common.errors import by_door
+from dme.common.words import COMMAND_NAMES
+
+
+def test_commands_are_known_to_messages():
+    assert set(COMMANDS) == set(COMMAND_NAMES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -18,3 +24,13 @@ def test_help_needs_no_package(command):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: dme {command}")
     assert "(default" in done.stdout
+    # its examples are called as it was
+    assert "run.sh" not in done.stdout and "python experiments" not in done.stdout
+
+
+def test_commands_in_messages_are_called_as_this_one(monkeypatch):
+    text = "from ./run.sh pretrain; ./run.sh weights NAME, ./run.sh finetune --task layers"
+    assert by_door(text) == text
+    monkeypatch.setattr("sys.argv", ["dme predict", "x.png"])
+    expected = "from ./run.sh pretrain; dme weights NAME, dme finetune --task layers"
+    assert by_door(text) == expected

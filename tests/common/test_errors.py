@@ -100,9 +100,26 @@ def test_a_name_that_the_terminal_cannot_show(tmp_path):
     assert (done.returncode, done.stdout) == (0, "\\xb5\\udce4\n"), done.stderr
 
 
-@pytest.mark.parametrize("module", ["dme.nets", "torch", "numpy", "dme.report.batch"])
-def test_ctrl_c_while_it_is_imported(tmp_path, module):
-    """The signal comes when a command imports that module: at its first line or within it."""
+DIRECTLY = [EXPERIMENTS / "predict.py", "phantom"]
+
+
+@pytest.mark.parametrize(
+    ("words", "module"),
+    [
+        (DIRECTLY, "dme.nets"),
+        (DIRECTLY, "torch"),
+        (DIRECTLY, "numpy"),
+        (DIRECTLY, "dme.report.batch"),
+        ([EXPERIMENTS, EXPERIMENTS / "studies" / "crossval.py"], "numpy"),
+        ([EXPERIMENTS, EXPERIMENTS / "reproduce.py"], "studies.parts"),
+        ([EXPERIMENTS, EXPERIMENTS / "table2.py"], "dme.training.series"),
+    ],
+)
+def test_ctrl_c_while_it_is_imported(tmp_path, words, module):
+    """The signal comes when a command imports that module: at its first line or within it.
+
+    ./run.sh runs scripts by the folder experiments.
+    """
     interrupting = f"""if True:
         import signal, sys
 
@@ -117,12 +134,12 @@ def test_ctrl_c_while_it_is_imported(tmp_path, module):
     (tmp_path / "sitecustomize.py").write_text(interrupting)
     settings = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     done = subprocess.run(
-        [sys.executable, EXPERIMENTS / "predict.py", "phantom", "--out", tmp_path / "out"],
+        [sys.executable, *words, "--out", tmp_path / "out"],
         env=os.environ | settings,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 130
+    assert done.returncode == 130, done.stderr
     assert done.stderr == "interrupted; nothing half-written was left behind\n"
     assert not (tmp_path / "out").exists()
 
