@@ -20,7 +20,7 @@ RUNS = int(os.environ.get("DME_FUZZ_RUNS", 300))  # in process, over all command
 PROCESSES = 10
 COMMANDS = ("predict", "finetune", "prepare", "weights", "export")
 SCRIPTS = (
-    *("baseline", "table2", "pretrain_hrf", "reproduce"),
+    *("cache", "baseline", "table2", "pretrain_hrf", "reproduce"),
     *("transfer", "development", "crossval", "layers", "backbones", "width", "bench"),
 )
 # where each command begins its work: there it is stopped

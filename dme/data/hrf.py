@@ -6,6 +6,7 @@ and 1.
 """
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from dme.bscan import BScan
 from dme.common.errors import InputError
 from dme.common.files import sha256_file
-from dme.data.image_files import FORMATS
+from dme.data.image_files import FORMATS, read_content, refuse_large
 from dme.data.source import Source
 
 GROUPS = ("dr", "g", "h")  # diabetic retinopathy, glaucoma, healthy
@@ -111,8 +112,13 @@ def _read(image_file: Path, mask_file: Path, scale: float) -> tuple[np.ndarray, 
 
 
 def _open(file: Path, mode: str) -> Image.Image:
+    content = read_content(file)
     try:
-        return Image.open(file, formats=FORMATS).convert(mode)
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        refuse_large(file, image)
+        return image.convert(mode)
+    except InputError:
+        raise
     except Exception as e:  # Pillow raises OSError, SyntaxError, ValueError, ... on broken files
         raise InputError(f"cannot read {file}: {e}; unpack the HRF set again") from e
 

@@ -59,10 +59,8 @@ def read_picture(path: Path, palette_colours: bool = True) -> Picture:
     Raises InputError for what is no image of FORMATS, is damaged or too large, and for several
     pages in one file.
     """
-    content = _content(path)
+    content = read_content(path)
     try:
-        if content.startswith(PNG_SIGNATURE):
-            _check_png(content)
         return _decoded(path, content, palette_colours)
     except InputError:
         raise
@@ -80,8 +78,11 @@ def read_pixels(path: Path) -> np.ndarray:
     return read_picture(path).pixels
 
 
-def _content(path: Path) -> bytes:
-    """A file's bytes: what happens to the file later cannot change them."""
+def read_content(path: Path) -> bytes:
+    """A file's bytes: what happens to the file later cannot change them.
+
+    Raises InputError for what is too large, or a damaged PNG file.
+    """
     try:
         if not path.is_file():
             raise InputError(f"{path}: expected a file; a folder, pipe or device holds no image")
@@ -90,9 +91,23 @@ def _content(path: Path) -> bytes:
             found = f"{size >> 20} MiB"
             expected = f"expected at most {MOST_BYTES >> 20} MiB for one B-scan"
             raise InputError(f"{path}: {found}, {expected}; export it alone, as PNG")
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as e:
         raise InputError(f"{path}: not a readable image ({e.strerror}); copy it again") from e
+    if content.startswith(PNG_SIGNATURE):
+        try:
+            _check_png(content)
+        except ValueError as e:
+            raise InputError(f"{path}: not a readable image ({e}); copy or export it again") from e
+    return content
+
+
+def refuse_large(path: Path, image: Image.Image) -> None:
+    """Raise InputError for more pixels than a scan has, before any of them is decoded."""
+    if image.width * image.height > MOST_PIXELS:
+        found = f"{image.height} x {image.width} px"
+        expected = f"expected at most {MOST_PIXELS >> 20} million for one B-scan"
+        raise InputError(f"{path}: {found}, {expected}; export it at its own size")
 
 
 def _check_png(content: bytes) -> None:
@@ -114,10 +129,7 @@ def _check_png(content: bytes) -> None:
 def _decoded(path: Path, content: bytes, palette_colours: bool) -> Picture:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         # what can be refused before anything is decoded
-        if image.width * image.height > MOST_PIXELS:
-            found = f"{image.height} x {image.width} px"
-            expected = f"expected at most {MOST_PIXELS >> 20} million for one B-scan"
-            raise InputError(f"{path}: {found}, {expected}; export it at its own size")
+        refuse_large(path, image)
         pages = getattr(image, "n_frames", 1)
         if pages != 1:
             raise InputError(

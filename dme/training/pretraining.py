@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import json
 import math
 import tempfile
 import time
@@ -27,6 +26,7 @@ from dme.training.augment import TrainingSet
 from dme.training.loop import train
 from dme.training.presets import Pretraining
 from dme.training.run_folder import (
+    config_of,
     read_rows,
     refuse_foreign_files,
     seconds_per_step,
@@ -130,9 +130,9 @@ def iters_within(
     options: Pretrain, plan: Pretraining, models: dict[str, Segmenter], data: TrainingSet
 ) -> int:
     """How many steps fit into options.minutes; of a run that is resumed, what it was made with."""
-    config = options.out / "config.json"
-    if options.resume and config.is_file():
-        return json.loads(config.read_text())["config"]["iters"]
+    config = config_of(options.out) or {}
+    if options.resume and "iters" in config:
+        return config["iters"]
     # A short run on copies says how long a step takes
     trial = replace(plan.recipe, iters=TRIAL_STEPS, save_every=TRIAL_STEPS)
     score = {"score": 0.0}

@@ -34,6 +34,8 @@ BESIDE_THE_NETWORK = ("batch", "loss", "counts")  # phases of a training step
 
 
 # ---- the cache
+def decoded(file: Path) -> np.ndarray:
+    return np.asarray(Image.open(file, formats=("PNG",)))
 
 
 def cache(data: str | None, repeats: int) -> dict:
@@ -48,7 +50,7 @@ def cache(data: str | None, repeats: int) -> dict:
             origin = "written for this comparison"
         ways = {
             "dme, from the cache": lambda: open_cache(source),
-            "Pillow, from PNG files": lambda: [np.asarray(Image.open(file)) for file in files],
+            "Pillow, from PNG files": lambda: [decoded(file) for file in files],
         }
         rows = in_turns(ways, repeats)
     what = f"{len(opened)} B-scans, or {len(files)} PNG files ({origin})"

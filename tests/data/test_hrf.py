@@ -141,6 +141,19 @@ def test_wrong_files(tmp_path):
         read_scans(root)
 
 
+def test_large_and_damaged_files(tmp_path):
+    root = make_hrf(tmp_path)
+    mask = root / "vessels" / "15_g.png"
+    content = bytearray(mask.read_bytes())
+    content[content.index(b"IDAT") + 12] ^= 1  # Pillow does not look at these checksums
+    mask.write_bytes(content)
+    with pytest.raises(InputError, match="15_g.png: not a readable image .*checksum of b'IDAT'"):
+        read_scans(root)
+    Image.new("1", (13300, 13300)).save(mask)
+    with pytest.raises(InputError, match="15_g.png: 13300 x 13300 px, expected at most 16 mill"):
+        read_scans(root)
+
+
 def test_real_photographs(real_data):
     source = open_hrf(real_data / "hrf", scale=0.25)
     scan = next(source.scans())
