@@ -74,6 +74,53 @@ def per_scan(
     }
 
 
+# Five answers to what a scan without the class scores, by key: how each is called in tables
+CONVENTIONS = {
+    "pooled": "pooled over all pixels",
+    "positives": "mean over scans with fluid in the truth",
+    "empty_left_out": "mean over scans with fluid in truth or prediction (false alarm: 0)",
+    "empty_counts_1": "mean over all scans, no fluid in both: 1",
+    "empty_counts_0": "mean over all scans, no fluid in both: 0",
+}
+
+
+def by_convention(cms: Tensor | np.ndarray, positive: int = 1) -> dict[str, dict]:
+    """Dice and IoU of class `positive` over scans (N, C, C), by each of CONVENTIONS.
+
+    Of every key floats `mean_dice`, `mean_iou` and int `scans`, how many they rest on; of all but
+    "pooled" also float64 (N,) `dice` and `iou`, NaN where a scan is left out.
+    """
+    cms = _counts(cms, ndim=3)
+    left_out = per_scan(cms, positive)
+    in_truth = cms[:, positive].sum(1) > 0
+    pooled = scores(cms.sum(0))
+    found = {
+        "pooled": {
+            "mean_dice": float(pooled["dice"][positive]),
+            "mean_iou": float(pooled["iou"][positive]),
+            "scans": len(cms),
+        }
+    }
+    for key, values in {
+        "positives": {
+            name: np.where(in_truth, left_out[name], np.nan) for name in ("dice", "iou")
+        },
+        "empty_left_out": left_out,
+        "empty_counts_1": per_scan(cms, positive, empty=1.0),
+        "empty_counts_0": per_scan(cms, positive, empty=0.0),
+    }.items():
+        dice = values["dice"]
+        iou = values["iou"]
+        found[key] = {
+            "mean_dice": _mean(dice),
+            "mean_iou": _mean(iou),
+            "scans": int((~np.isnan(dice)).sum()),
+            "dice": dice,
+            "iou": iou,
+        }
+    return found
+
+
 def table1_measure(cms: Tensor | np.ndarray) -> float:
     """The "mIoU" of the study's Table 1, of scans (N, C, C): mean IoU of class 1, 0 if empty."""
     return per_scan(cms, positive=1, empty=0.0)["mean_iou"]

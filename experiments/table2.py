@@ -125,7 +125,7 @@ def markdown(rows: dict[int, Row], results: dict[str, dict]) -> str:
     results: name of a run, see `run_of` -> its results.json.
     """
     first = next(iter(results.values()))
-    scans = "SYNTHETIC scans" if first["data_kind"] == "phantom" else "real scans"
+    scans = f"{series.kind_of_scans(results.values())} scans"
     count = len(first["scans"])
     lines = [
         f"Published, and ours on {scans}: head PSP if nothing else is said, "

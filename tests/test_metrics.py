@@ -9,7 +9,14 @@ import torch.multiprocessing as mp
 
 from dme.common import ranks
 from dme.common.errors import InputError
-from dme.metrics import ConfusionMeter, per_scan, scores, table1_measure
+from dme.metrics import (
+    CONVENTIONS,
+    ConfusionMeter,
+    by_convention,
+    per_scan,
+    scores,
+    table1_measure,
+)
 from dme.ops.confusion import INVALID, confusion_matrix
 
 GOLDEN = Path(__file__).parent / "golden" / "losses_metrics_s0.npz"
@@ -131,6 +138,24 @@ def test_per_scan_conventions_for_empty_scans(empty, sum_iou, count):
     assert got["mean_iou"] == pytest.approx(sum_iou / count)
     assert got["mean_dice"] == pytest.approx((sum_iou - 0.4 + 8 / 14) / count)
     assert got["empty"] == 1
+
+
+def test_every_convention_for_empty_scans_by_hand():
+    # half found; a false alarm; nothing in both
+    scans = np.array([[[90, 0], [5, 5]], [[98, 2], [0, 0]], [[100, 0], [0, 0]]])
+    half = 10 / 15
+    got = by_convention(scans)
+    assert list(got) == list(CONVENTIONS)
+    means = {key: (found["mean_dice"], found["scans"]) for key, found in got.items()}
+    assert means == {
+        "pooled": (pytest.approx(10 / 17), 3),
+        "positives": (pytest.approx(half), 1),
+        "empty_left_out": (pytest.approx(half / 2), 2),
+        "empty_counts_1": (pytest.approx((half + 1) / 3), 3),
+        "empty_counts_0": (pytest.approx(half / 3), 3),
+    }
+    assert got["positives"]["mean_iou"] == pytest.approx(0.5)
+    np.testing.assert_allclose(got["empty_left_out"]["dice"], [half, 0, nan])
 
 
 def test_per_scan_of_another_class():

@@ -22,8 +22,9 @@ DUKE_ANNOTATED = frozenset(
     for position in DUKE_POSITIONS
 )
 
-# First and last column with fluid in Duke's set: where its graders worked, when no layer rows tell
-GRADED_COLUMNS = (99, 624)
+# First and last column with fluid in the truth of all ten eyes, those under test included. It is
+# not what the graders looked at: only a .mat file's layer rows tell that.
+FLUID_COLUMNS = (99, 624)
 
 # The study's 22 validation scans as (subject, position). 11 of them hold no fluid.
 _PAPER_VALIDATION = {

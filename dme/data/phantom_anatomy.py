@@ -13,7 +13,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy.ndimage import gaussian_filter1d
 
-from dme.data.duke import DUKE_POSITIONS, DUKE_SCALE_UM, DUKE_SHAPE, GRADED_COLUMNS
+from dme.data.duke import DUKE_POSITIONS, DUKE_SCALE_UM, DUKE_SHAPE, FLUID_COLUMNS
 
 # the frame, and the annotated B-scans of a volume of 61, are those of the real set
 ROWS, COLS = DUKE_SHAPE
@@ -23,8 +23,8 @@ COLS_PER_SCAN = SPACING_UM / LATERAL_UM
 X = np.arange(COLS, dtype=np.float64)
 
 # within the first and the last column with fluid of the real set
-LEFTMOST = GRADED_COLUMNS[0] + 1
-RIGHTMOST = GRADED_COLUMNS[1] - 1
+LEFTMOST = FLUID_COLUMNS[0] + 1
+RIGHTMOST = FLUID_COLUMNS[1] - 1
 
 MIN_LAYER = 0.4  # px; at the disc the layers end, but their boundaries stay ordered
 MIN_RADIUS = 1.3  # columns; thinner slivers of a cyst are not seen

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from dme.bscan import BScan
 from dme.common.errors import InputError
 from dme.common.labels import IGNORE
-from dme.data.duke import DUKE_SHAPE, GRADED_COLUMNS, is_duke
+from dme.data.duke import DUKE_SHAPE, FLUID_COLUMNS, is_duke
 from dme.data.source import Source
 
 
@@ -53,11 +53,12 @@ class Cache:
         """Whether these are the 110 scans that Duke's graders annotated, by their places."""
         return is_duke(self.places)
 
-    def graded(self, index: int) -> np.ndarray:
-        """Columns of a native scan that somebody annotated, bool (W,).
+    def central(self, index: int) -> np.ndarray:
+        """Columns of a native scan beside which no fluid may only mean unknown, bool (W,).
 
-        Elsewhere no fluid only means unknown. They are the columns with layer boundaries, where
-        the scan has any; else GRADED_COLUMNS of a scan of Duke's set; else all.
+        They are the columns with layer boundaries, where the scan has any: those its grader
+        annotated. Of a scan of Duke's set without boundaries they are FLUID_COLUMNS, which the
+        truth of all eyes gave; else all.
         """
         if self.size is not None:
             raise ValueError(
@@ -71,7 +72,7 @@ class Cache:
         if not self.is_duke:
             return np.ones(width, bool)
         # of a scan of another width those at the same places
-        first, last = GRADED_COLUMNS
+        first, last = FLUID_COLUMNS
         begin = first * width // DUKE_SHAPE[1]
         end = (last + 1) * width // DUKE_SHAPE[1]
         columns = np.zeros(width, bool)

@@ -8,7 +8,7 @@ from dme.common.files import write_json
 from dme.common.options import option_values
 from dme.common.tasks import LAYERS, TASKS, Task
 from dme.drawing.canvas import save_png
-from dme.metrics import per_scan, scores
+from dme.metrics import CONVENTIONS, by_convention, scores
 from dme.nets.checkpoint import save_model
 from dme.nets.segmenter import Segmenter
 from dme.retina.accuracy import over_scans
@@ -46,7 +46,7 @@ def report(
         "seconds_per_iteration": seconds_per_step(history),
         "pooled": pooled["study"],
         "pooled_native": pooled["native"],
-        "pooled_graded": pooled["graded"],
+        "pooled_central": pooled["central"],
         "history": study_scores(history),
         "scans": validate.names,
         "subjects": validate.native.subjects[validate.indices],
@@ -119,39 +119,41 @@ def report_second_opinion(options: Finetune, validate: Validation, other: Valida
 def fluid_table(
     task: Task, pooled: dict[str, dict], counts: np.ndarray, of_study: bool = False
 ) -> dict:
-    """Print the scores of fluid; returns those per scan.
+    """Print the scores of fluid by every convention for empty scans; returns those per scan.
 
     pooled: kind of truth -> scores over all scans. counts: (N, C, C) at 256 x 256. of_study: the
     study's own row stands beside them.
     """
     fluid = task.fluid_label
-    study = pooled["study"]
-    empty_left_out = per_scan(counts, fluid, empty=float("nan"))
-    empty_counts_1 = per_scan(counts, fluid, empty=1.0)
+    per_scan = by_convention(counts, fluid)
+    del per_scan["pooled"]  # which stands in the file by itself
 
     # Lines of the table: name -> Dice, IoU
-    rows = {"fluid at 256 x 256, pooled": (study["dice"][fluid], study["iou"][fluid])}
-    rows[f"  per scan, {empty_left_out['empty']} empty left out"] = _means(empty_left_out)
-    rows["  per scan, empty counting 1"] = _means(empty_counts_1)
+    rows = {
+        "fluid at native size, pooled": _fluid(pooled["native"], fluid),
+        "  in central columns only": _fluid(pooled["central"], fluid),
+        "fluid at 256 x 256, pooled": _fluid(pooled["study"], fluid),
+    }
+    for key, means in per_scan.items():
+        rows[f"  {CONVENTIONS[key]}"] = _means(means)
     if not task.finds_layers:
-        rows["  mean with background"] = _means(study)
+        rows["  pooled, mean with background"] = _means(pooled["study"])
         if of_study:
             rows["  the same, published best row"] = _means(PUBLISHED)
-    for name, kind in (
-        ("fluid at native size, pooled", "native"),
-        ("  in graded columns only", "graded"),
-    ):
-        rows[name] = (pooled[kind]["dice"][fluid], pooled[kind]["iou"][fluid])
 
-    print(f"{'':34} {'Dice':>7} {'IoU':>7}")
+    width = max(map(len, rows))
+    print(f"{'':{width}} {'Dice':>7} {'IoU':>7}")
     for name, (dice, iou) in rows.items():
-        print(f"{name:34} {dice:7.4f} {iou:7.4f}")
-    print("empty: no fluid in truth and prediction")
-    return {
-        "empty_left_out": {k: empty_left_out[k] for k in ("mean_dice", "mean_iou")},
-        "empty_counts_1": {k: empty_counts_1[k] for k in ("mean_dice", "mean_iou")},
-        "empty": empty_left_out["empty"],
-    }
+        print(f"{name:{width}} {dice:7.4f} {iou:7.4f}")
+    names = ("mean_dice", "mean_iou")
+    means = {key: {name: found[name] for name in names} for key, found in per_scan.items()}
+    empty = len(counts) - per_scan["empty_left_out"]["scans"]
+    print(f"scans without fluid in truth and prediction: {empty}")
+    return {**means, "empty": empty}
+
+
+def _fluid(scored: dict, fluid: int) -> tuple[float, float]:
+    return scored["dice"][fluid], scored["iou"][fluid]
 
 
 def _means(scored: dict) -> tuple[float, float]:

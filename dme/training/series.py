@@ -81,6 +81,12 @@ def mean_sd(values: Sequence[float]) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.4f}"
 
 
+def kind_of_scans(results: Iterable[dict]) -> str:
+    """real or SYNTHETIC, as every table of a series says; results.json of runs on one data set."""
+    kinds = {result.get("data_kind") for result in results}
+    return "SYNTHETIC" if "phantom" in kinds else "real"
+
+
 def table_line(cells: Iterable[object]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -118,8 +124,9 @@ def finished(runs: Runs, folder: Path) -> Results:
         if not path.exists():
             continue
         try:
-            results[name] = json.loads(path.read_text())
-            made_with = results[name]["arguments"]
+            result = json.loads(path.read_text())
+            made_with = result["arguments"]
+            results[name] = _renamed(result)
         except (ValueError, KeyError, TypeError) as e:
             raise InputError(f"{path} is damaged or no result of this script; delete it") from e
         if made_with != arguments:
@@ -130,6 +137,16 @@ def finished(runs: Runs, folder: Path) -> Results:
             )
     refuse_mixed(results.values(), folder)
     return results
+
+
+def _renamed(result: dict) -> dict:
+    """A result with today's names of its scores, which once were called graded columns."""
+    if "pooled_graded" in result:
+        result["pooled_central"] = result.pop("pooled_graded")
+    counts = result.get("counts_per_scan", {})
+    if "graded" in counts:
+        counts["central"] = counts.pop("graded")
+    return result
 
 
 def refuse_mixed(results: Iterable[dict], folder: Path) -> None:

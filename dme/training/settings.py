@@ -240,7 +240,7 @@ class Finetune:
     )
     ungraded: str = setting(
         "background",
-        "columns nobody graded",
+        "columns without layer rows, of Duke's set without any those beside 99 to 624",
         choices=("background", "ignore"),
     )
     tta: bool = setting(False, "score the mean over a scan and its mirror image")

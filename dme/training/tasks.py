@@ -53,8 +53,8 @@ def training_set(
     """Scans `indices` as a network of that size sees them, with labels to match.
 
     small, native: caches of one set, at 256 x 256 and at its own pixels. ungraded: "ignore" makes
-    columns that nobody annotated unknown (255), "background" leaves them; without layer rows they
-    always are unknown to a task with layers.
+    the columns beside `Cache.central` unknown (255), "background" leaves them; without layer rows
+    they always are unknown to a task with layers.
     """
     images, masks = [], []
     for i in indices:
@@ -67,9 +67,9 @@ def training_set(
         # Its truth, without what nobody looked at
         mask = labels(small, native, i, task, size)
         if ungraded == "ignore":
-            graded = torch.from_numpy(native.graded(i))[None, None, None].float()  # (1, 1, 1, W)
-            graded = F.interpolate(graded, (1, mask.shape[1]))[0, 0, 0]
-            mask[:, graded == 0] = IGNORE
+            central = torch.from_numpy(native.central(i))[None, None, None].float()  # (1, 1, 1, W)
+            central = F.interpolate(central, (1, mask.shape[1]))[0, 0, 0]
+            mask[:, central == 0] = IGNORE
         masks.append(mask.to(device))
     return TrainingSet(images, masks, [small.names[i] for i in indices], task.fluid_label)
 

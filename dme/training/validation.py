@@ -25,15 +25,15 @@ from dme.retina.accuracy import boundary_errors_px, thickness_errors_um
 from dme.retina.boundaries import boundaries_from_probabilities
 from dme.training.tasks import labels
 
-TRUTHS = ("study", "native", "graded")
+TRUTHS = ("study", "native", "central")
 
 
 @dataclass
 class Validation:
     """Scores networks on the scans `indices` of a set, for `train`; under torchrun on all ranks.
 
-    Three counts: "study", the labels at 256 x 256; "native", at the scans' own pixels; "graded",
-    the same without the columns that nobody annotated. With layers also errors of the boundaries
+    Three counts: "study", the labels at 256 x 256; "native", at the scans' own pixels; "central",
+    the same within `Cache.central`. With layers also errors of the boundaries
     at native size.
     """
 
@@ -74,9 +74,9 @@ class Validation:
         """Labels of a scan for each of TRUTHS, uint8 (H, W)."""
         study = labels(self.small, self.native, index, self.task, STUDY)
         native = labels(self.small, self.native, index, self.task, NATIVE)
-        graded = native.clone()
-        graded[:, ~torch.from_numpy(self.native.graded(index))] = IGNORE
-        return {"study": study, "native": native, "graded": graded}
+        central = native.clone()
+        central[:, ~torch.from_numpy(self.native.central(index))] = IGNORE
+        return {"study": study, "native": native, "central": central}
 
     def boundaries(self, by_class: Tensor, index: int) -> np.ndarray:
         """Rows (8, W) at native size from probabilities (1, classes, H, W)."""

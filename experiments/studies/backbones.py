@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fluid_tables import CENTRAL
+
 from dme.common.errors import run
 from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.training import series
@@ -28,6 +30,7 @@ NETWORKS = {
 }
 STARTS = {"none": "nothing", "hrf": "vessels (HRF)"}
 SPLITS = ("paper", "subject:4/5")
+COSTS = ("million parameters", "GMAC", "ms", "min on HRF")
 STEPS = 300  # of fine-tuning, fewer than recipe best has of itself: there are 48 runs
 
 
@@ -108,41 +111,54 @@ def markdown(
     results: series.Results,
 ) -> str:
     """A row per network with finished runs: what it costs, and fluid Dice per split and start."""
-    synthetic = next(iter(results.values()))["data_kind"] == "phantom"
-    kind = "SYNTHETIC" if synthetic else "real"
-    # what was measured where; then a column for every split and start
+    kind = series.kind_of_scans(results.values())
     device = costs[settings.networks[0]]["device"]
-    titles = ["network", "million parameters", "GMAC", "ms", "min on HRF"]
-    for split in settings.splits:
-        titles += [f"{split}, from {STARTS[start]}" for start in settings.starts]
-    titles.append("seeds")
     lines = [
-        f"Fluid Dice pooled over the graded columns of the validation scans ({kind} scans), mean "
-        "± sd of the seeds. GMAC (10^9 multiply-adds) and ms: to predict a 496 x 768 scan at half "
-        f"size on {device}. Parameters include the auxiliary head, which only training needs.",
+        f"Fluid Dice pooled over all columns of the validation scans ({kind} scans, at their own "
+        "pixels), mean ± sd of the seeds. GMAC (10^9 multiply-adds) and ms: to predict a 496 x "
+        f"768 scan at half size on {device}. Parameters include the auxiliary head, which only "
+        "training needs.",
         "",
-        *series.table_head(titles),
     ]
-    # networks without a finished run are left out
+    splits = []
+    for split in settings.splits:
+        splits += [f"{split}, from {STARTS[start]}" for start in settings.starts]
+    lines += series.table_head(["network", *COSTS, *splits, "seeds"])
     for network in settings.networks:
-        scores = fluid_dice(settings, network, results)
-        if any(scores):
-            cells = [network.replace("-", ", ")]
-            cells += cost_cells(costs[network], pretrained.get(f"pretrain-{network}"))
-            cells += [series.mean_sd(dice) for dice in scores]
-            cells.append(series.fewest_to_most([len(dice) for dice in scores]))
-            lines.append(series.table_line(cells))
+        cells = cost_cells(costs[network], pretrained.get(f"pretrain-{network}"))
+        lines += row(settings, network, cells, results, "pooled_native")
+
+    # the same within the central columns, which once stood alone
+    lines += ["", f"The same within the central columns. {CENTRAL}", ""]
+    lines += series.table_head(["central columns", *splits, "seeds"])
+    for network in settings.networks:
+        lines += row(settings, network, (), results, "pooled_central")
     return "\n".join(lines) + "\n"
 
 
-def fluid_dice(settings: Settings, network: str, results: series.Results) -> list[list[float]]:
+def row(
+    settings: Settings, network: str, costs: Sequence[str], results: series.Results, kind: str
+) -> list[str]:
+    """The line of a network, none without a finished run. kind: pooled scores of results.json."""
+    scores = fluid_dice(settings, network, results, kind)
+    if not any(scores):
+        return []
+    cells = [network.replace("-", ", "), *costs]
+    cells += [series.mean_sd(dice) for dice in scores]
+    cells.append(series.fewest_to_most([len(dice) for dice in scores]))
+    return [series.table_line(cells)]
+
+
+def fluid_dice(
+    settings: Settings, network: str, results: series.Results, kind: str
+) -> list[list[float]]:
     """Of each split and start, fluid Dice of the seeds that are finished."""
     scores = []
     for split in settings.splits:
         for start in settings.starts:
             names = [run_name(network, start, split, seed) for seed in settings.seeds]
             runs = series.present(results, names)
-            scores.append([result["pooled_graded"]["dice"][1] for result in runs])
+            scores.append([result[kind]["dice"][1] for result in runs])
     return scores
 
 

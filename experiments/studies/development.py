@@ -11,6 +11,7 @@ fold of a candidate is a file in --results. An interrupted series continues wher
 from dataclasses import dataclass
 
 import numpy as np
+from fluid_tables import CENTRAL
 
 from dme.common.errors import run
 from dme.common.options import add_options, check, from_options, option_parser, setting
@@ -32,7 +33,7 @@ CANDIDATES = {
     "whole, from synthetic scans": f"{WHOLE} --weights phantom-psp",
 }
 FOLDS = (1, 2, 3, 4)
-KINDS = {"study": "at 256 x 256", "native": "all columns", "graded": "graded columns"}
+KINDS = {"native": "all columns", "central": "central columns", "study": "at 256 x 256"}
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,20 @@ def run_name(candidate: str, fold: int) -> str:
 def markdown(settings: Settings, results: series.Results) -> str:
     """Fluid Dice of each candidate whose folds are finished, over their scans and fold by fold."""
     folds = ", ".join(map(str, settings.folds))
-    lines = series.table_head(["candidate", *KINDS.values(), f"graded, folds {folds}"])
+    kind = series.kind_of_scans(results.values())
+    lines = [f"Fluid Dice pooled over {kind} scans of eyes not trained on, one seed", ""]
+    titles = [f"{columns}, folds {folds}" for columns in ("all columns", "central")]
+    lines += series.table_head(["candidate", *KINDS.values(), *titles])
     for candidate in settings.candidates:
         # a mean over some folds would not compare with one over all
         names = [run_name(candidate, fold) for fold in settings.folds]
         runs = series.present(results, names)
         if len(runs) == len(names):
             row = cells([result["counts_per_scan"] for result in runs])
-            lines.append(series.table_line([candidate, *row]))
-    return "\n".join(lines) + "\n"
+            # its files are called by what those columns were once called
+            name = candidate.replace("ungraded", "outer columns")
+            lines.append(series.table_line([name, *row]))
+    return "\n".join([*lines, "", CENTRAL]) + "\n"
 
 
 def cells(counts_per_fold: list[dict]) -> list[str]:
@@ -92,11 +98,12 @@ def cells(counts_per_fold: list[dict]) -> list[str]:
     from dme.metrics import scores  # after parsing: it needs torch
 
     pooled = []
+    by_fold = {}
     for kind in KINDS:
         folds = [np.array(counts[kind]).sum(0) for counts in counts_per_fold]  # (2, 2) each
         pooled.append(f"{scores(sum(folds))['dice'][1]:.4f}")
-    # folds: those of the last kind, the graded columns
-    return [*pooled, " ".join(f"{scores(fold)['dice'][1]:.3f}" for fold in folds)]
+        by_fold[kind] = " ".join(f"{scores(fold)['dice'][1]:.3f}" for fold in folds)
+    return [*pooled, by_fold["native"], by_fold["central"]]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dme.common.by_eye import INTERVALS, mean_interval
 from dme.common.errors import run
 from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.retina.accuracy import over_scans
@@ -22,10 +23,12 @@ from dme.training import series
 EYES = 7  # of octlayers
 SPECTRALIS_UM = 3.87  # axial, per px
 STARTS = {"hrf-fcn": "vessels (HRF)", "phantom": "synthetic scans", "none": "nothing"}
-TITLES = ("pretrained on", "eyes", "scans", "all boundaries", "µm")
-PUBLISHED = (  # mean absolute error in px, other sets and protocols
-    ("a CNN-LSTM on three public sets", "1.30 ± 0.48"),
-    ("between two human markers", "1.79 ± 0.76"),
+TITLES = ("pretrained on", "eyes", "scans", "all boundaries", "interval by eye", "µm")
+PAIRS = (("hrf-fcn", "none"), ("phantom", "none"), ("hrf-fcn", "phantom"))  # starts compared
+GOPINATH = "Gopinath et al. 2017, abstract; three public sets, not this one"
+PUBLISHED = (  # mean absolute error, other sets and protocols
+    ("CNN and LSTM", GOPINATH, "not checked", "pixel-wise, over scans", "1.30 ± 0.48 px"),
+    ("between two human markers", GOPINATH, "none", "the same", "1.79 ± 0.76 px"),
 )
 
 
@@ -73,10 +76,11 @@ def all_runs(settings: Settings, recipe: str, out: Path) -> series.Runs:
 def markdown(settings: Settings, results: series.Results) -> str:
     """Errors per start over the scans of all eyes left out, then boundary by boundary."""
     arch = next(iter(results.values()))["arch"]
+    kind = series.kind_of_scans(results.values())
     lines = [
-        f"Mean absolute error of boundaries in px ({SPECTRALIS_UM} µm each), mean ± sd over scans "
-        f"of eyes not trained on; {arch['backbone']} of width {arch['width']}, "
-        f"{arch['head']} head",
+        f"Mean absolute error of boundaries in px ({SPECTRALIS_UM} µm each) on {kind} scans, mean "
+        f"± sd over scans of eyes not trained on, one seed; {arch['backbone']} of width "
+        f"{arch['width']}, {arch['head']} head",
         "",
         *series.table_head([*TITLES, *BOUNDARIES]),
     ]
@@ -84,9 +88,41 @@ def markdown(settings: Settings, results: series.Results) -> str:
         runs = series.present(results, [f"{start}-{eye}" for eye in settings.eyes])
         if runs:
             lines.append(series.table_line([STARTS[start], len(runs), *errors(runs)]))
-    lines += ["", "Published, on other sets:", ""]
-    lines += [f"- {source}: {error} px" for source, error in PUBLISHED]
+    lines += ["", *differences(settings, results), "", INTERVALS]
+    if kind == "real":
+        lines += ["", "Published, on other sets:", ""]
+        titles = ["published", "source", "eyes in training", "definition", "error"]
+        lines += series.table_head(titles)
+        lines += map(series.table_line, PUBLISHED)
     return "\n".join(lines) + "\n"
+
+
+def differences(settings: Settings, results: series.Results) -> list[str]:
+    """Two starts on the same scans, eye by eye: a row per pair that shares eyes."""
+    titles = ["start", "against", "eyes", "difference of the error, px (interval by eye)"]
+    lines = series.table_head([*titles, "eyes in which it is worse"])
+    for start, other in PAIRS:
+        eyes = []
+        errors_px = []
+        for eye in settings.eyes:
+            pair = series.present(results, [f"{start}-{eye}", f"{other}-{eye}"])
+            if len(pair) == 2:
+                first, second = (scan_errors_px(result) for result in pair)
+                errors_px.append(first - second)
+                eyes.append(np.full(len(first), eye))
+        if eyes:
+            of_scans = np.concatenate(errors_px)
+            low, high = mean_interval(of_scans, np.concatenate(eyes))
+            worse = sum(float(np.nanmean(errors)) > 0 for errors in errors_px)
+            cells = [STARTS[start], STARTS[other], len(eyes)]
+            cells.append(f"{np.nanmean(of_scans):+.3f} ({low:+.3f} to {high:+.3f})")
+            lines.append(series.table_line([*cells, f"{worse} of {len(eyes)}"]))
+    return lines
+
+
+def scan_errors_px(result: dict) -> np.ndarray:
+    """Of a run, the mean error over the boundaries of each scan, (scans,), NaN if unknown."""
+    return np.array(result["boundary_errors_px_per_scan"], float)[:, -1]
 
 
 def errors(runs: Sequence[dict]) -> list[str]:
@@ -98,8 +134,10 @@ def errors(runs: Sequence[dict]) -> list[str]:
     for row in over_scans(px, [*BOUNDARIES, "all"]):
         cells.append(f"{row['mean']:.2f} ± {row['sd'] or 0:.2f}")
     um = SPECTRALIS_UM * np.nanmean(px[:, -1])
+    eyes = np.repeat(np.arange(len(runs)), [len(errors) for errors in per_run])
+    low, high = mean_interval(px[:, -1], eyes)
     # the mean over boundaries, which comes last, stands first in the table
-    return [str(len(px)), cells[-1], f"{um:.1f}", *cells[:-1]]
+    return [str(len(px)), cells[-1], f"{low:.2f} to {high:.2f}", f"{um:.1f}", *cells[:-1]]
 
 
 if __name__ == "__main__":

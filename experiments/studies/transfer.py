@@ -90,8 +90,7 @@ def curves(settings: Settings, results: series.Results) -> dict[str, list[tuple[
 
 def markdown(settings: Settings, results: series.Results) -> str:
     """Fluid Dice per start, split and length: mean and standard deviation over the seeds."""
-    synthetic = next(iter(results.values()))["data_kind"] == "phantom"
-    kind = "SYNTHETIC" if synthetic else "real"
+    kind = series.kind_of_scans(results.values())
     lines = [
         f"Fluid Dice pooled over the validation scans, {kind} scans",
         "",

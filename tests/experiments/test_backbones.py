@@ -41,7 +41,8 @@ def write(script, tmp_path):
             "data_kind": "mat",
             "data_sha256": data,
             "pooled": {"dice": [0.99, 0.1]},
-            "pooled_graded": {"dice": [0.98, dice]},
+            "pooled_native": {"dice": [0.98, dice]},
+            "pooled_central": {"dice": [0.97, dice + 0.01]},
         }
         put(script.run_name(network, start, split, seed), content)
         row = {
@@ -117,7 +118,8 @@ def test_what_is_finished_is_not_run_again(script, call, monkeypatch, tmp_path):
             "data_sha256": Path(command[1]).name,
             "training_minutes": 15.0,
         }
-        result |= {"pooled_graded": {"dice": [0.9, len(out.name) / 100]}}
+        dice = {"dice": [0.9, len(out.name) / 100]}
+        result |= {"pooled_native": dice, "pooled_central": dice}
         row = {"parameters": 1e6, "multiply_adds": 1e9, "seconds": 0.1, "device": "cpu"}
         result |= {"rows": dict.fromkeys(script.NETWORKS, row)}
         (out / "results.json").write_text(json.dumps(result))
@@ -150,8 +152,9 @@ def test_table(call, write):
     write(UNET, "hrf", "subject:4/5", 1, 0.4)
     write(SMALL, "none", "subject:4/5", 0, 0.3)
     write.pretraining(UNET, 14.96)
-    *_, note, _, titles, _, unet, small = call("--print").splitlines()
-    assert "at half size on cpu (2 threads)." in note
+    lines = call("--print").splitlines()
+    note, _, titles, _, unet, small = lines[:6]
+    assert "over all columns" in note and "at half size on cpu (2 threads)." in note
     assert titles == (
         "| network | million parameters | GMAC | ms | min on HRF | paper, from nothing | "
         "paper, from vessels (HRF) | subject:4/5, from nothing | subject:4/5, from vessels (HRF) "
@@ -163,6 +166,13 @@ def test_table(call, write):
     assert (
         small == "| mobilenet_v3_small, lraspp | 1.84 | 4.68 | 5096 |  |  |  | 0.3000 |  | 0-1 |"
     )
+    # then the central columns, without the costs
+    assert lines[7].startswith("The same within the central columns. Central columns: ")
+    dice = f"0.5600 ± {sd} | 0.7100 ± 0.0000 |  | 0.4100 | 0-2 |"
+    assert lines[-2:] == [
+        f"| unet, psp | {dice}",
+        "| mobilenet_v3_small, lraspp |  |  | 0.3100 |  | 0-1 |",
+    ]
     assert "0.2000" not in call("--print", "--starts", "none", "--networks", UNET)
 
 

@@ -24,15 +24,15 @@ def write(
 ) -> None:
     """A finished fold of one scan: of 100 px of fluid `hit` found, `outside` px false.
 
-    The false ones lie in ungraded columns.
+    The false ones lie beside the central columns.
     """
     words = f"{script.BASE} {script.CANDIDATES[candidate]} --split dev:{fold}/4"
-    graded = [[[1000, 0], [100 - hit, hit]]]
+    central = [[[1000, 0], [100 - hit, hit]]]
     every = [[[1000, outside], [100 - hit, hit]]]
     content = {
         "arguments": f"{words} --amp auto --seed 0".split(),
         "data_sha256": data,
-        "counts_per_scan": {"study": every, "native": every, "graded": graded},
+        "counts_per_scan": {"study": every, "native": every, "central": central},
     }
     folder.mkdir(exist_ok=True)
     (folder / f"{script.run_name(candidate, fold)}.json").write_text(json.dumps(content))
@@ -43,9 +43,11 @@ def test_scores_are_pooled_over_the_folds(script, call, tmp_path):
         write(script, tmp_path / "runs", "crops", fold, hit, 60)
     write(script, tmp_path / "runs", "whole", 1, 90, 0)
     text = call("--print", "--folds", "1", "2")
-    pooled, graded = 2 * 120 / (200 + 120 + 120), 2 * 120 / (200 + 120)
+    pooled, central = 2 * 120 / (200 + 120 + 120), 2 * 120 / (200 + 120)
+    every = f"{160 / 240:.3f} {80 / 200:.3f}"
     each = f"{160 / 180:.3f} {80 / 140:.3f}"
-    assert f"| crops | {pooled:.4f} | {pooled:.4f} | {graded:.4f} | {each} |" in text
+    row = f"| crops | {pooled:.4f} | {central:.4f} | {pooled:.4f} | {every} | {each} |"
+    assert row in text
     assert "| whole |" not in text  # its second fold is missing
     assert "| whole | " in call("--print", "--folds", "1")
 

@@ -26,13 +26,14 @@ def call(script, monkeypatch, tmp_path):
     return call
 
 
-def write(folder: Path, start: str, eye: int, errors, data="a" * 64) -> None:
+def write(folder: Path, start: str, eye: int, errors, data="a" * 64, kind="folder") -> None:
     weights = "out/phantom/model.pt" if start == "phantom" else start
     words = (
         f"--recipe layers --amp auto --seed 0 --split subject:{eye}/7 --weights {weights}".split()
     )
     content = {
         "arguments": words,
+        "data_kind": kind,
         "data_sha256": data,
         "arch": {"backbone": "unet", "head": "psp", "width": 16},
         "boundary_errors_px_per_scan": errors,
@@ -45,17 +46,36 @@ def test_errors_over_the_scans_of_all_eyes(call, tmp_path):
     folder = tmp_path / "out" / "runs"
     write(folder, "none", 1, [[1.0] * 8 + [1.0], [3.0] * 7 + [None, 3.0]])
     write(folder, "none", 4, [[2.0] * 9])
-    write(folder, "phantom", 1, [[0.5] * 9])
+    write(folder, "phantom", 1, [[0.5] * 9, [0.5] * 9])
     text = call("--print")
     sd = np.std([1, 3, 2], ddof=1)
     cell = f"2.00 ± {sd:.2f}"
     last = f"1.50 ± {np.std([1, 2], ddof=1):.2f}"  # of the last boundary one scan says nothing
+    # eye 1 has 1 and 3, eye 4 has 2: any two eyes drawn have a mean of 2
     assert (
-        f"| nothing | 2 | 3 | {cell} | {2 * 3.87:.1f} | {' | '.join([cell] * 7)} | {last} |"
-        in text
-    )
-    assert "| synthetic scans | 1 | 1 | 0.50 ± " in text and "vessels" not in text
-    assert "1.30 ± 0.48 px" in text
+        f"| nothing | 2 | 3 | {cell} | 2.00 to 2.00 | {2 * 3.87:.1f} | {' | '.join([cell] * 7)} "
+        f"| {last} |"
+    ) in text
+    assert "| synthetic scans | 1 | 2 | 0.50 ± " in text and "vessels" not in text
+    assert "1.30 ± 0.48 px" in text and "on real scans" in text
+
+
+def test_two_starts_eye_by_eye(call, tmp_path):
+    folder = tmp_path / "out" / "runs"
+    for eye, better in ((1, 0.9), (2, 1.1)):
+        write(folder, "none", eye, [[1.0] * 9, [1.0] * 9])
+        write(folder, "phantom", eye, [[better] * 9, [better - 0.2] * 9])
+    write(folder, "hrf-fcn", 2, [[1.5] * 9, [1.5] * 9])
+    text = call("--print")
+    assert "| synthetic scans | nothing | 2 | -0.100 (-0.200 to +0.000) | 0 of 2 |" in text
+    assert "| vessels (HRF) | nothing | 1 | +0.500 (+0.500 to +0.500) | 1 of 1 |" in text
+    assert "| vessels (HRF) | synthetic scans | 1 | +0.500 (" in text
+
+
+def test_synthetic_scans_say_so(call, tmp_path):
+    write(tmp_path / "out" / "runs", "none", 1, [[1.0] * 9, [2.0] * 9], kind="phantom")
+    text = call("--print")
+    assert "on SYNTHETIC scans" in text and "1.30" not in text
 
 
 def test_a_folder_with_a_space_in_its_name(script, monkeypatch):

@@ -123,7 +123,7 @@ def test_development(made):
 def test_layers(made):
     text = made("layers", "layers")
     assert_shown(text)
-    ((header, rows),) = markdown_tables(text)
+    header, rows = markdown_tables(text)[0]
     best = dict(zip(header, rows[1], strict=True))  # octlayers starts from synthetic scans
     for place in (READMES[Path("README.md")], card("octlayers")):
         assert f"mean absolute error {best['all boundaries']} px, {best['µm']} µm" in place
@@ -145,34 +145,79 @@ def test_cross_validation(made):
     assert_shown(text, made("crossval", "crossval_fast", *FAST))
 
 
-@pytest.mark.parametrize(
-    ("folder", "options", "network"),
-    [("crossval", [], "dme-fluid"), ("crossval_fast", FAST, "dme-fluid-fast")],
-)
-def test_cross_validation_in_short(made, folder, options, network):
-    """The comparison of two networks, the front page and the networks' cards."""
-    together = next(
-        rows
-        for header, rows in markdown_tables(made("crossval", folder, *options))
-        if not header[0]
-    )
-    all_columns = {row[0]: row[1] for row in together}
-    graded = {row[0]: row[2] for row in together}
-    dice = "fluid Dice, pooled (95 % interval by eye)"
+SIX = "the six that chose nothing"
+LAST = "eyes 9 and 10, in no development fold"
+NETWORKS = {"dme-fluid": ("crossval", []), "dme-fluid-fast": ("crossval_fast", FAST)}
+
+
+def tables_of(text: str) -> dict[str, dict[str, list[str]]]:
+    """Of a cross-validation the tables over all folds: first title -> first cell -> others."""
+    tables = {}
+    for header, rows in markdown_tables(text):
+        tables[header[0]] = {row[0]: row[1:] for row in rows}
+    return tables
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_cross_validation_in_short(made, network):
+    """The comparison of two networks, the front page, the networks' cards and the zoo."""
+    folder, options = NETWORKS[network]
+    tables = tables_of(made("crossval", folder, *options))
+    groups = tables["eyes"]
+    detail = tables["95 % intervals by eye in brackets"]
+    _, pooled, mean, central, _ = groups["all ten eyes"]
     short = [
-        all_columns[dice],
-        graded[dice].split()[0],
-        re.search(r"\((.*)\)", all_columns["scans with fluid found"])[1],
-        re.search(r"\((.*)\)", all_columns["scans without fluid left empty"])[1],
+        pooled,
+        mean,
+        groups[SIX][1],
+        central.split()[0],
+        detail["scans with fluid in which some is found"][0].split(" (")[0],
+        detail["scans without fluid left empty"][0].split(" (")[0],
     ]
     rows = [row for _, rows in markdown_tables(EVERYTHING) for row in rows]
     assert [row[1:] for row in rows if f"(`{network}`)" in row[0]] == [short]
 
-    value, low, high = re.findall(r"[\d.]+", all_columns[dice])
-    front = [row for row in rows if row[0].startswith(f"fluid, `{network}`")]
-    assert [row[2] for row in front] == [f"Dice {value}, 95 % interval by eye {low} to {high}"]
-    expected = f"fluid Dice {float(value):.3f} pooled over ten eyes, 95 % interval by eye "
-    assert f"{expected}{float(low):.3f} to {float(high):.3f}" in card(network)
+    # the front page: a row per group of eyes, two columns per network
+    front = next(
+        (header, rows)
+        for header, rows in markdown_tables(READMES[Path("README.md")])
+        if header[0] == "fluid Dice, eyes left out"
+    )
+    place = next(i for i, title in enumerate(front[0]) if title.startswith(f"`{network}`,"))
+    shown = {row[0]: [row[1], *row[place : place + 2]] for row in front[1]}
+    assert list(shown) == ["all ten eyes", SIX, LAST]
+    assert shown == {name: groups[name][:3] for name in shown}
+
+    # card and zoo
+    value, low, high = re.findall(r"[\d.]+", pooled)
+    interval = f"95 % interval by eye {float(low):.3f} to {float(high):.3f}"
+    in_card = f"fluid Dice {float(value):.3f} pooled over ten eyes, {interval}"
+    assert in_card in card(network)
+    six = f"of the six eyes that chose nothing {float(groups[SIX][1].split()[0]):.3f}"
+    last = f"of eyes 9 and 10 {float(groups[LAST][1]):.3f}"
+    assert f"{in_card}; {six}; {last}; mean over the ten eyes " in card(network)
+    spread = " ± ".join(f"{float(number):.3f}" for number in mean.split(" ± "))
+    assert f"mean over the ten eyes {spread}" in card(network)
+    zoo = json.loads((ROOT / "weights" / "zoo.json").read_text())[network]["reported"]
+    assert zoo["dice_percent"] == pytest.approx(100 * float(value))
+    assert f"{six}, {last}, mean over the ten eyes {mean}" in zoo["what"]
+
+
+def test_what_the_front_page_says_of_eyes(made):
+    text = " ".join(READMES[Path("README.md")].split())
+    tables = tables_of(made("crossval", "crossval"))
+    dice = [float(row[3]) for row in tables["eye"].values()]
+    assert f"Eyes differ much (Dice {min(dice):.2f} to {max(dice):.2f})" in text
+    detail = tables["95 % intervals by eye in brackets"]
+    area = float(detail["area error per scan, mm²"][0].split()[0])
+    share = float(detail["area too large by, all scans together"][0].split("%")[0])
+    assert f"too large by {area:.2f} mm² on average, {share} % of all fluid" in text
+    right, dry = map(int, detail["scans without fluid left empty"][0].split(" (")[0].split(" of "))
+    assert f"some fluid is found in {dry - right} of {dry} scans that hold none" in text
+    beside = [float(row[5].rstrip(" %")) for row in tables["eye"].values()]
+    assert max(beside) == pytest.approx(100 / 6, abs=1)  # a sixth, of one eye
+    assert sorted(beside)[-2] < 2
+    assert f"up to {max(beside):.0f} % of what it finds" in " ".join(card("dme-fluid").split())
 
 
 # ---- tables of single results

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dme.common.errors import InputError
 from dme.common.tasks import TASKS
 from dme.data.cache import Cache
-from dme.data.duke import DUKE_ANNOTATED, GRADED_COLUMNS
+from dme.data.duke import DUKE_ANNOTATED, FLUID_COLUMNS
 from dme.inference.scan import probabilities
 from dme.inference.sizes import NATIVE, SIZES
 from dme.inference.windows import sliding_window, whole
@@ -140,7 +140,7 @@ def test_training_scans_and_masks_share_their_pixels(size):
 
 
 @pytest.mark.parametrize("size", ["512", "native", "half"])
-def test_columns_nobody_graded_are_ignored_on_request(size):
+def test_columns_beside_the_central_are_ignored_on_request(size):
     # a fifth of the width on both sides is ungraded
     layers = graded_between(26, 104)
     small = make_cache(size=256)
@@ -158,22 +158,22 @@ def test_columns_nobody_graded_are_ignored_on_request(size):
     assert (kept != 255).all()
 
 
-def test_graded_columns():
-    assert make_cache().graded(0).all()
+def test_central_columns():
+    assert make_cache().central(0).all()
     subjects, positions = np.array(sorted(DUKE_ANNOTATED)).T
     duke = make_cache(4, 768, count=110, subjects=subjects, positions=positions)
-    columns = np.flatnonzero(duke.graded(5))
-    assert [columns[0], columns[-1]] == list(GRADED_COLUMNS) == [99, 624]
+    columns = np.flatnonzero(duke.central(5))
+    assert [columns[0], columns[-1]] == list(FLUID_COLUMNS) == [99, 624]
     other = make_cache(4, 768, count=110)
-    assert other.graded(5).all()  # of other eyes nothing is known
+    assert other.central(5).all()  # of other eyes nothing is known
     # boundaries of one scan say nothing about the fluid of the others
     layers = graded_between(26, 104)
     layers[1:] = np.nan
     cache = make_cache(layers=layers)
     for i, count in enumerate((78, 130, 130)):
-        assert cache.graded(i).sum() == count
+        assert cache.central(i).sum() == count
     with pytest.raises(ValueError, match="native"):
-        make_cache(size=256).graded(0)
+        make_cache(size=256).central(0)
 
 
 @pytest.mark.parametrize("size", ["512", "native", "half"])
@@ -219,7 +219,7 @@ def test_validation_counts_against_three_truths(size):
     assert validate.names == ["scan2", "scan0"]
     assert picture.dtype == np.uint8
     study = validate.counts["study"]
-    graded = validate.counts["graded"]
+    central = validate.counts["central"]
 
     def label_map(result, height, width):
         if result.shape[-2:] != (height, width):
@@ -238,11 +238,11 @@ def test_validation_counts_against_three_truths(size):
         assert np.array_equal(validate.counts["native"][place], expected)
         columns = slice(40, 90)
         expected = confusion(native.fluid[i][:, columns], native_map[:, columns])
-        assert np.array_equal(graded[place], expected)
+        assert np.array_equal(central[place], expected)
     pooled = scores(study.sum(0))
     assert measured["score"] == measured["study-dice"] == pooled["dice"][1]
-    pooled = scores(graded.sum(0))
-    assert measured["graded-iou"] == pooled["iou"][1]
+    pooled = scores(central.sum(0))
+    assert measured["central-iou"] == pooled["iou"][1]
 
 
 @pytest.mark.parametrize("size", ["512", "half"])

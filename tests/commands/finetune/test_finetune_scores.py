@@ -26,6 +26,7 @@ from dme.data.opening import open_source
 from dme.data.splits import split_indices
 from dme.drawing.overlays import CYAN, GREEN, RED, overlay
 from dme.inference.protocols import run_protocol
+from dme.metrics import CONVENTIONS
 from dme.nets.checkpoint import save_model
 from dme.nets.loading import load_model
 
@@ -58,25 +59,31 @@ def test_the_scores_follow_from_the_counts(done):
     assert results["pooled_native"]["dice"] == pytest.approx(native_dice, abs=1e-12)
     scans = np.array(results["counts_per_scan"]["study"]).reshape(-1, 4).tolist()
     wet = []
+    true = []  # with fluid in the truth
     for _, fp, fn, tp in scans:
         if tp + fp + fn:
             wet.append((2 * tp / (2 * tp + fp + fn), tp / (tp + fp + fn)))
+        if tp + fn:
+            true.append(wet[-1])
     dry = [(1, 1)] * (2 - len(wet))
-    left_out = np.mean(wet, 0)
-    counting = np.mean(wet + dry, 0)
-    assert results["per_scan"] == {
-        "empty_left_out": pytest.approx({"mean_dice": left_out[0], "mean_iou": left_out[1]}),
-        "empty_counts_1": pytest.approx({"mean_dice": counting[0], "mean_iou": counting[1]}),
-        "empty": 2 - len(wet),
+    means = {
+        "positives": np.mean(true, 0),
+        "empty_left_out": np.mean(wet, 0),
+        "empty_counts_1": np.mean(wet + dry, 0),
+        "empty_counts_0": np.sum(wet, 0) / 2,
     }
+    expected = {}
+    for key, (mean_dice, mean_iou) in means.items():
+        expected[key] = pytest.approx({"mean_dice": mean_dice, "mean_iou": mean_iou})
+    assert results["per_scan"] == {**expected, "empty": 2 - len(wet)}
 
     assert "2 validation scans, split random, after 3 steps" in printed
-    table = [line.rsplit(maxsplit=2) for line in printed.splitlines()[-13:]]
+    table = [line.rsplit(maxsplit=2) for line in printed.splitlines()[-15:]]
+    rows = [(f"  {CONVENTIONS[key]}", *mean) for key, mean in means.items()]
     for name, *values in (
         ("fluid at 256 x 256, pooled", dice[1], iou[1]),
-        (f"  per scan, {2 - len(wet)} empty left out", *left_out),
-        ("  per scan, empty counting 1", *counting),
-        ("  mean with background", np.mean(dice), np.mean(iou)),
+        *rows,
+        ("  pooled, mean with background", np.mean(dice), np.mean(iou)),
         ("fluid at native size, pooled", native_dice[1], native_iou[1]),
     ):
         assert [name, *(f"{value:.4f}" for value in values)] in table
@@ -93,11 +100,16 @@ def test_scans_without_fluid_are_counted_apart(finetune, tmp_path, capsys):
     counts = np.array(results["counts_per_scan"]["study"])
     assert counts[:, :, 1].sum() == 0 and sorted(counts[:, 1, 0] > 0) == [False, True]
     assert results["per_scan"] == {
+        "positives": {"mean_dice": 0.0, "mean_iou": 0.0},
         "empty_left_out": {"mean_dice": 0.0, "mean_iou": 0.0},
         "empty_counts_1": {"mean_dice": 0.5, "mean_iou": 0.5},
+        "empty_counts_0": {"mean_dice": 0.0, "mean_iou": 0.0},
         "empty": 1,
     }
-    assert "  per scan, 1 empty left out        0.0000  0.0000" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "scans without fluid in truth and prediction: 1" in printed
+    lines = [line.rsplit(maxsplit=2) for line in printed.splitlines()]
+    assert [f"  {CONVENTIONS['empty_left_out']}", "0.0000", "0.0000"] in lines
 
 
 def test_a_result_says_where_it_comes_from(done, folder, tiny):
