@@ -13,12 +13,22 @@ MOST_GAP_APART = 0.05  # of a gap
 
 def scale_fault(volume: VolumeRecord) -> str | None:
     """What is wrong with the scale of a file, in words; None where nothing is."""
-    # each number for itself
-    if volume.scale_um:
-        try:
-            check_scale(volume.scale_um, "scale")
-        except InputError as e:
-            return str(e)
+    return pixel_fault(volume) or spacing_fault(volume)
+
+
+def pixel_fault(volume: VolumeRecord) -> str | None:
+    """The same of the sizes of pixels alone."""
+    if volume.axial_um is None or volume.lateral_um is None:
+        return None
+    try:
+        check_scale((volume.axial_um, volume.lateral_um), "scale")
+    except InputError as e:
+        return str(e)
+    return _length_fault(volume)
+
+
+def spacing_fault(volume: VolumeRecord) -> str | None:
+    """The same of the distances of B-scans."""
     least, most = PLAUSIBLE_UM["spacing"]
     for gap_um in volume.gaps_um or ():
         if not least <= gap_um <= most:
@@ -31,7 +41,7 @@ def scale_fault(volume: VolumeRecord) -> str | None:
     if stated and mean and abs(stated - mean) > MOST_GAP_APART * mean:
         found = f"spacing {stated:.4g} um contradicts the places of the B-scans"
         return f"{found}, which lie {mean:.4g} um apart"
-    return _length_fault(volume)
+    return None
 
 
 def _length_fault(volume: VolumeRecord) -> str | None:

@@ -10,9 +10,9 @@ from torch import distributed
 from tqdm import tqdm
 
 from dme.common import ranks
-from dme.common.errors import InputError
+from dme.common.errors import InputError, with_flags
 from dme.common.tasks import Task
-from dme.data.volume_scale import scale_fault
+from dme.data.volume_scale import scale_fault, spacing_fault
 from dme.drawing.canvas import save_png
 from dme.drawing.layers import draw_boundaries, thickness_profile
 from dme.drawing.overlays import STRIP, scan_overlay
@@ -91,7 +91,7 @@ class Work:
         first_rank = ranks.rank() == 0
         try:
             scans = item.scans(names)
-            self._check_scale(scans)
+            item.notes += self._scale_notes(scans)
         except InputError as e:
             if first_rank:
                 self.skip(item.source, str(e))
@@ -107,20 +107,32 @@ class Work:
                 first, last = self.ranges.get(scan.volume, (scan.position, scan.position))
                 first = min(first, scan.position)
                 self.ranges[scan.volume] = (first, max(last, scan.position))
+                if scan.record:  # which counts those without a picture too
+                    self.ranges[scan.volume] = (0, scan.record.bscans - 1)
                 self.places.setdefault(scan.volume, place_of(scan))
         return scans
 
-    def _check_scale(self, scans: list[Scan]) -> None:
-        """Refuse scans whose file has a scale that cannot be, unless one was given."""
-        records = {scan.record.path: scan.record for scan in scans if scan.record}
-        for record in records.values():
+    def _scale_notes(self, scans: list[Scan]) -> list[str]:
+        """That a file's scale is replaced by the one that was given.
+
+        Raises InputError for scans whose file has a scale that cannot be, unless one was given.
+        """
+        notes = []
+        for record in {scan.record.path: scan.record for scan in scans if scan.record}.values():
+            given = self.scale_um or ()
             fault = scale_fault(record)
-            if fault and not self.scale_um:
+            replaced = len(given) == 3 or (given and not spacing_fault(record))
+            if fault and not replaced:
                 raise InputError(f"{record.path}: {fault}; give the right one with `scale`")
+            if given and record.scale_um:
+                scale = ", ".join(f"{value:.4g}" for value in record.scale_um)
+                note = f"{record.path}: its scale, {scale} um, replaced by `scale`"
+                notes.append(f"{note} ({fault})" if fault else note)
+        return [with_flags(note) for note in notes]
 
     def skip(self, source: str, reason: str) -> None:
         """Say why a source was left out, and keep it for the report."""
-        reason = reason.removeprefix(f"{source}: ")
+        reason = with_flags(reason.removeprefix(f"{source}: "))
         tqdm.write(f"skipped: {source}: {reason}", file=sys.stderr)
         self.skipped.append({"source": source, "reason": reason})
 

@@ -37,7 +37,7 @@ _BSCANS = (
 _VOLUME = ("volume",) + _BSCANS + ("height_px", "width_px") + SCALE
 _FLUID_VOLUME = ("fluid_px", "fluid_volume_mm3")
 _RETINA = ("retina_thickness_px", "retina_thickness_um", "central_subfield_thickness_um")
-_PLACE = ("eye", "fovea_column", "fovea_bscan")
+_PLACE = ("eye", "fovea_column", "fovea_bscan", "fovea_from", "fovea_confidence")
 VOLUME_COLUMNS = {  # by name of the task
     "fluid": _VOLUME + _FLUID_VOLUME + _PLACE + ("map", "enface"),
     "layers": _VOLUME + _RETINA + _PLACE + ("retina_map", "enface"),

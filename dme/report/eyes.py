@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dme.common.errors import InputError
+from dme.data.volume_record import VolumeRecord
 from dme.report.scans import Scan
 
 EYE_WORD = re.compile(r"(?<![A-Z0-9])(OD|OS|RIGHT|LEFT)(?![A-Z0-9])")
@@ -15,9 +16,10 @@ EYE_OF_WORD = {"OD": "OD", "RIGHT": "OD", "OS": "OS", "LEFT": "OS"}
 class VolumePlace:
     """What is known of where a volume lies in which eye."""
 
-    eye: str | None = None  # of index.csv
+    eye: str | None = None  # of index.csv, or of the device's file
     fovea: tuple[float, ...] | None = None  # of index.csv
     named_eye: str | None = None  # as its name, or that of its folder, reads
+    record: VolumeRecord | None = None  # of the device's file
 
 
 @dataclass
@@ -40,7 +42,7 @@ def place_of(scan: Scan) -> VolumePlace:
     """Of the scan's volume."""
     folder = Path(scan.source).parent.name
     named_eye = eye_in_name(scan.volume) or eye_in_name(folder)
-    return VolumePlace(scan.eye, scan.fovea, named_eye)
+    return VolumePlace(scan.eye, scan.fovea, named_eye, scan.record)
 
 
 def check_eye(eye: str | None, sources: list[str]) -> None:
@@ -65,7 +67,8 @@ def eyes_of(places: dict[str, VolumePlace], given: str | None) -> Eyes:
         named = place.named_eye
         if given and place.eye not in (None, given):
             eye = None
-            eyes.contradictions[volume] = f"no eye: index.csv says {place.eye}, `eye` {given}"
+            origin = "its file" if place.record else "index.csv"
+            eyes.contradictions[volume] = f"no eye: {origin} says {place.eye}, `eye` {given}"
         elif eye and named not in (None, eye):
             # the only volume is the one that was meant, whatever its name
             if place.eye or len(places) == 1:

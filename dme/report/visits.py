@@ -67,7 +67,8 @@ class Visit:
                 return None
             if columns[scan["bscan"]].shape != (volume["width_px"],):
                 return None
-        thickness = enface_map(columns, volume["first_bscan"], volume["last_bscan"])
+        first, last = volume["first_bscan"], volume["last_bscan"]
+        thickness = enface_map(columns, first, last, volume.get("bscan_rows"))
         return thickness * (volume["axial_um"] or 1)
 
     def enface(self, volume: dict) -> np.ndarray | None:
@@ -131,6 +132,10 @@ def _volume_fault(visit: Visit, volume: dict) -> str | None:
     wrong = _no_number(volume, VOLUME_NUMBERS)
     if wrong:
         return f"{wrong} of volume {volume['volume']} is no number"
+    rows_at = volume.get("bscan_rows")
+    count = volume["last_bscan"] - volume["first_bscan"] + 1
+    if rows_at is not None and not _are_numbers(rows_at, count):
+        return f"bscan_rows of volume {volume['volume']} are no {count} numbers"
 
     for kind, key in SECTORS.items():
         if not visit.measures(kind):
@@ -171,6 +176,10 @@ def _no_number(row: dict, keys: Iterable[str]) -> str | None:
         if not _is_number(row.get(key)):
             return key
     return None
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return isinstance(values, list) and len(values) == count and all(map(_is_number, values))
 
 
 def _is_number(value: Any) -> bool:

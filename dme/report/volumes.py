@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dme.common.errors import InputError, with_flags
+from dme.data.volume_record import VolumeRecord
 from dme.drawing.canvas import save_png
 from dme.drawing.enface import Place, Span, map_picture
 from dme.report.batch import Work
 from dme.report.eyes import VolumePlace, eyes_of
-from dme.retina.volume import SECTORS, enface_map, measure_volume
+from dme.retina.volume import SECTORS, enface_map, measure_volume, rows_of_gaps
 
 BRIGHTENED = 3  # times; columns are dark on average
 MAP_KEYS = {"fluid": "map", "retina": "retina_map"}  # where a volume names the files of its maps
@@ -45,13 +46,15 @@ def measure_volumes(
         # B-scans of different sizes are no volume; without sectors it is still one
         try:
             span = work.ranges[name]
-            volume, maps = measure_volume(rows, lines_px, span, volume_eye, volume_fovea)
+            rows_at = bscan_rows(places[name].record)
+            volume, maps = measure_volume(rows, lines_px, span, volume_eye, volume_fovea, rows_at)
         except InputError as e:
             work.skip(name, str(e))
             continue
         has_sectors = any(volume[SECTORS[kind]] for kind in maps)
         if volume_fovea and volume["spacing_um"] and not has_sectors:
             work.skip(name, _fovea_outside(volume, volume_fovea))
+        notes += _place_notes(volume, places[name].record)
 
         for kind, thickness in maps.items():
             key = MAP_KEYS[kind]
@@ -62,6 +65,31 @@ def measure_volumes(
         save_png(work.out / volume["enface"], enface_picture(work.brightness[name], span))
         volumes.append(volume)
     return volumes
+
+
+def bscan_rows(record: VolumeRecord | None) -> list[float] | None:
+    """As of `dme.retina.volume.rows_of_gaps`, from the inferior B-scan to the superior one."""
+    if record is None or record.gaps_um is None:
+        return None
+    gaps_um = record.gaps_um[::-1] if record.superior_first else record.gaps_um
+    return rows_of_gaps(gaps_um)
+
+
+def _place_notes(volume: dict, record: VolumeRecord | None) -> list[str]:
+    """Where the sectors' centre comes from, and that B-scans lie at unequal distances."""
+    name = volume["volume"]
+    notes = []
+    if volume["bscan_rows"]:
+        gaps_um = f"{min(record.gaps_um):.0f} to {max(record.gaps_um):.0f} um"
+        notes.append(f"{name}: B-scans lie {gaps_um} apart: maps and mm3 respect each gap")
+    confidence = volume["fovea_confidence"]
+    if confidence is not None:
+        place = f"column {volume['fovea_column']:.0f}, B-scan {volume['fovea_bscan']:.1f}"
+        origin = f"found in the retina's thickness at {place}"
+        if volume["fovea_from"] == "centre":
+            origin = f"no pit found, the centre of the volume taken: {place}"
+        notes.append(f"{name}: fovea {origin} (confidence {confidence:.2f})")
+    return notes
 
 
 def _fovea_outside(volume: dict, fovea: Sequence[float]) -> str:
@@ -94,7 +122,8 @@ def volume_picture(
 
     # colours of fluid start at none, those of the retina where it is thinnest
     lowest = 0.0 if kind == "fluid" else _lowest(thickness)
-    rows = [position - first for position in predicted]
+    rows_at = volume["bscan_rows"] or range(volume["last_bscan"] - first + 1)
+    rows = [rows_at[position - first] for position in predicted]
     title = volume["volume"] + _size(volume, kind)
     quantity = f"{kind} thickness ({unit})"
     return map_picture(thickness, title, quantity, place, rows, Span(lowest))

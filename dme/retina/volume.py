@@ -6,6 +6,7 @@ import numpy as np
 
 from dme.common.errors import InputError
 from dme.retina.etdrs import sector_table
+from dme.retina.fovea import Fovea, place_fovea
 
 SCALE = ("axial_um", "lateral_um", "spacing_um")  # of a row or a volume, None where unknown
 # where a volume holds the sectors of its maps
@@ -13,28 +14,67 @@ SECTORS = {
     "fluid": "sectors",
     "retina": "retina_sectors",
 }
+# of B-scans at unequal distances: samples of a map's row, which is their mean
+SAMPLES = 16
+ROUNDED_UM = 1.5  # gaps that differ by no more are equal: devices round places to um
+UNEQUAL = 0.05  # or by no more than this share
 
 
-def enface_map(columns: Mapping[int, np.ndarray], first: int, last: int) -> np.ndarray:
+def enface_map(
+    columns: Mapping[int, np.ndarray],
+    first: int,
+    last: int,
+    rows_at: Sequence[float] | None = None,
+) -> np.ndarray:
     """Map (last - first + 1, W) of a volume from values (W,) of each B-scan, float64.
 
     B-scans missing between two others are interpolated linearly; beyond the outermost ones the map
-    is NaN.
+    is NaN. rows_at: the rows at which the B-scans from `first` to `last` lie where their distances
+    are not equal, as of `rows_of_gaps`; a row of the map is then the mean over its extent.
     """
     known = np.array(sorted(columns))
     lines = [columns[position] for position in known]
     values = np.stack(lines).astype(np.float64)  # (known, W)
-
-    # of every row the next known B-scan at or above it, the one below, and where it lies between
     rows = np.arange(first, last + 1)
+    if rows_at is None:
+        return _interpolated(values, known, rows)
+
+    places = first + np.asarray(rows_at)[known - first]
+    total = np.zeros((len(rows), values.shape[1]))
+    for sample in range(SAMPLES):
+        within = (sample + 0.5) / SAMPLES - 0.5
+        # the outermost rows end where the B-scans do
+        at = np.clip(rows + within, first, last)
+        total += _interpolated(values, places, at)
+    return total / SAMPLES
+
+
+def _interpolated(values: np.ndarray, known: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows between those (known, W) that lie at the places `known`; NaN beyond them."""
+    # of every row the next known B-scan at or above it, the one below, and where it lies between
     above = np.searchsorted(known, rows).clip(0, len(known) - 1)
     below = np.where(known[above] > rows, above - 1, above).clip(0)
-    gap = np.maximum(known[above] - known[below], 1)
+    gap = known[above] - known[below]
+    gap = np.where(gap > 0, gap, 1)
     share = ((rows - known[below]) / gap)[:, None]
     enface = values[below] * (1 - share) + values[above] * share
     beyond = (rows < known[0]) | (rows > known[-1])
     enface[beyond] = np.nan
     return enface
+
+
+def rows_of_gaps(gaps_um: Sequence[float] | None) -> list[float] | None:
+    """Rows at which B-scans lie, in steps of their mean distance; None where all are equal.
+
+    gaps_um: from each B-scan to the next. The first lies at 0, the last at len(gaps_um).
+    """
+    if not gaps_um:
+        return None
+    gaps = np.array(gaps_um)
+    mean = gaps.mean()
+    if (np.abs(gaps - mean) <= max(ROUNDED_UM, UNEQUAL * mean)).all():
+        return None
+    return [0.0, *(np.cumsum(gaps) / mean).tolist()]
 
 
 def volume_mm3(thickness_um: np.ndarray, lateral_um: float, spacing_um: float) -> float:
@@ -48,6 +88,7 @@ def measure_volume(
     span: tuple[int, int],
     eye: str | None = None,
     fovea: Sequence[float] | None = None,
+    rows_at: Sequence[float] | None = None,
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """Numbers of a volume, and its thickness maps (B-scans, columns) in um, px without a scale.
 
@@ -56,8 +97,10 @@ def measure_volume(
     their position; the maps have the same keys.
     span: first and last position to expect; what lies beyond the first and last measured stays
     unknown.
-    fovea: (column, position), by default the centre. The sectors (see SECTORS and `sector_table`)
-    are empty when the scale is unknown or the fovea lies outside.
+    fovea: (column, position), by default the pit of the retina's map where there is one, else the
+    centre. The sectors (see SECTORS and `sector_table`) are empty when the scale is unknown or the
+    fovea lies outside.
+    rows_at: as of `enface_map`.
     Raises InputError when the B-scans differ in size or scale.
     """
     # what its B-scans have in common
@@ -74,8 +117,14 @@ def measure_volume(
     # maps in um, and their sectors around the fovea
     maps = {}
     for kind, columns in columns_px.items():
-        maps[kind] = enface_map(columns, first, last) * (axial_um or 1)
-    x, y = fovea or ((width - 1) / 2, (first + last) / 2)
+        maps[kind] = enface_map(columns, first, last, rows_at) * (axial_um or 1)
+    if fovea:
+        place = Fovea(fovea[0], fovea[1] - first, "given")
+    else:
+        centre = ((width - 1) / 2, (last - first) / 2)
+        place = place_fovea(maps.get("retina"), lateral_um, spacing_um, centre)
+    x = place.column
+    y = place.bscan + first
     sectors = {SECTORS[kind]: [] for kind in maps}
     if spacing_um and 0 <= x <= width - 1 and first <= y <= last:
         centre = (x, y - first)
@@ -99,6 +148,9 @@ def measure_volume(
         "eye": eye,
         "fovea_column": x,
         "fovea_bscan": y,
+        "fovea_from": place.origin,
+        "fovea_confidence": place.confidence,
+        "bscan_rows": rows_at,
         **sectors,
     }
     return volume, maps

@@ -5,7 +5,7 @@ import pytest
 
 from dme.common.errors import InputError
 from dme.retina.fluid import CONNECTIVITY, measure_scan
-from dme.retina.volume import enface_map, measure_volume, volume_mm3
+from dme.retina.volume import enface_map, measure_volume, rows_of_gaps, volume_mm3
 
 
 def test_scan_by_hand():
@@ -60,6 +60,21 @@ def test_map_interpolates_between_scans_only():
     nan = np.nan
     expected = [[nan, nan], [0, 4], [2, 4], [4, 8 / 3], [6, 4 / 3], [8, 0], [nan, nan]]
     np.testing.assert_allclose(enface_map(columns, first=2, last=8), expected)
+
+
+def test_equal_gaps_change_nothing_and_unequal_ones_are_kept():
+    assert rows_of_gaps(None) is None and rows_of_gaps([30, 31, 30, 29]) is None
+    assert rows_of_gaps([30, 60, 30]) == [0, 0.75, 2.25, 3]
+    # a ramp over the real distance stays one, and what lies under it is kept
+    rows_at = rows_of_gaps([10, 20, 60, 30])
+    ramp = {position: np.array([rows_at[position]]) for position in range(5)}
+    ramp_map = enface_map(ramp, 0, 4, rows_at)
+    np.testing.assert_allclose(ramp_map[1:4, 0], [1, 2, 3], atol=1e-9)
+    thickness = {0: [0.0], 1: [6.0], 2: [2.0], 3: [4.0], 4: [0.0]}
+    columns = {position: np.array(value) for position, value in thickness.items()}
+    inner = enface_map(columns, 0, 4, rows_at)[1:4].sum()
+    fine = np.interp((np.arange(3000) + 0.5) / 1000 + 0.5, rows_at, [0, 6, 2, 4, 0])
+    assert inner == pytest.approx(fine.mean() * 3, rel=0.02)
 
 
 # ---- volumes ----------------------------------------------------------------------------------
