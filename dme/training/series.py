@@ -68,7 +68,7 @@ def gather(
 
 def write_table(path: Path, table: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(table)
+        temporary.write_text(table, encoding="utf-8")
 
 
 def mean_sd(values: Sequence[float]) -> str:

@@ -15,6 +15,7 @@ from dme.common.errors import InputError, run
 from dme.common.options import option_parser
 
 BENCHES = ("cache", "ops", "train", "infer")
+LEAST = {"repeats": 1, "width": 1, "crop": 1, "batch": 2}  # PSP heads train on two crops or more
 
 
 def parse_args() -> Namespace:
@@ -33,8 +34,9 @@ def parse_args() -> Namespace:
     if unknown := set(args.names) - {*BENCHES, "all"}:
         choices = f"{', '.join(BENCHES)}, all"
         parser.error(f"unknown bench {', '.join(sorted(unknown))}; choose of {choices}")
-    if args.repeats < 1:
-        raise InputError(f"--repeats {args.repeats}: expected 1 or more")
+    for name, least in LEAST.items():
+        if getattr(args, name) < least:
+            raise InputError(f"--{name} {getattr(args, name)}: expected {least} or more")
     if not args.names or "all" in args.names:
         args.names = list(BENCHES)
     return args

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dme.common.errors import run
+from dme.common.errors import InputError, run
 from dme.common.options import option_parser
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ def main() -> None:
     add("names", nargs="+", metavar="BACKBONE-HEAD", help="networks")
     add("--out", type=Path, default=Path("runs/costs"), help="folder for results.json")
     args = parser.parse_args()
+    for name in args.names:
+        if name.count("-") != 1:
+            raise InputError(f"{name}: expected BACKBONE-HEAD, such as unet-psp")
     from dme.common.files import write_json
     from dme.common.folders import refuse_foreign
     from dme.common.provenance import provenance

@@ -1,9 +1,12 @@
 """En-face maps: colours, orientation, circles."""
 
 import numpy as np
+import pytest
 from helpers.pixels import extent, is_colour, stripes
 
-from dme.drawing.enface import COLOURS, UNKNOWN, Place, Span, map_picture
+from dme.drawing.canvas import Letters
+from dme.drawing.enface import COLOURS, FINE, UNKNOWN, Place, Span, map_picture
+from dme.retina.etdrs import sector_table
 
 # the map on its picture
 LEFT = 28
@@ -56,3 +59,38 @@ def test_colours_of_a_map_start_where_told():
 
     even = map_picture(np.full((3, 4), 250.0), "v", "um", span=Span(250.0))
     assert (even[100, 300] == COLOURS[0]).all()
+
+
+@pytest.mark.parametrize("centre", [(383.5, 30), (100, 30)])
+def test_every_sector_has_its_number_where_it_lies(monkeypatch, centre):
+    """Each number is that of the map under it; what lies beyond the map has none."""
+    lateral_um, spacing_um = scale_um = (11.33, 123.0)
+    right = (np.arange(768) - centre[0])[None] * lateral_um
+    up = (np.arange(61) - centre[1])[:, None] * spacing_um
+    steep = np.abs(up) > np.abs(right)
+    values = np.where(steep, np.where(up > 0, 100.0, 300.0), np.where(right > 0, 200.0, 400.0))
+    values[np.hypot(right, up) < 500] = 50.0
+    table = sector_table(values, lateral_um, spacing_um, centre)
+    means = [sector["mean_um"] for sector in table]
+
+    written = []
+
+    def write(letters, draw, place, text, *_, **style):
+        if style.get("halo"):
+            written.append((place, text))
+
+    monkeypatch.setattr(Letters, "write", write)
+    picture = map_picture(values, "v", "um", Place(scale_um, centre, sector_values=means))
+    height = picture.shape[0] - TOP - 62
+    for (x, y), text in written:
+        column = int(x / FINE / WIDTH * 768)
+        bscan = int((1 - y / FINE / height) * 61)
+        assert float(text) == pytest.approx(values[bscan, column], abs=20)
+    on_the_map = 9 if centre[0] > 300 else 8
+    assert len(written) == on_the_map
+
+    # changes have signs, what is small a decimal, what is unknown no number
+    written.clear()
+    some = Place(scale_um, centre, sector_values=[4.25, -12.0, None, -0.01], changes=True)
+    map_picture(values, "v", "um", some)
+    assert [text for _, text in written] == ["+4.2", "-12", "+0.0"]

@@ -233,6 +233,16 @@ def test_which_benches(bench, monkeypatch, capsys):
         arguments(bench, monkeypatch, "--repeats", "0")
 
 
+def test_what_no_step_can_be_made_with_is_refused(bench, monkeypatch, capsys):
+    for option, value, least in (("--batch", "1", 2), ("--width", "-1", 1), ("--crop", "0", 1)):
+        with pytest.raises(InputError, match=f"{option} {value}: expected {least} or more"):
+            arguments(bench, monkeypatch, "train", option, value)
+    costs = load_script("costs")
+    for name in ("nonsense", "unet-psp-16", "unet-nonsense"):
+        assert exit_code(costs, name) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_missing_peer_is_said_and_its_rows_left_out(bench, parts, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(parts.peers, "find_spec", lambda name: None)
     ways, losses = parts.work.confusion_ways, parts.work.loss_ways
