@@ -16,8 +16,9 @@ DICOM = ["pydicom>=3", "highdicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg
 READERS = ["nibabel", "SimpleITK"]  # independent ones, that tests compare with
 BENCH = ["torchmetrics", "monai", *EXPORT]  # the peers
 TEST = ["pytest", *TRAIN]
-DEV = ["ruff", "vulture", "pytest-cov", "triton; platform_system == 'Linux'", *TEST, *EXPORT]
-DEV += [*DICOM, *READERS]
+BROWSER = ["selenium"]  # tests of the page, where Chromium and its driver are installed
+TOOLS = ["ruff", "vulture", "pytest-cov", "triton; platform_system == 'Linux'"]
+DEV = [*TOOLS, *TEST, *EXPORT, *BROWSER, *DICOM, *READERS]
 
 setup(
     name="dme",
@@ -31,7 +32,7 @@ setup(
     package_dir={"dme.zoo": "weights"},
     package_data={
         "dme": ["py.typed"],
-        "dme.report": ["page.html"],
+        "dme.report": ["*.html", "web/*"],
         "dme.zoo": ["*.json", "*.pth", "*.md"],
     },
     entry_points={"console_scripts": ["dme = dme.__main__:main"]},
@@ -41,6 +42,7 @@ setup(
         "export": EXPORT,
         "dicom": DICOM,
         "bench": BENCH,
+        "browser": BROWSER,
         "test": TEST,
         "dev": DEV,
     },

@@ -148,6 +148,17 @@ def map_picture(
     return np.asarray(sheet.reduce(FINE))
 
 
+def map_area(
+    shape: tuple[int, int], scale_um: tuple[float, float] | None
+) -> tuple[int, int, int, int]:
+    """Where the map itself lies in its picture: left, top, width and height in pixels.
+
+    shape: (B-scans, columns). scale_um: lateral, spacing.
+    """
+    frame = _frame(shape, scale_um)
+    return LEFT, TOP, WIDTH, frame.height // FINE
+
+
 def _draw_marks(draw: ImageDraw.ImageDraw, frame: _Frame, rows: Sequence[int]) -> None:
     """A short line at the left of each of these rows."""
     _, cell_height = frame.cell

@@ -136,8 +136,13 @@ def caption_lines(text: str, width: int, letters: Letters) -> list[str]:
 def reduced(file: Path, width: int, strip: int) -> Image.Image:
     """A picture without the strip at its foot, at most so wide and 1.5 times as high."""
     with Image.open(file, formats=("PNG",)) as image:
-        height = max(1, image.height - strip)
-        scan = image.convert("RGB").crop((0, 0, image.width, height))
+        return fitting(image, width, strip)
+
+
+def fitting(image: Image.Image, width: int, strip: int) -> Image.Image:
+    """A picture as `reduced` makes it, from one that is open."""
+    height = max(1, image.height - strip)
+    scan = image.convert("RGB").crop((0, 0, image.width, height))
     times = min(width / scan.width, MOST_HEIGHT * width / scan.height)
     size = [max(1, round(side * times)) for side in scan.size]
     return scan.resize(size, reducing_gap=2)

@@ -22,7 +22,9 @@ from dme.report.doubts import SEPARATOR, doubts_of
 from dme.report.eyes import VolumePlace, place_of
 from dme.report.inputs import Item, Scan
 from dme.report.journal import Journal, Left
+from dme.report.scan_files import write_image, write_thumbnail, write_values
 from dme.report.tables import write_rows
+from dme.report.truth import Truth
 from dme.report.wording import amount, counted
 from dme.retina.fluid import measure_fluid_in_layers, measure_scan
 from dme.retina.thickness import measure_layers, retina_px
@@ -139,6 +141,7 @@ class Work:
     def predict_scan(self, order: int, scan: Scan) -> None:
         """Find, measure, leave files and a row. order: of this scan among all."""
         image = scan.read()  # (H, W)
+        truth = _truth_of(scan, image)
         scale_um = self._scale_um(scan)
         start = {
             "order": order,
@@ -153,11 +156,12 @@ class Work:
         }
 
         # a run that was killed may have done it
-        left = self.journal.take(start, image) if self.journal else None
+        pixels = [image, *truth.arrays()]
+        left = self.journal.take(start, pixels) if self.journal else None
         if left is None:
-            left = self._predict(scan, image, start, scale_um)
+            left = self._predict(scan, image, truth, start)
             if self.journal:
-                left = self.journal.add(left, image)
+                left = self.journal.add(left, pixels)
         self.rows.append(left.row)
 
         # lines of the volume's maps
@@ -166,9 +170,10 @@ class Work:
             for kind, line in left.lines.items():
                 self.thickness_px[scan.volume, kind][scan.position] = line
 
-    def _predict(self, scan: Scan, image: np.ndarray, start: dict, scale_um: Scale) -> Left:
+    def _predict(self, scan: Scan, image: np.ndarray, truth: Truth, start: dict) -> Left:
         """Find, measure, save; start: what is known of the row."""
         finding = self._find(image)
+        scale_um = self._scale_um(scan)
         axial_um = scale_um[0] if scale_um else None
         row = dict(start)
         row["doubt"] = SEPARATOR.join(doubts_of(image, finding.boundaries, axial_um))
@@ -180,8 +185,9 @@ class Work:
             row |= self._leave_layers(scan, finding, scale_um)
         if finding.mask is not None and finding.boundaries is not None:
             row |= measure_fluid_in_layers(finding.boundaries, finding.mask, scale_um)
-        row["overlay"] = f"overlays/{scan.name}.png"
-        save_png(self.out / row["overlay"], self._overlay(image, finding, row), fast=True)
+        row |= self._leave_pictures(scan, image, finding, row)
+        row["values"] = f"scans/{scan.name}.js"
+        write_values(self.out / row["values"], scan.name, values_of(finding, truth))
 
         # lines of the volume's maps
         lines = {}
@@ -231,6 +237,22 @@ class Work:
         save_png(self.out / row["profile"], profile, fast=True)
         return row
 
+    def _leave_pictures(
+        self, scan: Scan, image: np.ndarray, finding: Finding, row: dict
+    ) -> dict[str, str]:
+        """Save the overlay, large and small, and the scan as it is; returns their columns."""
+        files = {
+            "overlay": f"overlays/{scan.name}.png",
+            "thumbnail": f"thumbnails/{scan.name}.jpg",
+            "image": f"scans/{scan.name}.png",
+        }
+        overlay = self._overlay(image, finding, row)
+        save_png(self.out / files["overlay"], overlay, fast=True)
+        legend = 0 if finding.boundaries is not None else STRIP
+        write_thumbnail(self.out / files["thumbnail"], overlay, legend)
+        write_image(self.out / files["image"], image)
+        return files
+
     def _overlay(self, image: np.ndarray, finding: Finding, row: dict) -> np.ndarray:
         if finding.boundaries is not None:
             return draw_boundaries(image, finding.boundaries, finding.mask)
@@ -276,6 +298,31 @@ def mean_grey(image: np.ndarray) -> np.ndarray:
     inside = ~saturated_wedge(image)
     total = (image * inside).sum(axis=0, dtype=np.float32)
     return total / np.maximum(inside.sum(axis=0), 1)
+
+
+def _truth_of(scan: Scan, image: np.ndarray) -> Truth:
+    """What graders marked in a scan; of files that do not fit it the reason is said."""
+    if scan.truth is None:
+        return Truth()
+    try:
+        return scan.truth(image.shape)
+    except InputError as e:
+        tqdm.write(f"note: graders' marks not shown: {e}")
+        return Truth()
+
+
+def values_of(finding: Finding, truth: Truth) -> dict[str, np.ndarray | None]:
+    """What the page knows of the pixels of a scan, by the names that its scripts use."""
+    probability = finding.probability
+    if probability is not None:
+        probability = np.round(probability * 255).astype(np.uint8)
+    return {
+        "mask": finding.mask,
+        "probability": probability,
+        "rows": finding.boundaries,
+        "truth": truth.fluid,
+        "truth_rows": truth.rows,
+    }
 
 
 def legend_height(task: Task) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 from dme.common.files import sha256_file
 
 NAME = ".progress-{}.jsonl"  # of a rank
-FILE_KEYS = ("mask", "boundaries", "profile", "overlay")  # of a row: files, from the folder on
+# of a row: files, from the folder on
+FILE_KEYS = ("mask", "boundaries", "profile", "overlay", "image", "values", "thumbnail")
 
 
 @dataclass
@@ -38,13 +39,14 @@ class Journal:
         self.file = open(out / NAME.format(rank), "a", encoding="utf-8")
         self.file.write("\n")  # ends a line that a kill cut short
 
-    def take(self, start: dict, image: np.ndarray) -> Left | None:
+    def take(self, start: dict, pixels: Sequence[np.ndarray]) -> Left | None:
         """What an earlier run left of a scan, if it was the same and all its files are there.
 
-        start: what is known of its row before the prediction.
+        start: what is known of its row before the prediction. pixels: the image, and what graders
+        marked in it.
         """
         entry = self.earlier.get(start["scan"])
-        if entry is None or entry["image"] != sha256_of(image):
+        if entry is None or entry["image"] != sha256_of(pixels):
             return None
         row = entry["row"]
         if any(row.get(key) != value for key, value in as_written(start).items()):
@@ -58,12 +60,12 @@ class Journal:
             lines[name] = np.array(values, kind)
         return Left(row, lines)
 
-    def add(self, left: Left, image: np.ndarray) -> Left:
+    def add(self, left: Left, pixels: Sequence[np.ndarray]) -> Left:
         """Write down what a scan left, and give it back as it will be read again."""
         files = {name: sha256_file(self.out / name) for name in left.files()}
         lines = {name: (str(line.dtype), line.tolist()) for name, line in left.lines.items()}
         row = as_written(left.row)
-        entry = {"image": sha256_of(image), "row": row, "files": files, "lines": lines}
+        entry = {"image": sha256_of(pixels), "row": row, "files": files, "lines": lines}
         self.file.write(json.dumps(entry) + "\n")
         self.file.flush()
         self.files |= files
@@ -101,10 +103,12 @@ def _plain(value: Any) -> Any:
     return value.tolist()
 
 
-def sha256_of(image: np.ndarray) -> str:
-    """Of the pixels and the shape of an image."""
-    digest = hashlib.sha256(f"{image.shape} {image.dtype}".encode())
-    digest.update(np.ascontiguousarray(image).tobytes())
+def sha256_of(arrays: Sequence[np.ndarray]) -> str:
+    """Of the values and the shapes of arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 

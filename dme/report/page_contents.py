@@ -7,10 +7,10 @@ from pathlib import Path
 from dme.common.tasks import Task
 from dme.drawing.html import Column, Table
 from dme.inference.sizes import SIZES
-from dme.report.batch import legend_height
 from dme.report.networks import targets_of
 from dme.report.page import Page
 from dme.report.tables import sectors_of
+from dme.report.viewer import flags_of, viewer_content
 from dme.report.wording import (
     SHOWN_UNITS,
     amount,
@@ -43,8 +43,11 @@ class Results:
     skipped: list[dict]  # source, reason
 
 
-def write_page(path: Path, record: dict, task: Task, results: Results) -> None:
-    """report.html. record: provenance with command, time_utc, commit, device and the settings."""
+def write_page(path: Path, record: dict, task: Task, results: Results) -> list[str]:
+    """report.html and the files it needs; returns their names from its folder on.
+
+    record: provenance with command, time_utc, commit, device and the settings.
+    """
     rows = results.rows
     volumes = results.volumes
     settings = record["settings"]
@@ -68,8 +71,7 @@ def write_page(path: Path, record: dict, task: Task, results: Results) -> None:
         headline += _retina_headline(rows, volumes)
         volume_tables += _retina_volumes(volumes)
         scan_columns += _thickness_columns(unit, THICKNESSES[-1:])
-        profile = [Column("scan", "scan"), *_thickness_columns(unit, THICKNESSES)]
-        scan_tables.append(Table("Mean thickness of the layers", profile, rows, picture="profile"))
+        scan_tables.append(_profiles(rows, unit))
         facts += _layer_facts(settings)
     if task.finds_fluid and task.finds_layers:
         scan_tables.append(_fluid_in_layers(rows))
@@ -79,17 +81,18 @@ def write_page(path: Path, record: dict, task: Task, results: Results) -> None:
     columns = [Column("scan", "scan"), *scan_columns, Column("source", "source")]
     if doubtful:
         columns.insert(1, Column("doubt", "doubt"))
-    strip = legend_height(task)
-    scans = Table("Scans", columns, rows, rank=rank, picture="overlay", strip=strip)
+    scans = Table("Scans", columns, rows, rank, "overlay", "thumbnail", link="scan")
+    viewer = viewer_content(path.parent, rows, volumes, scan_columns, rank)
     page = Page(
         title=f"Retinal {' and '.join(targets_of(task))} in {len(rows)} scans",
         headline=headline,
         skipped=[(fault["source"], fault["reason"]) for fault in results.skipped],
-        doubtful=[(row["scan"], shown_units(row["doubt"])) for row in doubtful],
+        doubtful=[(row["scan"], "; ".join(flags_of(row))) for row in doubtful],
         tables=[*volume_tables, scans, *scan_tables],
         facts=facts + _origin_facts(record, results),
+        viewer=viewer,
     )
-    page.write(path)
+    return page.write(path)
 
 
 def _all_known(rows: Sequence[dict], key: str) -> bool:
@@ -231,6 +234,11 @@ def _thickness_columns(unit: str, names: Sequence[str]) -> list[Column]:
     return columns
 
 
+def _profiles(rows: list[dict], unit: str) -> Table:
+    columns = [Column("scan", "scan"), *_thickness_columns(unit, THICKNESSES)]
+    return Table("Mean thickness of the layers", columns, rows, picture="profile")
+
+
 def _fluid_in_layers(rows: list[dict]) -> Table:
     unit, digits = "px", 0
     if _all_known(rows, "fluid_area_mm2"):
@@ -238,4 +246,4 @@ def _fluid_in_layers(rows: list[dict]) -> Table:
     columns = [Column("scan", "scan")]
     for key, name in zip(FLUID_COLUMNS[unit], CLASSES, strict=True):
         columns.append(Column(key, f"{name} {SHOWN_UNITS[unit]}", digits))
-    return Table("Fluid in the layers", columns, rows)
+    return Table("Fluid in the layers", columns, rows, link="scan")

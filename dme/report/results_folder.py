@@ -32,7 +32,7 @@ from dme.retina.fluid import FLUID_COLUMNS
 ON_SHEET = 64  # scans on the contact sheet
 LOW = 248  # px; half the height of the scans that the networks learnt from
 OUTSIDE = (FLUID_COLUMNS["px"][0], FLUID_COLUMNS["px"][-1])  # fluid above and below the retina
-FILES = (*TABLES, "contact_sheet.png", "report.html")
+FILES = (*TABLES, "contact_sheet.png")
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None
     # files for people, then the one for programs, which says that all is there
     write_tables(out, origin.task, rows, volumes)
     save_png(out / "contact_sheet.png", _sheet(out, origin.task, rows))
-    write_page(out / "report.html", origin.record, origin.task, results)
+    page = write_page(out / "report.html", origin.record, origin.task, results)
     content = {
         "notes": results.notes,
         "scans": rows,
         "volumes": volumes,
         "skipped": work.skipped,
     }
-    content["files"] = checksums(work, volumes)
+    content["files"] = checksums(work, volumes, page)
     write_json(out / RESULTS, sealed({"finished": True, **origin.record, **content}))
     journal.remove(out)
     if place.final != out:
@@ -85,9 +85,12 @@ def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None
     _print_outcome(place.final, origin.task, results)
 
 
-def checksums(work: Work, volumes: list[dict]) -> dict[str, str]:
-    """Of every file of the results, as it was written: name from the folder on -> sha256."""
-    names = [name for name in FILES if (work.out / name).is_file()]
+def checksums(work: Work, volumes: list[dict], page: list[str]) -> dict[str, str]:
+    """Of every file of the results, as it was written: name from the folder on -> sha256.
+
+    page: names of the page's own files.
+    """
+    names = [name for name in FILES if (work.out / name).is_file()] + page
     for volume in volumes:
         for folder in MAP_FOLDERS:
             name = f"{folder}/{volume['volume']}.png"

@@ -32,6 +32,7 @@ from dme.data.matlab import open_mat as open_mat_source
 from dme.data.source import files_in, natural
 from dme.data.volume_files import open_volume
 from dme.data.volume_record import VolumeRecord
+from dme.report.truth import Truth, folder_truth
 
 # names that say which volume and which B-scan of it a file is
 VOLUME_NAMES = (r"(subject_?\d+)_(\d+)", r"(.*?)[ _-]?b-?scan[ _-]?(\d+)")
@@ -52,6 +53,7 @@ class Scan:
     eye: str | None = None  # OD or OS
     fovea: tuple[float, ...] | None = None  # column, B-scan
     record: VolumeRecord | None = None  # of the device's file it comes from
+    truth: Callable[[tuple[int, int]], Truth] | None = None  # given the shape (H, W)
 
 
 # ---- the images of a folder ---------------------------------------------------------------------
@@ -75,6 +77,10 @@ def open_images(
     scans = []
     for file in sorted(files, key=natural):
         scans.append(Scan(file.stem, str(file), partial(_read_image, file, survey.peak)))
+    truth = folder_truth(folder, [scan.name for scan in scans], notes)
+    if truth:
+        for scan in scans:
+            scan.truth = partial(truth.read, scan.name)
 
     # which B-scan of which volume each of them is
     if index:
@@ -269,5 +275,7 @@ def open_phantom(notes: list[str]) -> list[Scan]:
 
 
 def _scan_of(bscan: BScan, source: str, volume: str) -> Scan:
-    position = bscan.position
-    return Scan(bscan.name, source, bscan.image.copy, volume, position, bscan.scale_um)
+    scan = Scan(bscan.name, source, bscan.image.copy, volume, bscan.position, bscan.scale_um)
+    truth = Truth(bscan.fluid, bscan.layers)
+    scan.truth = lambda shape: truth
+    return scan

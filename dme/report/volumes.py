@@ -7,7 +7,7 @@ import numpy as np
 from dme.common.errors import InputError, with_flags
 from dme.data.volume_record import VolumeRecord
 from dme.drawing.canvas import save_png
-from dme.drawing.enface import Place, Span, map_picture
+from dme.drawing.enface import Place, Span, map_area, map_picture
 from dme.report.batch import Work
 from dme.report.eyes import VolumePlace, eyes_of
 from dme.retina.volume import SECTORS, enface_map, measure_volume, rows_of_gaps
@@ -45,9 +45,9 @@ def measure_volumes(
 
         # B-scans of different sizes are no volume; without sectors it is still one
         try:
-            span = work.ranges[name]
+            reach = work.ranges[name]
             rows_at = bscan_rows(places[name].record)
-            volume, maps = measure_volume(rows, lines_px, span, volume_eye, volume_fovea, rows_at)
+            volume, maps = measure_volume(rows, lines_px, reach, volume_eye, volume_fovea, rows_at)
         except InputError as e:
             work.skip(name, str(e))
             continue
@@ -56,13 +56,17 @@ def measure_volumes(
             work.skip(name, _fovea_outside(volume, volume_fovea))
         notes += _place_notes(volume, places[name].record)
 
+        volume["maps"] = []
         for kind, thickness in maps.items():
             key = MAP_KEYS[kind]
             volume[key] = f"{key}s/{name}.png"
-            picture = volume_picture(volume, kind, thickness, sorted(lines_px[kind]))
+            span = _span(thickness, kind)
+            picture = volume_picture(volume, kind, thickness, sorted(lines_px[kind]), span)
             save_png(work.out / volume[key], picture)
+            volume["maps"].append(_map_view(volume, kind, thickness.shape, span))
         volume["enface"] = f"enface/{name}.png"
-        save_png(work.out / volume["enface"], enface_picture(work.brightness[name], span))
+        brightness = work.brightness[name]
+        save_png(work.out / volume["enface"], enface_picture(brightness, reach))
         volumes.append(volume)
     return volumes
 
@@ -99,34 +103,63 @@ def _fovea_outside(volume: dict, fovea: Sequence[float]) -> str:
     return f"no sectors: fovea {column:g},{bscan:g} lies outside ({within})"
 
 
+def _unit(volume: dict) -> str:
+    return "px" if volume["axial_um"] is None else "\N{MICRO SIGN}m"
+
+
+def _map_scale_um(volume: dict) -> tuple[float, float] | None:
+    """Lateral and spacing, if both are known."""
+    if volume["spacing_um"] is None:
+        return None
+    return volume["lateral_um"], volume["spacing_um"]
+
+
+def _map_view(volume: dict, kind: str, shape: tuple[int, int], span: Span) -> dict:
+    """Where a map of this shape lies in its picture, and what its colours stand for."""
+    return {
+        "kind": kind,
+        "file": volume[MAP_KEYS[kind]],
+        "map_rows": shape[0],
+        "area": map_area(shape, _map_scale_um(volume)),  # left, top, width, height
+        "lowest": span.lowest,
+        "highest": span.highest,
+        "unit": _unit(volume),
+    }
+
+
+def _span(thickness: np.ndarray, kind: str) -> Span:
+    """Colours of fluid start at none, those of the retina where it is thinnest."""
+    lowest = 0.0 if kind == "fluid" else _lowest(thickness)
+    highest = float(np.nanmax(thickness, initial=0))
+    if highest <= lowest:
+        highest = lowest + 1
+    return Span(lowest, highest)
+
+
 def volume_picture(
-    volume: dict, kind: str, thickness: np.ndarray, predicted: Sequence[int]
+    volume: dict, kind: str, thickness: np.ndarray, predicted: Sequence[int], span: Span
 ) -> np.ndarray:
     """Picture of a map of a volume, uint8 (H, W, 3).
 
     kind: "fluid" or "retina". thickness: (B-scans, columns). predicted: positions of the B-scans
-    that were not interpolated.
+    that were not interpolated. span: what the colours stand for.
     """
     first = volume["first_bscan"]
-    unit = "px" if volume["axial_um"] is None else "\N{MICRO SIGN}m"
 
     # circles only where there are sectors, which takes a scale
-    scale_um = centre = None
+    centre = None
     means = []
-    if volume["spacing_um"] is not None:
-        scale_um = (volume["lateral_um"], volume["spacing_um"])
+    scale_um = _map_scale_um(volume)
     if volume[SECTORS[kind]]:
         centre = (volume["fovea_column"], volume["fovea_bscan"] - first)
         means = [sector["mean_um"] for sector in volume[SECTORS[kind]]]
     place = Place(scale_um, centre, volume["eye"], means)
 
-    # colours of fluid start at none, those of the retina where it is thinnest
-    lowest = 0.0 if kind == "fluid" else _lowest(thickness)
     rows_at = volume["bscan_rows"] or range(volume["last_bscan"] - first + 1)
     rows = [rows_at[position - first] for position in predicted]
     title = volume["volume"] + _size(volume, kind)
-    quantity = f"{kind} thickness ({unit})"
-    return map_picture(thickness, title, quantity, place, rows, Span(lowest))
+    quantity = f"{kind} thickness ({_unit(volume)})"
+    return map_picture(thickness, title, quantity, place, rows, span)
 
 
 def enface_picture(brightness: Mapping[int, np.ndarray], span: tuple[int, int]) -> np.ndarray:

@@ -154,10 +154,6 @@ const KEYS = {
   "=": actions.in,
   "-": actions.out,
   "0": actions.fit,
-  f: () => dme.toggle(dme.drawn.filter(layer => layer.id === "fluid")),
-  p: () => dme.toggle(dme.drawn.filter(layer => layer.id === "probability")),
-  b: () => dme.toggle(dme.drawn.filter(layer => layer.group === "boundaries")),
-  t: () => dme.toggle(dme.drawn.filter(layer => layer.group === "truth")),
 };
 const viewer = document.querySelector("#viewer");
 
@@ -170,10 +166,18 @@ document.addEventListener("keydown", event => {
   if (event.shiftKey && event.key.startsWith("Arrow")) moveCursor(event.key);
   else if (event.key.startsWith("Page") && target === document.body) return; // the page scrolls
   else if (ARROWS[event.key]) dme.step(ARROWS[event.key]);
-  else if (viewer.contains(target) && KEYS[event.key]) KEYS[event.key]();
-  else return;
+  else if (!viewer.contains(target) || !pressed(event.key)) return;
   event.preventDefault();
 });
+
+// Whether a key of the viewer did something
+function pressed(key) {
+  const layers = dme.drawn.filter(layer => layer.seen && layer.key === key.toLowerCase());
+  if (layers.length) dme.toggle(layers);
+  else if (KEYS[key]) KEYS[key]();
+  else return false;
+  return true;
+}
 
 // The cursor by keys: a screen pixel or more at a time, what is seen follows
 function moveCursor(key) {

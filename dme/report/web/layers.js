@@ -10,28 +10,29 @@ const css = ([red, green, blue]) => `rgb(${red}, ${green}, ${blue})`;
 
 dme.on("start", () => {
   dme.addLayer({
-    id: "probability", title: "probability", group: "fluid", colour: css(WARM[2]),
+    id: "probability", title: "probability", group: "fluid", key: "p", colour: css(WARM[2]),
     shown: false, opacity: 0.6,
     available: values => values.probability,
     draw: (context, values) => drawProbability(context, values.probability),
   });
   dme.addLayer({
-    id: "fluid", title: "fluid", group: "fluid", colour: css(FLUID),
+    id: "fluid", title: "fluid", group: "fluid", key: "f", colour: css(FLUID),
     available: values => values.mask,
     draw: (context, values) => dme.drawMask(context, values.mask, FLUID),
   });
   dme.boundaries.forEach(({name, colour}, k) => dme.addLayer({
-    id: `boundary${k}`, title: name, group: "boundaries", colour,
+    id: `boundary${k}`, title: name, group: "boundaries", key: "b", colour,
     available: values => values.rows,
     draw: (context, values) => dme.drawRow(context, values.rows, k, colour),
   }));
   dme.addLayer({
-    id: "truth", title: "graders' fluid", group: "truth", colour: css(TRUTH),
+    id: "truth", title: "fluid", group: "truth", key: "t", colour: css(TRUTH),
     available: values => values.truth,
-    draw: (context, values) => dme.drawMask(context, values.truth, TRUTH),
+    draw: (context, values) => dme.drawMask(context, values.truth, TRUTH, 0),
   });
   dme.addLayer({
-    id: "truthRows", title: "graders' boundaries", group: "truth", colour: "#fff", dashed: true,
+    id: "truthRows", title: "boundaries", group: "truth", key: "t", colour: "#fff", dashed: true,
+    shown: false,
     available: values => values.truthRows,
     draw(context, values) {
       dme.boundaries.forEach((boundary, k) => {
@@ -141,6 +142,8 @@ function groupOf(group, layers) {
 
 function switchOf(layer) {
   const button = dme.element("button", {type: "button", className: "switch", ariaPressed: layer.shown});
+  button.ariaLabel = `${GROUPS[layer.group] || layer.group}: ${layer.title}`;
+  if (layer.key) button.title = `${button.ariaLabel} (key ${layer.key.toUpperCase()})`;
   const sample = dme.element("span", {className: layer.dashed ? "sample dashed" : "sample"});
   sample.style.setProperty("--colour", layer.colour);
   button.append(sample, layer.title);
@@ -153,6 +156,7 @@ function allSwitch(layers) {
   const all = layers.every(layer => layer.shown);
   const button = dme.element("button", {type: "button", className: "switch", textContent: "all"});
   button.ariaPressed = all;
+  button.ariaLabel = `${GROUPS[layers[0].group] || layers[0].group}: all`;
   button.dataset.layer = `all ${layers[0].group}`;
   button.addEventListener("click", () => dme.toggle(layers));
   return button;

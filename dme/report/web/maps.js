@@ -22,7 +22,7 @@ function showVolume(name) {
 
 function figureOf(shown) {
   const {map, canvas} = shown;
-  const [, , width, height] = map.area;
+  const [width, height] = map.size;
   canvas.width = width;
   canvas.height = height;
   canvas.tabIndex = 0;
@@ -53,25 +53,26 @@ function colourBar({span, unit, colours}) {
   return bar;
 }
 
-// The ends of a B-scan's line on the canvas of a map: x, y, x, y
+// The ends of a B-scan's line on the canvas of a map: x, y, x, y. Of a raster it is a row; else
+// `lines` has the ends in pixels of the picture
 function lineOf(map, bscan) {
+  const [width, height] = map.size;
   if (map.lines) {
-    const [left, top] = map.area;
+    const [left, top, wide, high] = map.area;
     const line = map.lines[bscan];
-    return line && line.map((value, i) => value - (i % 2 ? top : left));
+    return line && line.map((value, i) =>
+      i % 2 ? (value - top) / high * height : (value - left) / wide * width);
   }
-  const [, , width, height] = map.area;
-  const y = (map.count - (bscan - map.first) - 0.5) / map.count * height;
+  const y = (map.count - map.rows[bscan - map.first] - 0.5) / map.count * height;
   return [0, y, width, y];
 }
 
 function drawMap(shown) {
   const {map, canvas, picture, hovered} = shown;
   const context = canvas.getContext("2d");
-  const [left, top, width, height] = map.area;
+  const [width, height] = map.size;
   context.clearRect(0, 0, width, height);
-  context.imageSmoothingEnabled = width > 2 * map.count; // a picture of few pixels stays squares
-  if (picture.naturalWidth) context.drawImage(picture, left, top, width, height, 0, 0, width, height);
+  if (picture.naturalWidth) context.drawImage(picture, ...map.area, 0, 0, width, height);
   if (hovered) drawLine(context, lineOf(map, hovered.bscan), 1, "rgba(255, 255, 255, .6)");
   const scan = dme.scan();
   const line = scan.volume === shownVolume && lineOf(map, scan.bscan);
@@ -82,7 +83,7 @@ function drawMap(shown) {
     drawPlace(context, line, thick);
   }
   canvas.ariaValueMin = map.first;
-  canvas.ariaValueMax = map.first + map.count - 1;
+  canvas.ariaValueMax = map.first + map.rows.length - 1;
   canvas.ariaValueNow = scan.bscan;
   canvas.ariaValueText = `B-scan ${scan.bscan}`;
 }
@@ -116,7 +117,7 @@ dme.on("cursor", () => maps.forEach(drawMap));
 // The scan of the volume whose line is nearest to the pointer
 function scanAt({map, canvas}, event) {
   const box = canvas.getBoundingClientRect();
-  const [, , width, height] = map.area;
+  const [width, height] = map.size;
   const x = (event.clientX - box.left) / box.width * width;
   const y = (event.clientY - box.top) / box.height * height;
   let nearest = null;

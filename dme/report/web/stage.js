@@ -13,7 +13,8 @@ dme.stage = {
 };
 
 // ---- what is drawn over the scan --------------------------------------------------------------
-// A layer: {id, title, colour, group, shown, opacity, available(values), draw(context, values)}.
+// A layer: {id, title, colour, group, key, shown, opacity, available(values), draw(context,
+// values)}; the letter `key` turns it on and off, with all others that have it.
 // The context is in pixels of the scan: pixel (x, y) covers x to x + 1 and y to y + 1, so a
 // boundary at row r is a line at y = r + 0.5. dme.pixel() is the size of a screen pixel there.
 dme.drawn = [];
@@ -26,8 +27,8 @@ dme.addLayer = function (layer) {
 
 dme.layer = id => dme.drawn.find(layer => layer.id === id);
 
-// A picture of a mask, Uint8Array of H x W, drawn where it is 1: its rim and a tint inside. It is
-// made once; whoever changes the mask calls dme.maskChanged(mask).
+// A picture of a mask, Uint8Array of H x W, drawn where it is 1: its rim, and inside a tint (0 to
+// 255). It is made once; whoever changes the mask calls dme.maskChanged(mask).
 const maskPictures = new WeakMap();
 
 dme.maskChanged = function (mask) {
@@ -35,18 +36,19 @@ dme.maskChanged = function (mask) {
   dme.redraw();
 };
 
-dme.drawMask = function (context, mask, colour) {
+dme.drawMask = function (context, mask, colour, tint = 70) {
   const {width, height} = dme.scan();
   let picture = maskPictures.get(mask);
   if (!picture) {
-    picture = maskPicture(mask, width, height, colour);
+    picture = maskPicture(mask, colour, tint);
     maskPictures.set(mask, picture);
   }
   context.imageSmoothingEnabled = false;
   context.drawImage(picture, 0, 0);
 };
 
-function maskPicture(mask, width, height, [red, green, blue]) {
+function maskPicture(mask, [red, green, blue], tint) {
+  const {width, height} = dme.scan();
   const canvas = document.createElement("canvas");
   canvas.width = width;
   canvas.height = height;
@@ -58,7 +60,7 @@ function maskPicture(mask, width, height, [red, green, blue]) {
       if (mask[place] !== 1) continue;
       const inside = x > 0 && x < width - 1 && y > 0 && y < height - 1 && mask[place - 1] === 1 &&
         mask[place + 1] === 1 && mask[place - width] === 1 && mask[place + width] === 1;
-      image.data.set([red, green, blue, inside ? 70 : 255], 4 * place);
+      image.data.set([red, green, blue, inside ? tint : 255], 4 * place);
     }
   }
   context.putImageData(image, 0, 0);
