@@ -17,6 +17,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than ten seconds; run with --slow")
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
+    config.addinivalue_line("markers", "browser: needs Chromium, its driver and selenium")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -19,6 +19,7 @@ TEMPLATE = HERE / "page.html"
 VIEWER_TEMPLATE = HERE / "viewer.html"
 WEB = HERE / "web"  # style and scripts, copied beside the page
 FOLDER = "viewer"  # where they are copied to
+MOST_OPEN = 3  # doubtful scans whose reasons are seen at once
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 STYLES = ("page.css",)
@@ -125,8 +126,10 @@ def _listed(name: str, title: str, pairs: Pairs, links: bool = False) -> str:
         if links:
             shown = scan_link(file, shown)
         items += f"<li>{shown}: {escaped(reason)}</li>"
-    heading = f"<h2>{title} ({len(pairs)})</h2>"
-    return f'<section id="{name}" class=listed>{heading}<ul>{items}</ul></section>'
+    # in the viewer doubtful scans are marked too: a long list of them may be closed
+    state = "" if links and len(pairs) > MOST_OPEN else " open"
+    heading = f"<summary><h2>{title} ({len(pairs)})</h2></summary>"
+    return f'<details id="{name}" class=listed{state}>{heading}<ul>{items}</ul></details>'
 
 
 def _facts(facts: Pairs) -> str:

@@ -56,7 +56,9 @@ def folder_truth(root: Path, names: Iterable[str], notes: list[str]) -> FolderTr
     lookup = np.arange(256, dtype=np.uint8)
     try:
         layout = find_layout(root)
-        masks = {name: file for name, file in (layout.masks or {}).items() if name in wanted}
+        for name, image in layout.images.items():  # whose names masks may shorten
+            if image.stem in wanted and name in (layout.masks or {}):
+                masks[image.stem] = layout.masks[name]
         if masks:
             lookup, meaning = _meaning(masks.values(), layout.mask_place)
             notes.append(f"{root}: {len(masks)} masks of graders are shown beside: {meaning}")

@@ -17,7 +17,7 @@ from dme.report.wording import SHOWN_UNITS, shown_units
 from dme.retina.rows import BOUNDARIES
 from dme.retina.volume import SCALE
 
-MAP_TITLES = {"fluid": "fluid thickness", "retina": "thickness of the retina"}
+MAP_TITLES = {"fluid": "fluid thickness", "retina": "retinal thickness"}
 DIGITS = {"mm2": 4, "mm3": 4, "um": 1, "px": 0}  # of the ends of intervals
 LOW = "_low"  # in the key of an interval's lower end; that of the upper one has HIGH instead
 HIGH = "_high"

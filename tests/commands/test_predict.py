@@ -347,7 +347,8 @@ def test_odd_file_names(predict, tmp_path):
     page = done.page()
     assert "a&amp;b &lt;i&gt;" in page
     assert "<i>" not in page
-    assert 'href="overlays/50%25%20%231%3F.png"' in page
+    assert 'href="#scan=50%25%20%231%3F"' in page
+    assert 'src="thumbnails/50%25%20%231%3F.jpg"' in page
 
 
 # ---- many processes, real scans -----------------------------------------------------------------

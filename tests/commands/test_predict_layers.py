@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.knowing_networks import Knows
+from helpers.page_files import PAGE_FILES, scan_files
 from helpers.scan_files import files, flat, indexed, save
 from helpers.scripts import table
 from PIL import Image
@@ -22,7 +23,7 @@ from dme.retina.rows import CLASSES
 from dme.retina.thickness import THICKNESS_COLUMNS
 
 LAYERS = ["--task", "layers"]
-IN_RESULTS = {"measurements.csv", "measurements.json", "contact_sheet.png", "report.html"}
+IN_RESULTS = {"measurements.csv", "measurements.json", "contact_sheet.png", *PAGE_FILES}
 CYST = (slice(28, 32), slice(20, 30))  # of 40 px, in the INL
 
 
@@ -46,6 +47,7 @@ def test_files_of_single_scans(done):
     expected = set(IN_RESULTS)
     for i in range(2):
         expected |= {f"overlays/s{i}.png", f"profiles/s{i}.png", f"boundaries/s{i}.csv"}
+        expected |= scan_files(f"s{i}")
     assert files(done.out) == expected
     for row in done.table():
         assert list(row) == list(SCAN_COLUMNS["layers"])
@@ -84,9 +86,9 @@ def test_thickness_of_single_scans(done, truths):
 def test_page_of_single_scans(done):
     page = done.page()
     addresses = re.findall(r'(?:src|href)="?([^" >]+)', page)
-    assert {"overlays/s0.png", "profiles/s1.png"} <= set(addresses)
+    assert {"thumbnails/s0.jpg", "profiles/s1.png", "#scan=s1"} <= set(addresses)
     for address in addresses:
-        assert address.startswith("data:image/") or done.has(address), address
+        assert address.startswith("#scan=s") or done.has(address), address
     assert "Retinal layers in 2 scans" in page
     assert ">GCL+IPL µm<" in page
     assert "fluid" not in page
@@ -329,4 +331,5 @@ def test_another_task_leaves_nothing_of_the_first(predict, tmp_path):
     expected = IN_RESULTS | {"volumes.csv", "sectors.csv", "maps/v.png", "enface/v.png"}
     for i in range(2):
         expected |= {f"masks/v_bscan00{i}.png", f"overlays/v_bscan00{i}.png"}
+        expected |= scan_files(f"v_bscan00{i}")
     assert files(done.out) == expected

@@ -1,113 +1,100 @@
-"""Headless Chromium, spoken to over its debugging pipe."""
+"""Headless Chromium, driven by Selenium; tests that use it are skipped where one is missing."""
 
+import io
 import json
-import os
-import subprocess
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-OPTIONS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--remote-debugging-pipe",
-)
+import pytest
+from PIL import Image
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+PATIENCE_S = 60  # a busy machine starts scripts late
 # middle of an element, after it was scrolled into view
-MIDDLE = """(() => {
-    const element = document.querySelector(SELECTOR);
+MIDDLE = """
+    const element = document.querySelector(arguments[0]);
     element.scrollIntoView({block: 'center'});
     const box = element.getBoundingClientRect();
-    return [box.x + box.width / 2, box.y + box.height / 2];
-})()"""
+    return [box.x + box.width * arguments[1], box.y + box.height * arguments[2]];
+"""
 
 
 class Browser:
-    """One window. Messages of Chromium's protocol are JSON that ends with a zero byte."""
+    """One window of so many pixels."""
 
-    def __init__(self, program: str, profile: Path):
-        read_here, write_there = os.pipe()
-        read_there, write_here = os.pipe()
-        pipes = f"3<&{read_there} 4>&{write_there}"
-        arguments = f'{" ".join(OPTIONS)} --user-data-dir="{profile}"'
-        self.process = subprocess.Popen(
-            ["bash", "-c", f'exec "{program}" {arguments} {pipes}'],
-            pass_fds=(read_there, write_there),
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(read_there)
-        os.close(write_there)
-        self.answers = os.fdopen(read_here, "rb")
-        self.requests = os.fdopen(write_here, "wb")
-        self.count = 0
-        self.session = None
-        self.events = []
+    def __init__(self, width: int = 1280, height: int = 900):
+        webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+        program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+        driver = shutil.which("chromedriver")
+        if program is None or driver is None:
+            pytest.skip(f"no Chromium with its driver here (looked for {', '.join(PROGRAMS)})")
+        options = webdriver.ChromeOptions()
+        options.binary_location = program
+        for argument in (*OPTIONS, f"--window-size={width},{height}"):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        service = webdriver.ChromeService(driver)
+        self.driver = webdriver.Chrome(options, service)
+        self.actions = webdriver.ActionChains(self.driver, duration=0)
 
-    def call(self, method: str, **params: Any) -> dict:
-        """The result of a method; what else arrives meanwhile is kept as events."""
-        self.count += 1
-        message = {"id": self.count, "method": method, "params": params}
-        if self.session:
-            message["sessionId"] = self.session
-        self.requests.write(json.dumps(message).encode() + b"\0")
-        self.requests.flush()
-        while True:
-            answer = self._answer()
-            if answer.get("id") == self.count:
-                assert "error" not in answer, answer
-                return answer["result"]
-            self.events.append(answer)
-
-    def _answer(self) -> dict:
-        text = b""
-        while not text.endswith(b"\0"):
-            byte = self.answers.read(1)
-            assert byte, "Chromium ended"
-            text += byte
-        return json.loads(text[:-1])
-
-    def open(self, page: Path) -> None:
-        """Show a file, and wait until it is there."""
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self.session = attached["sessionId"]
-        self.call("Runtime.enable")
-        self.call("Page.enable")
-        self.call("Page.navigate", url=page.as_uri())
-        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+    def open(self, page: Path, mark: str = "") -> None:
+        """Show a file anew, and wait until it is there. mark: what follows # in the address."""
+        self.driver.get("about:blank")
+        self.driver.get_log("browser")
+        self.driver.get(page.as_uri() + mark)
 
     def get(self, expression: str) -> Any:
         """The value of JavaScript."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
+        return self.driver.execute_script(f"return {expression}")
 
     def wait(self, expression: str) -> None:
-        """Until JavaScript is true, ten seconds at most."""
-        for _ in range(200):
+        """Until JavaScript is true."""
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
             if self.get(expression):
                 return
-            time.sleep(0.05)
+            time.sleep(0.02)
         raise AssertionError(f"never true: {expression}")
 
-    def click(self, selector: str) -> None:
-        x, y = self.get(MIDDLE.replace("SELECTOR", json.dumps(selector)))
-        mouse = {"x": x, "y": y, "button": "left", "clickCount": 1}
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, **mouse)
+    def move(self, selector: str, across: float = 0.5, down: float = 0.5) -> None:
+        """The pointer to a place of an element, in shares of its width and height."""
+        x, y = self.driver.execute_script(MIDDLE, selector, across, down)
+        self.actions.w3c_actions.pointer_action.move_to_location(round(x), round(y))
+        self.actions.perform()
 
-    def press(self, key: str, code: int) -> None:
-        keyboard = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, **keyboard)
+    def click(self, selector: str, across: float = 0.5, down: float = 0.5) -> None:
+        self.move(selector, across, down)
+        self.actions.click().perform()
 
-    def faults(self) -> list[dict]:
-        """Exceptions of the page's own script."""
-        return [event for event in self.events if event["method"] == "Runtime.exceptionThrown"]
+    def press(self, key: str, *held: str) -> None:
+        """A key by its name in JavaScript, such as ArrowRight, or a letter; others held."""
+        from selenium.webdriver.common.keys import Keys
+
+        names = {"ArrowLeft": Keys.LEFT, "ArrowRight": Keys.RIGHT, "ArrowUp": Keys.UP}
+        names |= {"ArrowDown": Keys.DOWN, "Escape": Keys.ESCAPE, "Shift": Keys.SHIFT}
+        names |= {"Tab": Keys.TAB, "End": Keys.END}
+        for other in held:
+            self.actions.key_down(names[other])
+        self.actions.send_keys(names.get(key, key))
+        for other in held:
+            self.actions.key_up(names[other])
+        self.actions.perform()
+
+    def colour(self, selector: str, across: float, down: float) -> tuple[int, int, int]:
+        """What is seen at a place of an element, in shares of its width and height."""
+        self.driver.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
+        element = self.driver.find_element("css selector", selector)
+        with Image.open(io.BytesIO(element.screenshot_as_png)) as picture:
+            spot = (int(across * picture.width), int(down * picture.height))
+            return picture.convert("RGB").getpixel(spot)
+
+    def faults(self) -> list[str]:
+        """Errors of the page's scripts, files it asked for in vain, breaches of its policy."""
+        log = self.driver.get_log("browser")
+        return [json.dumps(entry) for entry in log if entry["level"] == "SEVERE"]
 
     def close(self) -> None:
-        self.requests.close()
-        self.process.terminate()
-        self.process.wait(20)
-        self.answers.close()
+        self.driver.quit()

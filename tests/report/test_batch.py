@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.knowing_networks import Bright, Knows
+from helpers.page_files import scan_files
 from helpers.scan_files import files, flat, indexed, picture
 
 from dme.common.errors import InputError
@@ -31,6 +32,7 @@ def test_what_a_scan_leaves(tmp_path):
     work = work_in(tmp_path, fluid=network, layers=network)
     work.predict_scan(0, Scan("a", "a.png", with_cyst))
     expected = {"masks/a.png", "boundaries/a.csv", "profiles/a.png", "overlays/a.png"}
+    expected |= scan_files("a")
     assert files(tmp_path) == expected
     (row,) = work.rows
     assert row["scan"] == "a"

@@ -1,17 +1,17 @@
 """The page: what is in it, and in a browser how it answers."""
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.browser import Browser
 
+from dme.drawing import html
 from dme.drawing.canvas import save_png
 from dme.drawing.html import Column, Table
 from dme.drawing.overlays import STRIP
 from dme.report.page import Page
+from dme.report.scan_files import write_thumbnail
 
 ROWS = [
     ("b<i>", 2.5, 9),
@@ -27,16 +27,16 @@ def page(tmp_path) -> Path:
     for i, (name, area_mm2, regions) in enumerate(ROWS):
         picture = np.full((60 + STRIP, 90, 3), 50 + 40 * i, np.uint8)
         save_png(tmp_path / "overlays" / f"{i}.png", picture)
+        write_thumbnail(tmp_path / "thumbnails" / f"{i}.jpg", picture, STRIP)
         row = {"scan": name, "area": area_mm2, "regions": regions}
-        rows.append(row | {"overlay": f"overlays/{i}.png"})
+        row |= {"overlay": f"overlays/{i}.png", "thumbnail": f"thumbnails/{i}.jpg"}
+        rows.append(row)
     columns = [
         Column("scan", "scan"),
         Column("area", "area mm2", 2),
         Column("regions", "regions"),
     ]
-    scans = Table("Scans", columns, rows, rank="area", picture="overlay")
-    scans.strip = STRIP
-    scans.thumbnails = 3
+    scans = Table("Scans", columns, rows, "area", "overlay", "thumbnail")
     none = Table("None", columns, [])
     plain = Table("Plain", columns[:2], rows[:2])
     tables = [scans, none, plain]
@@ -47,12 +47,15 @@ def page(tmp_path) -> Path:
     return tmp_path / "report.html"
 
 
-def test_page_stands_alone_and_escapes(page):
+def test_page_needs_its_folder_alone_and_escapes(page):
     text = page.read_text(encoding="utf-8")
     addresses = re.findall(r'(?:src|href)="?([^" >]+)', text)
-    addresses += re.findall(r"url\(([^)]*)", text)
+    assert len(addresses) == 2 * 4 + 2
     for address in addresses:
-        assert address.startswith("data:image/") or (page.parent / address).is_file(), address
+        assert (page.parent / address).is_file(), address
+    for file in (page.parent / "viewer").iterdir():
+        brought = file.read_text(encoding="utf-8")
+        assert not re.search(r"https?:|@import|url\(|fetch|XMLHttp", brought), file
     for expected in (
         "b&lt;i&gt;",
         "bad&lt;script&gt;.png",
@@ -62,43 +65,46 @@ def test_page_stands_alone_and_escapes(page):
         "Skipped (1)",
     ):
         assert expected in text
-    for unexpected in ("http", "{{", "@import", "b<i>", ">None<"):
+    for unexpected in ("http:", "https:", "//", "{{", "@import", "b<i>", ">None<", "style="):
         assert unexpected not in text
+    assert "default-src 'none'; script-src 'self' file:;" in text
+    assert "unsafe" not in text
 
 
-def test_page_is_sorted_and_has_thumbnails_of_the_first(page):
+def test_page_is_sorted_and_has_thumbnails(page):
     text = page.read_text(encoding="utf-8")
     body = text.split("<tbody>")[1].split("</tbody>")[0]
     assert re.findall(r"<td class=text>(.*?)</td>", body) == ["a9", "b&lt;i&gt;", "a10", "c"]
     rows = body.split("<tr>")[1:]
-    assert ["data:image/jpeg" in row for row in rows] == [True, True, True, False]
+    for i, row in zip([2, 0, 1, 3], rows, strict=True):
+        assert f'src="thumbnails/{i}.jpg"' in row
     assert ">7.25</td>" in rows[0]
     assert ">11</td>" in rows[0]
     assert 'data-value=""' in rows[2]
-    assert "pictures of the first 3" in text
     assert "width=220 height=147" in rows[0]  # of 90 x 60: without the legend
+
+
+def test_long_tables_keep_their_rest_beside_the_page(page, monkeypatch):
+    monkeypatch.setattr(html, "ROWS_INSIDE", 2)
+    columns = [Column("scan", "scan"), Column("area", "area mm2", 2)]
+    rows = [{"scan": f'a"{i}</script>', "area": float(i)} for i in range(5)]
+    Page("Long", [], [], [Table("T", columns, rows)], []).write(page)
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<tr>") == 1 + 2
+    assert "show all 5 rows" in text
+    rest = (page.parent / "viewer" / "rows-0.js").read_text(encoding="utf-8")
+    assert rest.count("<tr>") == 3
+    assert "</script>" not in rest
 
 
 def test_nothing_is_left_of_a_failed_page(page, tmp_path):
     before = page.read_bytes()
-    (tmp_path / "overlays" / "0.png").unlink()
-    rows = [{"scan": "x", "overlay": "overlays/0.png"}]
+    rows = [{"scan": "x", "overlay": "overlays/none.png"}]
     table = Table("T", [Column("scan", "scan")], rows, picture="overlay")
     with pytest.raises(FileNotFoundError):
         Page("t", [], [], [table], []).write(page)
     assert page.read_bytes() == before
     assert not list(tmp_path.glob(".*part"))
-
-
-@pytest.fixture
-def browser(tmp_path):
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip(f"no Chromium here (looked for {', '.join(names)})")
-    browser = Browser(program, tmp_path / "profile")
-    yield browser
-    browser.close()
 
 
 # what the page shows, in JavaScript
@@ -111,6 +117,7 @@ SHOWN_WIDTH = "document.querySelector('dialog img').getBoundingClientRect().widt
 IS_LARGE = "document.querySelector('dialog img').naturalHeight === 84"
 
 
+@pytest.mark.browser
 def test_sort_in_chromium(page, browser):
     browser.open(page)
     assert browser.get(NAMES) == ["a9", "b<i>", "a10", "c"]
@@ -129,6 +136,23 @@ def test_sort_in_chromium(page, browser):
     assert browser.faults() == []
 
 
+@pytest.mark.browser
+def test_long_tables_are_sorted_whole_in_chromium(page, browser, monkeypatch):
+    monkeypatch.setattr(html, "ROWS_INSIDE", 2)
+    columns = [Column("scan", "scan"), Column("area", "area mm2", 2)]
+    rows = [{"scan": f"<b>{i}", "area": float(i)} for i in range(5)]
+    Page("Long", [], [], [Table("T", columns, rows)], []).write(page)
+    browser.open(page)
+    names = NAMES.replace("cells[1]", "cells[0]")
+    assert browser.get(names) == ["<b>0", "<b>1"]
+    browser.click("th:nth-child(2) button")
+    browser.wait("document.querySelectorAll('tbody tr').length === 5")
+    assert browser.get(names) == ["<b>4", "<b>3", "<b>2", "<b>1", "<b>0"]
+    assert browser.get("document.querySelector('.rest')") is None
+    assert browser.faults() == []
+
+
+@pytest.mark.browser
 def test_enlarge_in_chromium(page, browser):
     browser.open(page)
     browser.click("th:nth-child(4) button")  # a10, a9, c, b<i>
@@ -139,22 +163,23 @@ def test_enlarge_in_chromium(page, browser):
     assert "a10" in browser.get(CAPTION)
     assert browser.get(SHOWN_WIDTH) > 300
 
-    # on, to the picture without a thumbnail, and round
-    browser.press("ArrowRight", 39)
+    # on, to the next pictures, and round
+    browser.press("ArrowRight")
     assert browser.get(SHOWN).endswith("overlays/2.png")
     browser.click("dialog button[value='1']")
     browser.click("dialog button[value='1']")
     assert browser.get(SHOWN).endswith("overlays/0.png")
-    browser.press("ArrowRight", 39)
+    browser.press("ArrowRight")
     assert browser.get(SHOWN).endswith("overlays/1.png")
-    browser.press("Escape", 27)
+    browser.press("Escape")
     assert browser.get(SHOWN) is False
     assert browser.faults() == []
 
 
+@pytest.mark.browser
 def test_page_without_its_pictures_in_chromium(page, browser):
-    (page.parent / "overlays").rename(page.parent / "elsewhere")  # someone was sent the page alone
+    (page.parent / "overlays").rename(page.parent / "elsewhere")  # some files were left behind
     browser.open(page)
     browser.click("tbody tr:nth-child(2) .picture")
-    browser.wait("document.querySelector('dialog img').src.startsWith('data:image/jpeg')")
+    browser.wait("document.querySelector('dialog img').src.endsWith('thumbnails/0.jpg')")
     assert "not found" in browser.get(CAPTION)

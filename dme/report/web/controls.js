@@ -37,8 +37,10 @@ function showAbout(scan) {
   const numbers = about.querySelector("dl");
   numbers.replaceChildren();
   for (const column of dme.columns) {
-    numbers.append(dme.element("dt", {textContent: column.title}),
-      dme.element("dd", {textContent: dme.shown(scan, column)}));
+    numbers.append(dme.element("div", {}, [
+      dme.element("dt", {textContent: column.title}),
+      dme.element("dd", {textContent: dme.shown(scan, column)}),
+    ]));
   }
   const flags = about.querySelector("ul");
   flags.replaceChildren(...scan.flags.map(flag => dme.element("li", {textContent: flag})));

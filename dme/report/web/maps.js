@@ -55,7 +55,7 @@ function colourBar({span, unit, colours}) {
 
 // The ends of a B-scan's line on the canvas of a map: x, y, x, y. Of a raster it is a row; else
 // `lines` has the ends in pixels of the picture
-function lineOf(map, bscan) {
+dme.lineOf = function (map, bscan) {
   const [width, height] = map.size;
   if (map.lines) {
     const [left, top, wide, high] = map.area;
@@ -65,7 +65,7 @@ function lineOf(map, bscan) {
   }
   const y = (map.count - map.rows[bscan - map.first] - 0.5) / map.count * height;
   return [0, y, width, y];
-}
+};
 
 function drawMap(shown) {
   const {map, canvas, picture, hovered} = shown;
@@ -73,9 +73,9 @@ function drawMap(shown) {
   const [width, height] = map.size;
   context.clearRect(0, 0, width, height);
   if (picture.naturalWidth) context.drawImage(picture, ...map.area, 0, 0, width, height);
-  if (hovered) drawLine(context, lineOf(map, hovered.bscan), 1, "rgba(255, 255, 255, .6)");
+  if (hovered) drawLine(context, dme.lineOf(map, hovered.bscan), 1, "rgba(255, 255, 255, .6)");
   const scan = dme.scan();
-  const line = scan.volume === shownVolume && lineOf(map, scan.bscan);
+  const line = scan.volume === shownVolume && dme.lineOf(map, scan.bscan);
   if (line) {
     const thick = Math.max(2, width / 260);
     drawLine(context, line, 2.4 * thick, "rgba(0, 0, 0, .75)");
@@ -124,7 +124,7 @@ function scanAt({map, canvas}, event) {
   let least = Infinity;
   for (const scan of dme.scans) {
     if (scan.volume !== shownVolume) continue;
-    const line = lineOf(map, scan.bscan);
+    const line = dme.lineOf(map, scan.bscan);
     const away = line ? distance(x, y, line) : Infinity;
     if (away < least) {
       least = away;

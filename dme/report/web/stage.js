@@ -75,7 +75,7 @@ dme.redraw = function () {
   asked = true;
   requestAnimationFrame(() => {
     asked = false;
-    draw();
+    dme.drawNow();
   });
 };
 
@@ -89,7 +89,7 @@ dme.scale = function () {
 // A screen pixel, in pixels of the scan
 dme.pixel = () => 1 / dme.scale();
 
-function draw() {
+dme.drawNow = function () {
   const {canvas, centre, cursor} = dme.stage;
   const ratio = window.devicePixelRatio || 1;
   const sides = [canvas.clientWidth, canvas.clientHeight].map(side => Math.round(side * ratio));
@@ -118,7 +118,7 @@ function draw() {
   }
   if (cursor) drawCursor(context, cursor);
   dme.emit("drawn");
-}
+};
 
 function drawCursor(context, [x, y]) {
   const {width, height} = dme.scan();
