@@ -85,11 +85,10 @@ class Browser:
 
     def colour(self, selector: str, across: float, down: float) -> tuple[int, int, int]:
         """What is seen at a place of an element, in shares of its width and height."""
+        spot = self.driver.execute_script(MIDDLE, selector, across, down)
         self.driver.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
-        element = self.driver.find_element("css selector", selector)
-        with Image.open(io.BytesIO(element.screenshot_as_png)) as picture:
-            spot = (int(across * picture.width), int(down * picture.height))
-            return picture.convert("RGB").getpixel(spot)
+        with Image.open(io.BytesIO(self.driver.get_screenshot_as_png())) as picture:
+            return picture.convert("RGB").getpixel(tuple(map(int, spot)))
 
     def faults(self) -> list[str]:
         """Errors of the page's scripts, files it asked for in vain, breaches of its policy."""

@@ -32,7 +32,7 @@ def scan_rows(count: int, volume: str | None = "eye") -> list[dict]:
 def volume_of(rows: list[dict]) -> dict:
     """The volume that the rows are of, as it stands in measurements.json."""
     view = {"kind": "fluid", "file": "maps/eye.png", "area": MAP_AREA}
-    view |= {"lowest": 0.0, "highest": 50.0, "unit": "µm"}
+    view |= {"lowest": 0.0, "highest": 50.0, "unit": "µm", "map_rows": len(rows)}
     volume = {"volume": "eye", "first_bscan": 0, "last_bscan": len(rows) - 1}
     return volume | {"maps": [view], "enface": "enface/eye.png"}
 
