@@ -1,5 +1,6 @@
 """Pages with a viewer, of scans that were made up: no network is needed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from dme.report.viewer import viewer_content
 
 WIDTH = 60  # of a scan, px
 HEIGHT = 40
+KINDS = ("mask", "probability", "rows", "truth", "truth_rows")  # of values of a scan
 MAP_AREA = (28, 64, 640, 400)  # left, top, width, height of a map in its picture
 COLUMNS = [Column("fluid_area_mm2", "fluid mm²", 4), Column("retina_um", "retina µm", 1)]
 
@@ -54,13 +56,19 @@ def scan_values(i: int) -> dict[str, np.ndarray]:
     }
 
 
-def write_viewer_page(folder: Path, rows: list[dict], with_files: int) -> Path:
-    """report.html of the rows, of the first of which files are written; the others have theirs."""
+def write_viewer_page(
+    folder: Path, rows: list[dict], with_files: int, kinds: Sequence[str] = KINDS
+) -> Path:
+    """report.html of the rows, of the first of which files are written; the others have theirs.
+
+    kinds: those of a scan's values that there are.
+    """
     for i in range(with_files):
         image = np.full((HEIGHT, WIDTH), 40 + 20 * (i % 8), np.uint8)
         picture = np.repeat(image[..., None], 3, axis=2)
+        values = {kind: array for kind, array in scan_values(i).items() if kind in kinds}
         write_image(folder / rows[i]["image"], image)
-        write_values(folder / rows[i]["values"], rows[i]["scan"], scan_values(i))
+        write_values(folder / rows[i]["values"], rows[i]["scan"], values)
         save_png(folder / rows[i]["overlay"], picture)
         write_thumbnail(folder / rows[i]["thumbnail"], picture, 0)
     for row in rows[with_files:]:

@@ -226,3 +226,25 @@ def test_single_scans_have_no_maps(tmp_path, browser):
     assert browser.get("document.querySelector('#maps').hidden")
     assert browser.get("document.querySelector('#place').textContent") == "scan 3 of 3"
     assert browser.faults() == []
+
+
+@pytest.mark.parametrize(
+    ("kinds", "groups", "readout"),
+    [
+        (("mask", "probability"), ["Fluid"], "fluid in this column 28 µm"),
+        (("rows",), ["Boundaries"], "retina 112 µm"),
+        (("mask", "probability", "truth"), ["Fluid", "Graders"], "grader no fluid"),
+    ],
+)
+def test_what_nobody_looked_for_is_not_offered(tmp_path, browser, kinds, groups, readout):
+    rows = scan_rows(3)
+    if "rows" not in kinds:
+        for row in rows:
+            del row["boundaries"]
+    browser.open(write_viewer_page(tmp_path, rows, 3, kinds))
+    browser.wait("dme.loaded")
+    legends = "Array.from(document.querySelectorAll('#layers legend'), text => text.textContent)"
+    assert browser.get(legends) == groups
+    browser.driver.execute_script("dme.setCursor([20, 12])")
+    assert readout in browser.get(READOUT)
+    assert browser.faults() == []
