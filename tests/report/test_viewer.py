@@ -8,9 +8,11 @@ import zlib
 import numpy as np
 import pytest
 from helpers.viewer_pages import HEIGHT, WIDTH, scan_rows, write_viewer_page
+from scipy import ndimage
 
+from dme.data.phantom import phantom_bscan
 from dme.drawing.html import Column
-from dme.report.scan_files import write_values
+from dme.report.scan_files import write_image, write_values
 from dme.report.viewer import flags_of, viewer_content
 
 
@@ -59,6 +61,19 @@ def test_the_scan_with_most_opens_first(tmp_path):
     for row, area_mm2 in zip(rows, (0.1, 0.3, None), strict=True):
         row["fluid_area_mm2"] = area_mm2
     assert viewer_content(tmp_path, rows, [], COLUMNS, "fluid_area_mm2")["first"] == 1
+
+
+def test_files_of_a_volume_stay_below_40_mb(tmp_path):
+    scan = phantom_bscan(5)
+    noise = np.random.default_rng(0).normal(0, 3, scan.image.shape)
+    probability = (ndimage.gaussian_filter(scan.fluid * 255.0, 4) + noise).clip(0, 255)
+    values = {"mask": scan.fluid, "probability": probability.astype(np.uint8)}
+    values |= {"rows": scan.layers, "truth": scan.fluid, "truth_rows": scan.layers}
+    assert scan.image.shape == (496, 768)
+    write_image(tmp_path / "a.png", scan.image)
+    write_values(tmp_path / "a.js", "a", values)
+    used = sum((tmp_path / name).stat().st_size for name in ("a.png", "a.js"))
+    assert used * 61 < 40_000_000
 
 
 def test_page_of_two_thousand_scans_stays_small(tmp_path):

@@ -219,6 +219,15 @@ def test_phone_needs_no_sideways_scrolling(page, browser):
         browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_a_volume_opens_in_less_than_a_second_of_work(tmp_path, browser):
+    page = write_viewer_page(tmp_path, scan_rows(61), 61)
+    browser.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+    browser.open(page)
+    browser.wait(LOADED.format(60))
+    metrics = browser.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    assert {metric["name"]: metric["value"] for metric in metrics}["TaskDuration"] < 1
+
+
 def test_single_scans_have_no_maps(tmp_path, browser):
     page = write_viewer_page(tmp_path, scan_rows(3, volume=None), 3)
     browser.open(page)

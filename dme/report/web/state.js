@@ -100,7 +100,12 @@ window.addEventListener("hashchange", () => {
 
 dme.on("open", () => {
   const hash = `#scan=${encodeURIComponent(dme.scan().name)}`;
-  if (location.hash !== hash) history.replaceState(null, "", hash);
+  if (location.hash === hash) return;
+  try {
+    history.replaceState(null, "", hash);
+  } catch {
+    // some browsers refuse after a hundred of them: paging goes on without
+  }
 });
 
 // ---- pixels, from script files beside the page ------------------------------------------------
