@@ -31,9 +31,18 @@ def viewer_content(
     folder: of the page and its pictures. columns: numbers of a scan to show and to sort by. rank:
     the key of the number that the first scan to open has most of.
     """
-    shown = [_shown_column(column, rows) for column in columns]
-    keys = {column["key"] for column in shown}
-    shown += [column for column in _interval_columns(rows) if column["key"] not in keys]
+    # numbers with their intervals, both ends of which can be sorted by
+    intervals = _intervals(rows)
+    shown = []
+    for column in columns:
+        entry = {"key": column.key, "title": column.title, "digits": column.digits}
+        if column.key in intervals:
+            entry["interval"] = list(intervals[column.key])
+        shown.append(entry)
+    for ends in intervals.values():
+        shown += [_end_column(key) for key in ends]
+
+    # the names of layers are of use only where they were looked for
     most = max(range(len(rows)), key=lambda i: rows[i][rank] or 0)
     layers = any("boundaries" in row for row in rows)
     return {
@@ -57,9 +66,6 @@ def _hex(colour: Sequence[int]) -> str:
 
 # ---- scans --------------------------------------------------------------------------------------
 def _scan(row: dict, columns: list[dict]) -> dict:
-    keys = []
-    for column in columns:
-        keys += [column["key"], *column.get("interval", ())]
     return {
         "name": row["scan"],
         "volume": row["volume"],
@@ -67,10 +73,12 @@ def _scan(row: dict, columns: list[dict]) -> dict:
         "width": row["width_px"],
         "height": row["height_px"],
         "scale": [row[key] for key in SCALE],
+        # files beside the page
         "image": row["image"],
         "values": row["values"],
         "flags": flags_of(row),
-        "numbers": {key: row.get(key) for key in keys},
+        # by the keys of the columns
+        "numbers": {column["key"]: row.get(column["key"]) for column in columns},
     }
 
 
@@ -80,35 +88,27 @@ def flags_of(row: dict) -> list[str]:
     return [shown_units(text) for text in texts if text]
 
 
-def _shown_column(column: Column, rows: list[dict]) -> dict:
-    shown = {"key": column.key, "title": column.title, "digits": column.digits}
-    for low in _interval_keys(rows):
-        if low.replace(LOW, "", 1) == column.key:
-            shown["interval"] = [low, low.replace(LOW, HIGH, 1)]
-    return shown
+def _intervals(rows: list[dict]) -> dict[str, tuple[str, str]]:
+    """Key of a number -> those of the ends of its interval, for all that rows have.
 
-
-def _interval_keys(rows: list[dict]) -> list[str]:
-    """Keys of the lower ends of intervals, such as fluid_area_low_mm2, that rows have."""
-    keys = {}
+    Such as fluid_area_mm2 -> fluid_area_low_mm2, fluid_area_high_mm2.
+    """
+    intervals = {}
     for row in rows:
-        for key in row:
-            if LOW in key and key.replace(LOW, HIGH, 1) in row:
-                keys[key] = None
-    return list(keys)
+        for low in row:
+            high = low.replace(LOW, HIGH, 1)
+            if LOW in low and high in row:
+                intervals[low.replace(LOW, "", 1)] = (low, high)
+    return intervals
 
 
-def _interval_columns(rows: list[dict]) -> list[dict]:
-    """Both ends of every interval, to sort by."""
-    columns = []
-    for low in _interval_keys(rows):
-        for key in (low, low.replace(LOW, HIGH, 1)):
-            unit = key.rpartition("_")[2]
-            title = key.removesuffix(f"_{unit}") if unit in SHOWN_UNITS else key
-            title = f"{title} {unit}" if unit in SHOWN_UNITS else title
-            column = {"key": key, "title": shown_units(title.replace("_", " "))}
-            columns.append(column | {"digits": DIGITS.get(unit, 2)})
-    return columns
+def _end_column(key: str) -> dict:
+    """The column of one end of an interval, named after its key."""
+    name, _, unit = key.rpartition("_")
+    if unit not in SHOWN_UNITS:
+        name, unit = key, ""
+    title = f"{name.replace('_', ' ')} {shown_units(unit)}".strip()
+    return {"key": key, "title": title, "digits": DIGITS.get(unit, 2), "end": True}
 
 
 # ---- volumes ------------------------------------------------------------------------------------
@@ -121,8 +121,10 @@ def _map(view: dict, volume: dict) -> dict:
     return {
         "title": MAP_TITLES[view["kind"]],
         "file": view["file"],
-        "area": list(view["area"]),  # of the picture: left, top, width, height
-        "size": list(view["area"][2:]),  # as it is shown
+        # left, top, width and height in the picture
+        "area": list(view["area"]),
+        # width and height as it is shown
+        "size": list(view["area"][2:]),
         "span": [view["lowest"], view["highest"]],
         "unit": view["unit"],
         "colours": [_hex(colour) for colour in MAP_COLOURS.tolist()],

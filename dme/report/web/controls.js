@@ -36,7 +36,7 @@ function showAbout(scan) {
   about.querySelector("h3").textContent = scan.name;
   const numbers = about.querySelector("dl");
   numbers.replaceChildren();
-  for (const column of dme.columns) {
+  for (const column of dme.columns.filter(other => !other.end)) {
     numbers.append(dme.element("div", {}, [
       dme.element("dt", {textContent: column.title}),
       dme.element("dd", {textContent: dme.shown(scan, column)}),

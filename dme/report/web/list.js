@@ -63,10 +63,10 @@ function itemOf(scan, column) {
 // A number of a scan as text, with its interval if there is one
 dme.shown = function (scan, column) {
   const value = scan.numbers[column.key];
-  if (value === null || value === undefined) return "\u2013";
+  if (!Number.isFinite(value)) return "\u2013"; // unknown
   const text = value.toFixed(column.digits);
   const ends = column.interval?.map(key => scan.numbers[key]);
-  if (!ends || ends.some(end => end === null || end === undefined)) return text;
+  if (!ends || !ends.every(Number.isFinite)) return text;
   return `${text} (${ends.map(end => end.toFixed(column.digits)).join(" to ")})`;
 };
 
