@@ -1,12 +1,14 @@
 """The page's viewer in Chromium: it pages, sorts, zooms, reads values, follows maps."""
 
 import pytest
+from helpers.browser import MIDDLE
 from helpers.viewer_pages import HEIGHT, WIDTH, scan_rows, write_viewer_page
 
 pytestmark = pytest.mark.browser
 
 COUNT = 12
 OPEN = "dme.scan().name"
+PLACE = "document.querySelector('#place').textContent"
 LOADED = "dme.loaded && dme.scan().bscan === {}"
 READOUT = "document.querySelector('#readout').textContent"
 NAMES = "Array.from(document.querySelectorAll('#scans .name'), name => name.textContent)"
@@ -49,7 +51,7 @@ def test_pages_by_keys_slider_and_address(page, viewer):
     viewer.press("ArrowRight")
     viewer.press("ArrowRight")  # there is no next one
     assert viewer.get(OPEN) == "eye_bscan011"
-    assert viewer.get("document.querySelector('#place').textContent") == "B-scan 12 of 12"
+    assert viewer.get(PLACE) == "B-scan 12 of 12"
 
     # a click into the slider, its keys, and an address
     viewer.click("#slider", across=0.002)
@@ -219,6 +221,56 @@ def test_phone_needs_no_sideways_scrolling(page, browser):
         browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_several_volumes_are_paged_apart(tmp_path, browser):
+    rows = scan_rows(3) + scan_rows(2, volume=None)
+    for row in rows[3:]:
+        row["scan"] = row["scan"].replace("eye", "single")
+        row["fluid_area_mm2"] = None
+    browser.open(write_viewer_page(tmp_path, rows, 5))
+    browser.wait("dme.loaded")
+    assert browser.get(PLACE) == "B-scan 3 of 3"
+    browser.press("ArrowRight")  # not into the next volume
+    assert browser.get(OPEN) == "eye_bscan002"
+    browser.driver.execute_script("""
+        const volumes = document.querySelector('#volumes');
+        volumes.value = '';
+        volumes.dispatchEvent(new Event('change'));
+    """)
+    browser.wait("dme.loaded")
+    assert browser.get(PLACE) == "scan 1 of 2"
+    assert browser.get("document.querySelector('#maps').hidden")
+    browser.press("ArrowRight")
+    assert browser.get(OPEN) == "single_bscan001"
+    assert browser.faults() == []
+
+
+def test_fingers_zoom_and_pan(page, browser):
+    touch = "Input.dispatchTouchEvent"
+    browser.open(page)
+    browser.wait("dme.loaded")
+    x, y = browser.driver.execute_script(MIDDLE, "#stage canvas", 0.5, 0.5)
+
+    def fingers(kind: str, *places: tuple[float, float]) -> None:
+        points = [
+            {"x": x + right, "y": y + down, "id": i} for i, (right, down) in enumerate(places)
+        ]
+        browser.driver.execute_cdp_cmd(touch, {"type": kind, "touchPoints": points})
+
+    fingers("touchStart", (-40, 0))
+    fingers("touchStart", (-40, 0), (40, 0))
+    for away in (60, 80, 100):
+        fingers("touchMove", (-away, 0), (away, 0))
+    fingers("touchEnd")
+    browser.wait("dme.stage.zoom > 2")
+    assert browser.get("getComputedStyle(dme.stage.canvas).touchAction") == "none"
+    left = browser.get("dme.stage.centre[0]")
+    fingers("touchStart", (0, 0))
+    for away in (20, 40, 60):
+        fingers("touchMove", (-away, 0))
+    fingers("touchEnd")
+    browser.wait(f"dme.stage.centre[0] > {left}")
+
+
 def test_a_volume_opens_in_less_than_a_second_of_work(tmp_path, browser):
     page = write_viewer_page(tmp_path, scan_rows(61), 61)
     browser.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
@@ -233,7 +285,7 @@ def test_single_scans_have_no_maps(tmp_path, browser):
     browser.open(page)
     browser.wait("dme.loaded")
     assert browser.get("document.querySelector('#maps').hidden")
-    assert browser.get("document.querySelector('#place').textContent") == "scan 3 of 3"
+    assert browser.get(PLACE) == "scan 3 of 3"
     assert browser.faults() == []
 
 

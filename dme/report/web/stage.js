@@ -176,6 +176,10 @@ function keepInView() {
   });
 }
 
+dme.on("view", () => { // a finger pans what is enlarged, else it scrolls the page
+  dme.stage.canvas.classList.toggle("zoomed", dme.stage.zoom > 1);
+});
+
 dme.keepCursorInView = function () {
   const {canvas, centre, cursor} = dme.stage;
   const sides = [canvas.clientWidth, canvas.clientHeight];
