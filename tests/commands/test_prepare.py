@@ -132,6 +132,20 @@ def test_random_split_leaks_and_is_the_default(prepare, small_set):
     assert split["validation_beside_train"] > 0
 
 
+def test_neighbours_are_only_told_of_eyes_that_are_known(prepare, small_set, capsys):
+    prepare("--data", small_set)
+    assert (
+        "leak: an adjacent annotated B-scan of the same eye is in train" in capsys.readouterr().out
+    )
+    for folder in ("images", "fluid"):
+        for file in (small_set / folder).iterdir():
+            file.rename(file.with_stem(file.stem.replace("subject", "scan")))
+    prepare("--data", small_set)
+    printed = capsys.readouterr().out
+    assert "which are of one eye is unknown" in printed
+    assert "leak" not in printed and "same eye" not in printed
+
+
 def test_panel_shows_fluid_first_then_empty_scans(prepare, small_set, monkeypatch):
     shown = {}
 

@@ -88,6 +88,8 @@ def test_the_scores_follow_from_the_counts(done):
     ):
         assert [name, *(f"{value:.4f}" for value in values)] in table
     assert "published" not in printed  # these are not the study's scans
+    assert "which of them are of one eye is unknown" in printed
+    assert "neighbour" not in printed and "leak" not in printed
 
 
 def test_scans_without_fluid_are_counted_apart(finetune, tmp_path, capsys):
