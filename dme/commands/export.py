@@ -61,6 +61,7 @@ def main() -> None:
     checked = settings.format == "torch" or onnx_packages()
 
     # imported only now: --help and wrong options are answered at once
+    from dme.common.files import refuse_existing
     from dme.nets.loading import load_model
     from dme.nets.segmenter import require_arch
 
@@ -76,6 +77,7 @@ def main() -> None:
 
     name = Path(model.weights_name).stem + settings.suffix
     out = settings.out or Path("runs/export", name)
+    refuse_existing(out, mark=b"weights_sha256")  # of the metadata that we write
     megabytes = write(model, settings, out, checked)
     print(f"{out}: {megabytes:.1f} MB, classes {', '.join(model.classes)}; not a medical device")
 

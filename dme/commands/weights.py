@@ -52,9 +52,11 @@ def convert(settings: Settings) -> None:
     """Write a local checkpoint in our format."""
     import torch
 
+    from dme.common.files import refuse_existing
     from dme.nets.checkpoint import save_model
     from dme.nets.loading import load_model
 
+    refuse_existing(settings.out)
     model = load_model(settings.convert)
     dtype = torch.float16 if settings.half else None
     save_model(model, settings.out, dtype, model.weights_extra)

@@ -87,6 +87,14 @@ def refuse_special(path: Path) -> None:
     raise InputError(f"{path} is {kind}, which is never replaced; give another name")
 
 
+def refuse_existing(path: Path, mark: bytes | None = None) -> None:
+    """Raise InputError for a file that is there already, unless it holds the mark of ours."""
+    if not path.is_file() or mark is not None and mark in path.read_bytes():
+        return
+    refuse_special(path)
+    raise InputError(f"{path} is there already: move it away, or choose another `out`")
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex sha256 of a file's bytes."""
     digest = hashlib.sha256()

@@ -300,6 +300,23 @@ def test_script(script, monkeypatch, tmp_path, capsys):
     assert about["commit"]
 
 
+@pytest.mark.parametrize("name", ["ours.pt2", pytest.param("ours.onnx", marks=pytest.mark.slow)])
+def test_only_exported_files_are_replaced(script, monkeypatch, capsys, name):
+    if name.endswith("onnx"):
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
+    monkeypatch.setattr(export, "CHECKED", SHAPES[:1])
+    file_format = {".pt2": "torch", ".onnx": "onnx"}[Path(name).suffix]
+    arguments = ("--weights", "ours.pth", "--format", file_format, "--out", name)
+    Path(name).write_text("mine")
+    assert script(*arguments) == 2
+    assert f"error: {name} is there already: move it away" in capsys.readouterr().err
+    assert Path(name).read_text() == "mine"
+    Path(name).unlink()
+    assert script(*arguments) == 0
+    assert script(*arguments) == 0  # one of ours gives way
+
+
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])
 def test_a_file_that_differs_is_not_kept(script, monkeypatch, tmp_path, capsys, wrong):
     monkeypatch.setattr(export, "CHECKED", SHAPES[1:2])

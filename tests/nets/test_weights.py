@@ -1087,6 +1087,15 @@ def test_script_lists_downloads_and_converts(monkeypatch, capsys, remote, server
     assert "classes background, vessel" in out
     assert_same_network(load_model(tmp_path / "c.pth"), convert_openmmlab(CHECKPOINT))
 
+    # nothing is replaced, nor is a file by what is made of it
+    before = (tmp_path / "c.pth").read_bytes()
+    for source in (CHECKPOINT, tmp_path / "c.pth"):
+        words = ("--convert", source, "--half", "--out", tmp_path / "c.pth")
+        code, _, err = run_script(monkeypatch, capsys, *words)
+        assert code == 2
+        assert "c.pth is there already: move it away, or choose another --out" in err
+        assert (tmp_path / "c.pth").read_bytes() == before
+
 
 def test_script_errors_are_one_line_and_exit_2(monkeypatch, capsys, remote, server):
     server.files.clear()
