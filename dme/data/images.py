@@ -200,6 +200,9 @@ def to_scan(pixels: np.ndarray, peak: float | None = None) -> np.ndarray:
         largest = max(pixels.max(), peak or 0)
         if pixels.min() < 0 or not 1 < largest <= 255:
             found = f"float values {pixels.min():g}..{largest:g}"
-            raise ValueError(f"{found}, expected grey values 0..255: scale them (0..1 times 255)")
+            raise ValueError(
+                f"{found}, expected grey values 0..255: scale them (0..1 times 255), or give "
+                "whole numbers of up to 16 bits"
+            )
         pixels = np.rint(pixels).astype(np.uint8)
     return to_grey_uint8(pixels, peak)[0]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from dme.common.errors import InputError
@@ -102,21 +102,28 @@ def _read(path: Path) -> np.ndarray:
 
 def _array(name: str, value: Any) -> np.ndarray:
     """Numbers as an array."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        if value.dtype == torch.bfloat16:  # which NumPy does not know
-            value = value.float()
-    if isinstance(value, Image.Image) and value.mode in ("P", *CONVERTED_MODES):
-        value = value.convert("RGB")  # else a palette's indices pass for grey
     try:
-        pixels = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as e:
+        pixels = _plain(value)
+    except (TypeError, ValueError, RuntimeError, OSError) as e:
         raise InputError(f"{name} is {_kind(value)}, expected an array ({e})") from e
     if pixels.dtype == bool:
         raise InputError(f"{name}: bool, a mask rather than a scan; expected grey values 0..255")
     if pixels.dtype.kind not in "uif":
         raise InputError(f"{name} is {_kind(value)}, expected an array of numbers")
     return pixels
+
+
+def _plain(value: Any) -> np.ndarray:
+    """What NumPy makes of it, upright; TypeError, ValueError and others where it cannot."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        if value.dtype == torch.bfloat16:  # which NumPy does not know
+            value = value.float()
+    if isinstance(value, Image.Image):
+        value = ImageOps.exif_transpose(value)  # as every viewer shows it
+        if value.mode in ("P", *CONVERTED_MODES):
+            value = value.convert("RGB")  # else a palette's indices pass for grey
+    return np.asarray(value)
 
 
 def _grey(name: str, pixels: np.ndarray, peak: float | None = None) -> np.ndarray:

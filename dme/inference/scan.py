@@ -120,6 +120,8 @@ def predict_layers(
     scan = as_scan(image)
     if fluid is not None and np.shape(fluid) != scan.shape:
         raise InputError(f"fluid: shape {np.shape(fluid)}, expected the scan's, {scan.shape}")
+    if fluid is not None and not np.isfinite(np.asarray(fluid)).all():
+        raise InputError("fluid: holds NaN or infinity, expected probabilities")
     by_class = class_probabilities(model, scan, tta)
     return layer_rows(model, scan, by_class, None if fluid is None else np.asarray(fluid))
 

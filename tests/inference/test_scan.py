@@ -1,5 +1,6 @@
 """One scan: fluid and layers that networks find whose answers are known, and what is refused."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,20 @@ def test_what_else_holds_an_image(convert):
     np.testing.assert_array_equal(mask, image > 100)
 
 
+def test_a_turned_photograph_is_seen_upright():
+    """As from its path: EXIF says how to turn what is stored."""
+    image = np.where(picture() > 100, 255, 40).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x112] = 6  # to be turned by 90 degrees, clockwise
+    file = io.BytesIO()
+    Image.fromarray(np.rot90(image).copy()).save(file, "PNG", exif=exif)
+    mask, _ = predict(Bright(), Image.open(file))
+    np.testing.assert_array_equal(mask, image > 100)
+    file.truncate(len(file.getvalue()) - 40)
+    with pytest.raises(InputError, match="image is PIL.PngImagePlugin.PngImageFile, expected an"):
+        predict(Bright(), Image.open(file))
+
+
 @pytest.mark.parametrize("kind", [str, Path])
 def test_the_path_of_a_picture(kind, tmp_path):
     path = save(tmp_path / "scan.png", picture())
@@ -142,6 +157,7 @@ def test_the_path_of_a_picture(kind, tmp_path):
         (None, "image is NoneType"),
         (np.array([["a"]]), "expected an array of numbers"),
         ([[1, 2], [3]], "image is list, expected an array"),
+        (torch.zeros(4, 5, device="meta"), "image is torch.Tensor of shape .4, 5., expected an"),
         (np.zeros((4, 5), complex), "expected an array of numbers"),
         (Bright(), "expected an array"),
     ],
@@ -394,3 +410,5 @@ def test_networks_without_layers():
         dme.predict_layers(Knows([flat()]), np.zeros(5))
     with pytest.raises(InputError, match="fluid: shape .5, 5., expected the scan's, .80, 60."):
         dme.predict_layers(Knows([flat()]), indexed(), fluid=np.zeros((5, 5), np.float32))
+    with pytest.raises(InputError, match="fluid: holds NaN or infinity"):
+        dme.predict_layers(Knows([flat()]), indexed(), fluid=np.full((80, 60), np.nan))
