@@ -136,6 +136,7 @@ def mask_lookup(masks: MaskValues, fluid_value: tuple[int, ...] = ()) -> tuple[n
     # small numbers are ids, beside which 255 is none
     dense = len(ids) > ids[-1] / 2 and ids[-1] <= MOST_IDS
     if ids[-1] <= HIGHEST_ID or dense:
+        _refuse_specks(masks, ids)
         lookup[255] = IGNORE
         meaning = f"instance ids {ids[0]}..{ids[-1]}, fluid is id > 0"
         if ids == [1]:
@@ -144,6 +145,18 @@ def mask_lookup(masks: MaskValues, fluid_value: tuple[int, ...] = ()) -> tuple[n
             meaning += ", 255 is ignore"
         return lookup, meaning
     return _shades(masks, ids, lookup)
+
+
+def _refuse_specks(masks: MaskValues, ids: list[int]) -> None:
+    """Raise InputError for ids that fill no regions beside more white: dirt on a black and white
+    mask, as JPEG leaves it, or small regions beside what is unknown.
+    """
+    fill = masks.flat[ids].sum() >= LEAST_FLAT * masks.counts[ids].sum()
+    if not fill and masks.counts[255] > masks.counts[ids].sum():
+        raise InputError(
+            f"masks hold specks of {ids[0]}..{ids[-1]} beside more white: {masks.described()}; "
+            f"say by `fluid_value` whether 255 is fluid, or {' '.join(map(str, ids))}"
+        )
 
 
 def _chosen(masks: MaskValues, fluid_value: tuple[int, ...]) -> tuple[np.ndarray, str]:

@@ -132,6 +132,17 @@ def test_white_beside_few_ids_is_ignore_however_frequent(tmp_path):
     np.testing.assert_array_equal(fluid, np.select([mask == 255, mask > 0], [255, 1], 0))
 
 
+def test_specks_beside_white_are_no_ids(tmp_path):
+    """White with dirt near black: were 255 the unknown, the dirt would be the fluid."""
+    mask = (255 * DISC).astype(np.uint8)
+    mask[2:40:6, 2:12:3] = 3
+    mask[2:40:7, 50:60:4] = 5
+    folder = folder_of(tmp_path, mask)
+    refused(folder, "masks hold specks of 3..5 beside more white", "`fluid_value` whether 255 is")
+    (fluid,), _ = read_fluid(folder, (255,))
+    np.testing.assert_array_equal(fluid, DISC)
+
+
 def test_masks_without_background_are_refused(tmp_path):
     folder = folder_of(tmp_path, (1 + DISC).astype(np.uint8))
     refused(folder, str(folder / "fluid"), "2 (", "none is 0", "`fluid_value`, 2 perhaps")
