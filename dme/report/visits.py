@@ -97,8 +97,11 @@ def read_results(folder: str | Path) -> Visit:
         content = unsealed(json.loads(path.read_text(encoding="utf-8")))
         visit = Visit(folder, content["settings"], content["scans"], content["volumes"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+        reason = str(getattr(e, "strerror", None) or e)
+        if isinstance(e, KeyError):
+            reason = f"it has no {e.args[0]}"
         raise InputError(
-            f"{folder} holds no results of ./run.sh predict (no readable {path.name})"
+            f"{folder} holds no results of ./run.sh predict (no readable {path.name}: {reason})"
         ) from e
     if not content.get("finished"):
         raise InputError(f"{folder}: the prediction did not finish; run it again")

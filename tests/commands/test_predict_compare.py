@@ -151,10 +151,16 @@ def test_damaged_results_are_refused_in_one_line(predict, visits, tmp_path):
         else:
             assert rows == expected  # white space
 
-    path.write_bytes(damages[-1])
+    path.write_bytes(content.replace(b'"finished": true', b'"finished": True'))
     done = predict("--compare", a, b, out=tmp_path / "c")
     assert done.code == 2
     assert done.errors.count("\n") == 1
+
+    # edited by hand
+    path.write_bytes(content.replace(b'"fluid_px": 40', b'"fluid_px": 41', 1))
+    done = predict("--compare", a, b, out=tmp_path / "c")
+    assert done.code == 2
+    assert "(no readable measurements.json: its checksum differs)" in done.errors
 
 
 def test_results_that_another_program_wrote(visits):
