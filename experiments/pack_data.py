@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dme.common.errors import InputError, run
-from dme.common.files import atomic_path
+from dme.common.files import atomic_path, refuse_existing
 from dme.common.options import add_options, from_options, option_parser, setting
 
 if TYPE_CHECKING:  # both need torch, for which --help does not wait
@@ -50,6 +50,7 @@ def main() -> None:
     from dme.data.opening import open_source
     from dme.inference.sizes import STUDY_SIDE
 
+    refuse_existing(settings.out)
     scans = open_cache(open_source(settings.data), STUDY_SIDE)
     photographs = open_cache(open_hrf(settings.hrf, PHOTOGRAPHS_SCALE))
     if scans.fluid is None:

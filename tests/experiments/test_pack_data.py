@@ -91,3 +91,12 @@ def test_missing_photographs(sets, pack, tmp_path, capsys):
     assert exit_code(script, *words) == 2
     assert "no images/ beside vessels/ or manual1/" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_what_is_there_is_not_replaced(sets, pack, capsys):
+    script, words, out = pack(*sets)
+    out.parent.mkdir()
+    out.write_text("mine")
+    assert exit_code(script, *words) == 2
+    assert f"{out} is there already: move it away" in capsys.readouterr().err
+    assert out.read_text() == "mine"
