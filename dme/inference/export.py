@@ -90,7 +90,8 @@ def _as_in_dme(model: Segmenter) -> str:
     sentences = [f"A scan enters as: {entering}."]
     if CLASSES[0] in model.classes:
         sentences.append(
-            "Saturated wedges at its top and bottom stay bright, which dme makes dark before."
+            "Saturated wedges at its top and bottom stay bright, which dme makes dark before; "
+            "columns without data at its sides stay, for which dme puts mirrored ones."
         )
     if size is not None and size.slides:
         sentences.append(
