@@ -105,6 +105,19 @@ def test_low_scans_are_named(predict, tmp_path):
     assert any(note in kept for kept in done.results()["notes"])
 
 
+def test_doubtful_scans_are_told_in_table_terminal_and_page(predict, tmp_path):
+    dim = save(tmp_path / "dim.npy", picture() // 2)
+    sound = save(tmp_path / "sound.npy", picture())
+    done = predict(dim, sound)
+    doubt = "dim (its bright pixels are below grey 120)"
+    assert [row["doubt"] for row in done.table()] == [doubt, ""]
+    note = f"1 of 2 scans doubtful: {doubt}: dim"
+    assert f"note: {note}\n" in done.printed
+    assert note in done.results()["notes"]
+    listed = done.page().split('id="doubtful"')[1].split("</section>")[0]
+    assert doubt in listed and "sound" not in listed
+
+
 # ---- volumes ------------------------------------------------------------------------------------
 def test_without_scale_it_says_so(predict, tmp_path):
     done = predict(save(tmp_path / "in.npy", [picture()] * 2))

@@ -94,6 +94,18 @@ def test_page_of_single_scans(done):
     assert "fluid" not in page
 
 
+def test_a_retina_of_no_thickness_is_told_in_table_terminal_and_page(predict, tmp_path):
+    inputs = [save(tmp_path / f"s{i}.png", indexed(i)) for i in range(2)]
+    networks = {"octlayers": Knows([flat() * 0.1 + 20, flat()])}
+    done = predict(*inputs, *LAYERS, "--scale", "4,10", networks=networks)
+    doubts = [row["doubt"].split("; ") for row in done.table()]
+    doubt = "retina of almost no thickness (mean below 100 um)"
+    assert [doubt in scan for scan in doubts] == [True, False]
+    assert f"note: 1 of 2 scans doubtful: {doubt}: s0\n" in done.printed
+    listed = done.page().split('id="doubtful"')[1].split("</section>")[0]
+    assert "retina of almost no thickness" in listed
+
+
 def test_without_scale_it_says_so(predict, tmp_path):
     file = save(tmp_path / "v.npy", [indexed(), indexed(1)])
     done = predict(file, *LAYERS, networks={"octlayers": Knows([flat(), flat(4)])})
