@@ -62,14 +62,14 @@ def test_errors_over_the_scans_of_all_eyes(call, tmp_path):
 
 def test_two_starts_eye_by_eye(call, tmp_path):
     folder = tmp_path / "out" / "runs"
-    for eye, better in ((1, 0.9), (2, 1.1)):
+    for eye, better in ((1, 0.9), (2, 1.05)):
         write(folder, "none", eye, [[1.0] * 9, [1.0] * 9])
         write(folder, "phantom", eye, [[better] * 9, [better - 0.2] * 9])
     write(folder, "hrf-fcn", 2, [[1.5] * 9, [1.5] * 9])
     text = call("--print")
-    assert "| synthetic scans | nothing | 2 | -0.100 (-0.200 to +0.000) | 0 of 2 |" in text
+    assert "| synthetic scans | nothing | 2 | -0.125 (-0.200 to -0.050) | 0 of 2 |" in text
     assert "| vessels (HRF) | nothing | 1 | +0.500 (+0.500 to +0.500) | 1 of 1 |" in text
-    assert "| vessels (HRF) | synthetic scans | 1 | +0.500 (" in text
+    assert "| vessels (HRF) | synthetic scans | 1 | +0.550 (" in text
 
 
 def test_synthetic_scans_say_so(call, tmp_path):
