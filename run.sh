@@ -15,6 +15,7 @@ usage: ./run.sh COMMAND [arguments; --help lists a command's own]
   transfer   does pretraining help? fine-tuning from vessels, synthetic scans and nothing
   development  how our recipe was chosen: candidates compared on eyes 1 to 8
   crossval   subject-disjoint cross-validation over the eyes
+  graders    the human line: network and second grader beside the first
   layers     retinal layers of eyes not trained on, leaving one eye out
   backbones  UNet and MobileNets compared: cost, and fluid Dice with the same budget
   width      how much the width of the network decides
@@ -82,7 +83,7 @@ case "$command" in
     finetune | table2) script="$command.py" extras=(train) ;;
     reproduce) script=reproduce.py extras=(test) ;;
     pretrain) script=pretrain_hrf.py extras=(train) ;;
-    transfer | development | crossval | layers | backbones | width) script="studies/$command.py" extras=(train) ;;
+    transfer | development | crossval | graders | layers | backbones | width) script="studies/$command.py" extras=(train) ;;
     bench) script=benchmarks/bench.py extras=(bench) ;;
     test) script="" extras=(test) ;;
     "" | help | -h | --help) usage; exit 0 ;;

@@ -112,6 +112,7 @@ def report_second_opinion(options: Finetune, validate: Validation, other: Valida
     for name, of_network, of_grader in lines:
         print(f"{name:34} {of_network:7.4f} {of_grader:7.4f}")
         compared[name] = {"network": of_network, "grader": of_grader}
+    compared["counts_per_scan"] = other.counts["native"]  # (N, C, C), rows the second grader's
     path = options.out / "results.json"
     write_json(path, json.loads(path.read_text()) | {"other_grader": compared})
 

@@ -80,6 +80,8 @@ def test_layers_of_mat_files_and_of_both_graders(call, two_graders, tiny, tmp_pa
     assert ("fluid Dice" in compared) == (task == "layers+fluid")
     if task == "layers+fluid":
         assert compared["fluid Dice"]["grader"] == 1.0  # they agree on it
+    counts = np.array(compared["counts_per_scan"])  # of the network, against the second one
+    assert counts.shape == (2, classes, classes)
     assert (out / "layers.png").exists()
 
 
