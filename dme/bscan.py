@@ -16,6 +16,8 @@ class BScan:
     subject: eye or patient number, from 1; position: index of the B-scan in its volume, from 0.
     scale_um: (axial, lateral, spacing) in micrometres per pixel, per pixel, per B-scan; None when
     unknown.
+    regions: uint8 (H, W), the number that its grader gave to each region of fluid, 0 elsewhere;
+    None where regions have no numbers.
     """
 
     name: str
@@ -25,3 +27,4 @@ class BScan:
     subject: int = 1
     position: int = 0
     scale_um: tuple[float, float, float] | None = None
+    regions: np.ndarray | None = None

@@ -16,7 +16,7 @@ from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
 from dme.data.images import Survey, read_grey, survey_images
 from dme.data.index import MOST_BSCAN, MOST_SUBJECT, IndexRow, read_index
 from dme.data.layout import find_layout, image_folder
-from dme.data.masks import MaskValues, check_meaning, mask_lookup, read_mask
+from dme.data.masks import INSTANCES, MaskValues, check_meaning, mask_lookup, read_mask
 from dme.data.source import SUBJECTS_UNKNOWN, Source, files_in, fingerprint, listing, readable
 
 # subject and position of an image without index.csv
@@ -164,9 +164,11 @@ def _read_folder(files: Files, source: Source, labelled_only: bool) -> Iterator[
     # of the whole set: white of 16-bit images, meaning of masks, whether it is Duke's
     survey = survey_images(files.images[row.name] for row in rows)
     lookup = None
+    numbered = False  # masks that tell one region from another
     if files.masks is not None:
         values = _mask_values(files, survey)
         lookup, meaning = mask_lookup(values, files.fluid_value)
+        numbered = meaning.startswith(INSTANCES)
         if not files.fluid_value:
             check_meaning(values, lookup, files.mask_place)
         source.note(f"masks: {meaning}")
@@ -193,7 +195,10 @@ def _read_folder(files: Files, source: Source, labelled_only: bool) -> Iterator[
             scale_um=row.scale_um,
         )
         if lookup is not None:
-            scan.fluid = lookup[read_mask(files.masks[row.name])]
+            mask = read_mask(files.masks[row.name])
+            scan.fluid = lookup[mask]
+            if numbered:
+                scan.regions = np.where(scan.fluid == 1, mask, 0).astype(np.uint8)
         if row.name in files.boundaries:
             file = files.boundaries[row.name]
             scan.layers, crossing = read_boundaries(file, image.shape)

@@ -16,6 +16,7 @@ DARK, BRIGHT = 32, 224  # shades below or above are as good as black or white
 MIDDLE = 128  # where the blurred rim of a white region is cut
 BAND = 0.8  # share of a mask's columns that a layer crosses
 MOST_FLUID = 0.3  # share of a set's pixels
+INSTANCES = "instance ids"  # how the meaning of masks begins whose values number regions
 MOST_SHOWN = 8  # values in a message
 
 
@@ -138,7 +139,7 @@ def mask_lookup(masks: MaskValues, fluid_value: tuple[int, ...] = ()) -> tuple[n
     if ids[-1] <= HIGHEST_ID or dense:
         _refuse_specks(masks, ids)
         lookup[255] = IGNORE
-        meaning = f"instance ids {ids[0]}..{ids[-1]}, fluid is id > 0"
+        meaning = f"{INSTANCES} {ids[0]}..{ids[-1]}, fluid is id > 0"
         if ids == [1]:
             meaning = "binary 0/1, 1 is fluid"
         if 255 in values:
@@ -199,7 +200,7 @@ def _shades(masks: MaskValues, ids: list[int], lookup: np.ndarray) -> tuple[np.n
 
     # of regions that somebody numbered, many more than usual
     if 255 not in masks.values and sum(filling) > len(greys) / 2:
-        return lookup, f"instance ids {ids[0]}..{ids[-1]}, fluid is id > 0"
+        return lookup, f"{INSTANCES} {ids[0]}..{ids[-1]}, fluid is id > 0"
     raise InputError(
         f"masks hold {len(ids)} values between 0 and 255: {masks.described()}; interpolated? "
         "Save labels unsmoothed, resize with nearest, or say what is fluid by `fluid_value`"

@@ -253,6 +253,7 @@ def _read_volume(
         )
         if position in annotated:
             scan.fluid = _fluid(volume, position, repairs)
+            scan.regions = np.minimum(_ids(volume, position), 255).astype(np.uint8)
         if volume.layers is not None:
             rows = volume.layers[:, :, position]
             scan.layers = _layers(rows, len(image), repairs)
