@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from dme.common.by_eye import INTERVALS, interval_by_eye
 from dme.common.files import write_json
 from dme.common.options import option_values
 from dme.common.tasks import LAYERS, TASKS, Task
@@ -18,6 +19,7 @@ from dme.training.settings import Finetune, Plan
 from dme.training.validation import Validation, agreement
 
 PUBLISHED = {"mean_dice": 0.8430, "mean_iou": 0.7600}  # best row of the study's Table 2
+FEWEST_EYES = 3  # of which an interval is told
 NO_SETTINGS = ("data", "out", "resume")  # options that do not change what is learned
 
 
@@ -61,6 +63,8 @@ def report(
     if task.finds_fluid:
         of_study = validate.native.is_duke and origin["split"].startswith("paper")
         results["per_scan"] = fluid_table(task, pooled, validate.counts["study"], of_study)
+        eyes = validate.native.subjects[validate.indices]
+        results |= eyes_table(validate.counts["native"], eyes, task.fluid_label)
     if task.finds_layers:
         results |= layers_table(validate, pooled["native"]["dice"])
 
@@ -151,6 +155,23 @@ def fluid_table(
     empty = len(counts) - per_scan["empty_left_out"]["scans"]
     print(f"scans without fluid in truth and prediction: {empty}")
     return {**means, "empty": empty}
+
+
+def eyes_table(counts: np.ndarray, eyes: np.ndarray, fluid: int) -> dict:
+    """Print how fluid Dice varies between eyes; returns its interval, nothing of few eyes.
+
+    counts: (N, C, C) at native size. eyes: (N,), the eye of each scan.
+    """
+    if len(np.unique(eyes)) < FEWEST_EYES:
+        return {}
+
+    def dice(sums: np.ndarray) -> np.ndarray:
+        hit = sums[:, fluid, fluid]
+        return 2 * hit / (sums[:, fluid].sum(1) + sums[:, :, fluid].sum(1))
+
+    low, high = interval_by_eye(dice, counts, eyes)
+    print(f"fluid Dice at native size, 95 % interval by eye: {low:.4f} to {high:.4f}\n{INTERVALS}")
+    return {"dice_native_interval_by_eye": [low, high]}
 
 
 def _fluid(scored: dict, fluid: int) -> tuple[float, float]:

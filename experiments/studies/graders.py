@@ -143,8 +143,7 @@ def from_table(settings: Settings, folds: list[dict]) -> Readings:
             "give the table of the same scans"
         )
     source = {"areas": path.name, "areas_sha256": sha256_file(path), "note": THIRD_PARTY}
-    overlap = {(NETWORK, GRADER1): scans.counts["native"]}
-    return Readings(scans, areas_px | {NETWORK: found}, overlap, source)
+    return Readings(scans, areas_px | {NETWORK: found}, {}, source)
 
 
 def from_masks(data: str, folds: list[dict]) -> Readings:
@@ -253,7 +252,7 @@ def markdown(result: dict) -> str:
             cells.append(with_interval(statistic, sums, eyes, form))
         lower, upper = agreement.limits_of_agreement(sums.sum(0))
         lines.append(series.table_line([*cells, f"{lower:+.4f} to {upper:+.4f}"]))
-    lines += ["", *differences(result, unit), "", *overlaps(result), "", INTERVALS]
+    lines += ["", *differences(result, unit), *overlaps(result), "", INTERVALS]
     lines += ["", agreement.LIMITS, "", PRESENCE]
     if "note" in result:
         lines += ["", result["note"]]
@@ -292,8 +291,11 @@ def differences(result: dict, unit: str) -> list[str]:
 
 
 def overlaps(result: dict) -> list[str]:
-    """Fluid Dice of the pairs whose masks are known, pooled over all pixels."""
-    lines = series.table_head(["overlap", "against", "fluid Dice, pooled (95 % interval by eye)"])
+    """Fluid Dice of the pairs whose masks are known, pooled over all pixels; nothing of none."""
+    if not result["overlap"]:
+        return []
+    titles = ["overlap", "against", "fluid Dice, pooled (95 % interval by eye)"]
+    lines = ["", *series.table_head(titles)]
     for pair in result["overlap"]:
         counts = np.array(pair["counts_per_eye"])
         low, high = dice_interval(counts, np.array(result["eyes"]))

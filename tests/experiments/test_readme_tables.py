@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from helpers.scripts import EXPERIMENTS, ROOT, load_script, written_table
 
+from dme.retina.agreement import relative_bias
+
 RESULTS = EXPERIMENTS / "results"
 SKIPPED = {".venv", ".git", "runs", "build"}
 READMES = {
@@ -221,6 +223,19 @@ def test_what_the_front_page_says_of_eyes(made):
 
 
 # ---- tables of single results
+
+
+def test_graders():
+    result = read("graders.json")
+    assert_shown(load_script("graders").markdown(result))
+    # a README that says how much more the second grader draws
+    (pair,) = [
+        pair
+        for pair in result["areas_mm2"]
+        if (pair["who"], pair["against"]) == ("grader 2", "grader 1")
+    ]
+    more = relative_bias(np.sum(pair["moments_per_eye"], 0))
+    assert f"draws {100 * more:.1f} % more" in EVERYTHING.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,19 @@ def test_fresh_weights_eyes_apart_and_moving_average(finetune, tmp_path, capsys)
     assert results["history"][1][1:] == [results["pooled"]["dice"][1], results["pooled"]["iou"][1]]
 
 
+def test_the_interval_by_eye_of_three_eyes(finetune, tmp_path, capsys):
+    rows = [f"scan{i:02},{1 + i // 2},{i % 2}" for i in range(10)]  # five eyes
+    data = make_folder(tmp_path / "eyes", index="\n".join(["name,subject,bscan", *rows]))
+    results = finetune("--data", data, "--split", "subject:1/2")
+    assert sorted(set(results["subjects"])) == [1, 3, 5]
+    counts = np.array(results["counts_per_scan"]["native"])
+    per_eye = counts.reshape(3, 2, 2, 2).sum(1)
+    dice = 2 * per_eye[:, 1, 1] / (per_eye[:, 1].sum(1) + per_eye[:, :, 1].sum(1))
+    low, high = results["dice_native_interval_by_eye"]
+    assert dice.min() <= low <= results["pooled_native"]["dice"][1] <= high <= dice.max()
+    assert f"95 % interval by eye: {low:.4f} to {high:.4f}" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_two_ranks_report_every_scan_once(folder, tiny, tmp_path):
     environment = os.environ | {
