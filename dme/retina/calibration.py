@@ -16,6 +16,7 @@ LEAST = 1e-6  # probability that no pixel falls short of, so that its logit is f
 
 TEMPERATURES = tuple(round(0.5 + 0.1 * step, 1) for step in range(36))
 THRESHOLDS = tuple(round(0.2 + 0.02 * step, 2) for step in range(36))
+LOGIT_STEP = 0.01
 SMALLEST_PX = (0, 10, 25, 50, 100, 200)
 
 
@@ -95,30 +96,50 @@ def choose_rule(probabilities: Sequence[np.ndarray], truths: Sequence[np.ndarray
     scaled = [best.probability(probability) for probability in probabilities]
     fluid_px = sum(int((truth == 1).sum()) for truth in truths)
     for threshold in THRESHOLDS:
-        masks = [probability > threshold for probability in scaled]
-        for smallest_px in SMALLEST_PX:
-            found_px = 0
-            hit_px = 0
-            for mask, truth in zip(masks, truths, strict=True):
-                kept = without_small(mask, smallest_px) & (truth != IGNORE)
-                found_px += int(kept.sum())
-                hit_px += int((kept & (truth == 1)).sum())
-            dice = 2 * hit_px / max(fluid_px + found_px, 1)
-            bias = abs(found_px / max(fluid_px, 1) - 1)
-            merit = (-max(bias, MOST_BIAS), dice)
+        # of all smallest regions at once: pixels found, and those of them that are fluid
+        found_px = np.zeros(len(SMALLEST_PX), np.int64)
+        hit_px = np.zeros(len(SMALLEST_PX), np.int64)
+        for probability, truth in zip(scaled, truths, strict=True):
+            of_scan = _kept_px(probability > threshold, truth)
+            found_px += of_scan[0]
+            hit_px += of_scan[1]
+        dice = 2 * hit_px / np.maximum(fluid_px + found_px, 1)
+        bias = abs(found_px / max(fluid_px, 1) - 1)
+        for place, smallest_px in enumerate(SMALLEST_PX):
+            merit = (-max(float(bias[place]), MOST_BIAS), float(dice[place]))
             if merit > best_merit:
                 best_merit = merit
                 best = Rule(temperature, threshold, smallest_px)
     return best
 
 
+def _kept_px(mask: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """What is left of a mask without regions below each of SMALLEST_PX, int64 (2, sizes).
+
+    Pixels whose truth is known, and those of them that are fluid.
+    """
+    regions, _ = ndimage.label(mask, NEIGHBOURS)
+    names = regions[mask]
+    of_mask = truth[mask]
+    sizes = np.bincount(names)
+    known = np.bincount(names, of_mask != IGNORE, len(sizes))
+    fluid = np.bincount(names, of_mask == 1, len(sizes))
+    kept = np.array([sizes >= smallest_px for smallest_px in SMALLEST_PX])  # (sizes, regions)
+    return np.stack([kept @ known, kept @ fluid]).astype(np.int64)
+
+
 def _temperature(probabilities: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
     """The one of TEMPERATURES with the least negative log-likelihood over all known pixels."""
-    losses = np.zeros(len(TEMPERATURES))
+    # pixels of each logit, to LOGIT_STEP, signed by the truth: above 0 where it is right
+    end = -np.log(LEAST) + LOGIT_STEP
+    edges = np.arange(-end, end + LOGIT_STEP, LOGIT_STEP)
+    pixels = np.zeros(len(edges) - 1)
     for probability, truth in zip(probabilities, truths, strict=True):
         known = truth != IGNORE
         kept = np.clip(np.asarray(probability, np.float64)[known], LEAST, 1 - LEAST)
         signed = np.log(kept / (1 - kept)) * np.where(truth[known] == 1, 1.0, -1.0)
-        for place, temperature in enumerate(TEMPERATURES):
-            losses[place] += np.logaddexp(0.0, -signed / temperature).sum()
-    return TEMPERATURES[int(losses.argmin())]
+        pixels += np.histogram(signed, edges)[0]
+
+    middles = (edges[:-1] + edges[1:]) / 2
+    losses = [(pixels * np.logaddexp(0.0, -middles / t)).sum() for t in TEMPERATURES]
+    return TEMPERATURES[int(np.argmin(losses))]

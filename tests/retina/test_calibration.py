@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from dme.retina.calibration import (
     BINS,
+    SMALLEST_PX,
+    THRESHOLDS,
     Rule,
     choose_rule,
     expected_calibration_error,
@@ -89,3 +92,28 @@ def test_small_regions_by_their_size():
     assert without_small(mask, 1).sum() == 6
     assert without_small(mask, 3).sum() == 4
     assert without_small(mask, 5).sum() == 0
+
+
+def test_the_search_is_that_of_every_rule_one_by_one():
+    generator = np.random.default_rng(2)
+    probabilities = []
+    truths = []
+    for _ in range(2):
+        field = gaussian_filter(generator.normal(size=(60, 70)), 3)
+        truths.append((field > 0.1).astype(np.uint8))
+        truths[-1][:3] = 255
+        noisy = field * 30 - 2 + generator.normal(size=field.shape)
+        probabilities.append(1 / (1 + np.exp(-noisy)))
+    chosen = choose_rule(probabilities, truths)
+
+    def merit(rule: Rule) -> tuple[float, float]:
+        found = fluid = hit = 0
+        for probability, truth in zip(probabilities, truths, strict=True):
+            mask = rule.mask(probability) & (truth != 255)
+            found += mask.sum()
+            fluid += (truth == 1).sum()
+            hit += (mask & (truth == 1)).sum()
+        return -max(abs(found / fluid - 1), 0.05), 2 * hit / (found + fluid)
+
+    rules = [Rule(chosen.temperature, t, px) for t in THRESHOLDS for px in SMALLEST_PX]
+    assert merit(chosen) == max(map(merit, rules))
