@@ -14,6 +14,7 @@ PACKAGE = Path(dme.__file__).parent
 FLOORS = [
     {"__main__"},
     {"commands"},
+    {"annotation"},
     {"report"},
     {"training"},
     {"inference"},

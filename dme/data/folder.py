@@ -11,6 +11,7 @@ import numpy as np
 
 from dme.bscan import BScan
 from dme.common.errors import InputError
+from dme.common.labels import IGNORE
 from dme.data.boundary_files import read_boundaries
 from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
 from dme.data.images import Survey, read_grey, survey_images
@@ -203,6 +204,7 @@ def _read_folder(files: Files, source: Source, labelled_only: bool) -> Iterator[
             file = files.boundaries[row.name]
             scan.layers, crossing = read_boundaries(file, image.shape)
             crossings.append(crossing)
+        _leave_ungraded(scan, row)
         yield scan
 
     # what was changed in them
@@ -210,6 +212,21 @@ def _read_folder(files: Files, source: Source, labelled_only: bool) -> Iterator[
         if conversion:
             source.note(f"{count} of {len(rows)} images: {conversion}")
     _note_crossings(source, crossings)
+
+
+def _leave_ungraded(scan: BScan, row: IndexRow) -> None:
+    """Make unknown what the index says that nobody graded. Raises InputError beyond the image."""
+    width = scan.image.shape[1]
+    for first, last in row.ungraded:
+        if last >= width:
+            raise InputError(
+                f"index.csv: ungraded columns {first}-{last} of {row.name} leave the image, "
+                f"{width} px wide: columns count from 0 to {width - 1}"
+            )
+        if scan.fluid is not None:
+            scan.fluid[:, first : last + 1] = IGNORE
+        if scan.layers is not None:
+            scan.layers[:, first : last + 1] = np.nan
 
 
 def _mask_values(files: Files, survey: Survey) -> MaskValues:

@@ -1,7 +1,8 @@
-"""index.csv of a folder: subject, B-scan, scale, eye and fovea of each image."""
+"""index.csv of a folder: subject, B-scan, scale, eye, fovea and ungraded columns of each image."""
 
 import csv
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,13 +15,17 @@ from dme.data.source import listing
 PLACE_COLUMNS = ("name", "subject", "bscan")
 SCALE_COLUMNS = ("axial_um", "lateral_um", "spacing_um")
 FOVEA_COLUMNS = ("fovea_column", "fovea_bscan")
+UNGRADED_COLUMN = "ungraded"
+RANGES = re.compile(r"(\d{1,6})-(\d{1,6})")  # of columns, such as 0-98
 MOST_SUBJECT = 2**63 - 1  # what int64 holds
 MOST_BSCAN = 9999  # far more than any volume has: greater numbers are dates or times
 EXPECTED = (
     f"UTF-8, subject >= 1, bscan 0 to {MOST_BSCAN} (its place in the volume, no date), and "
     f"{', '.join(SCALE_COLUMNS)} > 0 or all empty; where known eye {' or '.join(EYES)}, and "
-    f"{' and '.join(FOVEA_COLUMNS)} >= 0"
+    f"{' and '.join(FOVEA_COLUMNS)} >= 0; {UNGRADED_COLUMN} such as 0-98 or 0-98 625-767"
 )
+
+Ranges = tuple[tuple[int, int], ...]  # first and last column of each
 
 
 class IndexRow(NamedTuple):
@@ -32,6 +37,7 @@ class IndexRow(NamedTuple):
     scale_um: tuple[float, ...] | None = None
     eye: str | None = None  # one of EYES
     fovea: tuple[float, ...] | None = None  # column, B-scan
+    ungraded: Ranges = ()  # columns that nobody looked at
 
     @property
     def place(self) -> tuple[int, int]:
@@ -43,7 +49,8 @@ def read_index(path: Path, images: Iterable[str]) -> list[IndexRow]:
     """Rows of index.csv: name (extension or not), subject from 1, bscan from 0.
 
     Optional: scale in um, eye, and fovea, which stand for all B-scans of a volume and need not be
-    repeated. images: stems of the images there are. Raises InputError with the line that is wrong.
+    repeated, and the columns that nobody graded. images: stems of the images there are. Raises
+    InputError with the line that is wrong.
     """
     rows: dict[str, IndexRow] = {}
     line = 1
@@ -87,7 +94,24 @@ def _row(name: str, cells: dict[str, str]) -> IndexRow:
     if eye not in (None, *EYES):
         raise ValueError
     fovea = _numbers(cells, FOVEA_COLUMNS)
-    return IndexRow(subject, position, name, scale_um, eye, fovea)
+    ungraded = read_ranges(cells.get(UNGRADED_COLUMN) or "")
+    return IndexRow(subject, position, name, scale_um, eye, fovea, ungraded)
+
+
+def read_ranges(text: str) -> Ranges:
+    """Ranges of columns such as 0-98 625-767, or ValueError for anything else."""
+    ranges = []
+    for part in text.split():
+        match = RANGES.fullmatch(part)
+        if match is None or int(match[1]) > int(match[2]):
+            raise ValueError
+        ranges.append((int(match[1]), int(match[2])))
+    return tuple(ranges)
+
+
+def ranges_text(ranges: Ranges) -> str:
+    """What `read_ranges` reads."""
+    return " ".join(f"{first}-{last}" for first, last in ranges)
 
 
 def _numbers(cells: dict[str, str], columns: tuple[str, ...]) -> tuple[float, ...] | None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.scanfolder import EMPTY, GREY, WET, make_folder, places, read_scans, refused, save
 
+from dme.common.labels import IGNORE
 from dme.data.cache import open_cache
 from dme.data.duke import DUKE_ANNOTATED, DUKE_SCALE_UM
 from dme.data.opening import open_source
@@ -118,6 +119,29 @@ def test_wrong_index_is_refused(tmp_path, index, words):
 def test_two_images_at_one_place_are_refused(tmp_path):
     folder = make_folder(tmp_path, index=f"{PLACE}\na,1,0\nb,1,0\n")
     refused(folder, "a and b are both subject 1, B-scan 0")
+
+
+def test_ungraded_columns_are_unknown(tmp_path):
+    folder = make_folder(tmp_path, index=f"{PLACE},ungraded\na,1,0,\nb,1,1,0-1 4-5\n")
+    (folder / "boundaries").mkdir()
+    np.save(folder / "boundaries" / "b.npy", np.full((8, 6), 2.0))
+    graded, partly = read_scans(folder)
+    assert (graded.fluid != IGNORE).all()
+    unknown = (partly.fluid == IGNORE).all(axis=0)
+    assert unknown.tolist() == [True, True, False, False, True, True]
+    np.testing.assert_array_equal(partly.fluid[:, 2:4], WET[:, 2:4])
+    np.testing.assert_array_equal(np.isnan(partly.layers), np.tile(unknown, (8, 1)))
+
+
+@pytest.mark.parametrize("text", ["3", "5-3", "-1-2", "a-b", "0-1,3-4"])
+def test_ungraded_columns_that_cannot_be_are_refused(tmp_path, text):
+    folder = make_folder(tmp_path, index=f'{PLACE},ungraded\na,1,0,"{text}"\nb,1,1,\n')
+    refused(folder, "index.csv line 2", "ungraded such as 0-98")
+
+
+def test_ungraded_columns_beyond_the_image_are_refused(tmp_path):
+    folder = make_folder(tmp_path, index=f"{PLACE},ungraded\na,1,0,0-6\nb,1,1,\n")
+    refused(folder, "index.csv: ungraded columns 0-6 of a leave the image", "0 to 5")
 
 
 def test_index_may_choose_images_and_says_so(tmp_path):
