@@ -20,6 +20,8 @@ usage: ./run.sh COMMAND [arguments; --help lists a command's own]
   backbones  UNet and MobileNets compared: cost, and fluid Dice with the same budget
   width      how much the width of the network decides
   predict    find fluid or layers in new scans: masks, overlays, measurements, report
+  annotate   correct scans in a browser: fluid, boundaries; a folder to train on
+  suggest    which scans to label next
   export     a network as one file that runs without dme: ONNX or torch.export
   prepare    the preliminary study of a data set: counts, class balance, splits, pictures
   weights    list, download, verify and convert named checkpoints
@@ -78,7 +80,7 @@ command="${1:-}"
 [ $# -gt 0 ] && shift
 extras=()
 case "$command" in
-    predict | prepare | weights | cache | baseline) script="$command.py" ;;
+    predict | annotate | suggest | prepare | weights | cache | baseline) script="$command.py" ;;
     export) script=export.py extras=(export) ;;
     finetune | table2) script="$command.py" extras=(train) ;;
     reproduce) script=reproduce.py extras=(test) ;;

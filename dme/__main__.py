@@ -8,6 +8,8 @@ from dme.common.errors import InputError, run
 
 COMMANDS = {
     "predict": "find fluid or layers in new scans: masks, overlays, measurements, report",
+    "annotate": "correct scans in a browser: fluid, boundaries; a folder to train on",
+    "suggest": "which scans to label next",
     "finetune": "fine-tune a network on B-scans to segment fluid or layers, and score it",
     "prepare": "describe a data set: counts, class balance, splits, pictures",
     "weights": "list, download, verify and convert named checkpoints",

@@ -1,0 +1,120 @@
+"""Which scans to label next: those a network is unsure of that also stand for the others.
+
+INPUT: as of predict, an image, an array, a volume, a folder of these, or the word phantom.
+
+python experiments/suggest.py my_scans/ --count 8
+python experiments/suggest.py my_scans/ --weights runs/finetune/model.pt --labelled runs/annotate
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dme.common.errors import InputError, with_flags
+from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.words import SCAN_SUFFIXES
+
+if TYPE_CHECKING:  # --help is answered without torch
+    from dme.nets.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How many scans to suggest, and by which network."""
+
+    count: int = setting(8, "how many scans", minimum=1)
+    weights: str = setting("dme-fluid", "name or file of the network that looks at them")
+    volume: bool = setting(False, "the images of a folder are the B-scans of one volume")
+    labelled: Path | None = setting(
+        None, "folder that annotate made: its scans that are done are labelled already"
+    )
+    seed: int = setting(0, "of the small shifts", minimum=0, maximum=2**31 - 1)
+    out: Path = setting(Path("runs/suggest"), "folder for the list and its picture")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def main() -> int:
+    """Exit code 0, or 1 if something was skipped."""
+    inputs, settings = parse_args()
+    # imported only now: --help and wrong options are answered at once
+    from dme.common.folders import owned, refuse_foreign
+    from dme.common.provenance import provenance
+    from dme.report import suggestions
+    from dme.report.inputs import list_items
+
+    items, faults = list_items(inputs, settings.volume)
+    for reason in faults.values():
+        raise InputError(with_flags(reason))
+    labelled = labelled_names(settings.labelled)
+    with owned(settings.out):
+        refuse_foreign(settings.out, suggestions.RECORD, suggestions.FILES)
+        record = provenance()
+        model = looking_network(settings.weights)
+        print(f"network: {model.weights_name} (sha256 {model.weights_sha256[:12]})")
+
+        # look at all, choose, write
+        looked = suggestions.look_at_all(model, items, settings.seed)
+        if not looked.scans:
+            raise InputError("no scan could be read (see above)")
+        chosen = suggestions.suggest(looked, settings.count, labelled)
+        if not chosen:
+            raise InputError(f"all {len(looked.scans)} scans are labelled: nothing to suggest")
+        record["inputs"] = inputs
+        record["settings"] = {
+            "count": settings.count,
+            "seed": settings.seed,
+            "weights": model.weights_name,
+            "weights_sha256": model.weights_sha256,
+            "labelled": labelled,
+        }
+        suggestions.write_suggestions(settings.out, looked, chosen, record)
+    suggestions.print_suggestions(looked, chosen)
+    print(f"wrote {settings.out}: {', '.join(suggestions.FILES)}")
+    print(f"label them: dme annotate RESULTS --order {settings.out / suggestions.LIST}")
+    return int(looked.skipped > 0)
+
+
+def parse_args() -> tuple[list[str], Settings]:
+    parser = option_parser(__doc__)
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help=f"files ({' '.join(SCAN_SUFFIXES)}), folders, or phantom",
+    )
+    add_options(parser, Settings)
+    args: argparse.Namespace = parser.parse_args()
+    return args.inputs, from_options(Settings, args)
+
+
+def labelled_names(folder: Path | None) -> list[str]:
+    """Of the scans that are done in a folder of corrections."""
+    if folder is None:
+        return []
+    from dme.data.corrections import STATE, Corrections
+
+    if not (folder / STATE).is_file():
+        raise InputError(f"{folder}: no {STATE} in it; give a folder that annotate made")
+    corrections = Corrections(folder)
+    return [name for name in corrections.names if corrections.is_done(name)]
+
+
+def looking_network(weights: str) -> "Segmenter":
+    """The network in its fast form. Raises InputError if it does not say how scans enter it."""
+    import torch
+
+    from dme.inference.sizes import SIZES
+    from dme.nets.folding import folded
+    from dme.nets.loading import load_model
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(weights, device)
+    if model.preprocess.get("size") not in SIZES:
+        raise InputError(
+            f"{model.weights_name} does not say at which size scans enter it, as networks of "
+            "finetune do: give one of these"
+        )
+    return folded(model)

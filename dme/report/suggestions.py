@@ -1,0 +1,153 @@
+"""`suggest`: which of many scans to label next, as a list, a table and a picture."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dme.common.errors import InputError
+from dme.common.files import write_json
+from dme.drawing.canvas import save_png
+from dme.drawing.overlays import overlay
+from dme.drawing.panels import contact_sheet
+from dme.inference.suggestion import Look, Spot, choose, draw_shifts, look_at
+from dme.nets.segmenter import Segmenter
+from dme.report.inputs import Item
+from dme.report.scans import Scan
+from dme.report.tables import write_csv
+
+LIST = "suggested.csv"
+RECORD = "suggested.json"
+SHEET = "suggested.png"
+FILES = (LIST, SHEET)
+COLUMNS = ("rank", "scan", "volume", "bscan", "nats_per_1000_px", "source")
+SHEET_COLUMNS = 4
+SHEET_WIDTH = 300  # px, of a picture
+MOST_UNSURE = 0.02  # share of the pixels that the pictures mark
+ORANGE = (255, 168, 60)
+
+
+@dataclass
+class Looked:
+    """The scans that could be read, what the network makes of each, and how many were not."""
+
+    scans: list[Scan]
+    looks: list[Look]
+    skipped: int = 0
+
+
+def look_at_all(model: Segmenter, items: Sequence[Item], seed: int) -> Looked:
+    """Look at the scans of all items; those that cannot be read are said and left out."""
+    looked = Looked([], [])
+    shifts = draw_shifts(seed)
+    names: set[str] = set()
+    with tqdm(desc="look", unit="scan", total=0) as bar:
+        for item in items:
+            scans = _opened(item, names, looked)
+            bar.total += len(scans)
+            for scan in scans:
+                try:
+                    look = look_at(model, scan.read(), shifts)
+                    looked.scans.append(scan)
+                    looked.looks.append(look)
+                except InputError as e:
+                    _skip(looked, str(e))
+                bar.update()
+    return looked
+
+
+def _opened(item: Item, names: set[str], looked: Looked) -> list[Scan]:
+    try:
+        scans = item.scans(names)
+    except InputError as e:
+        _skip(looked, str(e))
+        return []
+    for note in item.notes:
+        tqdm.write(f"note: {note}")
+    return scans
+
+
+def _skip(looked: Looked, reason: str) -> None:
+    looked.skipped += 1
+    tqdm.write(f"skipped: {reason}", file=sys.stderr)
+
+
+def suggest(looked: Looked, count: int, labelled: Sequence[str]) -> list[int]:
+    """Indices of the scans to label next. labelled: names of those that have labels."""
+    known = [scan.name for scan in looked.scans]
+    unknown = [name for name in labelled if name not in known]
+    if unknown:
+        raise InputError(
+            f"`labelled` holds {unknown[0]}, which is none of the {len(known)} scans: "
+            "give the same scans as when they were labelled"
+        )
+    spots = [Spot(scan.volume, scan.position) for scan in looked.scans]
+    return choose(looked.looks, spots, count, [known.index(name) for name in labelled])
+
+
+def write_suggestions(out: Path, looked: Looked, chosen: Sequence[int], record: dict) -> None:
+    """The list that `annotate` opens, the picture, and last where they come from."""
+    rows = [_row(looked, index, rank) for rank, index in enumerate(chosen, start=1)]
+    write_csv(out / LIST, COLUMNS, rows)
+
+    # the pixels that the network is least sure of, on the scans themselves
+    pictures = []
+    captions = []
+    for row, index in zip(rows, chosen, strict=True):
+        picture = looked.looks[index].picture
+        unsure = picture > max(np.quantile(picture, 1 - MOST_UNSURE), 0)
+        pictures.append(out / f".{row['rank']}.png")
+        save_png(pictures[-1], overlay(looked.scans[index].read(), unsure, ORANGE), fast=True)
+        captions.append(f"{row['rank']}: {row['scan']}, {row['nats_per_1000_px']:.2f}")
+    try:
+        sheet = contact_sheet(pictures, captions, SHEET_COLUMNS, SHEET_WIDTH, strip=0)
+    finally:
+        for file in pictures:
+            file.unlink(missing_ok=True)
+    save_png(out / SHEET, sheet)
+
+    scores = {}
+    for scan, look in zip(looked.scans, looked.looks, strict=True):
+        scores[scan.name] = look.disagreement
+    content = {"suggested": [row["scan"] for row in rows], "disagreement": scores}
+    write_json(out / RECORD, record | content)
+
+
+def _row(looked: Looked, index: int, rank: int) -> dict:
+    scan = looked.scans[index]
+    return {
+        "rank": rank,
+        "scan": scan.name,
+        "volume": scan.volume,
+        "bscan": scan.position,
+        "nats_per_1000_px": 1000 * looked.looks[index].disagreement,
+        "source": Path(scan.source).name,
+    }
+
+
+def print_suggestions(looked: Looked, chosen: Sequence[int]) -> None:
+    """A line for each, the most useful first."""
+    width = max(len(scan.name) for scan in looked.scans)
+    print("rank  " + "scan".ljust(width) + "  disagreement (nats per 1000 px)")
+    for rank, index in enumerate(chosen, start=1):
+        name = looked.scans[index].name.ljust(width)
+        print(f"{rank:4}  {name}  {1000 * looked.looks[index].disagreement:.2f}")
+
+
+def read_list(path: Path) -> list[str]:
+    """Names of the scans in a list that `suggest` wrote, in its order. Raises InputError."""
+    expected = f"expected the {LIST} of `suggest`, or a table with a column scan"
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            names = [row["scan"] for row in csv.DictReader(file)]
+    except (KeyError, ValueError, csv.Error) as e:
+        raise InputError(f"{path}: no list of scans; {expected}") from e
+    except OSError as e:
+        raise InputError(f"{path}: {e.strerror}; {expected}") from e
+    if not names:
+        raise InputError(f"{path}: no scans in it; {expected}")
+    return names
