@@ -54,7 +54,7 @@ class Drawable:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the files of `page_folder` and `extra` texts, takes corrections of `scans`."""
+    """Gives out files of `folders`, the first that has one, and takes corrections of `scans`."""
 
     daemon_threads = True
 
@@ -62,16 +62,16 @@ class Server(ThreadingHTTPServer):
         self,
         scans: Sequence[Drawable],
         corrections: Corrections,
-        page_folder: Path,
-        extra: dict[str, bytes],
+        folders: Sequence[Path],
         port: int = 0,
     ) -> None:
-        """extra: files that are not in the folder, or stand in for one there, by name."""
-        super().__init__((HOST, port), Handler)
+        try:
+            super().__init__((HOST, port), Handler)
+        except OSError as e:
+            raise InputError(f"port {port}: {e.strerror}; choose another `port`, or 0") from e
         self.scans = scans
         self.corrections = corrections
-        self.page_folder = page_folder.resolve()
-        self.extra = extra
+        self.folders = [folder.resolve() for folder in folders]
         self.token = secrets.token_urlsafe(24)
         self.saving = threading.Lock()
         self.revisions = [0] * len(scans)
@@ -179,15 +179,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def _file(self, name: str) -> tuple[str, bytes]:
         kind = KINDS.get(Path(name).suffix)
-        if name in self.server.extra:
-            return kind or JSON, self.server.extra[name]
-        missing = Answer(404, "there is no such file")
-        if kind is None or "\0" in name:
-            raise missing
-        file = (self.server.page_folder / name).resolve()
-        if not file.is_relative_to(self.server.page_folder) or not file.is_file():
-            raise missing
-        return kind, file.read_bytes()
+        if kind is not None and "\0" not in name:
+            for folder in self.server.folders:
+                file = (folder / name).resolve()
+                if file.is_relative_to(folder) and file.is_file():
+                    return kind, file.read_bytes()
+        raise Answer(404, "there is no such file")
 
     def _put(self, path: str) -> tuple[str, bytes]:
         index = self._index(path)

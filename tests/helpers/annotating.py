@@ -48,7 +48,7 @@ def serving(root: Path, scans: int = 2) -> Iterator[Server]:
     page.mkdir(exist_ok=True)
     (page / "report.html").write_text("<title>page</title>")
     corrections = Corrections(root / "edited")
-    server = Server([drawable(i) for i in range(scans)], corrections, page, {})
+    server = Server([drawable(i) for i in range(scans)], corrections, [page])
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
