@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from dme.report.scan_files import write_values
-from dme.report.viewer import viewer_content
 
 from dme.annotation.sheets import Sheet
 from dme.drawing.canvas import save_png
 from dme.report.page import SCANS, Page
+from dme.report.scan_files import write_values
+from dme.report.viewer import viewer_content
 
 EDITOR_STYLES = ("editor.css",)
 EDITOR_SCRIPTS = ("editing.js", "tools.js", "toolbar.js")

@@ -1,4 +1,4 @@
-"""The server behind `annotate`: the page and its files out, corrections in, for this machine only.
+"""The server behind dme annotate: the page and its files out, corrections in, for this machine only.
 
 It listens on 127.0.0.1 and answers only who knows the token in the address. A page of another
 site that reaches it (by a form, a script, or a name that resolves to 127.0.0.1) is refused by its
@@ -164,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
         token, slash, rest = path.removeprefix("/").partition("/")
         known = hmac.compare_digest(token.encode("utf-8", "replace"), self.server.token.encode())
         if not known or not slash:
-            raise Answer(403, "refused: the address lacks the token that `annotate` printed")
+            raise Answer(403, "refused: the address lacks the token that dme annotate printed")
         return rest
 
     def _get(self, path: str) -> tuple[str, bytes]:

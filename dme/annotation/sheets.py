@@ -1,4 +1,4 @@
-"""What `annotate` opens: results of a prediction, or scans on which nothing is drawn yet."""
+"""What dme annotate opens: results of a prediction, or scans on which nothing is drawn yet."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -126,7 +126,7 @@ def in_order(sheets: list[Sheet], names: Sequence[str], place: str) -> list[Shee
     if unknown:
         raise InputError(
             f"{place} lists {unknown[0]}, which is none of the {len(sheets)} scans: "
-            "give the same scans to `suggest` and to `annotate`"
+            "give the same scans to dme suggest and to dme annotate"
         )
     alone = {"volume": None, "bscan": None}
     ordered = []

@@ -7,6 +7,7 @@ of these, or the word phantom for synthetic scans.
 ./run.sh predict Subject_01.mat --out visit1
 ./run.sh predict my_scans/ --task layers
 ./run.sh predict --compare visit1 visit2
+./run.sh predict --edited visit1
 torchrun --nproc-per-node 4 -m dme predict my_scans/
 """
 
@@ -127,9 +128,24 @@ def parse_args() -> tuple[argparse.Namespace, Settings]:
         metavar=("A", "B"),
         help="results folders of two visits: what changed",
     )
+    parser.add_argument(
+        "--edited",
+        type=Path,
+        metavar="RESULTS",
+        help="measure these results again, from what annotate left in their folder edited/",
+    )
+    parser.add_argument(
+        "--masks",
+        type=Path,
+        metavar="FOLDER",
+        help="with --edited: masks from here, also PNG, TIFF or NIfTI files of other programs",
+    )
     args = parser.parse_args()
-    if bool(args.inputs) == bool(args.compare):
-        parser.error("give INPUT (files, folders or the word phantom), or --compare A B")
+    if sum(map(bool, (args.inputs, args.compare, args.edited))) != 1:
+        choices = "INPUT (files, folders or the word phantom), --compare A B, or --edited RESULTS"
+        parser.error(f"give {choices}")
+    if args.masks and not args.edited:
+        parser.error("--masks belongs to --edited RESULTS")
     args.task = current_name(args.task)
     settings = from_options(Settings, args)
     if args.compare and (args.weights or replace(settings, out=None) != Settings()):
@@ -145,6 +161,8 @@ def main() -> int:
     args, settings = parse_args()
     if args.compare:
         return print_comparison(*args.compare, settings.out or Path("runs/compare"))
+    if args.edited:
+        return measure_edited(args.edited, args.masks, settings)
     return predict_scans(args, settings, settings.out or Path("runs/predict"))
 
 
@@ -208,6 +226,21 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
     ranks.leave()
     # torchrun would end rank 0 if another rank failed before it
     return int(rank == 0 and bool(work.skipped))
+
+
+def measure_edited(results: Path, masks: Path | None, settings: Settings) -> int:
+    """Measure again what a person corrected; everything else is as it was predicted."""
+    from dme.report.edited import remeasure
+
+    usual = Settings(out=settings.out, overwrite=settings.overwrite)
+    if settings != usual:
+        raise InputError(
+            "with --edited nothing is predicted: of the settings only `out` and `overwrite` apply"
+        )
+    name = results.resolve().name
+    return remeasure(
+        results, masks, settings.out or results.parent / f"{name}-edited", settings.overwrite
+    )
 
 
 def notes_of(items: "Iterable[Item]") -> list[str]:

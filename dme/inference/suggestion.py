@@ -22,7 +22,7 @@ from dme.nets.segmenter import Segmenter, normalise
 
 SHIFTED = 2  # views that are shifted, beside the scan as it is and mirrored
 MOST_SHIFT = 16  # px down and across
-CANDIDATES = 2  # times as many scans of an eye as may be chosen there, as of Yang et al.
+CANDIDATES = 2  # times as many uncertain scans as are chosen among them, as of Yang et al.
 LEAST = 1e-12  # of a probability whose logarithm is taken
 # of 1: how much a scan stands for one that looks the same, in another eye, or far away in its own
 ELSEWHERE = 0.5
@@ -122,7 +122,7 @@ def choose(
     chosen = list(labelled)
     eyes = [spot.eye for spot in spots]
     quota = -(-(count + len(chosen)) // len(set(eyes)))  # rounded up
-    candidates = _candidates(looks, eyes, quota, chosen)
+    candidates = _candidates(looks, eyes, CANDIDATES * count, quota, chosen)
 
     # one after the other, the scan that adds most to what the chosen ones stand for
     suggested: list[int] = []
@@ -146,16 +146,19 @@ def _given(eye: str | None, eyes: Sequence[str | None], chosen: Sequence[int]) -
 
 
 def _candidates(
-    looks: Sequence[Look], eyes: Sequence[str | None], quota: int, chosen: Sequence[int]
+    looks: Sequence[Look],
+    eyes: Sequence[str | None],
+    most: int,
+    quota: int,
+    chosen: Sequence[int],
 ) -> list[int]:
-    """The most uncertain scans of every eye that has not given its share, in order."""
-    candidates = []
-    for eye in dict.fromkeys(eyes):
-        wanted = CANDIDATES * max(quota - _given(eye, eyes, chosen), 0)
-        own = [i for i in range(len(looks)) if eyes[i] == eye and i not in chosen]
-        own.sort(key=lambda i: -looks[i].disagreement)
-        candidates += own[:wanted]
-    return sorted(candidates)
+    """At most so many of the most uncertain scans, CANDIDATES for each that an eye may give."""
+    candidates: list[int] = []
+    for i in sorted(range(len(looks)), key=lambda i: -looks[i].disagreement):
+        left = CANDIDATES * (quota - _given(eyes[i], eyes, chosen))
+        if i not in chosen and _given(eyes[i], eyes, candidates) < left:
+            candidates.append(i)
+    return sorted(candidates[:most])
 
 
 def _similarity(looks: Sequence[Look], spots: Sequence[Spot]) -> np.ndarray:

@@ -172,7 +172,7 @@ class Work:
 
     def _predict(self, scan: Scan, image: np.ndarray, truth: Truth, start: dict) -> Left:
         """Find, measure, save; start: what is known of the row."""
-        finding = self._find(image)
+        finding = self._find(scan, image)
         scale_um = self._scale_um(scan)
         axial_um = scale_um[0] if scale_um else None
         row = dict(start)
@@ -197,7 +197,7 @@ class Work:
             lines["retina"] = retina_px(finding.boundaries)
         return Left(row, lines)
 
-    def _find(self, image: np.ndarray) -> Finding:
+    def _find(self, scan: Scan, image: np.ndarray) -> Finding:
         # one network may find both, and runs once
         probabilities = {}
         for model in self.networks.values():
@@ -257,8 +257,12 @@ class Work:
         if finding.boundaries is not None:
             return draw_boundaries(image, finding.boundaries, finding.mask)
         regions = counted(row["regions"], "region")
-        legend = f"fluid: {amount(row)}, {regions} (probability above {self.threshold:g})"
+        legend = f"fluid: {amount(row)}, {regions} ({self._rule()})"
         return scan_overlay(image, finding.mask, legend)
+
+    def _rule(self) -> str:
+        """What is fluid, in words."""
+        return f"probability above {self.threshold:g}"
 
     def gather(self) -> None:
         """Bring the scans of all ranks together, in order."""

@@ -24,6 +24,9 @@ SCAN_COLUMNS = {  # by name of the task
     "layers+fluid": _SCAN + _FLUID + _LAYERS + _FLUID_IN_LAYERS + ("mask",) + _LAYER_FILES,
 }
 
+# of a scan of `predict --edited`: what a person made of it
+EDITED = ("edited", "edited_added_px", "edited_removed_px", "edited_boundary_shift_px")
+
 # of a volume: its B-scans and its scale, then what was measured, and around which centre
 _BSCANS = (
     "bscans",

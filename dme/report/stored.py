@@ -1,4 +1,4 @@
-"""What a prediction left of each scan, read back from its folder: the scan, and what was found."""
+"""What a prediction left of each scan, read back from its folder: its pixels and the finding."""
 
 import base64
 import binascii
@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from dme.report.scan_files import CALL
 
 from dme.common.errors import InputError
 from dme.common.files import sha256_file, unsealed
 from dme.common.tasks import TASKS, Task
 from dme.data.image_files import read_pixels
 from dme.report.batch import Finding
+from dme.report.truth import Truth
 from dme.report.visits import RESULTS, read_results
 from dme.retina.rows import BOUNDARIES
 from dme.retina.volume import SCALE
@@ -55,19 +55,33 @@ class Stored:
 
     def finding(self, row: dict) -> Finding:
         """What the networks found in it; probabilities in steps of 1/255. Raises InputError."""
-        path = self._unchanged(row["values"])
-        height, width = row["height_px"], row["width_px"]
-        try:
-            text = path.read_text(encoding="ascii").strip()
-            values = json.loads(text.removeprefix(f"{CALL}(").removesuffix(");"))
-            mask = _array(values.get("mask"), np.uint8, (height, width))
-            probability = _array(values.get("probability"), np.uint8, (height, width))
-            rows = _array(values.get("rows"), np.float32, (len(BOUNDARIES), width))
-        except (ValueError, AttributeError, zlib.error, binascii.Error) as e:
-            raise InputError(f"{path}: not as `predict` wrote it ({e}); predict again") from e
+        values = self._values(row)
+        probability = values["probability"]
         if probability is not None:
             probability = probability.astype(np.float32) / 255
-        return Finding(mask, probability, rows)
+        return Finding(values["mask"], probability, values["rows"])
+
+    def truth(self, row: dict) -> Truth:
+        """What graders marked in it. Raises InputError."""
+        values = self._values(row)
+        return Truth(values["truth"], values["truth_rows"])
+
+    def _values(self, row: dict) -> dict[str, np.ndarray | None]:
+        """Arrays of a scan by the names that the page has for them."""
+        path = self._unchanged(row["values"])
+        pixels = (row["height_px"], row["width_px"])
+        lines = (len(BOUNDARIES), row["width_px"])
+        values = {}
+        try:
+            text = path.read_text(encoding="ascii").strip()
+            record = json.loads(text.removeprefix("dme.receive(").removesuffix(");"))
+            for name in ("mask", "probability", "truth"):
+                values[name] = _array(record.get(name), np.uint8, pixels)
+            for name in ("rows", "truth_rows"):
+                values[name] = _array(record.get(name), np.float32, lines)
+        except (ValueError, AttributeError, zlib.error, binascii.Error) as e:
+            raise InputError(f"{path}: not as dme predict wrote it ({e}); predict again") from e
+        return values
 
     def _unchanged(self, name: str) -> Path:
         """A file of the results, which must be as it was written."""
@@ -77,7 +91,7 @@ class Stored:
         if sha256_file(path) != self.record["files"].get(name):
             raise InputError(
                 f"{path} was changed since it was written: put corrections into edited/ "
-                "(`annotate` does), not into the results"
+                "(dme annotate does), not into the results"
             )
         return path
 

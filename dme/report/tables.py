@@ -9,7 +9,7 @@ import numpy as np
 
 from dme.common.files import atomic_path
 from dme.common.tasks import Task
-from dme.report.columns import ROW_COLUMNS, SCAN_COLUMNS, SECTOR_COLUMNS, VOLUME_COLUMNS
+from dme.report.columns import EDITED, ROW_COLUMNS, SCAN_COLUMNS, SECTOR_COLUMNS, VOLUME_COLUMNS
 from dme.retina.volume import SCALE, SECTORS
 
 TABLES = ("measurements.csv", "volumes.csv", *(f"{key}.csv" for key in SECTORS.values()))
@@ -59,7 +59,10 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict]) -> None:
 
 def write_tables(out: Path, task: Task, rows: list[dict], volumes: list[dict]) -> None:
     """measurements.csv; with volumes volumes.csv, and with sectors a table for each map."""
-    write_csv(out / "measurements.csv", SCAN_COLUMNS[task.name], rows)
+    columns = SCAN_COLUMNS[task.name]
+    if EDITED[0] in rows[0]:
+        columns += EDITED
+    write_csv(out / "measurements.csv", columns, rows)
     if volumes:
         write_csv(out / "volumes.csv", VOLUME_COLUMNS[task.name], volumes)
     for key in SECTORS.values():
