@@ -1,4 +1,4 @@
-"""The server behind dme annotate: the page and its files out, corrections in, for this machine only.
+"""The server of `annotate`: the page and its files out, corrections in, for this machine only.
 
 It listens on 127.0.0.1 and answers only who knows the token in the address. A page of another
 site that reaches it (by a form, a script, or a name that resolves to 127.0.0.1) is refused by its

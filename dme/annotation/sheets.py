@@ -1,4 +1,4 @@
-"""What dme annotate opens: results of a prediction, or scans on which nothing is drawn yet."""
+"""What `annotate` opens: results of a prediction, or scans on which nothing is drawn yet."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

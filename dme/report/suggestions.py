@@ -1,4 +1,4 @@
-"""dme suggest: which of many scans to label next, as a list, a table and a picture."""
+"""`suggest`: which of many scans to label next, as a list, a table and a picture."""
 
 import csv
 import sys
@@ -90,7 +90,7 @@ def suggest(looked: Looked, count: int, labelled: Sequence[str]) -> list[int]:
 
 
 def write_suggestions(out: Path, looked: Looked, chosen: Sequence[int], record: dict) -> None:
-    """The list that dme annotate opens, the picture, and last where they come from."""
+    """The list that `annotate` opens, the picture, and last where they come from."""
     rows = [_row(looked, index, rank) for rank, index in enumerate(chosen, start=1)]
     write_csv(out / LIST, COLUMNS, rows)
 
@@ -139,7 +139,7 @@ def print_suggestions(looked: Looked, chosen: Sequence[int]) -> None:
 
 
 def read_list(path: Path) -> list[str]:
-    """Names of the scans in a list that dme suggest wrote, in its order. Raises InputError."""
+    """Names of the scans in a list that `suggest` wrote, in its order. Raises InputError."""
     expected = f"expected the {LIST} of dme suggest, or a table with a column scan"
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:

@@ -11,7 +11,8 @@ dme.edit = {
   trouble: null, // what went wrong: text, and whether another window saved this scan
 };
 
-// A sheet: index, values (of the viewer), revision, ungraded, done, dirty, undo, redo, original
+// A sheet: index, values (of the viewer), revision, ungraded, done, undo, redo, original; version:
+// counts what was drawn, sent: the version that is on its way, dirty: not all of it is saved
 const originals = new WeakMap(); // values -> what the network found
 
 function copyOf(values) {
@@ -45,8 +46,9 @@ function begin(index, values, content) {
   values.mask = content.fluid && maskOf(content.fluid);
   values.rows = content.boundaries && rowsOf(content.boundaries);
   const {revision, ungraded, done} = content;
-  dme.edit.sheet = {index, values, revision, ungraded, done, dirty: false, undo: [], redo: []};
-  dme.edit.trouble = null;
+  dme.edit.sheet = {index, values, revision, ungraded, done, undo: [], redo: []};
+  Object.assign(dme.edit.sheet, {version: 0, sent: 0, dirty: false});
+  if (!dme.edit.trouble?.sheet?.dirty) dme.edit.trouble = null; // else another scan is not saved
 
   // the first step back leads to what the network found
   const original = {
@@ -147,6 +149,7 @@ dme.edit.before = function () {
 // Call it after something was drawn
 function changed() {
   dme.edit.sheet.dirty = true;
+  dme.edit.sheet.version++;
   if (dme.values.mask) dme.maskChanged(dme.values.mask);
   dme.redraw();
   dme.emit("sheet");
@@ -180,16 +183,15 @@ dme.edit.setDone = function (done) {
 let saving = Promise.resolve(); // saves follow each other
 
 dme.edit.save = function (sheet = dme.edit.sheet) {
-  if (!sheet?.dirty) return saving;
-  const {values, ungraded, done} = sheet;
+  if (!sheet?.dirty || sheet.sent === sheet.version) return saving;
+  const {values, ungraded, done, version} = sheet;
   const content = packed({mask: values.mask, rows: values.rows, ungraded, done});
-  sheet.dirty = false;
-  saving = saving.then(() => send(sheet, content));
-  dme.emit("sheet");
+  sheet.sent = version;
+  saving = saving.then(() => send(sheet, content, version));
   return saving;
 };
 
-async function send(sheet, content) {
+async function send(sheet, content, version) {
   const fluid = content.fluid === null ? null : content.fluid.split(",").map(Number);
   const body = JSON.stringify({
     revision: sheet.revision,
@@ -203,15 +205,16 @@ async function send(sheet, content) {
     const {status, content: answer} = await asked(`edits/${sheet.index}`, {method: "PUT", headers, body});
     if (status === 200) {
       sheet.revision = answer.revision;
-      dme.edit.saved = answer;
+      if (sheet.version === version) sheet.dirty = false;
+      if (dme.edit.trouble?.sheet === sheet) dme.edit.trouble = null;
       dme.edit.states[sheet.index] = {...dme.edit.states[sheet.index], saved: true, done: content.done};
       dme.emit("sheet");
       return;
     }
-    sheet.dirty = true;
+    sheet.sent = null;
     troubled(`not saved: ${answer.error}`, status === 409 ? answer.revision : null, sheet);
   } catch {
-    sheet.dirty = true;
+    sheet.sent = null;
     troubled("not saved: the server does not answer; leave this page open and start `annotate` again");
   }
 }
@@ -226,9 +229,9 @@ function troubled(text, theirs = null, sheet = dme.edit.sheet) {
 dme.edit.keepMine = function () {
   const {theirs, sheet} = dme.edit.trouble;
   sheet.revision = theirs;
-  dme.edit.trouble = null;
   dme.edit.save(sheet);
 };
+dme.edit.tryAgain = () => dme.edit.save(dme.edit.trouble.sheet);
 dme.edit.takeTheirs = function () {
   dme.edit.trouble.sheet.dirty = false;
   dme.edit.trouble = null;

@@ -76,11 +76,12 @@ const conflict = dme.element("span", {hidden: true}, [
   button("show theirs", "what is drawn here goes", edit.takeTheirs),
   button("keep mine", "what the other window saved goes", edit.keepMine),
 ]);
+const again = button("try again", "save what is not saved", edit.tryAgain);
 bar.append(
   tools,
   dme.element("div", {className: "options"}, Object.values(options)),
   dme.element("div", {className: "tools"}, [undo, redo, reset, save, doneLabel, next]),
-  dme.element("div", {className: "tools"}, [says, conflict]),
+  dme.element("div", {className: "tools"}, [says, conflict, again]),
 );
 
 function openNext() {
@@ -117,6 +118,7 @@ function show() {
   }
   bar.classList.toggle("trouble", Boolean(trouble));
   conflict.hidden = trouble === null || trouble.theirs === null;
+  again.hidden = !trouble?.sheet?.dirty || trouble.theirs !== null;
   edit.say(trouble ? trouble.text : statusText(sheet));
   markList();
 }

@@ -111,7 +111,7 @@ function layerOf(x, y) {
 // ---- boundaries -------------------------------------------------------------------------------
 // A dragged point takes its neighbours along, less and less up to the reach or to the next point
 // that was dragged before. Where there is no boundary yet, a smooth curve joins the points.
-let held = null; // k, x, base, points
+let held = null; // k, x, base: its rows until now; fromNothing
 let points = []; // of the open scan: k, x
 let joined = new Map(); // k -> points [x, row] of boundaries that are drawn from nothing
 
@@ -126,18 +126,18 @@ const boundaryTool = {
   down(place) {
     const {width} = dme.scan();
     const x = Math.min(Math.max(Math.floor(place[0]), 0), width - 1);
-    const k = nearestBoundary(x, place[1] - 0.5);
-    if (k === null && Number.isNaN(row(settings.boundary, x))) {
-      dme.edit.before();
-      addPoint(settings.boundary, x, place[1] - 0.5);
-    } else if (k !== null) {
-      dme.edit.before();
-      const start = k * width;
-      held = {k, x, base: dme.values.rows.slice(start, start + width)};
-    }
+    const near = nearestBoundary(x, place[1] - 0.5);
+    const k = near ?? settings.boundary;
+    const fromNothing = joined.has(k) || Number.isNaN(row(k, x));
+    if (near === null && !fromNothing) return; // nothing is taken hold of
+    dme.edit.before();
+    const start = k * width;
+    held = {k, x, fromNothing, base: dme.values.rows.slice(start, start + width)};
+    if (fromNothing) addPoint(k, x, place[1] - 0.5);
   },
   move(place) {
-    if (held) drag(held, place[1] - 0.5);
+    if (held?.fromNothing) addPoint(held.k, held.x, place[1] - 0.5);
+    else if (held) drag(held, place[1] - 0.5);
   },
   up() {
     if (held) points.push({k: held.k, x: held.x});
@@ -186,7 +186,6 @@ function addPoint(k, x, y) {
   const known = (joined.get(k) ?? []).filter(point => point[0] !== x);
   const all = [...known, [x, y]].sort((a, b) => a[0] - b[0]);
   joined.set(k, all);
-  points.push({k, x});
   if (all.length === 1) setRow(k, x, y);
   for (const [column, value] of curve(all)) setRow(k, column, value);
   dme.edit.changed();
