@@ -164,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
         token, slash, rest = path.removeprefix("/").partition("/")
         known = hmac.compare_digest(token.encode("utf-8", "replace"), self.server.token.encode())
         if not known or not slash:
-            raise Answer(403, "refused: the address lacks the token that dme annotate printed")
+            raise Answer(403, "refused: the address lacks the token that annotate printed")
         return rest
 
     def _get(self, path: str) -> tuple[str, bytes]:

@@ -126,7 +126,7 @@ def in_order(sheets: list[Sheet], names: Sequence[str], place: str) -> list[Shee
     if unknown:
         raise InputError(
             f"{place} lists {unknown[0]}, which is none of the {len(sheets)} scans: "
-            "give the same scans to dme suggest and to dme annotate"
+            "give the same scans to ./run.sh suggest and to ./run.sh annotate"
         )
     alone = {"volume": None, "bscan": None}
     ordered = []

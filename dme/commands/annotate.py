@@ -2,9 +2,9 @@
 
 SCANS: results of predict, whose findings are corrected, or a folder of scans, from nothing.
 
-python experiments/annotate.py runs/predict
-python experiments/annotate.py my_scans/ --task layers+fluid
-python experiments/annotate.py runs/predict --order runs/suggest/suggested.csv
+./run.sh annotate runs/predict
+./run.sh annotate my_scans/ --task layers+fluid
+./run.sh annotate runs/predict --order runs/suggest/suggested.csv
 """
 
 import argparse
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dme.common.errors import InputError
+from dme.common.errors import InputError, by_door
 from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.common.tasks import TASKS, current_name
 
@@ -78,7 +78,8 @@ def main() -> int:
             webbrowser.open(server.address)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-        print(f"\nended; train on it: dme finetune --recipe best --data {out} --split random")
+        command = f"./run.sh finetune --recipe best --data {out} --split random"
+        print(by_door(f"\nended; train on what is done: {command}"))
     return 0
 
 

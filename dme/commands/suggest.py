@@ -2,8 +2,8 @@
 
 INPUT: as of predict, an image, an array, a volume, a folder of these, or the word phantom.
 
-python experiments/suggest.py my_scans/ --count 8
-python experiments/suggest.py my_scans/ --weights runs/finetune/model.pt --labelled runs/annotate
+./run.sh suggest my_scans/ --count 8
+./run.sh suggest my_scans/ --weights runs/finetune/model.pt --labelled runs/annotate
 """
 
 import argparse
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dme.common.errors import InputError, with_flags
+from dme.common.errors import InputError, by_door, with_flags
 from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.common.words import SCAN_SUFFIXES
 
@@ -73,7 +73,8 @@ def main() -> int:
         suggestions.write_suggestions(settings.out, looked, chosen, record)
     suggestions.print_suggestions(looked, chosen)
     print(f"wrote {settings.out}: {', '.join(suggestions.FILES)}")
-    print(f"label them: dme annotate RESULTS --order {settings.out / suggestions.LIST}")
+    order = settings.out / suggestions.LIST
+    print(by_door(f"label them: ./run.sh annotate {inputs[0]} --order {order}"))
     return int(looked.skipped > 0)
 
 

@@ -1,6 +1,15 @@
 """Words that users type: choices of command lines, known without NumPy and PyTorch."""
 
-COMMAND_NAMES = ("predict", "finetune", "prepare", "weights", "cache", "export")  # of `dme`
+COMMAND_NAMES = (  # of `dme`
+    "predict",
+    "annotate",
+    "suggest",
+    "finetune",
+    "prepare",
+    "weights",
+    "cache",
+    "export",
+)
 SIZE_NAMES = ("512", "native", "half")  # keys of dme.inference.sizes.SIZES
 HEAD_NAMES = ("fcn", "psp", "deeplabv3", "lraspp")  # keys of dme.nets.segmenter.HEADS
 HEADS_OF = {  # backbone -> the heads it takes, the usual one first; dme.nets.segmenter.BACKBONES

@@ -242,6 +242,6 @@ def _read_state(path: Path) -> dict[str, dict]:
                 int(first), int(last)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise InputError(
-            f"{path}: not as dme annotate wrote it ({e}): move the folder away, or restore it"
+            f"{path}: not as ./run.sh annotate wrote it ({e}): move the folder away, or restore it"
         ) from e
     return state

@@ -60,15 +60,7 @@ def open_volume(path: Path) -> VolumeRecord:
     """A volume whose second axis is depth; its scale is the one of the header, if it is set."""
     header = read_header(path)
     bscans, height, width = header.shape
-    part = _parts(path, header)
-
-    def stored(index: int) -> np.ndarray:
-        content = part(header.offset + index * header.bscan_bytes, header.bscan_bytes)
-        pixels = np.frombuffer(content, header.dtype).reshape(height, width)
-        if (header.slope, header.intercept) in ((0.0, 0.0), (1.0, 0.0)):
-            return pixels
-        return (pixels * header.slope + header.intercept).astype(np.float32)
-
+    stored = _stored(path, header)
     check_stack(path, header.shape, stored)
     read, notes = grey_reader(path, stored, range(bscans))
     lateral_um, axial_um, spacing_um = header.spacing_um or (None, None, None)
@@ -87,6 +79,27 @@ def open_volume(path: Path) -> VolumeRecord:
         identifier=identifier_of(path),
         notes=tuple(notes),
     )
+
+
+def read_numbers(path: Path) -> list[np.ndarray]:
+    """The numbers of all B-scans (H, W) as they are stored. Raises InputError as `read_header`."""
+    header = read_header(path)
+    stored = _stored(path, header)
+    return [stored(index) for index in range(header.shape[0])]
+
+
+def _stored(path: Path, header: NiftiHeader) -> Callable[[int], np.ndarray]:
+    """What gives the numbers (H, W) of a B-scan."""
+    part = _parts(path, header)
+
+    def stored(index: int) -> np.ndarray:
+        content = part(header.offset + index * header.bscan_bytes, header.bscan_bytes)
+        pixels = np.frombuffer(content, header.dtype).reshape(header.shape[1:])
+        if (header.slope, header.intercept) in ((0.0, 0.0), (1.0, 0.0)):
+            return pixels
+        return (pixels * header.slope + header.intercept).astype(np.float32)
+
+    return stored
 
 
 def read_header(path: Path) -> NiftiHeader:

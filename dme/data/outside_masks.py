@@ -15,6 +15,7 @@ from dme.common.errors import InputError
 from dme.common.labels import IGNORE
 from dme.common.words import IMAGE_SUFFIXES
 from dme.data.masks import MaskValues, check_meaning, mask_lookup, read_mask
+from dme.data.nifti import read_numbers
 from dme.data.source import listing, natural
 
 NIFTI = (".nii", ".nii.gz")
@@ -27,6 +28,7 @@ TURNS = {
     "turned by half": (slice(None, None, -1), slice(None, None, -1)),
 }
 FAR_BETTER = 2.0  # times as much overlap as untouched
+MOSTLY = 0.5  # of the fluid, which a set that was turned shares with what was found
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def _split(file: Path) -> tuple[str, str | None]:
 def _read(file: Path, suffix: str, slots: list[Slot]) -> list[np.ndarray]:
     """A mask for each slot. Raises InputError."""
     if suffix in NIFTI:
-        stack = _read_nifti(file, slots)
+        stack = [_as_labels(file, numbers) for numbers in read_numbers(file)]
     elif suffix in TIFF:
         stack = _read_pages(file)
     else:
@@ -140,35 +142,6 @@ def _read_pages(file: Path) -> list[np.ndarray]:
     return pages
 
 
-def _read_nifti(file: Path, slots: list[Slot]) -> list[np.ndarray]:
-    """Slices as B-scans (H, W) of axes across, down, B-scan, or across, B-scan, down."""
-    try:
-        import nibabel
-    except ImportError as e:
-        raise InputError(f"{file}: reading NIfTI takes nibabel: pip install nibabel") from e
-    try:
-        image = nibabel.load(file)
-        shape = tuple(image.shape)
-        if np.prod(shape, dtype=np.float64) > MOST_VOXELS:
-            raise InputError(f"{file}: {shape} voxels, more than fit: split it")
-        voxels = np.asanyarray(image.dataobj)
-    except InputError:
-        raise
-    except Exception as e:  # nibabel raises errors of its own, of gzip and of NumPy
-        raise InputError(f"{file}: not a readable NIfTI file ({e}); save it again") from e
-
-    # which axis is which, by their lengths
-    height, width = slots[0].shape
-    voxels = voxels.reshape(shape + (1,) * (3 - len(shape)))
-    if voxels.ndim == 3:
-        for axes in ((2, 1, 0), (1, 2, 0)):
-            stack = voxels.transpose(axes)
-            if stack.shape[1:] == (height, width):
-                return [_as_labels(file, mask) for mask in stack]
-    expected = f"({width}, {height}, B-scans) as across, down, B-scan"
-    raise InputError(f"{file}: axes are {shape}, expected {expected}")
-
-
 def _as_labels(file: Path, values: np.ndarray) -> np.ndarray:
     """Whole numbers 0 to 255 as uint8; ITK programs save them as floats too."""
     whole = values.dtype.kind in "bui" or np.array_equal(values, np.rint(values))
@@ -184,18 +157,20 @@ def _check_turned(
     """Refuse a set that agrees with what the network found far better when it is turned over."""
     overlap = dict.fromkeys(TURNS, 0)
     untouched = 0
+    fluid_px = 0
     for name, mask in masks.items():
         fluid = mask == 1
+        fluid_px += int(fluid.sum())
         found = originals[name] == 1
         untouched += int((fluid & found).sum())
         for turn, index in TURNS.items():
             overlap[turn] += int((fluid[index] & found).sum())
     turn = max(overlap, key=overlap.get)
-    if overlap[turn] > FAR_BETTER * untouched:
+    if overlap[turn] > max(FAR_BETTER * untouched, MOSTLY * fluid_px):
         shared = f"{untouched} px of them are what the network found, {turn} {overlap[turn]} px"
         raise InputError(
             f"{folder}: the masks seem {turn} ({shared}): save them as the scans lie, or correct "
-            "them with dme annotate"
+            "them with ./run.sh annotate"
         )
 
 

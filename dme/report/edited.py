@@ -7,7 +7,6 @@ how much, stands in its tables.
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from dme.data.outside_masks import Slot, read_outside_masks, with_unknown
 from dme.report import results_folder
 from dme.report.batch import Finding, Work
 from dme.report.columns import EDITED
+from dme.report.eyes import VolumePlace, eye_in_name
 from dme.report.inputs import Item
 from dme.report.journal import Journal, Left
 from dme.report.place import fingerprint_of, place_for
@@ -30,6 +30,7 @@ from dme.report.truth import Truth
 
 PROBABILITY = "mean_fluid_probability"
 CHANGED = "changed"
+FOUND = ("found", "centre")  # a fovea that nobody gave
 CONFIRMED = "confirmed"  # a person said that it is done, and changed nothing
 
 
@@ -37,7 +38,7 @@ class Edits:
     """What a person made of the scans of a prediction, by their names."""
 
     def __init__(self, stored: Stored, folder: Path) -> None:
-        """folder: of dme annotate, or of masks that were edited elsewhere. Raises InputError."""
+        """folder: of `annotate`, or of masks that were edited elsewhere. Raises InputError."""
         self.shapes = {row["scan"]: (row["height_px"], row["width_px"]) for row in stored.rows}
         self.corrections: Corrections | None = None
         self.masks: dict[str, np.ndarray] = {}
@@ -54,7 +55,9 @@ class Edits:
     def _check(self, folder: Path) -> None:
         """Every one can be read, and is of a scan of these results."""
         if not self.corrections.names:
-            raise InputError(f"{folder}: nothing was saved in it; correct scans with dme annotate")
+            raise InputError(
+                f"{folder}: nothing was saved in it; correct scans with ./run.sh annotate"
+            )
         for name in self.corrections.names:
             if name not in self.shapes:
                 raise InputError(f"{folder}: {name} is none of the scans of these results")
@@ -149,6 +152,14 @@ class EditedWork(Work):
         return "corrected by hand" if self.state == CHANGED else super()._rule()
 
 
+@dataclass(frozen=True)
+class Gaps:
+    """What is measured of a device's record: how far apart B-scans lie, inferior ones first."""
+
+    gaps_um: tuple[float, ...]
+    superior_first: bool = False
+
+
 @dataclass
 class StoredItem(Item):
     """All scans of earlier results, under the names that they have there."""
@@ -156,11 +167,9 @@ class StoredItem(Item):
     stored: Stored | None = None
 
     def scans(self, names: set[str]) -> list[Scan]:
-        volumes = {volume["volume"]: volume for volume in self.stored.volumes}
-        return [self._scan(row, volumes.get(row["volume"], {})) for row in self.stored.rows]
+        return [self._scan(row) for row in self.stored.rows]
 
-    def _scan(self, row: dict, volume: dict) -> Scan:
-        fovea = (volume.get("fovea_column"), volume.get("fovea_bscan"))
+    def _scan(self, row: dict) -> Scan:
         return Scan(
             name=row["scan"],
             source=row["source"],
@@ -168,8 +177,6 @@ class StoredItem(Item):
             volume=row["volume"],
             position=row["bscan"],
             scale_um=scale_of(row),
-            eye=volume.get("eye"),
-            fovea=None if None in fovea else fovea,
             truth=lambda shape: self.stored.truth(row),
         )
 
@@ -187,7 +194,7 @@ def remeasure(results: Path, masks: Path | None, out: Path, overwrite: bool) -> 
     folder = masks or results / "edited"
     if not folder.is_dir():
         raise InputError(
-            f"{folder}: no such folder; correct scans with dme annotate, or give `masks`"
+            f"{folder}: no such folder; correct scans with ./run.sh annotate, or give `masks`"
         )
     edits = Edits(stored, folder)
     settings = stored.record["settings"]
@@ -210,10 +217,9 @@ def remeasure(results: Path, masks: Path | None, out: Path, overwrite: bool) -> 
             work = _work(place.out, stored, edits, journal)
             work.run([StoredItem(str(results), list, stored=stored)])
             work.gather()
-        notes = [*stored.record.get("notes", ()), *_notes(work.rows)]
-        for note in _notes(work.rows):
-            print(note)
-        results_folder.complete(work, origin, list(dict.fromkeys(notes)), place)
+        note = _note(work.rows)
+        print(note)
+        results_folder.complete(work, origin, [*stored.record["input_notes"], note], place)
     return int(bool(work.skipped))
 
 
@@ -232,10 +238,23 @@ def _work(out: Path, stored: Stored, edits: Edits, journal: Journal) -> EditedWo
     work.skipped = list(stored.record["skipped"])
     for volume in stored.volumes:  # which may reach beyond the scans that could be read
         work.ranges[volume["volume"]] = (volume["first_bscan"], volume["last_bscan"])
+        work.places[volume["volume"]] = _place_of(volume)
     return work
 
 
-def _notes(rows: list[dict]) -> Iterator[str]:
+def _place_of(volume: dict) -> VolumePlace:
+    """Where a volume lies, as it was said; a fovea that was found is looked for again."""
+    fovea = None
+    if volume.get("fovea_from") not in FOUND and volume["fovea_column"] is not None:
+        fovea = (volume["fovea_column"], volume["fovea_bscan"])
+    gaps = None
+    if volume.get("bscan_rows"):
+        gaps_um = np.diff(volume["bscan_rows"]) * volume["spacing_um"]
+        gaps = Gaps(tuple(gaps_um.tolist()))
+    return VolumePlace(volume["eye"], fovea, eye_in_name(volume["volume"]), gaps)
+
+
+def _note(rows: list[dict]) -> str:
     """What a person changed, in a line."""
     state, added, removed, shift = EDITED
     changed = [row for row in rows if row[state] == CHANGED]
@@ -248,4 +267,4 @@ def _notes(rows: list[dict]) -> Iterator[str]:
     if shifts_px:
         mean_px = sum(shifts_px) / len(shifts_px)
         text += f"; boundaries of {len(shifts_px)} scans moved by {mean_px:.2f} px on average"
-    yield text
+    return text

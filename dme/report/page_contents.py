@@ -7,6 +7,7 @@ from pathlib import Path
 from dme.common.tasks import Task
 from dme.drawing.html import Column, Table
 from dme.inference.sizes import SIZES
+from dme.report.columns import EDITED
 from dme.report.networks import targets_of
 from dme.report.page import Page
 from dme.report.tables import sectors_of
@@ -76,11 +77,16 @@ def write_page(path: Path, record: dict, task: Task, results: Results) -> list[s
     if task.finds_fluid and task.finds_layers:
         scan_tables.append(_fluid_in_layers(rows))
 
+    if EDITED[0] in rows[0]:
+        scan_columns += _edit_columns(rows)
+
     # volumes come first, then the scans, then what is worth a table of its own
     doubtful = [row for row in rows if row["doubt"]]
     columns = [Column("scan", "scan"), *scan_columns, Column("source", "source")]
     if doubtful:
         columns.insert(1, Column("doubt", "doubt"))
+    if EDITED[0] in rows[0]:
+        columns.insert(1, Column(EDITED[0], "by a person"))
     scans = Table("Scans", columns, rows, rank, "overlay", "thumbnail", link="scan")
     viewer = viewer_content(path.parent, rows, volumes, scan_columns, rank)
     page = Page(
@@ -232,6 +238,17 @@ def _thickness_columns(unit: str, names: Sequence[str]) -> list[Column]:
     for key, name in zip(keys, names, strict=True):
         columns.append(Column(key, f"{name} {SHOWN_UNITS[unit]}", 1))
     return columns
+
+
+def _edit_columns(rows: list[dict]) -> list[Column]:
+    """What a person changed, as far as there is any of it."""
+    _, added, removed, shift = EDITED
+    columns = [
+        Column(added, "fluid added px"),
+        Column(removed, "fluid removed px"),
+        Column(shift, "boundaries moved px", 2),
+    ]
+    return [column for column in columns if _any_known(rows, column.key)]
 
 
 def _profiles(rows: list[dict], unit: str) -> Table:

@@ -73,6 +73,7 @@ def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None
     page = write_page(out / "report.html", origin.record, origin.task, results)
     content = {
         "notes": results.notes,
+        "input_notes": notes,
         "scans": rows,
         "volumes": volumes,
         "skipped": work.skipped,

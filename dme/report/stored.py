@@ -80,7 +80,7 @@ class Stored:
             for name in ("rows", "truth_rows"):
                 values[name] = _array(record.get(name), np.float32, lines)
         except (ValueError, AttributeError, zlib.error, binascii.Error) as e:
-            raise InputError(f"{path}: not as dme predict wrote it ({e}); predict again") from e
+            raise InputError(f"{path}: not as it was written ({e}); predict again") from e
         return values
 
     def _unchanged(self, name: str) -> Path:
@@ -91,7 +91,7 @@ class Stored:
         if sha256_file(path) != self.record["files"].get(name):
             raise InputError(
                 f"{path} was changed since it was written: put corrections into edited/ "
-                "(dme annotate does), not into the results"
+                "(./run.sh annotate does), not into the results"
             )
         return path
 
@@ -111,8 +111,8 @@ def open_results(folder: Path) -> Stored:
             raise InputError(
                 f"{folder}: results of an earlier version, without the scans: predict again"
             )
-    if not isinstance(record.get("files"), dict):
-        raise InputError(f"{folder}: results without checksums; predict again")
+    if not isinstance(record.get("files"), dict) or "input_notes" not in record:
+        raise InputError(f"{folder}: results of an earlier version; predict again")
     return Stored(folder, record)
 
 

@@ -140,7 +140,7 @@ def print_suggestions(looked: Looked, chosen: Sequence[int]) -> None:
 
 def read_list(path: Path) -> list[str]:
     """Names of the scans in a list that `suggest` wrote, in its order. Raises InputError."""
-    expected = f"expected the {LIST} of dme suggest, or a table with a column scan"
+    expected = f"expected the {LIST} of ./run.sh suggest, or a table with a column scan"
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             names = [row["scan"] for row in csv.DictReader(file)]

@@ -187,4 +187,4 @@ def test_ctrl_c_ends_it_and_two_cannot_write(results):
     time.sleep(0.5)
     first.send_signal(signal.SIGINT)
     printed, _ = first.communicate(timeout=60)
-    assert first.returncode == 0 and "train on it: dme finetune" in printed
+    assert first.returncode == 0 and "train on what is done: ./run.sh finetune" in printed

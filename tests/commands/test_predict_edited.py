@@ -2,7 +2,6 @@
 
 import json
 
-import nibabel
 import numpy as np
 import pytest
 from helpers.knowing_networks import Bright, Knows
@@ -10,6 +9,7 @@ from helpers.scan_files import files, flat, indexed, save
 from PIL import Image
 
 from dme.data.corrections import Annotation, Corrections, Place
+from dme.data.nifti import write_nifti
 from dme.report.columns import EDITED
 
 CYSTS = [(slice(28, 32), slice(20, 30)), (slice(30, 34), slice(5, 9)), None]
@@ -122,17 +122,25 @@ def as_pages(folder, masks):
     first.save(folder / "eye.tif", save_all=True, append_images=others)
 
 
+def as_nifti_of_ours(folder, masks):
+    write_nifti(folder / "eye.nii.gz", masks, np.eye(4), in_mm=False)
+
+
 def as_nifti(folder, masks):
+    nibabel = pytest.importorskip("nibabel")
     image = nibabel.Nifti1Image(masks.transpose(2, 1, 0).astype(np.int16), np.eye(4))
     nibabel.save(image, folder / "eye.nii.gz")
 
 
 def as_nifti_of_floats(folder, masks):
-    image = nibabel.Nifti1Image(masks.transpose(2, 0, 1).astype(np.float32), np.eye(4))
+    nibabel = pytest.importorskip("nibabel")
+    image = nibabel.Nifti1Image(masks.transpose(2, 1, 0).astype(np.float32), np.eye(4))
     nibabel.save(image, folder / "eye.nii")
 
 
-@pytest.mark.parametrize("write", [as_png, as_pages, as_nifti, as_nifti_of_floats])
+@pytest.mark.parametrize(
+    "write", [as_png, as_pages, as_nifti_of_ours, as_nifti, as_nifti_of_floats]
+)
 def test_masks_of_other_programs(predict, results, tmp_path, write):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -170,16 +178,17 @@ def too_few_pages(folder):
 
 
 def upside_down(folder):
-    as_nifti(folder, new_masks()[:, ::-1])
+    as_nifti_of_ours(folder, new_masks()[:, ::-1])
 
 
 def fractions(folder):
+    nibabel = pytest.importorskip("nibabel")
     voxels = new_masks().transpose(2, 1, 0) * 0.5
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), folder / "eye.nii")
 
 
 def other_axes(folder):
-    nibabel.save(nibabel.Nifti1Image(new_masks(), np.eye(4)), folder / "eye.nii")
+    as_nifti_of_ours(folder, np.ascontiguousarray(new_masks().transpose(0, 2, 1)))
 
 
 def no_nifti(folder):
@@ -199,8 +208,8 @@ def nothing(folder):
         (too_few_pages, ["2 masks, but 3 B-scans were predicted"]),
         (upside_down, ["the masks seem upside down", "save them as the scans lie"]),
         (fractions, ["expected whole numbers 0..255"]),
-        (other_axes, ["axes are (3, 80, 60), expected (60, 80, B-scans)"]),
-        (no_nifti, ["not a readable NIfTI file"]),
+        (other_axes, ["mask is (60, 80), scan eye_bscan000 is (80, 60)"]),
+        (no_nifti, ["not a whole gzip file"]),
         (nothing, ["no masks in it", "eye_bscan000.png"]),
     ],
 )
@@ -233,7 +242,7 @@ def test_corrections_of_other_scans_are_refused(predict, results):
     state.write_text(text.replace("eye_bscan000", "another"))
     assert "another is none of the scans" in measured(predict, results).errors
     state.write_text('{"eye_bscan000": 3}')
-    assert "not as dme annotate wrote it" in measured(predict, results).errors
+    assert "not as ./run.sh annotate wrote it" in measured(predict, results).errors
     state.write_text(text)
     save(results.out / "edited" / "fluid" / "eye_bscan000.png", np.zeros((8, 6), np.uint8))
     assert "mask is (8, 6), its scan is (80, 60)" in measured(predict, results).errors
