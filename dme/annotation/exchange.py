@@ -60,6 +60,7 @@ def unpacked(body: bytes, shape: tuple[int, int]) -> tuple[Annotation, int]:
     if not _whole(revision) or not isinstance(content["done"], bool):
         raise Refused("expected a whole number as revision, true or false as done")
 
+    # what is drawn, each checked against the scan
     fluid = boundaries = None
     if content["fluid"] is not None:
         fluid = mask_of(content["fluid"], shape)
@@ -71,6 +72,7 @@ def unpacked(body: bytes, shape: tuple[int, int]) -> tuple[Annotation, int]:
 
 def runs_of(mask: np.ndarray) -> list[int]:
     """Lengths of the runs of a mask (H, W) of 0 and 1, the first of them of 0, perhaps 0 long."""
+    # a 0 before and a 2 behind: every run ends where the value changes
     flat = np.concatenate([[0], mask.ravel() == 1, [2]])
     ends = np.flatnonzero(np.diff(flat))
     return np.diff(ends, prepend=0).tolist()
@@ -96,6 +98,7 @@ def _rows(text: Any, shape: tuple[int, int]) -> np.ndarray:
         raise Refused("boundaries: expected base64") from e
     if len(content) != 4 * len(BOUNDARIES) * width:
         raise Refused(f"boundaries: {len(content)} bytes, expected 8 x {width} of float32")
+    # NaN is what nobody drew; infinity leaves the image
     rows = np.frombuffer(content, "<f4").reshape(len(BOUNDARIES), width).astype(np.float32)
     known = rows[~np.isnan(rows)]
     if known.size and not 0 <= known.min() <= known.max() <= height:

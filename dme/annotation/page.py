@@ -37,6 +37,7 @@ def write_editor_page(
 ) -> None:
     """report.html and its files. pictures: where those of the maps are, if there are volumes."""
     rows = [sheet.row for sheet in sheets]
+    # no numbers: they would be those of before the corrections
     content = viewer_content(pictures, rows, volumes, [], "bscan") | {"first": 0}
     EditorPage(
         title=f"Correct {len(rows)} scans",

@@ -39,7 +39,8 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "default-src 'self' 'unsafe-inline' data: blob:",
+    # the page has a stricter one of its own
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'",
 }
 
 
@@ -88,6 +89,7 @@ class Server(ThreadingHTTPServer):
     def save(self, index: int, annotation: Annotation, revision: int) -> dict:
         """Save if nobody else did meanwhile. Raises Conflict."""
         scan = self.scans[index]
+        # one at a time, so that the revision that was looked at is the one that is replaced
         with self.saving:
             if revision != self.revisions[index]:
                 raise Conflict(self.revisions[index])
@@ -152,14 +154,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def _admitted(self) -> str:
         """The path behind the token of a request that may pass. Raises Answer."""
+        # the name that was asked for: one that another site's owner made point here is refused
         own = {f"{HOST}:{self.server.server_port}", f"localhost:{self.server.server_port}"}
         if self.headers.get("Host") not in own:
             raise Answer(421, "this server answers to 127.0.0.1 only")
+        # who asks: a browser says so, of scripts and forms of other sites too
         origin = self.headers.get("Origin")
         if origin is not None and origin not in {f"http://{host}" for host in own}:
             raise Answer(403, "refused: the request comes from another site")
         if self.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise Answer(403, "refused: the request comes from another site")
+        # who knows the token
         path = unquote(urlsplit(self.path).path)
         token, slash, rest = path.removeprefix("/").partition("/")
         known = hmac.compare_digest(token.encode("utf-8", "replace"), self.server.token.encode())
@@ -181,7 +186,7 @@ class Handler(BaseHTTPRequestHandler):
         kind = KINDS.get(Path(name).suffix)
         if kind is not None and "\0" not in name:
             for folder in self.server.folders:
-                file = (folder / name).resolve()
+                file = (folder / name).resolve()  # without .. and links
                 if file.is_relative_to(folder) and file.is_file():
                     return kind, file.read_bytes()
         raise Answer(404, "there is no such file")

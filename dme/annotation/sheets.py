@@ -1,5 +1,6 @@
 """What `annotate` opens: results of a prediction, or scans on which nothing is drawn yet."""
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +32,7 @@ def sheets_of_results(stored: Stored) -> list[Sheet]:
     """The scans of a prediction, on which its findings are drawn."""
     subjects = _numbered(row["volume"] for row in stored.rows)
 
+    # a finding is asked for when its scan is opened, and again at every save
     @lru_cache(LAST_READ)
     def original(index: int) -> Annotation:
         finding = stored.finding(stored.rows[index])
@@ -62,9 +64,10 @@ def sheets_of_scans(
 ) -> list[Sheet]:
     """Scans of files and folders, on which nothing is drawn.
 
-    leave: writes the files of a scan that the viewer shows, and returns their names by key. Raises
-    InputError for anything that cannot be read.
+    leave: writes the files of a scan that the viewer shows, and returns their names by key. A scan
+    that cannot be read is said and left out; raises InputError if there is no other.
     """
+    # which scans there are
     items, faults = list_items(list(inputs), volume)
     for reason in faults.values():
         raise InputError(reason)
@@ -74,9 +77,14 @@ def sheets_of_scans(
         scans += item.scans(names)
     subjects = _numbered(scan.volume for scan in scans)
 
+    # those that can be read, one at a time
     sheets = []
     for index, scan in enumerate(scans):
-        image = scan.read()
+        try:
+            image = scan.read()
+        except InputError as e:
+            print(f"skipped: {e}", file=sys.stderr)
+            continue
         bscan = index if scan.position is None else scan.position
         place = Place(scan.name, subjects[scan.volume], bscan, scan.scale_um)
         empty = _empty(image.shape, task)
@@ -84,6 +92,8 @@ def sheets_of_scans(
             place, image.shape, image=scan.read, original=lambda empty=empty: empty
         )
         sheets.append(Sheet(drawable, _row(scan, image.shape, task) | leave(scan.name, image)))
+    if not sheets:
+        raise InputError("no scan could be read (see above)")
     return sheets
 
 
