@@ -129,7 +129,7 @@ def test_a_killed_prediction_goes_on_and_ends_like_another(
     predicted = []
     find = batch.Work._find
     monkeypatch.setattr(
-        batch.Work, "_find", lambda work, image: predicted.append(1) or find(work, image)
+        batch.Work, "_find", lambda work, *scan: predicted.append(1) or find(work, *scan)
     )
     done = predict(*arguments)
     assert done.code == 0
