@@ -237,6 +237,19 @@ def test_boundaries_from_nothing(person):
     assert (np.diff(between[:16]) >= -1e-5).all() and (np.diff(between[15:]) <= 1e-5).all()
 
 
+def test_what_the_network_drew_stays_beside_what_is_drawn_from_nothing(person):
+    person.browser.get("dme.values.rows.fill(NaN, 0, 30) && null")
+    person.choose("boundary", reach=10)
+    for place in ((5.5, 5.5), (20.5, 6.5)):
+        person.drag(place)
+    rows = "Array.from(dme.values.rows.slice(0, 120), x => isNaN(x) ? -1 : x)"
+    before = person.browser.get(rows)
+    assert before[5] == pytest.approx(5, abs=0.3) and before[4] == before[21] == -1
+    person.drag((80.5, before[80] + 0.5), (80.5, before[80] - 2.5))
+    after = person.browser.get(rows)
+    assert after[:70] == before[:70] and after[80] == pytest.approx(before[80] - 3, abs=0.3)
+
+
 def test_ungraded_columns_and_done(person, tmp_path):
     person.choose("ungraded")
     person.drag((0.5, 40), (9.5, 40))

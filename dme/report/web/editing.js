@@ -130,6 +130,7 @@ function packed({mask, rows, ungraded, done}) {
 
 function restore(step) {
   const {sheet} = dme.edit;
+  dme.edit.forget(); // points that were dragged: the boundaries are others now
   if (step.fluid !== null) sheet.values.mask = maskOf(step.fluid.split(",").map(Number));
   if (step.rows !== null) sheet.values.rows = rowsOf(step.rows);
   sheet.ungraded = step.ungraded.map(columns => [...columns]);

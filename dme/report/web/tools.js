@@ -113,12 +113,19 @@ function layerOf(x, y) {
 // that was dragged before. Where there is no boundary yet, a smooth curve joins the points.
 let held = null; // k, x, base: its rows until now; fromNothing
 let points = []; // of the open scan: k, x
-let joined = new Map(); // k -> points [x, row] of boundaries that are drawn from nothing
+let joined = new Map(); // k -> all [x, row] that were set where there was no boundary, unknown:
+// the columns without one
 
-dme.on("open", () => {
+dme.edit.forget = function () {
   points = [];
   joined = new Map();
-});
+};
+dme.on("open", dme.edit.forget);
+
+// Whether a column of a boundary is drawn from nothing
+function isUnknown(k, x) {
+  return joined.has(k) ? joined.get(k).unknown[x] === 1 : Number.isNaN(row(k, x));
+}
 
 const boundaryTool = {
   id: "boundary", title: "boundary",
@@ -128,7 +135,7 @@ const boundaryTool = {
     const x = Math.min(Math.max(Math.floor(place[0]), 0), width - 1);
     const near = nearestBoundary(x, place[1] - 0.5);
     const k = near ?? settings.boundary;
-    const fromNothing = joined.has(k) || Number.isNaN(row(k, x));
+    const fromNothing = isUnknown(k, x);
     if (near === null && !fromNothing) return; // nothing is taken hold of
     dme.edit.before();
     const start = k * width;
@@ -183,11 +190,19 @@ function setRow(k, x, value) {
 }
 
 function addPoint(k, x, y) {
-  const known = (joined.get(k) ?? []).filter(point => point[0] !== x);
-  const all = [...known, [x, y]].sort((a, b) => a[0] - b[0]);
-  joined.set(k, all);
-  if (all.length === 1) setRow(k, x, y);
-  for (const [column, value] of curve(all)) setRow(k, column, value);
+  const {width} = dme.scan();
+  if (!joined.has(k)) {
+    const unknown = Uint8Array.from({length: width}, (_, column) => Number.isNaN(row(k, column)));
+    joined.set(k, {all: [], unknown});
+  }
+  const {all, unknown} = joined.get(k);
+  const others = all.filter(point => point[0] !== x);
+  const sorted = [...others, [x, y]].sort((a, b) => a[0] - b[0]);
+  joined.set(k, {all: sorted, unknown});
+  setRow(k, x, y);
+  for (const [column, value] of curve(sorted)) {
+    if (unknown[column]) setRow(k, column, value);
+  }
   dme.edit.changed();
 }
 
