@@ -105,6 +105,21 @@ def test_low_scans_are_named(predict, tmp_path):
     assert any(note in kept for kept in done.results()["notes"])
 
 
+def test_tables_do_not_say_where_on_the_machine_scans_lay(predict, tmp_path, monkeypatch):
+    """Below the working folder their path from there, elsewhere folder and name."""
+    near = save(tmp_path / "here" / "visit" / "a.npy", picture())
+    far = save(tmp_path / "there" / "anna" / "b.npy", picture(seed=1))
+    monkeypatch.chdir(tmp_path / "here")
+    done = predict(near, far, tmp_path / "there" / "anna" / "none.npy")
+    assert done.code == 1
+    sources = ["visit/a.npy", "anna/b.npy"]
+    assert [row["source"] for row in done.table()] == sources
+    assert [row["source"] for row in done.results()["scans"]] == sources
+    assert "visit/a.npy" in done.page()
+    tables = [path.read_text() for path in done.out.glob("*.csv")]
+    assert tables and not any(str(tmp_path) in text for text in tables)
+
+
 def test_doubtful_scans_are_told_in_table_terminal_and_page(predict, tmp_path):
     dim = save(tmp_path / "dim.npy", picture() // 2)
     sound = save(tmp_path / "sound.npy", picture())
