@@ -20,7 +20,7 @@ RUNS = int(os.environ.get("DME_FUZZ_RUNS", 300))  # in process, over all command
 PROCESSES = 10
 COMMANDS = ("predict", "finetune", "prepare", "weights", "export")
 SCRIPTS = (
-    *("cache", "baseline", "table2", "pretrain_hrf", "reproduce"),
+    *("suggest", "annotate", "cache", "baseline", "table2", "pretrain_hrf", "reproduce"),
     *("transfer", "development", "crossval", "layers", "backbones", "width", "bench"),
 )
 # where each command begins its work: there it is stopped
@@ -32,6 +32,8 @@ WORK = (
     "dme.report.batch.Work.run",
     "dme.nets.download.download",
     "dme.inference.export.trace",
+    "dme.report.suggestions.look_at_all",
+    "dme.annotation.server.Server",
 )
 NUMBERS = (
     *("0", "1", "2", "-1", "0.5", "-0.0", "1.5", "nan", "inf", "-inf", "1e308", "1e-300", "1e9"),
