@@ -319,3 +319,15 @@ def test_fluid_found_in_healthy_eyes():
         f"Of {total} scans of healthy eyes it finds some fluid in {scans} ({area} px in all; "
         f"`dme-fluid` in {slow_scans}, {slow_area} px)"
     ) in text
+
+
+def test_fluid_outside_the_retina():
+    measured = read("octlayers_dme.json")
+    assert measured["commit"] and measured["settings"]["layers_weights_sha256"]
+    scans = measured["scans"]
+    fluid = sum(scan["fluid_px"] for scan in scans)
+    outside = 0
+    for scan in scans:
+        outside += scan["fluid_above_retina_px"] + scan["fluid_below_retina_px"]
+    text = " ".join(READMES[Path("experiments/studies/README.md")].split())
+    assert f"of {fluid:,} px of fluid {outside:,} are left above or below the retina" in text
