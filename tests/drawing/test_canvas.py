@@ -31,6 +31,11 @@ def test_units_are_drawn_without_boxes():
     # a u whose stem goes as deep as a p
     micro = np.argwhere(ink("\N{MICRO SIGN}"))
     assert micro[:, 0].max() > np.argwhere(ink("u"))[:, 0].max() + 2
+    # within a text too
+    raised = np.argwhere(ink("xx\N{SUPERSCRIPT TWO}") & ~ink("xx"))
+    assert raised[:, 0].max() < np.argwhere(ink("xx2"))[:, 0].max() - 3
+    stem = np.argwhere(ink("x\N{MICRO SIGN}x"))
+    assert stem[:, 0].max() > np.argwhere(ink("xux"))[:, 0].max() + 2
     # accents go, what is left is no box
     assert np.array_equal(ink("\N{LATIN SMALL LETTER E WITH ACUTE}"), ink("e"))
     assert np.array_equal(ink("\N{CJK UNIFIED IDEOGRAPH-4E2D}"), ink("?"))

@@ -13,7 +13,7 @@ from PIL import Image
 import dme
 from dme.common.errors import InputError
 from dme.data.phantom import phantom_bscan
-from dme.inference.scan import predict
+from dme.inference.scan import predict, probabilities
 from dme.inference.sizes import SIZES
 from dme.nets.checkpoint import save_model
 from dme.nets.loading import load_model
@@ -384,6 +384,26 @@ def test_rows_are_unknown_where_the_scan_shows_no_retina():
     assert unknown == [*range(6), 30, 31, 32, 58, 59]
     assert np.isnan(rows).sum() == 8 * len(unknown)
     assert np.nanmean(rows[7] - rows[0]) == pytest.approx(56, abs=0.1)
+
+
+def test_a_network_of_layers_sees_mirrored_columns_beyond_the_frame(monkeypatch):
+    """The frame's end would pass for the retina's; what is mirrored there is no fluid."""
+    image = indexed(cyst=(slice(28, 32), slice(6, 12)))
+    image[:, :6] = 0
+    image[:, -2:] = 0
+    seen = []
+
+    def spy(model, pixels, **options):
+        seen.append(pixels.numpy())
+        return probabilities(model, pixels, **options)
+
+    monkeypatch.setattr("dme.inference.scan.probabilities", spy)
+    mask, _ = dme.predict(Knows([flat()], fluid=True), image)
+    (pixels,) = seen
+    np.testing.assert_array_equal(pixels[:, 6:58], image[:, 6:58])
+    np.testing.assert_array_equal(pixels[:, :6], image[:, 12:6:-1])
+    np.testing.assert_array_equal(pixels[:, 58:], image[:, 56:54:-1])
+    assert mask[28:32, 6:12].all() and mask.sum() == 4 * 6
 
 
 def test_mirrored_scans_average():
