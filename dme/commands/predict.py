@@ -56,8 +56,13 @@ class Settings:
     )
     fovea: str | None = setting(
         None,
-        "its column, from 0, and B-scan, as numbered in measurements.csv (default: centre)",
+        "its column, from 0, and B-scan, as numbered in measurements.csv "
+        "(default: the pit of the retina's thickness, without one the centre)",
     )
+    keep_identifiers: bool = setting(
+        False, "leave in the results what a device's file says of the patient, and whole paths"
+    )
+    keep_dates: bool = setting(False, "leave in the results when a device's scan was taken")
 
     def __post_init__(self) -> None:
         check(self)
@@ -170,20 +175,18 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
     """Predict all scans of the inputs into the folder `out`."""
     # imported only now: --help and wrong options are answered at once
     from dme.common import ranks
-    from dme.common.provenance import provenance
     from dme.report import results_folder
     from dme.report.batch import Work
     from dme.report.eyes import check_eye
     from dme.report.inputs import list_items
     from dme.report.journal import Journal
-    from dme.report.networks import choose_networks, network_settings
-    from dme.report.place import fingerprint_of, place_for
-    from dme.retina.fluid import CONNECTIVITY
+    from dme.report.networks import choose_networks
+    from dme.report.place import place_for
+    from dme.report.privacy import Privacy
 
     # whatever can be wrong with the arguments is said before anything is written
     scale_um = settings.scale_um
     fovea = settings.fovea_place
-    record = provenance()
     rank, _, device = ranks.join()
     task = TASKS[settings.task]
     networks = choose_networks(task, args.weights, settings.backbone, device)
@@ -194,14 +197,7 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
         raise InputError("; ".join(faults.values()))
 
     # what the results will say of this run
-    record["inputs"] = args.inputs
-    record["settings"] = {
-        **network_settings(networks),
-        **settings.reported(),
-        "connectivity": CONNECTIVITY,
-    }
-    kind = {"task": task.name, "volume": settings.volume}
-    record["fingerprint"] = fingerprint_of(args.inputs, kind, record)
+    record = record_of(args.inputs, settings, networks)
     origin = results_folder.Origin(task, settings.eye, fovea, record)
 
     # rank 0 holds the folder; every rank waits until it is ready, then takes its share
@@ -214,7 +210,11 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
             print_networks(networks.values(), record["device"])
         place = ranks.shared(place)
         journal = stack.enter_context(contextlib.closing(Journal(place.out, rank)))
-        work = Work(place.out, networks, settings.threshold, settings.tta, scale_um, journal)
+        privacy = Privacy(settings.keep_identifiers, settings.keep_dates)
+        privacy.add_inputs([*args.inputs, str(out)])
+        work = Work(
+            place.out, networks, settings.threshold, settings.tta, scale_um, journal, privacy
+        )
         if rank == 0:
             for source, reason in faults.items():
                 work.skip(source, reason)
@@ -241,6 +241,28 @@ def measure_edited(results: Path, masks: Path | None, settings: Settings) -> int
     return remeasure(
         results, masks, settings.out or results.parent / f"{name}-edited", settings.overwrite
     )
+
+
+def record_of(inputs: list[str], settings: Settings, networks: "dict[str, Segmenter]") -> dict:
+    """Where the results come from: provenance, inputs, settings, and a fingerprint of all that."""
+    from dme.common.provenance import provenance
+    from dme.report.networks import network_settings
+    from dme.report.place import fingerprint_of
+    from dme.retina.fluid import CONNECTIVITY
+
+    record = provenance()
+    record["inputs"] = inputs
+    record["settings"] = {
+        **network_settings(networks),
+        **settings.reported(),
+        "connectivity": CONNECTIVITY,
+    }
+    # what decides beside them
+    kind = {"task": settings.task, "volume": settings.volume}
+    if settings.keep_identifiers or settings.keep_dates:
+        kind["keep"] = (settings.keep_identifiers, settings.keep_dates)
+    record["fingerprint"] = fingerprint_of(inputs, kind, record)
+    return record
 
 
 def notes_of(items: "Iterable[Item]") -> list[str]:

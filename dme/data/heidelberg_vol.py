@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dme.common.errors import InputError
-from dme.data.volume_geometry import geometry_of, length_mm
+from dme.data.volume_geometry import check_pattern, geometry_of, length_mm
 from dme.data.volume_record import BScanPlace, Enface, VolumeRecord, check_sides
 
 HEADER_BYTES = 2048
@@ -115,6 +115,7 @@ def _record(
     path: Path, header: _Header, bscan_headers: list[_BScanHeader], digest: "hashlib._Hash"
 ) -> VolumeRecord:
     """Put together what the headers say. digest: of the header."""
+    # how the B-scans lie: by their places, without these as the header states
     across_mm, between_mm, down_mm = header.scale_mm
     places = tuple(bscan.place for bscan in bscan_headers)
     placed = any(place != places[0] or length_mm(place) for place in places)
@@ -127,11 +128,7 @@ def _record(
         superior_first = geometry.superior_first
         if geometry.note:
             notes.append(geometry.note)
-        if stated not in (None, pattern) and pattern != "other":
-            raise InputError(
-                f"{path}: says that it is a {stated} scan, but its B-scans lie as a {pattern}; "
-                "export it again"
-            )
+        check_pattern(path, stated, geometry)
     else:
         pattern = stated or "other"
         gaps_um = None
@@ -140,6 +137,7 @@ def _record(
             gaps_um = (between_mm * 1e3,) * (header.bscans - 1)
         notes.append("B-scans without places")
 
+    # a number for the volume, and its en-face picture
     for bscan in bscan_headers:
         digest.update(repr(bscan).encode())
     read_enface = partial(_read_enface, path, header.enface_shape)
@@ -251,6 +249,13 @@ def _day(first: datetime.datetime, days: float) -> str | None:
     return day.date().isoformat() if day.year in YEARS else None
 
 
+def _time(content: bytes) -> str:
+    """Of the day of the examination, HH:MM:SS; nothing where it is not given."""
+    (ticks,) = struct.unpack_from("<Q", content, 88)
+    seconds = ticks // 10**7 % 86400
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}" if ticks else ""
+
+
 def _private(content: bytes) -> tuple[str, ...]:
     """Texts of the header that say who the patient is, and when he was examined."""
     texts = []
@@ -262,6 +267,7 @@ def _private(content: bytes) -> tuple[str, ...]:
     (birth,) = struct.unpack_from("<d", content, 164)
     texts.append(_day(FIRST_DAY, birth) or "")
     texts.append(_date(content) or "")
+    texts.append(_time(content))
     return tuple(text for text in texts if text.strip("0"))
 
 
@@ -283,7 +289,8 @@ def to_display(reflectivity: np.ndarray) -> np.ndarray:
     Pixels without data, at INVALID or above, become white, so that those at the border are a
     saturated wedge as `dme.retina.wedge` has it. Raises ValueError for what is no reflectivity.
     """
-    unknown = ~(np.abs(reflectivity) < INVALID)  # NaN too
+    # NaN is no number below INVALID either
+    unknown = ~(np.abs(reflectivity) < INVALID)
     known = reflectivity[~unknown]
     if (known < 0).any() or (known > 1).sum() > FEW * known.size:
         found = f"pixels {known.min():g} to {known.max():g}"

@@ -14,7 +14,7 @@ from dme.common.words import IMAGE_SUFFIXES
 from dme.data.images import read_grey
 from dme.data.index import MOST_BSCAN
 from dme.data.source import listing
-from dme.data.volume_geometry import geometry_of
+from dme.data.volume_geometry import check_pattern, geometry_of
 from dme.data.volume_record import BScanPlace, Enface, VolumeRecord, check_sides
 from dme.data.xml_elements import read_elements
 
@@ -39,12 +39,16 @@ TEXTS = {
     "Laterality": "eye",
     "ImageData/Extension": "extension",
     "ImageData/ExamURL": "url",
+    "AcquisitionTime/Time/Hour": "hour",
+    "AcquisitionTime/Time/Minute": "minute",
+    "AcquisitionTime/Time/Second": "second",
 }
 LINE_NAME = "Segmentation/SegLine/Name"
 LINE_ROWS = "Segmentation/SegLine/Array"
 LINES = ("ILM", "BM", "RNFL", "GCL", "IPL", "INL", "OPL", "ELM", "PR1", "PR2", "RPE")
 PLACE = ("start_x", "start_y", "end_x", "end_y")
 WHOLE = ("number", "width", "height")
+PATTERNS = {"Volume": "raster"}
 EYES = {"R": "OD", "L": "OS", "OD": "OD", "OS": "OS", "": None}
 # texts outside of pictures that are about the patient, or the machine that the eye was seen with
 PRIVATE = re.compile(r".*/Patient/(?!.*Series).*|.*UID|.*(Serial|Station|Institution).*")
@@ -63,6 +67,7 @@ class _Export:
         self.line = ""
         self.series = 0  # with pictures
         self.earlier = 0  # pictures of series that have ended
+        self.pattern: str | None = None  # as the export states it
         self.pictures = 0  # as the export counts them
         self.private: list[str] = []
         self.dates: dict[str, dict[str, str]] = {name: {} for name in DATES}
@@ -72,7 +77,7 @@ class _Export:
         if "/Image/" in path:
             inner = path.split("/Image/", 1)[1]
             return inner in NUMBERS or inner in TEXTS or inner in (LINE_NAME, LINE_ROWS)
-        kept = ("/Image", "/Series", "/NumImages")
+        kept = ("/Image", "/Series", "/Series/Type", "/NumImages")
         return path.endswith(kept + DATE_PARTS) or PRIVATE.fullmatch(path) is not None
 
     def element(self, path: str, text: str) -> None:
@@ -80,6 +85,7 @@ class _Export:
         if "/Image/" in path:
             self._of_image(path.split("/Image/", 1)[1], text)
         elif path.endswith("/Image"):
+            # a picture is complete
             if len(self.images) > MOST_BSCAN:
                 raise ValueError(f"over {MOST_BSCAN} pictures")
             self.images.append(self.image)
@@ -87,6 +93,8 @@ class _Export:
         elif path.endswith("/Series"):
             self.series += len(self.images) > self.earlier
             self.earlier = len(self.images)
+        elif path.endswith("/Series/Type"):
+            self.pattern = PATTERNS.get(text)
         elif path.endswith("/NumImages"):
             self.pictures += _whole(text, "NumImages")
         else:
@@ -139,6 +147,7 @@ def is_export(path: Path) -> bool:
 
 def open_volume(path: Path) -> VolumeRecord:
     """The volume of an export, its pictures looked for in its folder. Raises InputError."""
+    # all that is asked for of the file, and whether that is a volume
     export = _Export()
     read_elements(path, export.element, export.wanted)
     if export.series > 1:
@@ -167,6 +176,7 @@ def _record(
     path: Path, export: _Export, bscans: list[Image], surfaces: list[Image]
 ) -> VolumeRecord:
     """Put together what the checked export says."""
+    # files of pictures
     first = bscans[0]
     width = first["width"]
     pictures = _Pictures(path)
@@ -176,14 +186,19 @@ def _record(
         enface = _enface(surfaces[0], pictures.find(surfaces[0]))
     notes = pictures.notes()
 
+    # how the B-scans lie
     places = []
     for image in bscans:
         x, y, end_x, end_y = (image[key] for key in PLACE)
         places.append(BScanPlace((x, y), (end_x, end_y)))
     geometry = geometry_of(places, width * first["across_mm"])
+    check_pattern(path, export.pattern, geometry)
     if geometry.note:
         notes.append(geometry.note)
+    # what nobody is to be told
     dates = [export.date(name) for name in DATES]
+    private = [*export.private, *filter(None, dates), *_times(bscans)]
+
     shape = (first["height"], width)
     return VolumeRecord(
         path=path,
@@ -204,7 +219,7 @@ def _record(
         device="Heidelberg Spectralis",
         date=export.date("StudyDate/Date") or export.date("ExamDate/Date"),
         identifier=sha256_file(path)[:12],
-        private=tuple(dict.fromkeys([*export.private, *filter(None, dates)])),
+        private=tuple(dict.fromkeys(private)),
         notes=tuple(notes),
     )
 
@@ -254,6 +269,16 @@ def _eye(path: Path, bscans: list[Image]) -> str | None:
     if len(sides) > 1:
         raise InputError(f"{path}: B-scans of several eyes: {listing(sorted(sides))}")
     return EYES.get(sides.pop())
+
+
+def _times(bscans: list[Image]) -> set[str]:
+    """Of the day at which B-scans were taken, HH:MM:SS."""
+    times = set()
+    for image in bscans:
+        parts = [image.get(key, "").partition(".")[0] for key in ("hour", "minute", "second")]
+        if all(part.isdecimal() for part in parts):
+            times.add(":".join(part.zfill(2) for part in parts))
+    return times
 
 
 # ---- pictures -----------------------------------------------------------------------------------

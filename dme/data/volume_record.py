@@ -12,9 +12,9 @@ from dme.data.image_files import MOST_PIXELS
 from dme.data.index import MOST_BSCAN
 
 LONGEST_SIDE = 8192  # px of a B-scan or of an en-face picture
-# how the B-scans of a file lie: side by side, crossing in a point, alone, around the optic disc;
-# "other" is for anything else, such as B-scans side by side that are not level
-PATTERNS = ("raster", "radial", "line", "circle", "other")
+# how the B-scans of a file lie: side by side, the same but not level, crossing in a point, alone,
+# around the optic disc, or anyhow
+PATTERNS = ("raster", "turned raster", "radial", "line", "circle", "other")
 
 Point = tuple[float, float]  # mm to the right and down from the en-face picture's top left corner
 
@@ -51,7 +51,8 @@ class VolumeRecord:
     shape: tuple[int, int]  # (height, width) px of all B-scans
     bscans: int  # as many as the file names, also where pictures of some are missing
     available: tuple[int, ...]  # indexes of those that can be read
-    read: Callable[[int], np.ndarray]  # uint8 (H, W), 255 up to the border where there is no data
+    # uint8 (H, W), 255 up to the border where there is no data
+    read: Callable[[int], np.ndarray] = field(repr=False)
     pattern: str  # one of PATTERNS
     axial_um: float | None = None  # per px
     lateral_um: float | None = None
@@ -61,8 +62,9 @@ class VolumeRecord:
     superior_first: bool = False  # of a raster: whether its first B-scan is the superior one
     eye: str | None = None  # one of EYES
     enface: Enface | None = None
-    lines: Callable[[int], dict[str, np.ndarray]] | None = None  # the device's layers: rows (W,)
-    fluid: Callable[[int], np.ndarray] | None = None  # masks that came along, uint8 (H, W)
+    # the device's layers, rows (W,) by name, and masks that came along, uint8 (H, W)
+    lines: Callable[[int], dict[str, np.ndarray]] | None = field(default=None, repr=False)
+    fluid: Callable[[int], np.ndarray] | None = field(default=None, repr=False)
     device: str | None = None  # its kind, never its serial number
     date: str | None = field(default=None, repr=False)  # of the examination, YYYY-MM-DD
     identifier: str = ""  # of the volume, from a checksum; nothing of the patient

@@ -61,6 +61,7 @@ def read_elements(path: Path, listener: Listener, wanted: Callable[[str], bool])
     InputError for what is no XML, declares a document type, or holds larger pieces than a
     device's export does. What the listener raises as ValueError becomes one, too.
     """
+    # what happens at tags and texts
     elements = _Elements(listener, wanted)
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -68,6 +69,8 @@ def read_elements(path: Path, listener: Listener, wanted: Callable[[str], bool])
     parser.EndElementHandler = elements.end
     parser.CharacterDataHandler = elements.text
     parser.StartDoctypeDeclHandler = elements.declaration
+
+    # piece by piece; the parser keeps what it has not yet understood, such as an endless tag
     size = 0
     try:
         with open(path, "rb") as file:
@@ -77,6 +80,7 @@ def read_elements(path: Path, listener: Listener, wanted: Callable[[str], bool])
                 if size - max(parser.CurrentByteIndex, 0) > LONGEST_TOKEN:
                     raise _Refused(f"a tag takes over {LONGEST_TOKEN} bytes")
         parser.Parse(b"", True)
+    # whatever was wrong, in one line
     except OSError as e:
         raise InputError(f"{path}: cannot be read ({e.strerror}); copy it again") from e
     except (expat.ExpatError, UnicodeError, LookupError) as e:

@@ -123,7 +123,7 @@ def map_picture(
     span = replace(span, highest=highest)
 
     # the map itself, with its circles
-    area = Image.fromarray(_coloured(values[::-1], span))
+    area = Image.fromarray(coloured(values[::-1], span))
     area = area.resize((frame.width, frame.height), Image.Resampling.NEAREST)
     if place.scale_um and place.centre is not None:
         _draw_grid(ImageDraw.Draw(area), frame, place)
@@ -180,7 +180,7 @@ def _frame(shape: tuple[int, int], scale_um: tuple[float, float] | None) -> _Fra
     return _Frame(bscans, columns, height)
 
 
-def _coloured(values: np.ndarray, span: Span) -> np.ndarray:
+def coloured(values: np.ndarray, span: Span) -> np.ndarray:
     """uint8 (H, W, 3) of values within a span; 0 is black, unless they are changes."""
     # between the two nearest colours
     colours = CHANGE_COLOURS if span.change else COLOURS
@@ -271,7 +271,7 @@ def _draw_colour_bar(sheet: Image.Image, frame: _Frame, span: Span) -> None:
     left = frame.right + 24 * FINE
     right = left + 16 * FINE
     values = np.linspace(high, low, 256)[:, None]  # a column
-    bar = Image.fromarray(_coloured(values, span))
+    bar = Image.fromarray(coloured(values, span))
     bar = bar.resize((right - left, frame.height))
     sheet.paste(bar, (left, frame.top))
     draw = ImageDraw.Draw(sheet)

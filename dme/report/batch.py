@@ -12,16 +12,19 @@ from tqdm import tqdm
 from dme.common import ranks
 from dme.common.errors import InputError, with_flags
 from dme.common.tasks import Task
+from dme.data.volume_record import VolumeRecord
 from dme.data.volume_scale import scale_fault, spacing_fault
 from dme.drawing.canvas import save_png
 from dme.drawing.layers import draw_boundaries, thickness_profile
 from dme.drawing.overlays import STRIP, scan_overlay
 from dme.inference.scan import class_probabilities, fluid_mask, layer_rows
 from dme.nets.segmenter import Segmenter
+from dme.report.device_layers import device_distances
 from dme.report.doubts import SEPARATOR, doubts_of
 from dme.report.eyes import VolumePlace, place_of
 from dme.report.inputs import Item, Scan
 from dme.report.journal import Journal, Left
+from dme.report.privacy import Privacy
 from dme.report.scan_files import write_image, write_thumbnail, write_values
 from dme.report.tables import write_rows
 from dme.report.truth import Truth
@@ -56,6 +59,7 @@ class Work:
     tta: bool
     scale_um: Scale  # in place of the source's, as far as it goes
     journal: Journal | None = None  # of what is done, for a run that goes on after a kill
+    privacy: Privacy = field(default_factory=Privacy)
     rows: list[dict] = field(default_factory=list)
     skipped: list[dict] = field(default_factory=list)  # source, reason
     # of (volume, "fluid" or "retina"): B-scan -> thickness in px of every column, (W,)
@@ -67,6 +71,8 @@ class Work:
     # of each volume: first and last B-scan to expect, and where it lies
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
     places: dict[str, VolumePlace] = field(default_factory=dict)
+    # of each volume of a device's file, and of scans in no volume by the name of the first
+    records: dict[str, VolumeRecord] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)  # name in `out` -> sha256
 
     def run(self, items: list[Item]) -> None:
@@ -92,7 +98,7 @@ class Work:
         """Its scans, after its notes were shown; none where it cannot be opened."""
         first_rank = ranks.rank() == 0
         try:
-            scans = item.scans(names)
+            scans = item.scans(names, self.privacy)
             item.notes += self._scale_notes(scans)
         except InputError as e:
             if first_rank:
@@ -104,14 +110,19 @@ class Work:
                 tqdm.write(f"note: {note}".encode(errors="replace").decode())
 
         # every rank knows how far volumes reach, and where they lie
+        opened = None
         for scan in scans:
+            if scan.record is not None and scan.record is not opened:
+                self.records[scan.volume or scan.name] = scan.record
+                opened = scan.record
             if scan.volume:
                 first, last = self.ranges.get(scan.volume, (scan.position, scan.position))
                 first = min(first, scan.position)
                 self.ranges[scan.volume] = (first, max(last, scan.position))
                 if scan.record:  # which counts those without a picture too
                     self.ranges[scan.volume] = (0, scan.record.bscans - 1)
-                self.places.setdefault(scan.volume, place_of(scan))
+                place = place_of(scan, self.privacy.keep_dates)
+                self.places.setdefault(scan.volume, place)
         return scans
 
     def _scale_notes(self, scans: list[Scan]) -> list[str]:
@@ -146,7 +157,7 @@ class Work:
         start = {
             "order": order,
             "scan": scan.name,
-            "source": scan.source,
+            "source": scan.shown_source or scan.source,
             "volume": scan.volume,
             "bscan": scan.position,
             "height_px": image.shape[0],
@@ -229,6 +240,7 @@ class Work:
     def _leave_layers(self, scan: Scan, finding: Finding, scale_um: Scale) -> dict:
         """Save boundaries and profile; returns their columns."""
         row = measure_layers(finding.boundaries, scale_um)
+        row |= device_distances(scan, finding.boundaries)
         row["boundaries"] = f"boundaries/{scan.name}.csv"
         row["profile"] = f"profiles/{scan.name}.png"
         write_rows(self.out / row["boundaries"], finding.boundaries)

@@ -20,10 +20,11 @@ from dme.data.outside_masks import Slot, read_outside_masks, with_unknown
 from dme.report import results_folder
 from dme.report.batch import Finding, Work
 from dme.report.columns import EDITED
-from dme.report.eyes import VolumePlace, eye_in_name
+from dme.report.eyes import ORIGIN, VolumePlace, eye_in_name
 from dme.report.inputs import Item
 from dme.report.journal import Journal, Left
 from dme.report.place import fingerprint_of, place_for
+from dme.report.privacy import Privacy
 from dme.report.scans import Scan
 from dme.report.stored import Stored, open_results, scale_of
 from dme.report.truth import Truth
@@ -166,7 +167,7 @@ class StoredItem(Item):
 
     stored: Stored | None = None
 
-    def scans(self, names: set[str]) -> list[Scan]:
+    def scans(self, names: set[str], privacy: Privacy | None = None) -> list[Scan]:
         return [self._scan(row) for row in self.stored.rows]
 
     def _scan(self, row: dict) -> Scan:
@@ -251,7 +252,8 @@ def _place_of(volume: dict) -> VolumePlace:
     if volume.get("bscan_rows"):
         gaps_um = np.diff(volume["bscan_rows"]) * volume["spacing_um"]
         gaps = Gaps(tuple(gaps_um.tolist()))
-    return VolumePlace(volume["eye"], fovea, eye_in_name(volume["volume"]), gaps)
+    origin = {key: volume[key] for key in ORIGIN if key in volume}
+    return VolumePlace(volume["eye"], fovea, eye_in_name(volume["volume"]), gaps, origin)
 
 
 def _note(rows: list[dict]) -> str:

@@ -9,6 +9,7 @@ from dme.data.volume_record import VolumeRecord
 from dme.report.scans import Scan
 
 EYE_WORD = re.compile(r"(?<![A-Z0-9])(OD|OS|RIGHT|LEFT)(?![A-Z0-9])")
+ORIGIN = ("identifier", "device", "date")  # of a device's file, as its record has them
 EYE_OF_WORD = {"OD": "OD", "RIGHT": "OD", "OS": "OS", "LEFT": "OS"}
 
 
@@ -20,6 +21,7 @@ class VolumePlace:
     fovea: tuple[float, ...] | None = None  # of index.csv
     named_eye: str | None = None  # as its name, or that of its folder, reads
     record: VolumeRecord | None = None  # of the device's file
+    origin: dict[str, str | None] = field(default_factory=dict)  # what results tell of that file
 
 
 @dataclass
@@ -38,11 +40,16 @@ def eye_in_name(name: str) -> str | None:
     return eyes.pop() if len(eyes) == 1 else None
 
 
-def place_of(scan: Scan) -> VolumePlace:
-    """Of the scan's volume."""
+def place_of(scan: Scan, keep_dates: bool = False) -> VolumePlace:
+    """Of the scan's volume. keep_dates: whether results may tell when it was taken."""
     folder = Path(scan.source).parent.name
     named_eye = eye_in_name(scan.volume) or eye_in_name(folder)
-    return VolumePlace(scan.eye, scan.fovea, named_eye, scan.record)
+    origin = {}
+    if scan.record:
+        origin = {key: getattr(scan.record, key) for key in ORIGIN}
+        if not keep_dates:
+            del origin["date"]
+    return VolumePlace(scan.eye, scan.fovea, named_eye, scan.record, origin)
 
 
 def check_eye(eye: str | None, sources: list[str]) -> None:

@@ -11,6 +11,7 @@ from dme.common.words import IMAGE_SUFFIXES, SCAN_SUFFIXES
 from dme.data.layout import masks_beside
 from dme.data.source import natural
 from dme.data.volume_files import holds_volume, is_part, names_pictures, volume_reader
+from dme.report.privacy import Privacy
 from dme.report.scans import (
     Scan,
     open_array,
@@ -40,14 +41,26 @@ class Item:
     notes: list[str] = field(default_factory=list)
     prefix: str = ""  # of names: the folders in a folder that lead to them, such as anna/visit1
 
-    def scans(self, names: set[str]) -> list[Scan]:
-        """Its scans. names: those in use; the new ones are added. Raises InputError."""
+    def scans(self, names: set[str], privacy: Privacy | None = None) -> list[Scan]:
+        """Its scans. names: those in use; the new ones are added. Raises InputError.
+
+        privacy: of what may stand in names, and is told what files of devices call private.
+        """
         scans = self.opener(self.notes)
         _check_places(scans)
         if self.prefix:
             for scan in scans:
                 scan.name = f"{self.prefix}/{scan.name}".replace("/", "_")
                 scan.volume = scan.volume and _prefixed(self.prefix, scan.volume)
+        # a device's file is an item of its own
+        privacy = privacy or Privacy()
+        record = scans[0].record if scans else None
+        if record:
+            root = Path(self.source).parents[len(Path(self.prefix).parts)]
+            if privacy.hides(record.path.relative_to(root).as_posix(), record):
+                for scan in scans:
+                    scan.volume = scan.volume and "volume"
+                    scan.name = "scan"
 
         # names of volumes first, since those of their scans are made of them
         volumes: dict[str, str] = {}  # name of a volume -> one that no other has
@@ -59,6 +72,10 @@ class Item:
                 scan.volume = volumes[scan.volume]
                 scan.name = f"{scan.volume}_bscan{scan.position:03d}"
             scan.name = _unique(scan.name, "scan", names)
+        if record:
+            shown = privacy.shown(record, root, scans[0].volume or scans[0].name)
+            for scan in scans:
+                scan.shown_source = shown
         return scans
 
 

@@ -42,6 +42,7 @@ class Results:
     volumes: list[dict]
     notes: list[str]
     skipped: list[dict]  # source, reason
+    surfaces: Sequence[dict] = ()  # of `dme.report.surfaces`
 
 
 def write_page(path: Path, record: dict, task: Task, results: Results) -> list[str]:
@@ -94,7 +95,7 @@ def write_page(path: Path, record: dict, task: Task, results: Results) -> list[s
         headline=headline,
         skipped=[(fault["source"], fault["reason"]) for fault in results.skipped],
         doubtful=[(row["scan"], "; ".join(flags_of(row))) for row in doubtful],
-        tables=[*volume_tables, scans, *scan_tables],
+        tables=[*volume_tables, _surfaces(results.surfaces), scans, *scan_tables],
         facts=facts + _origin_facts(record, results),
         viewer=viewer,
     )
@@ -215,6 +216,13 @@ def _sector_table(title: str, volumes: list[dict], kind: str, values: Sequence[C
         columns.insert(0, Column("volume", "volume"))
     columns.append(Column("covered_percent", "covered by the scan %"))
     return Table(title, columns, sectors_of(volumes, SECTORS[kind]))
+
+
+def _surfaces(surfaces: Sequence[dict]) -> Table:
+    """Where the B-scans lie on the device's picture of the eye."""
+    columns = [Column("volume", "volume"), Column("pattern", "B-scans lie as")]
+    title = "En-face pictures of the device"
+    return Table(title, columns, surfaces, picture="surface", thumbnail_px=MAP_PX)
 
 
 def _fluid_columns(rows: list[dict]) -> list[Column]:

@@ -13,9 +13,11 @@ from dme.drawing.canvas import save_png
 from dme.drawing.panels import contact_sheet
 from dme.report import journal
 from dme.report.batch import FOLDERS, Work, legend_height
+from dme.report.device_layers import distance_lines
 from dme.report.doubts import doubt_lines
 from dme.report.page_contents import Results, write_page
 from dme.report.place import RESULTS, Place, put_in_place
+from dme.report.surfaces import draw_surfaces
 from dme.report.tables import TABLES, rounded, write_tables
 from dme.report.volumes import MAP_FOLDERS, measure_volumes
 from dme.report.wording import (
@@ -46,8 +48,12 @@ class Origin:
 
 
 def announce(out: Path, origin: Origin) -> None:
-    """Leave a results file that says that the prediction has not finished."""
-    write_json(out / RESULTS, sealed({"finished": False, **origin.record}))
+    """Leave a results file that says that the prediction has not finished.
+
+    What is private is not known yet: neither the command's words nor the inputs stand in it.
+    """
+    nameless = origin.record | {"command": "predict", "inputs": []}
+    write_json(out / RESULTS, sealed({"finished": False, **nameless}))
 
 
 def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None:
@@ -62,24 +68,33 @@ def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None
     warnings: list[str] = []
     measured = measure_volumes(work, origin.eye, origin.fovea, warnings)
     volumes = [rounded(volume) for volume in measured]
+    surfaces = draw_surfaces(work, volumes, warnings)
     warnings += warnings_of(origin.task, rows, volumes)
     for warning in warnings:
         print(f"note: {warning}")
-    results = Results(rows, volumes, [*notes, *warnings], work.skipped)
+    privacy = work.privacy
+    told = [privacy.text(note) for note in [*notes, *warnings]]
+    skipped = []
+    for fault in work.skipped:
+        skipped.append({key: privacy.text(text) for key, text in fault.items()})
+    results = Results(rows, volumes, told, skipped, surfaces)
+    record = privacy.record(origin.record)
 
     # files for people, then the one for programs, which says that all is there
     write_tables(out, origin.task, rows, volumes)
     save_png(out / "contact_sheet.png", _sheet(out, origin.task, rows))
-    page = write_page(out / "report.html", origin.record, origin.task, results)
+    page = write_page(out / "report.html", record, origin.task, results)
     content = {
         "notes": results.notes,
         "input_notes": notes,
         "scans": rows,
         "volumes": volumes,
-        "skipped": work.skipped,
+        "surfaces": surfaces,
+        "skipped": results.skipped,
     }
-    content["files"] = checksums(work, volumes, page)
-    write_json(out / RESULTS, sealed({"finished": True, **origin.record, **content}))
+    pictures = [row["surface"] for row in surfaces]
+    content["files"] = checksums(work, volumes, [*page, *pictures])
+    write_json(out / RESULTS, sealed({"finished": True, **record, **content}))
     journal.remove(out)
     if place.final != out:
         put_in_place(place)
@@ -89,7 +104,7 @@ def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None
 def checksums(work: Work, volumes: list[dict], page: list[str]) -> dict[str, str]:
     """Of every file of the results, as it was written: name from the folder on -> sha256.
 
-    page: names of the page's own files.
+    page: names of the page's own files, and of pictures that only it shows.
     """
     names = [name for name in FILES if (work.out / name).is_file()] + page
     for volume in volumes:
@@ -116,6 +131,7 @@ def warnings_of(task: Task, rows: list[dict], volumes: list[dict]) -> list[str]:
 
     # where the two networks contradict each other, and B-scans that are missing
     warnings += doubt_lines(rows)
+    warnings += distance_lines(rows)
     if task.finds_fluid and task.finds_layers:
         warnings += _fluid_outside(rows)
     return warnings + _missing_bscans(volumes)

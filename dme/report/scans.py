@@ -53,6 +53,8 @@ class Scan:
     eye: str | None = None  # OD or OS
     fovea: tuple[float, ...] | None = None  # column, B-scan
     record: VolumeRecord | None = None  # of the device's file it comes from
+    index: int = 0  # in that file
+    shown_source: str | None = None  # what results call that file
     truth: Callable[[tuple[int, int]], Truth] | None = None  # given the shape (H, W)
 
 
@@ -237,9 +239,8 @@ def open_device_file(path: Path, notes: list[str]) -> list[Scan]:
     stem = Path(path.name.removesuffix(".gz")).stem
     scans = []
     for index in record.available:
-        scan = Scan(
-            stem, str(path), partial(record.read, index), scale_um=record.scale_um, record=record
-        )
+        read = partial(record.read, index)
+        scan = Scan(stem, str(path), read, scale_um=record.scale_um, record=record, index=index)
         if record.pattern == "raster":
             scan.volume = stem
             scan.position = record.bscans - 1 - index if record.superior_first else index

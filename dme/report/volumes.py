@@ -55,6 +55,7 @@ def measure_volumes(
         if volume_fovea and volume["spacing_um"] and not has_sectors:
             work.skip(name, _fovea_outside(volume, volume_fovea))
         notes += _place_notes(volume, places[name].record)
+        volume |= places[name].origin
 
         volume["maps"] = []
         for kind, thickness in maps.items():

@@ -95,11 +95,9 @@ def measure_volume(
     rows: of its predicted B-scans: volume, height_px, width_px, SCALE, fluid_px.
     columns_px: of "fluid", "retina" or both the thickness in every column (W,) of these B-scans by
     their position; the maps have the same keys.
-    span: first and last position to expect; what lies beyond the first and last measured stays
-    unknown.
-    fovea: (column, position), by default the pit of the retina's map where there is one, else the
-    centre. The sectors (see SECTORS and `sector_table`) are empty when the scale is unknown or the
-    fovea lies outside.
+    span: first and last position to expect; beyond the first and last measured all is unknown.
+    fovea: (column, position), by default the pit of the retina's map, without one the centre. The
+    sectors (see SECTORS, `sector_table`) are empty without a scale or with the fovea outside.
     rows_at: as of `enface_map`.
     Raises InputError when the B-scans differ in size or scale.
     """
@@ -118,19 +116,11 @@ def measure_volume(
     maps = {}
     for kind, columns in columns_px.items():
         maps[kind] = enface_map(columns, first, last, rows_at) * (axial_um or 1)
+    centre = ((width - 1) / 2, (last - first) / 2)
+    place = place_fovea(maps.get("retina"), lateral_um, spacing_um, centre)
     if fovea:
         place = Fovea(fovea[0], fovea[1] - first, "given")
-    else:
-        centre = ((width - 1) / 2, (last - first) / 2)
-        place = place_fovea(maps.get("retina"), lateral_um, spacing_um, centre)
-    x = place.column
-    y = place.bscan + first
-    sectors = {SECTORS[kind]: [] for kind in maps}
-    if spacing_um and 0 <= x <= width - 1 and first <= y <= last:
-        centre = (x, y - first)
-        for kind, thickness in maps.items():
-            table = sector_table(thickness, lateral_um, spacing_um, centre, eye)
-            sectors[SECTORS[kind]] = table
+    sectors = _sectors(maps, scale_um, place, eye)
 
     volume = {
         "volume": name,
@@ -146,14 +136,31 @@ def measure_volume(
         **dict(zip(SCALE, scale_um, strict=True)),
         **_measure_maps(rows, maps, sectors, scale_um),
         "eye": eye,
-        "fovea_column": x,
-        "fovea_bscan": y,
+        "fovea_column": place.column,
+        "fovea_bscan": place.bscan + first,
         "fovea_from": place.origin,
         "fovea_confidence": place.confidence,
         "bscan_rows": rows_at,
         **sectors,
     }
     return volume, maps
+
+
+def _sectors(
+    maps: dict[str, np.ndarray], scale_um: Sequence[float | None], fovea: Fovea, eye: str | None
+) -> dict[str, list[dict]]:
+    """By the values of SECTORS, empty without a scale and with the fovea outside of the maps."""
+    _, lateral_um, spacing_um = scale_um
+    centre = (fovea.column, fovea.bscan)
+    sectors = {}
+    for kind, thickness in maps.items():
+        bscans, columns = thickness.shape
+        inside = 0 <= fovea.column <= columns - 1 and 0 <= fovea.bscan <= bscans - 1
+        sectors[SECTORS[kind]] = []
+        if spacing_um and inside:
+            table = sector_table(thickness, lateral_um, spacing_um, centre, eye)
+            sectors[SECTORS[kind]] = table
+    return sectors
 
 
 def _measure_maps(

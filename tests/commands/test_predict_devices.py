@@ -17,6 +17,9 @@ def test_a_raster_is_measured_in_mm_by_its_own_scale(predict, tmp_path):
     assert scale_mm == pytest.approx([AXIAL_MM, LATERAL_MM, 0.12])
     assert done.has("maps/a.png") and done.table("sectors.csv")[2]["sector"] == "inner_nasal"
     assert "Heidelberg .vol, raster of 4 B-scans of 40 x 60 px, OD" in done.page()
+    # where its B-scans lie
+    assert done.has("surfaces/a.png") and "En-face pictures of the device" in done.page()
+    assert "surfaces/a.png" in done.results()["files"]
 
 
 def test_pictures_that_are_missing_leave_their_gaps(predict, tmp_path):
@@ -79,7 +82,7 @@ def test_what_is_no_raster_has_no_map(predict, tmp_path, pattern):
     done = predict(write_vol(tmp_path / "a.vol", export))
     assert done.code == 0 and not done.has("maps") and not done.has("volumes.csv")
     assert len(done.table()) == len(export.pixels)
-    said = "parallel B-scans turned by -90 degrees" if pattern == "turned" else f"{pattern}"
+    said = "B-scans turned by -90 degrees" if pattern == "turned" else pattern
     assert said in done.page()
 
 
@@ -87,3 +90,29 @@ def star(x: float, y: float, length: float, angle: float) -> tuple[float, float,
     right = length / 2 * math.cos(angle)
     down = length / 2 * math.sin(angle)
     return (x - right, y - down, x + right, y + down)
+
+
+@pytest.mark.slow
+def test_real_exports_end_with_maps_or_profiles(predict, vendor, tmp_path):
+    drusen = predict(vendor / "heidelberg_xml" / "drusen", "--task", "layers+fluid", networks={})
+    assert drusen.code == 0 and len(drusen.table()) == 11
+    volume = drusen.volume()
+    assert (volume["bscans"], volume["missing_bscans"]) == ("11", "134")
+    assert float(volume["fluid_volume_mm3"]) > 0
+    assert 250 < float(volume["central_subfield_thickness_um"]) < 350
+    assert drusen.has("maps/OCT-Info.png") and drusen.has("retina_maps/OCT-Info.png")
+    assert "134 of its 145 B-scans have no picture" in drusen.page()
+
+    folder = vendor / "heidelberg_vol"
+    out = tmp_path / "alone"
+    alone = predict(
+        folder / "line.vol", folder / "ring.vol", "--task", "layers", networks={}, out=out
+    )
+    assert alone.code == 0 and not alone.has("retina_maps")
+    for name in ("line", "ring"):
+        assert alone.has(f"profiles/{name}.png") and alone.has(f"surfaces/{name}.png")
+    assert "mean distance from the device's ILM" in alone.printed
+
+    for dummy in (folder / "raster_dummy.vol", vendor / "heidelberg_xml" / "dummy"):
+        done = predict(dummy, networks=None, out=tmp_path / "dummy")
+        assert done.code == 2 and "B-scan 0 is 6.051 mm long" in done.errors

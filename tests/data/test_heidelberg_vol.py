@@ -35,7 +35,7 @@ def test_a_raster_is_read_as_it_was_written(tmp_path):
     assert np.array_equal(volume.enface.read(), export.enface)
     assert volume.enface.scale_um == pytest.approx((100, 100))
     assert volume.date == PLANTED["exam"]
-    for key in ("patient", "visit", "birth", "exam"):
+    for key in ("patient", "visit", "birth", "exam", "time"):
         assert PLANTED[key] in volume.private
         assert PLANTED[key] not in repr(volume)
 
@@ -86,7 +86,7 @@ def test_contradictions_and_damage_are_one_line(tmp_path):
     path = tmp_path / "a.vol"
     export = raster()
     for changed, message in (
-        ({"pattern": 2}, "says that it is a circle scan, but its B-scans lie as a raster"),
+        ({"pattern": 2}, "says that it is a circle scan, but its B-scans lie as: raster"),
         ({"width": 61}, "expected|does not begin"),
         ({"height": 1 << 29}, "B-scans of 536870912 x 60 px"),
         ({"bscans": 5}, "cut short or damaged"),

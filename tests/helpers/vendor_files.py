@@ -18,6 +18,7 @@ PLANTED = {
     "visit": "VISIT4711",
     "birth": "1950-02-03",
     "exam": "2019-05-06",
+    "time": "14:27:39",
 }
 
 
@@ -70,7 +71,8 @@ def write_vol(path: Path, export: Export, **changed) -> Path:
     struct.pack_into("<2i", header, 48, enface_width, enface_height)
     struct.pack_into("<2d", header, 56, export.enface_mm, export.enface_mm)
     header[84:86] = export.eye.encode()
-    struct.pack_into("<Q", header, 88, 132016224000000000)  # 2019-05-06, in steps of 100 ns
+    seconds = 14 * 3600 + 27 * 60 + 39  # since 2019-05-06 began
+    struct.pack_into("<Q", header, 88, 132015744000000000 + seconds * 10**7)
     struct.pack_into("<2i", header, 96, numbers["pattern"], numbers["bscan_header"])
     header[140:148] = PLANTED["patient"].encode()
     struct.pack_into("<d", header, 164, 18297)  # 1950-02-03, in days
@@ -138,8 +140,11 @@ def _xml_image(number, name, size, scale_mm, ends, texts) -> str:
     context = f"<Width>{size[0]}</Width><Height>{size[1]}</Height>"
     context += f"<ScaleX>{scale_mm[0]}</ScaleX><ScaleY>{scale_mm[1]}</ScaleY>{ends}"
     url = texts["url"].format(name=name)
+    hour, minute, second = PLANTED["time"].split(":")
     return (
         f"<Image><ImageNumber>{number}</ImageNumber><Laterality>{texts['eye']}</Laterality>"
+        f"<AcquisitionTime><Time><Hour>{hour}</Hour><Minute>{minute}</Minute>"
+        f"<Second>{second}.046</Second></Time></AcquisitionTime>"
         f"<OphthalmicAcquisitionContext>{context}</OphthalmicAcquisitionContext>"
         f"<ImageData><Extension>TIF</Extension><ExamURL>{url}</ExamURL></ImageData></Image>\n"
     )

@@ -56,7 +56,12 @@ def test_slopes_edges_and_unknown_places_are_no_pit():
     holes = surface()
     holes[:, 27:34] = np.nan
     at_the_edge = surface(pit=(30, 1))
-    for retina_um in (slope, cliff, holes, at_the_edge, np.full((31, 61), np.nan)):
+    # where boundaries follow a cyst's rim in place of the retina's
+    cyst = np.where(np.hypot(columns - 30, rows - 15) < 4, 250.0, 450.0)
+    collapsed = surface()
+    collapsed[12:14] = 20
+    nothing = np.full((31, 61), np.nan)
+    for retina_um in (slope, cliff, holes, at_the_edge, cyst, collapsed, nothing):
         assert find_pit(retina_um, 100, 100)[2] < LEAST_CONFIDENCE
     assert place_fovea(None, 100, 100, (1, 2)).confidence is None
     assert place_fovea(surface(), None, None, (1, 2)).origin == "centre"
