@@ -72,12 +72,15 @@ def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None
     warnings += warnings_of(origin.task, rows, volumes)
     for warning in warnings:
         print(f"note: {warning}")
+
+    # nothing private stays in texts
     privacy = work.privacy
-    told = [privacy.text(note) for note in [*notes, *warnings]]
+    input_notes = [privacy.text(note) for note in notes]
+    shown_notes = input_notes + [privacy.text(warning) for warning in warnings]
     skipped = []
     for fault in work.skipped:
         skipped.append({key: privacy.text(text) for key, text in fault.items()})
-    results = Results(rows, volumes, told, skipped, surfaces)
+    results = Results(rows, volumes, shown_notes, skipped, surfaces)
     record = privacy.record(origin.record)
 
     # files for people, then the one for programs, which says that all is there
@@ -86,7 +89,7 @@ def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None
     page = write_page(out / "report.html", record, origin.task, results)
     content = {
         "notes": results.notes,
-        "input_notes": notes,
+        "input_notes": input_notes,
         "scans": rows,
         "volumes": volumes,
         "surfaces": surfaces,
