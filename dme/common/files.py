@@ -95,6 +95,11 @@ def refuse_existing(path: Path, mark: bytes | None = None) -> None:
     raise InputError(f"{path} is there already: move it away, or choose another `out`")
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a name leads to a file in a folder, and nowhere else."""
+    return bool(name) and name not in (".", "..") and not set(name) & {"/", os.sep, "\0"}
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex sha256 of a file's bytes."""
     digest = hashlib.sha256()

@@ -98,6 +98,10 @@ class Corrections:
     """The corrections in a folder; one process at a time may save (`dme.common.folders.owned`)."""
 
     def __init__(self, root: Path) -> None:
+        """Raises InputError for a state that cannot be, and for folders that lead elsewhere."""
+        for name in FOLDERS:
+            if (root / name).is_symlink():
+                raise InputError(f"{root / name} is a link; corrections are kept in plain folders")
         self.root = root
         self.state: dict[str, dict] = _read_state(root / STATE)
 

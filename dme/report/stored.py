@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dme.common.errors import InputError
-from dme.common.files import sha256_file, unsealed
+from dme.common.files import is_plain_name, sha256_file, unsealed
 from dme.common.tasks import TASKS, Task
 from dme.data.image_files import read_pixels
 from dme.report.batch import Finding
@@ -105,6 +105,7 @@ def open_results(folder: Path) -> Stored:
     """The results of a finished prediction. Raises InputError for anything else."""
     read_results(folder)  # which checks them
     record = unsealed(json.loads((folder / RESULTS).read_text(encoding="utf-8")))
+    _check_names(folder, record)
     for row in record["scans"]:
         missing = [key for key in NEEDED if key not in row]
         if missing:
@@ -114,6 +115,20 @@ def open_results(folder: Path) -> Stored:
     if not isinstance(record.get("files"), dict) or "input_notes" not in record:
         raise InputError(f"{folder}: results of an earlier version; predict again")
     return Stored(folder, record)
+
+
+def _check_names(folder: Path, record: dict) -> None:
+    """Refuse names that lead out of a folder: files are called after them."""
+    names = [row.get("scan") for row in record["scans"]]
+    names += [volume["volume"] for volume in record["volumes"]]
+    for name in names:
+        if not isinstance(name, str) or not is_plain_name(name):
+            raise InputError(f"{folder}: {name!r} is no name of a scan; predict again")
+    for row in record["scans"]:
+        for key in NEEDED:
+            path = (folder / str(row.get(key, ""))).resolve()
+            if not path.is_relative_to(folder.resolve()):
+                raise InputError(f"{folder}: {row[key]} lies outside; predict again")
 
 
 def scale_of(row: dict) -> tuple[float, ...] | None:

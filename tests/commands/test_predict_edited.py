@@ -8,6 +8,7 @@ from helpers.knowing_networks import Bright, Knows
 from helpers.scan_files import files, flat, indexed, save
 from PIL import Image
 
+from dme.common.files import sealed, write_json
 from dme.data.corrections import Annotation, Corrections, Place
 from dme.data.nifti import write_nifti
 from dme.report.columns import EDITED
@@ -246,6 +247,31 @@ def test_corrections_of_other_scans_are_refused(predict, results):
     state.write_text(text)
     save(results.out / "edited" / "fluid" / "eye_bscan000.png", np.zeros((8, 6), np.uint8))
     assert "mask is (8, 6), its scan is (80, 60)" in measured(predict, results).errors
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("scan", "../../elsewhere", "is no name of a scan"),
+        ("scan", 7, "is no name of a scan"),
+        ("image", "../secret.png", "lies outside"),
+    ],
+)
+def test_results_that_lead_elsewhere_are_refused(predict, results, key, value, words):
+    correct(results, 0)
+    record = results.results()
+    record["scans"][1][key] = value
+    write_json(results.out / "measurements.json", sealed(record))
+    done = measured(predict, results)
+    assert done.code == 2 and words in done.errors
+    assert not done.out.exists()
+
+
+def test_corrections_behind_a_link_are_refused(predict, results, tmp_path):
+    correct(results, 0)
+    (results.out / "edited" / "images").rename(tmp_path / "elsewhere")
+    (results.out / "edited" / "images").symlink_to(tmp_path / "elsewhere")
+    assert "images is a link" in measured(predict, results).errors
 
 
 def test_arguments_that_contradict_each_other(predict, results, tmp_path):
