@@ -224,6 +224,20 @@ def test_what_the_front_page_says_of_eyes(made):
 # ---- tables of single results
 
 
+def test_held_out():
+    result = read("held_out/results.json")
+    text = load_script("held_out").markdown(result)
+    assert_shown(text)
+    tables = tables_of(text)
+    fluid = [float(tables["probability given"][f"0.{i} to 0.{i + 1}"][2]) for i in (5, 6, 7)]
+    shares = f"{100 * min(fluid):.0f} to {100 * max(fluid):.0f} % are fluid"
+    words = " ".join(READMES[Path("experiments/studies/README.md")].split())
+    assert f"of pixels given 0.5 to 0.8 only {shares}" in words
+    dice = tables["95 % intervals by eye"]["fluid Dice, pooled over all pixels"]
+    plain, chosen = (float(cell.split()[0]) for cell in dice)
+    assert f"at the cost of {plain - chosen:.2f} of Dice" in words
+
+
 def test_graders():
     result = read("graders.json")
     assert_shown(load_script("graders").markdown(result))
