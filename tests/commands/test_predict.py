@@ -120,6 +120,16 @@ def test_tables_do_not_say_where_on_the_machine_scans_lay(predict, tmp_path, mon
     assert tables and not any(str(tmp_path) in text for text in tables)
 
 
+def test_a_few_pixels_are_no_scan_with_fluid(predict, tmp_path):
+    few = picture()
+    few[10:15, 20:28] = 50
+    few[10:14, 20:26] = 160  # 24 px
+    done = predict(save(tmp_path / "few.npy", few), save(tmp_path / "more.npy", picture()))
+    assert [row["fluid_px"] for row in done.table()] == ["24", "40"]
+    assert "2 scans, 1 with fluid (at least 25 px); 0 skipped" in done.printed
+    assert "with fluid (at least 25 px)" in done.page()
+
+
 def test_doubtful_scans_are_told_in_table_terminal_and_page(predict, tmp_path):
     dim = save(tmp_path / "dim.npy", picture() // 2)
     sound = save(tmp_path / "sound.npy", picture())
