@@ -10,7 +10,7 @@ COMMAND_NAMES = (  # of `dme`
     "cache",
     "export",
 )
-SIZE_NAMES = ("512", "native", "half")  # keys of dme.inference.sizes.SIZES
+SIZE_NAMES = ("512", "native", "half", "um")  # keys of dme.inference.sizes.SIZES
 HEAD_NAMES = ("fcn", "psp", "deeplabv3", "lraspp")  # keys of dme.nets.segmenter.HEADS
 HEADS_OF = {  # backbone -> the heads it takes, the usual one first; dme.nets.segmenter.BACKBONES
     "unet": ("psp", "fcn", "deeplabv3"),

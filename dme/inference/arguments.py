@@ -1,5 +1,6 @@
 """What Python users hand over -> a network and scans; or one line that says what is taken."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ def as_threshold(threshold: float) -> float:
             f"threshold is {threshold!r}, expected a probability from 0 to 1 (1 excluded)"
         )
     return float(threshold)
+
+
+def as_scale(scale_um: Sequence[float] | None) -> tuple[float, ...] | None:
+    """Axial and lateral um per pixel, and what follows. Raises InputError for anything else."""
+    if scale_um is None:
+        return None
+    numbers = isinstance(scale_um, Sequence | np.ndarray) and len(scale_um) >= 2
+    if not numbers or not all(0 < float(um) < np.inf for um in scale_um[:2]):
+        raise InputError(
+            f"scale_um is {scale_um!r}, expected axial and lateral um per pixel, or None"
+        )
+    return tuple(float(um) for um in scale_um)
 
 
 def as_scan(image: Any) -> np.ndarray:

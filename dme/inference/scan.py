@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dme.common.errors import InputError
 from dme.common.tasks import FLUID, LAYER_CLASSES
-from dme.inference.arguments import as_network, as_scan, as_scans, as_threshold
-from dme.inference.sizes import SIZES
+from dme.inference.arguments import as_network, as_scale, as_scan, as_scans, as_threshold
+from dme.inference.entry import enter
+from dme.inference.sizes import SIZES, size_of
 from dme.inference.windows import (
     flip_average,
     require_finite,
@@ -21,7 +22,7 @@ from dme.inference.windows import (
 )
 from dme.nets.segmenter import Segmenter, normalise
 from dme.retina.boundaries import boundaries_from_probabilities, with_fluid
-from dme.retina.wedge import columns_with_data, mirrored_ends, shows_retina, without_wedge
+from dme.retina.wedge import columns_with_data, mirrored_ends, shows_retina
 
 NEEDED = {  # what is looked for -> the network it takes, and how to get one
     "fluid": ("a network with the class fluid", "./run.sh finetune"),
@@ -63,7 +64,11 @@ def _name(model: Segmenter) -> str:
 
 
 def predict(
-    model: Segmenter | str | Path, image: Any, threshold: float = 0.5, tta: bool = False
+    model: Segmenter | str | Path,
+    image: Any,
+    threshold: float = 0.5,
+    tta: bool = False,
+    scale_um: Sequence[float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fluid of one B-scan of any size.
 
@@ -71,18 +76,24 @@ def predict(
     image: array or tensor (H, W), or (H, W, 3) with three equal channels, grey values 0..255 or 16
     bits as `dme.data.images.to_scan` takes them; a Pillow image; the path of a picture.
     threshold: fluid is where its probability lies above, 0.5 being the likelier of two classes.
-    tta: average with the mirrored scan. Returns the mask, uint8 (H, W) of 0 and 1, and the
-    probability of fluid, float32 (H, W). Raises InputError for an image it cannot read and a
+    tta: average with the mirrored scan. scale_um: axial and lateral um per pixel, which networks
+    that learnt at a physical scale heed; None where unknown: then the height of the retina
+    decides. Returns the mask, uint8 (H, W) of 0 and 1, and the probability of fluid, float32
+    (H, W), at the scan's own pixels. Raises InputError for an image it cannot read and a
     network without fluid.
     """
     model = as_network(model)
     network_for("fluid", [model])
     threshold = as_threshold(threshold)
-    return fluid_mask(model, class_probabilities(model, image, tta), threshold)
+    return fluid_mask(model, class_probabilities(model, image, tta, scale_um), threshold)
 
 
 def predict_volume(
-    model: Segmenter | str | Path, volume: Any, threshold: float = 0.5, tta: bool = False
+    model: Segmenter | str | Path,
+    volume: Any,
+    threshold: float = 0.5,
+    tta: bool = False,
+    scale_um: Sequence[float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fluid of the B-scans of one volume, all on one grey scale.
 
@@ -96,7 +107,7 @@ def predict_volume(
     masks = np.empty((len(scans), *scans[0].shape), np.uint8)
     probability = np.empty(masks.shape, np.float32)
     for i, scan in enumerate(scans):
-        by_class = class_probabilities(model, scan, tta)
+        by_class = class_probabilities(model, scan, tta, scale_um)
         masks[i], probability[i] = fluid_mask(model, by_class, threshold)
     return masks, probability
 
@@ -106,14 +117,15 @@ def predict_layers(
     image: Any,
     tta: bool = False,
     fluid: np.ndarray | None = None,
+    scale_um: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Boundary rows of one B-scan of any size, float32 (8, W), ordered, in pixels of the scan.
 
-    model, image, tta: as of `predict`. fluid: the probability (H, W) of fluid that `predict`
-    gives, of use to a network that finds layers alone: fluid lies within the retina. The rows are
-    those of `dme.retina.rows.BOUNDARIES`, counted from 0 at the centre of the first pixel, NaN in
-    columns that do not show the retina: beyond the frame, or under a saturated wedge. Raises
-    InputError for an image it cannot read and a network without layers.
+    model, image, tta, scale_um: as of `predict`. fluid: the probability (H, W) of fluid that
+    `predict` gives, of use to a network that finds layers alone: fluid lies within the retina. The
+    rows are those of `dme.retina.rows.BOUNDARIES`, counted from 0 at the centre of the first
+    pixel, NaN in columns that do not show the retina: beyond the frame, or under a saturated
+    wedge. Raises InputError for an image it cannot read and a network without layers.
     """
     model = as_network(model)
     network_for("layers", [model])
@@ -122,7 +134,7 @@ def predict_layers(
         raise InputError(f"fluid: shape {np.shape(fluid)}, expected the scan's, {scan.shape}")
     if fluid is not None and not np.isfinite(np.asarray(fluid)).all():
         raise InputError("fluid: holds NaN or infinity, expected probabilities")
-    by_class = class_probabilities(model, scan, tta)
+    by_class = class_probabilities(model, scan, tta, scale_um)
     return layer_rows(model, scan, by_class, None if fluid is None else np.asarray(fluid))
 
 
@@ -148,9 +160,12 @@ def fluid_mask(
     return (probability > threshold).astype(np.uint8), probability
 
 
-def class_probabilities(model: Segmenter, image: Any, tta: bool = False) -> Tensor:
+def class_probabilities(
+    model: Segmenter, image: Any, tta: bool = False, scale_um: Sequence[float] | None = None
+) -> Tensor:
     """Probability of each class at the scan's pixels, (classes, H, W); see `predict`."""
     scan = as_scan(image)
+    scale_um = as_scale(scale_um)
     finds_layers = LAYER_CLASSES[0] in model.classes
     if finds_layers:
         empty = ~columns_with_data(scan)
@@ -161,7 +176,7 @@ def class_probabilities(model: Segmenter, image: Any, tta: bool = False) -> Tens
     # dropout and batch statistics of a network that is being trained stay out
     training = [module for module in model.modules() if module.training]
     model.eval()
-    by_class = probabilities(model, pixels, flip=tta)
+    by_class = probabilities(model, pixels, flip=tta, scale_um=scale_um)
     for module in training:
         module.training = True
     # what is mirrored into columns without data is no fluid
@@ -172,23 +187,30 @@ def class_probabilities(model: Segmenter, image: Any, tta: bool = False) -> Tens
     return by_class
 
 
+def scale_note(model: Segmenter, image: np.ndarray, scale_um: Sequence[float] | None) -> str:
+    """What is to be said of the scale at which a scan uint8 (H, W) enters; "" for nothing."""
+    return size_of(model.preprocess).fit(torch.from_numpy(image), scale_um).note
+
+
 @torch.inference_mode()
 def probabilities(
-    model: Segmenter, image: Tensor, flip: bool = False, name: str | None = None
+    model: Segmenter,
+    image: Tensor,
+    flip: bool = False,
+    name: str | None = None,
+    scale_um: Sequence[float] | None = None,
 ) -> Tensor:
     """Probability of each class, float32 (classes, H, W), for one scan of any size, uint8 (H, W).
 
-    The scan enters at the size the network was trained with, `model.preprocess["size"]` of SIZES:
-    of "512" a window of 256 slides over it with stride 170, as in the study, else it enters as a
-    whole. flip: average with the mirrored scan. name: the scan's, for messages. Networks that find
-    layers see saturated wedges dark: their edges pass for layers. Raises InputError where the
-    network makes NaN or infinity.
+    The scan enters as the network's `preprocess` states (`dme.inference.entry.enter`): of size
+    "512" a window of 256 slides over it with stride 170, as in the study, else it enters as a
+    whole. flip: average with the mirrored scan. name: the scan's, for messages. scale_um: axial
+    and lateral um per pixel, None where unknown. Raises InputError where the network makes NaN or
+    infinity.
     """
-    size = SIZES[model.preprocess["size"]]
-    if LAYER_CLASSES[0] in model.classes:
-        image = torch.from_numpy(without_wedge(image.cpu().numpy())).to(image.device)
-    x = normalise(size.image(image)[None], model.preprocess)  # (1, C, H', W')
-    logits = sliding_window if size.slides else whole
+    entered = enter(image, model.preprocess, model.classes, scale_um)
+    x = normalise(entered.image[None], model.preprocess)  # (1, C, H', W')
+    logits = sliding_window if entered.size.slides else whole
 
     def at_scan(x: Tensor) -> Tensor:
         return resize(logits(model, x), image.shape)

@@ -1,5 +1,6 @@
 """The sizes at which scans enter a network, and with them their masks and boundary rows."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -9,11 +10,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dme.common.labels import IGNORE
+from dme.common.words import LARGEST_SIDE
 from dme.inference.protocols import PROTOCOLS
 from dme.inference.windows import resize
+from dme.nets.unet import STRIDE
+from dme.retina.height import retina_height_px
 from dme.retina.rows import scale_rows
 
 STUDY_SIDE = 256
+LEARNT_UM = (7.74, 22.66)  # axial, lateral: half the pixels of Duke's scans a side
+RETINA_UM = 315.0  # usual height of a retina, from its surface to the pigment epithelium
+FRAME_UM = 7200.0  # usual width of a frame: most are 6 to 9 mm wide
+FRAME_DEPTH_UM = 1900.0  # usual depth of a frame
 
 
 class InputSize:
@@ -26,6 +34,11 @@ class InputSize:
     description: ClassVar[str] = "their own pixels"
     of_study: ClassVar[bool] = False  # masks are those of 256 x 256, not of the scan's own pixels
     slides: ClassVar[bool] = False  # a window slides over the image
+    note: str = ""  # of a size that was guessed: what was taken, and why
+
+    def fit(self, image: Tensor, scale_um: Sequence[float] | None) -> "InputSize":
+        """The size for a scan uint8 (H, W) with axial and lateral um per pixel; None: unknown."""
+        return self
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of what enters, of a scan of that height and width."""
@@ -105,6 +118,83 @@ class Enlarged(StudySize):
         return mask.repeat_interleave(2, 0).repeat_interleave(2, 1)
 
 
+class Physical(InputSize):
+    """As many um per pixel as the network learnt, whatever the scan has.
+
+    Of an unknown scale the height of the retina decides along depth, and across it that frames
+    are about FRAME_UM wide.
+    """
+
+    name = "um"
+    description = "resampled to the um per pixel that the network learnt"
+
+    def __init__(self, um_per_px: Sequence[float] = LEARNT_UM) -> None:
+        self.um_per_px = tuple(um_per_px)  # axial, lateral
+
+    def fit(self, image: Tensor, scale_um: Sequence[float] | None) -> InputSize:
+        note = ""
+        if scale_um is None:
+            scale_um, note = guessed_scale_um(image.cpu().numpy())
+        factors = [um / learnt for um, learnt in zip(scale_um, self.um_per_px, strict=False)]
+        return Resampled(*factors, note)
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        raise ValueError("what enters depends on the scan's scale: ask what `fit` returns")
+
+
+class Resampled(InputSize):
+    """So many times as many pixels, down and across; means of them where they become fewer."""
+
+    def __init__(self, down: float, across: float, note: str = "") -> None:
+        self.down = down
+        self.across = across
+        self.note = note
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """Never less than the network's stride, nor more than scans may have."""
+        sides = (height * self.down, width * self.across)
+        return tuple(min(max(round(side), STRIDE), LARGEST_SIDE) for side in sides)
+
+    def image(self, image: Tensor) -> Tensor:
+        return self._resampled(image).round().clamp(0, 255).byte()
+
+    def mask(self, mask: Tensor) -> Tensor:
+        """Fluid where at least half is, unknown where any is."""
+        fluid = self._resampled(mask == 1)
+        unknown = self._resampled(mask == IGNORE)
+        return torch.where(unknown > 0.01, IGNORE, fluid >= 0.5).byte()
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        """(H, W) -> float32 (H', W')."""
+        size = self.shape(*x.shape)
+        x = x[None, None].float()
+        return F.interpolate(x, size, mode="bilinear", antialias=True)[0, 0]
+
+
+def guessed_scale_um(image: np.ndarray) -> tuple[tuple[float, float], str]:
+    """Axial and lateral um per pixel of a scan uint8 (H, W) of unknown scale, and how they came.
+
+    Healthy and swollen retinas of the sets here are 270 to 380 um high in the median column.
+    """
+    height, width = image.shape
+    lateral = FRAME_UM / width
+    retina_px = retina_height_px(image)
+    if retina_px is None:
+        axial = FRAME_DEPTH_UM / height
+        note = f"no retina to measure by: a frame of {FRAME_DEPTH_UM / 1000:g} mm depth is taken"
+    else:
+        axial = RETINA_UM / retina_px
+        note = f"the retina, {retina_px:.0f} px high, is taken for {RETINA_UM:g} um"
+    guess = f"{axial:.2f} x {lateral:.2f} um per pixel"
+    return (axial, lateral), f"scale unknown, guessed as {guess} ({note}): give the scale"
+
+
 STUDY = StudySize()
 NATIVE = InputSize()
-SIZES = {size.name: size for size in (Enlarged(), NATIVE, Half())}  # that networks are trained at
+SIZES = {size.name: size for size in (Enlarged(), NATIVE, Half(), Physical())}  # of networks
+
+
+def size_of(preprocess: dict) -> InputSize:
+    """The size that a checkpoint states. Raises KeyError for none of SIZES."""
+    size = SIZES[preprocess["size"]]
+    return Physical(preprocess["um_per_px"]) if isinstance(size, Physical) else size

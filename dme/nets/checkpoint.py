@@ -5,6 +5,7 @@ read with `weights_only=True` and loaded strictly.
 """
 
 import json
+import math
 import pickle
 import pickletools
 import re
@@ -229,6 +230,7 @@ def check_description(model: Segmenter, path: str | Path) -> None:
         fits &= isinstance(model.classes, list) and len(model.classes) == classes
         fits &= all(isinstance(name, str) for name in model.classes)
         fits &= isinstance(model.preprocess.get("size"), str | None)
+        fits &= _states_entry(model.preprocess)
         fits &= isinstance(model.weights_extra, dict)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError):
         fits = False
@@ -237,6 +239,16 @@ def check_description(model: Segmenter, path: str | Path) -> None:
             f"{path}: classes {model.classes} and preprocess {model.preprocess} do not fit a "
             f"network with {classes} classes and {channels} input channels"
         )
+
+
+def _states_entry(preprocess: dict) -> bool:
+    """Whether what a checkpoint states of scale and brightness is whole; old ones state none."""
+    if preprocess.get("brightness", "matched") != "matched":
+        return False
+    if preprocess.get("size") != "um":
+        return "um_per_px" not in preprocess
+    um_per_px = preprocess["um_per_px"]
+    return len(um_per_px) == 2 and all(0 < um < math.inf for um in um_per_px)
 
 
 def load_strict(model: Segmenter, state: dict[str, Tensor], path: str | Path) -> None:

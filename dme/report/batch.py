@@ -17,7 +17,7 @@ from dme.data.volume_scale import scale_fault, spacing_fault
 from dme.drawing.canvas import save_png
 from dme.drawing.layers import draw_boundaries, thickness_profile
 from dme.drawing.overlays import STRIP, scan_overlay
-from dme.inference.scan import class_probabilities, fluid_mask, layer_rows
+from dme.inference.scan import class_probabilities, fluid_mask, layer_rows, scale_note
 from dme.nets.segmenter import Segmenter
 from dme.report.device_layers import device_distances
 from dme.report.doubts import SEPARATOR, doubts_of
@@ -187,7 +187,11 @@ class Work:
         scale_um = self._scale_um(scan)
         axial_um = scale_um[0] if scale_um else None
         row = dict(start)
-        row["doubt"] = SEPARATOR.join(doubts_of(image, finding.boundaries, axial_um))
+        doubts = doubts_of(image, finding.boundaries, axial_um)
+        for model in dict.fromkeys(self.networks.values()):
+            if note := scale_note(model, image, scale_um):
+                doubts.append(note)
+        row["doubt"] = SEPARATOR.join(dict.fromkeys(doubts))
 
         # numbers and files of fluid, of layers, and of fluid in layers
         if finding.mask is not None:
@@ -210,10 +214,11 @@ class Work:
 
     def _find(self, scan: Scan, image: np.ndarray) -> Finding:
         # one network may find both, and runs once
+        scale_um = self._scale_um(scan)
         probabilities = {}
         for model in self.networks.values():
             if model not in probabilities:
-                probabilities[model] = class_probabilities(model, image, self.tta)
+                probabilities[model] = class_probabilities(model, image, self.tta, scale_um)
 
         mask = probability = boundaries = None
         if "fluid" in self.networks:

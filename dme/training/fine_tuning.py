@@ -16,7 +16,8 @@ from dme.data.opening import open_source
 from dme.data.source import Source, subjects_known
 from dme.data.splits import leak, split_indices
 from dme.drawing.overlays import RED
-from dme.inference.sizes import SIZES, STUDY_SIDE
+from dme.inference.entry import MATCHED
+from dme.inference.sizes import STUDY_SIDE, Physical
 from dme.losses import get_loss
 from dme.nets.folding import folded
 from dme.nets.loading import load_model
@@ -48,13 +49,13 @@ class SplitSet:
         return leak(self.small, self.training, self.validation)
 
     def for_training(self, options: Finetune, task: Task, device: torch.device) -> TrainingSet:
-        """The training scans as a network of options.size sees them, with the task's labels."""
+        """The training scans as the network sees them, with the task's labels."""
         return training_set(
             self.small,
             self.native,
             self.training,
             task,
-            SIZES[options.size],
+            entry_of(options),
             options.ungraded,
             device,
         )
@@ -87,7 +88,7 @@ def _fine_tune(plan: Plan) -> None:
     source = open_source(options.data, options.grader, options.fluid_value)
     model, start = starting_network(options, plan.recipe.seed)
     replaced = set_classes(model, task.classes)
-    model.preprocess = model.preprocess | {"size": options.size}
+    model.preprocess = mean_and_std(model) | entry_of(options)
     if rank == 0:
         print(f"data: {source.description}\nstart: {start}", flush=True)
         for name in replaced:
@@ -162,6 +163,21 @@ def _shipped_weights(options: Finetune) -> str:
 def _described(model: Segmenter) -> str:
     arch = model.arch
     return f"{arch['backbone']}, {arch['head']} head, width {arch['width']}"
+
+
+def entry_of(options: Finetune) -> dict:
+    """How scans enter the network, for its `preprocess`: what these options say, nothing more."""
+    entry: dict = {"size": options.size}
+    if options.size == Physical.name:
+        entry["um_per_px"] = list(options.um_per_px)
+    if options.brightness == MATCHED:
+        entry["brightness"] = MATCHED
+    return entry
+
+
+def mean_and_std(model: Segmenter) -> dict:
+    """What of a network's `preprocess` does not depend on how scans enter it."""
+    return {key: model.preprocess[key] for key in ("mean", "std")}
 
 
 def open_split(source: Source, name: str | None, seed: int, task: Task) -> SplitSet:

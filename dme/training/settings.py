@@ -235,8 +235,16 @@ class Finetune:
     )
     size: str = setting(
         "512",
-        "512 x 512 squares, native pixels, or half as many a side",
+        "512 x 512 squares, native pixels, half as many a side, or um: --um-per-px",
         choices=SIZE_NAMES,
+    )
+    um_per_px: tuple[float, ...] = setting(
+        (7.74, 22.66), "of --size um: axial and lateral um of a pixel that enters", above=0
+    )
+    brightness: str = setting(
+        "as it is",
+        "matched: grey values of every scan spread alike, wedges left out",
+        choices=("as it is", "matched"),
     )
     ungraded: str = setting(
         "background",
@@ -249,6 +257,8 @@ class Finetune:
 
     def __post_init__(self) -> None:
         check(self)
+        if len(self.um_per_px) != 2:
+            raise InputError(f"um_per_px is {self.um_per_px}; expected axial and lateral um")
 
 
 @dataclass(frozen=True)

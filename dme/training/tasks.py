@@ -9,9 +9,9 @@ from dme.common.errors import InputError
 from dme.common.labels import IGNORE
 from dme.common.tasks import Task
 from dme.data.cache import Cache
-from dme.inference.sizes import InputSize
+from dme.inference.entry import enter
+from dme.inference.sizes import InputSize, size_of
 from dme.retina.rows import layer_labels
-from dme.retina.wedge import without_wedge
 from dme.training.augment import TrainingSet
 
 
@@ -46,23 +46,24 @@ def training_set(
     native: Cache,
     indices: np.ndarray,
     task: Task,
-    size: InputSize,
+    preprocess: dict,
     ungraded: str,
     device: torch.device,
 ) -> TrainingSet:
-    """Scans `indices` as a network of that size sees them, with labels to match.
+    """Scans `indices` as a network with this `preprocess` sees them, with labels to match.
 
     small, native: caches of one set, at 256 x 256 and at its own pixels. ungraded: "ignore" makes
     the columns beside `Cache.central` unknown (255), "background" leaves them; without layer rows
     they always are unknown to a task with layers.
     """
+    of_study = size_of(preprocess).of_study
     images, masks = [], []
     for i in indices:
         # As dme.inference.scan.probabilities shows a scan to the network
-        scan = small.images[i] if size.of_study else native.images[i]
-        if task.finds_layers:
-            scan = without_wedge(scan)
-        images.append(size.image(torch.tensor(scan)).to(device))
+        scan = small.images[i] if of_study else native.images[i]
+        entered = enter(torch.tensor(scan), preprocess, task.classes, native.scale_um)
+        size = entered.size
+        images.append(entered.image.to(device))
 
         # Its truth, without what nobody looked at
         mask = labels(small, native, i, task, size)

@@ -68,7 +68,8 @@ class Validation:
         """Probabilities (1, classes, H, W): 256 x 256 of a network of size "512", else native."""
         scans = self.small if SIZES[model.preprocess["size"]].of_study else self.native
         image = torch.tensor(scans.images[index], device=self.device)
-        return probabilities(model, image, self.flip, self.small.names[index])[None]
+        name = self.small.names[index]
+        return probabilities(model, image, self.flip, name, self.native.scale_um)[None]
 
     def truths(self, index: int) -> dict[str, Tensor]:
         """Labels of a scan for each of TRUTHS, uint8 (H, W)."""

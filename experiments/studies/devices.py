@@ -21,11 +21,14 @@ from dme.training import series
 BASE = "--recipe best --iters 300 --batch 2 --ema 0.98"
 CANDIDATES = {
     "as best": "",
+    "matched brightness": "--size half --brightness matched",
+    "and um per pixel": "--size um --brightness matched",
 }
 FOLDS = (1, 2)  # of dev:K/4, as the protocol says
 REFUSED = "inverted"  # the perturbation that is to be refused, not to be read
 PLAIN = "as it is"
-TITLES = ("candidate", "as they are", "perturbed", "false px in dry scans")
+UNKNOWN_SCALE = ", scale unknown"
+TITLES = ("candidate", "as they are", "perturbed", "scale unknown", "false px in dry scans")
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,11 @@ def cells(runs: list[dict]) -> list[str]:
             dice[name] = pooled_dice([fold[name]["counts_per_eye"] for fold in folds])
             false_px += sum(fold[name]["false_px_without_fluid"] for fold in folds)
     plain = dice.pop(PLAIN)
-    return [f"{plain:.3f}", f"{np.mean(list(dice.values())):.3f}", f"{false_px:,}"]
+    unknown = [dice.pop(name) for name in list(dice) if name.endswith(UNKNOWN_SCALE)]
+    means = [
+        f"{np.mean(values):.3f}" if values else "" for values in (list(dice.values()), unknown)
+    ]
+    return [f"{plain:.3f}", *means, f"{false_px:,}"]
 
 
 def pooled_dice(counts_per_fold: list) -> float:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # --help is answered without torch
     from dme.nets.segmenter import Segmenter
 
 RESULTS = "results.json"
+UNKNOWN_SCALE = ", scale unknown"  # of rows for which the network is not told um per pixel
+RESCALED = ("as it is", "half size", "double size", "256 x 256")  # which have such a row
 TITLES = ("scans", "fluid Dice", "precision", "recall", "false px in scans without fluid")
 HEALTHY = "false px in healthy scans"
 
@@ -140,7 +142,10 @@ def tried(model: "Segmenter", labelled: Scans, healthy: Scans | None, settings: 
         "eyes": np.unique(eyes).tolist(),
         "perturbations": {},
     }
-    for name in tqdm(PERTURBATIONS, desc=model.weights_name, unit="perturbation"):
+    rows = [*PERTURBATIONS]
+    if labelled.cache.scale_um is not None:
+        rows += [name + UNKNOWN_SCALE for name in RESCALED]
+    for name in tqdm(rows, desc=model.weights_name, unit="perturbation"):
         counts, answered = counts_of(model, labelled, name, settings)
         by_eye = [counts[eyes == eye].sum(0).tolist() for eye in np.unique(eyes)]
         dry = answered & (counts[:, 1].sum(1) == 0)
@@ -160,24 +165,27 @@ def tried(model: "Segmenter", labelled: Scans, healthy: Scans | None, settings: 
 
 
 def counts_of(
-    model: "Segmenter", scans: Scans, perturbation: str, settings: Settings
+    model: "Segmenter", scans: Scans, row: str, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray]:
     """Confusion matrices (N, 2, 2) of perturbed scans, and which were not refused, bool (N,).
 
     Of a refused scan nothing is counted, as nothing is said of it.
     """
-    from dme.data.perturbations import Labelled, perturbed
+    from dme.data.perturbations import Labelled, perturbed, scale_after
     from dme.inference.scan import predict
     from dme.ops.confusion import confusion_matrix
 
+    perturbation = row.removesuffix(UNKNOWN_SCALE)
+    scale_um = scans.cache.scale_um if row == perturbation else None
     counts = np.zeros((len(scans.indices), 2, 2), np.int64)
     answered = np.ones(len(counts), bool)
     for place, i in enumerate(scans.indices):
         image = scans.cache.images[i]
         truth = np.zeros_like(image) if scans.healthy else scans.cache.fluid[i]
         changed = perturbed(Labelled(image, truth), perturbation, scans.cache.names[i])
+        scale = scale_after(scale_um, image.shape, changed.image.shape)
         try:
-            mask, _ = predict(model, changed.image, settings.threshold, settings.tta)
+            mask, _ = predict(model, changed.image, settings.threshold, settings.tta, scale)
         except InputError:
             answered[place] = False
             continue
