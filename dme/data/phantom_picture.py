@@ -152,8 +152,8 @@ def blobs(rng: Generator, canvas: Canvas, dy: float, dx: float) -> np.ndarray:
     noise = 2.5 * gaussian_filter(noise, 0.7)
     # linear interpolation, one axis after the other
     for place in (canvas.rows / dy + 1, canvas.cols / dx + 1):
-        low = place.astype(np.int64)
-        share = (place - low).astype(np.float32)[:, None]
+        low = place.astype(np.int64).clip(0, len(noise) - 2)  # frames of devices reach beyond
+        share = (place - low).astype(np.float32).clip(0, 1)[:, None]
         noise = (noise[low] * (1 - share) + noise[low + 1] * share).T
     return noise
 

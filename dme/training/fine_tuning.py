@@ -170,7 +170,7 @@ def entry_of(options: Finetune) -> dict:
     entry: dict = {"size": options.size}
     if options.size == Physical.name:
         entry["um_per_px"] = list(options.um_per_px)
-    if options.brightness == MATCHED:
+    if options.match_brightness:
         entry["brightness"] = MATCHED
     return entry
 

@@ -241,10 +241,8 @@ class Finetune:
     um_per_px: tuple[float, ...] = setting(
         (7.74, 22.66), "of --size um: axial and lateral um of a pixel that enters", above=0
     )
-    brightness: str = setting(
-        "as it is",
-        "matched: grey values of every scan spread alike, wedges left out",
-        choices=("as it is", "matched"),
+    match_brightness: bool = setting(
+        False, "spread the grey values of every scan alike, wedges left out"
     )
     ungraded: str = setting(
         "background",

@@ -21,8 +21,8 @@ from dme.training import series
 BASE = "--recipe best --iters 300 --batch 2 --ema 0.98"
 CANDIDATES = {
     "as best": "",
-    "matched brightness": "--size half --brightness matched",
-    "and um per pixel": "--size um --brightness matched",
+    "matched brightness": "--size half --match-brightness",
+    "and um per pixel": "--size um --match-brightness",
 }
 FOLDS = (1, 2)  # of dev:K/4, as the protocol says
 REFUSED = "inverted"  # the perturbation that is to be refused, not to be read
