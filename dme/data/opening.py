@@ -10,10 +10,12 @@ from pathlib import Path
 
 from dme.bscan import BScan
 from dme.common.errors import InputError
-from dme.data import phantom
+from dme.data import phantom, phantom_devices
 from dme.data.folder import open_folder
 from dme.data.matlab import open_mat
 from dme.data.source import Source, files_in
+
+DEVICES = "phantom:devices"
 
 
 def open_source(
@@ -21,7 +23,8 @@ def open_source(
 ) -> Source:
     """Open `path`, else what the environment variable DME_DATA names, else the synthetic phantom.
 
-    The word `phantom` asks for the latter.
+    The word `phantom` asks for the latter, `phantom:devices` for synthetic scans of a device that
+    no training sees, with fluid in, under and below the retina.
     `.mat`: one `Subject_NN.mat` of the Duke / Kaggle set or a folder of them, annotations of
     grader 1 or 2. Folder: `images/`, or images directly in it; beside them, optional and
     same-named, `fluid/` or `masks/` (`dme.data.layout` knows more layouts) and `boundaries/*.npy`
@@ -40,6 +43,8 @@ def open_source(
         return _open_phantom("no DME_DATA given")
     if path == "phantom":
         return _open_phantom("as asked")
+    if path == DEVICES:
+        return _open_devices()
 
     # files of MATLAB, or a folder of images
     root = Path(path)
@@ -61,7 +66,7 @@ def open_source(
 
 
 def _check_values(fluid_value: tuple[int, ...], path: str | Path | None) -> None:
-    if fluid_value and (not path or path == "phantom"):
+    if fluid_value and path in (None, "", "phantom", DEVICES):
         raise InputError("`fluid_value` is for masks in files, not for the phantom: leave it out")
     if not all(0 <= value <= 255 for value in fluid_value):
         text = " ".join(map(str, fluid_value))
@@ -72,6 +77,17 @@ def _open_phantom(why: str) -> Source:
     digest = hashlib.sha256(f"phantom_set() version {phantom.VERSION}\n".encode())
     text = f"SYNTHETIC phantom B-scans, {why} (results say nothing about real scans)"
     return Source("phantom", "", digest.hexdigest(), text, _read_phantom)
+
+
+def _open_devices() -> Source:
+    version = f"held_out_scans() version {phantom_devices.VERSION}\n"
+    digest = hashlib.sha256(version.encode())
+    text = "SYNTHETIC B-scans of a device that no training sees (they say nothing about real ones)"
+    return Source("devices", "", digest.hexdigest(), text, _read_devices)
+
+
+def _read_devices(source: Source, labelled_only: bool) -> Iterator[BScan]:
+    return phantom_devices.held_out_scans()
 
 
 def _read_phantom(source: Source, labelled_only: bool) -> Iterator[BScan]:

@@ -46,8 +46,7 @@ KINDS = ("irf", "srf", "ped")
 FOVEAL = (22, 39)  # B-scans, of 61, through the macula
 MARGIN_PX = 12  # rows of the reference frame above and below what is shown of the retina
 LEAST_GAP_PX = 1.5  # rows; thinner clefts are not seen
-SETS = {f"phantom:{kind}": kind for kind in KINDS}  # names of the sets of the held-out device
-SET_SCANS = 12
+PER_KIND = 12  # scans of the held-out device
 
 
 @dataclass(frozen=True)
@@ -95,11 +94,15 @@ def training_scans(count: int, seed: int = 0) -> Iterator[BScan]:
         yield device_scan(rng, _varied(rng, DEVICES[number % len(DEVICES)]), kinds, number)
 
 
-def held_out_scans(kind: str) -> Iterator[BScan]:
-    """SET_SCANS scans of HELD_OUT with fluid of one of KINDS alone, a quarter without any."""
-    for number in range(SET_SCANS):
-        rng = default_rng([1, number, KINDS.index(kind), 12])
-        kinds = () if number % 4 == 3 else (kind,)
+def held_out_scans() -> Iterator[BScan]:
+    """Scans of HELD_OUT: PER_KIND with fluid of each of KINDS alone, a quarter without any.
+
+    Each is of an eye of its own, subject 1 to PER_KIND of the first kind and so on.
+    """
+    for number in range(PER_KIND * len(KINDS)):
+        rng = default_rng([1, number, 12])
+        dry = number % 4 == 3
+        kinds = () if dry else (KINDS[number // PER_KIND],)
         yield device_scan(rng, HELD_OUT, kinds, number)
 
 

@@ -29,7 +29,7 @@ from dme.training.loop import train
 from dme.training.presets import PLANS
 from dme.training.run_folder import refuse_foreign_files, start_of_resumed
 from dme.training.settings import Finetune, Plan
-from dme.training.tasks import check_annotated, training_set
+from dme.training.tasks import check_annotated, training_set, with_synthetic
 from dme.training.validation import Validation
 
 
@@ -50,15 +50,13 @@ class SplitSet:
 
     def for_training(self, options: Finetune, task: Task, device: torch.device) -> TrainingSet:
         """The training scans as the network sees them, with the task's labels."""
-        return training_set(
-            self.small,
-            self.native,
-            self.training,
-            task,
-            entry_of(options),
-            options.ungraded,
-            device,
+        entry = entry_of(options)
+        data = training_set(
+            self.small, self.native, self.training, task, entry, options.ungraded, device
         )
+        if options.synthetic:
+            return with_synthetic(data, options.synthetic, task, entry, device)
+        return data
 
 
 def fine_tune(plan: Plan) -> None:

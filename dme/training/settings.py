@@ -30,6 +30,9 @@ class Augment:
     rotate: about the crop's centre. shift: of the frame, in whole pixels.
     brightness: a fraction of 255 that is added. contrast: about the crop's mean.
     noise: multiplicative and normal, the same in all channels.
+    stretch: across the scan alone, as pixels of devices are of another shape.
+    blur, resolution, grain: as other devices see; each sample draws how much, from nothing to
+        this. Grains are 1 to 3 pixels large.
     colour: OpenMMLab's PhotoMetricDistortion on RGB without its rounding to 8 bits: brightness
         +-32, contrast 0.5-1.5 (before or after the next two), saturation 0.5-1.5, hue +-36 degrees
         (18 of OpenCV's units of 2 degrees), each with probability 0.5.
@@ -96,6 +99,22 @@ class Augment:
         minimum=0,
         maximum=10,
         aliases=("speckle",),
+    )
+    stretch: float = setting(
+        0.0,
+        "factor across, log-uniform in 1/(1 + this) to 1 + this",
+        minimum=0,
+        maximum=10,
+    )
+    blur: float = setting(0.0, "standard deviation in pixels, at most", minimum=0, maximum=10)
+    resolution: float = setting(
+        0.0,
+        "samples are made coarser by 1 to 1 + this, and enlarged again",
+        minimum=0,
+        maximum=10,
+    )
+    grain: float = setting(
+        0.0, "standard deviation of coarse speckle, at most", minimum=0, maximum=10
     )
     colour: bool = setting(False, None)
 
@@ -243,6 +262,12 @@ class Finetune:
     )
     match_brightness: bool = setting(
         False, "spread the grey values of every scan alike, wedges left out"
+    )
+    synthetic: int = setting(
+        0,
+        "synthetic scans of several devices to train on beside the data",
+        minimum=0,
+        maximum=10_000,
     )
     ungraded: str = setting(
         "background",

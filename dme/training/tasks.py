@@ -9,6 +9,7 @@ from dme.common.errors import InputError
 from dme.common.labels import IGNORE
 from dme.common.tasks import Task
 from dme.data.cache import Cache
+from dme.data.phantom_devices import training_scans
 from dme.inference.entry import enter
 from dme.inference.sizes import InputSize, size_of
 from dme.retina.rows import layer_labels
@@ -73,6 +74,27 @@ def training_set(
             mask[:, central == 0] = IGNORE
         masks.append(mask.to(device))
     return TrainingSet(images, masks, [small.names[i] for i in indices], task.fluid_label)
+
+
+def with_synthetic(
+    data: TrainingSet, count: int, task: Task, preprocess: dict, device: torch.device
+) -> TrainingSet:
+    """A training set and beside it `count` synthetic scans of several devices, all of it known.
+
+    Raises InputError for a task with layers, which these scans do not have.
+    """
+    if task.finds_layers:
+        raise InputError(
+            "synthetic scans of several devices have no layers: leave out --synthetic, or "
+            "train for --task fluid"
+        )
+    images, masks, names = [*data.images], [*data.masks], [*data.names]
+    for scan in training_scans(count):
+        entered = enter(torch.tensor(scan.image), preprocess, task.classes, scan.scale_um)
+        images.append(entered.image.to(device))
+        masks.append(entered.size.mask(torch.tensor(scan.fluid)).to(device))
+        names.append(scan.name)
+    return TrainingSet(images, masks, names, data.fluid)
 
 
 def labels(small: Cache, native: Cache, index: int, task: Task, size: InputSize) -> Tensor:

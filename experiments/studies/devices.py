@@ -6,7 +6,8 @@ python experiments/studies/devices.py --results experiments/results/devices --am
 
 The protocol is told in experiments/studies/README.md: eyes 1, 2, 6 and 7, each seen by a network
 that was not trained on it, as they are and perturbed. Every finished training and every finished
-trial of its network is a file in --results. An interrupted series continues where it was.
+trial of its network is a file in --results; the column "SYNTHETIC device" is of a device that no
+training sees. An interrupted series continues where it was.
 """
 
 import argparse
@@ -16,19 +17,36 @@ import numpy as np
 
 from dme.common.errors import run
 from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.data.phantom_devices import KINDS, PER_KIND
 from dme.training import series
 
 BASE = "--recipe best --iters 300 --batch 2 --ema 0.98"
+BRIGHTNESS = "--size half --match-brightness"
+SCALE = "--size um --match-brightness"
 CANDIDATES = {
     "as best": "",
-    "matched brightness": "--size half --match-brightness",
-    "and um per pixel": "--size um --match-brightness",
+    "matched brightness": BRIGHTNESS,
+    "and um per pixel": SCALE,
+    "these, synthetic devices": f"{SCALE} --synthetic 60",
+    "these, resolution and blur": f"{SCALE} --synthetic 60 --resolution 1.5 --blur 1",
+    "these, grain": f"{SCALE} --synthetic 60 --grain 0.6",
+    "these, stretch": f"{SCALE} --synthetic 60 --stretch 0.3",
+    "scale without one brightness, gamma to 2": "--size um --synthetic 60 --gamma 1",
 }
 FOLDS = (1, 2)  # of dev:K/4, as the protocol says
 REFUSED = "inverted"  # the perturbation that is to be refused, not to be read
 PLAIN = "as it is"
 UNKNOWN_SCALE = ", scale unknown"
-TITLES = ("candidate", "as they are", "perturbed", "scale unknown", "false px in dry scans")
+HELD_OUT = ["--data", "phantom:devices", "--rows", "as it is"]
+TITLES = (
+    "candidate",
+    "as they are",
+    "perturbed",
+    "scale unknown",
+    "false px in dry scans",
+    "SYNTHETIC device",
+    *KINDS,
+)
 
 
 @dataclass(frozen=True)
@@ -48,20 +66,24 @@ def main() -> None:
     args = parser.parse_args()
     settings = from_options(Settings, args)
 
-    trained = series.gather(args, trainings(settings, args.amp))
-    tried = gather_trials(args, settings, trained)
-    table = markdown(settings, tried)
+    # one candidate after the other, so that each is known as soon as it can be
+    eyes: series.Results = {}
+    devices: series.Results = {}
+    for candidate in settings.candidates:
+        trained = series.gather(args, trainings(candidate, args.amp), may_be_empty=True)
+        eyes |= gather_trials(args, trained, "eyes")
+        devices |= gather_trials(args, trained, "devices")
+    table = markdown(settings, eyes, devices)
     series.write_table(args.out / "devices.md", table)
     print(f"\n{table}\ntable: {args.out / 'devices.md'}\nruns: {series.results_folder(args)}")
 
 
-def trainings(settings: Settings, amp: str) -> series.Runs:
+def trainings(candidate: str, amp: str) -> series.Runs:
     """Names, and arguments of finetune.py."""
     runs = {}
-    for candidate in settings.candidates:
-        for fold in FOLDS:
-            words = f"{BASE} {CANDIDATES[candidate]} --split dev:{fold}/4 --amp {amp} --seed 0"
-            runs[run_name(candidate, fold)] = words.split()
+    for fold in FOLDS:
+        words = f"{BASE} {CANDIDATES[candidate]} --split dev:{fold}/4 --amp {amp} --seed 0"
+        runs[run_name(candidate, fold)] = words.split()
     return runs
 
 
@@ -69,34 +91,46 @@ def run_name(candidate: str, fold: int) -> str:
     return f"{candidate.replace(',', '').replace(' ', '-')}-{fold}of4"
 
 
-def gather_trials(
-    args: argparse.Namespace, settings: Settings, trained: series.Results
-) -> series.Results:
-    """What robustness.py found of the trained networks, each on its fold's eyes."""
+def gather_trials(args: argparse.Namespace, trained: series.Results, scans: str) -> series.Results:
+    """What robustness.py found of trained networks.
+
+    scans: "eyes", those of the fold that the network did not see, or "devices", the synthetic
+    scans of the device that no training sees.
+    """
     runs = {}
-    for candidate in settings.candidates:
-        for fold in FOLDS:
-            name = run_name(candidate, fold)
-            if name in trained:
-                weights = args.out / name / "model.pt"
-                runs[name] = ["--weights", str(weights), "--split", f"dev:{fold}/4"]
-    folder = series.results_folder(args) / "tried"
+    for name, training in trained.items():
+        words = ["--split", training["split"]] if scans == "eyes" else HELD_OUT
+        runs[name] = ["--weights", str(args.out / name / "model.pt"), *words]
+    folder = series.results_folder(args) / scans
     if args.print:
         return series.finished(runs, folder)
-    return series.run_missing("studies/robustness.py", runs, args.out / "tried", folder)
+    return series.run_missing("studies/robustness.py", runs, args.out / scans, folder)
 
 
 # ---- the table
 
 
-def markdown(settings: Settings, tried: series.Results) -> str:
-    """Fluid Dice of each candidate whose folds are finished, pooled over their eyes."""
+def markdown(settings: Settings, eyes: series.Results, devices: series.Results) -> str:
+    """A line for each candidate whose folds are finished."""
     lines = series.table_head(TITLES)
     for candidate in settings.candidates:
-        runs = series.present(tried, [run_name(candidate, fold) for fold in FOLDS])
-        if len(runs) == len(FOLDS):
-            lines.append(series.table_line([candidate, *cells(runs)]))
+        names = [run_name(candidate, fold) for fold in FOLDS]
+        on_eyes = series.present(eyes, names)
+        on_devices = series.present(devices, names)
+        if len(on_eyes) == len(on_devices) == len(FOLDS):
+            line = [candidate, *cells(on_eyes), *device_cells(on_devices)]
+            lines.append(series.table_line(line))
     return "\n".join(lines) + "\n"
+
+
+def device_cells(runs: list[dict]) -> list[str]:
+    """Cells of a row: fluid Dice in the synthetic scans, over both folds' networks, by kind."""
+    rows = [result["networks"][0]["perturbations"][PLAIN]["counts_per_eye"] for result in runs]
+    cells = [f"{pooled_dice(rows):.3f}"]
+    for kind in range(len(KINDS)):
+        scans = slice(kind * PER_KIND, (kind + 1) * PER_KIND)
+        cells.append(f"{pooled_dice([row[scans] for row in rows]):.3f}")
+    return cells
 
 
 def cells(runs: list[dict]) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from dme.common.errors import InputError, run
 from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.data.perturbations import PERTURBATIONS, Labelled, perturbed, scale_after
 
 if TYPE_CHECKING:  # --help is answered without torch
     from dme.data.cache import Cache
@@ -45,6 +46,9 @@ class Settings:
         None, "score its validation scans, as subject:1/5 or dev:1/4 (default: all scans)"
     )
     healthy: str | None = setting(None, "folder of scans without fluid, masks or not")
+    rows: tuple[str, ...] = setting(
+        tuple(PERTURBATIONS), "which perturbations", choices=tuple(PERTURBATIONS)
+    )
     threshold: float = setting(0.5, "fluid is where its probability is above")
     tta: bool = setting(False, "average with the mirrored scan: twice the time")
     out: Path = setting(Path("runs/robustness"), "folder for results.json and robustness.md")
@@ -133,8 +137,6 @@ def tried(model: "Segmenter", labelled: Scans, healthy: Scans | None, settings: 
     """A network's entry in the results: of each perturbation counts by eye, and false pixels."""
     from tqdm import tqdm
 
-    from dme.data.perturbations import PERTURBATIONS
-
     eyes = labelled.cache.subjects[labelled.indices]
     entry = {
         "weights": model.weights_name,
@@ -142,9 +144,9 @@ def tried(model: "Segmenter", labelled: Scans, healthy: Scans | None, settings: 
         "eyes": np.unique(eyes).tolist(),
         "perturbations": {},
     }
-    rows = [*PERTURBATIONS]
+    rows = [*settings.rows]
     if labelled.cache.scale_um is not None:
-        rows += [name + UNKNOWN_SCALE for name in RESCALED]
+        rows += [name + UNKNOWN_SCALE for name in RESCALED if name in settings.rows]
     for name in tqdm(rows, desc=model.weights_name, unit="perturbation"):
         counts, answered = counts_of(model, labelled, name, settings)
         by_eye = [counts[eyes == eye].sum(0).tolist() for eye in np.unique(eyes)]
@@ -171,7 +173,6 @@ def counts_of(
 
     Of a refused scan nothing is counted, as nothing is said of it.
     """
-    from dme.data.perturbations import Labelled, perturbed, scale_after
     from dme.inference.scan import predict
     from dme.ops.confusion import confusion_matrix
 
@@ -207,7 +208,7 @@ def markdown(result: dict) -> str:
     """A table for each network, Dice pooled over all columns of all scans."""
     from dme.training import series
 
-    kind = "SYNTHETIC" if result["data_kind"] == "phantom" else "labelled"
+    kind = "SYNTHETIC" if result["data_kind"] in ("phantom", "devices") else "labelled"
     split = f", validation scans of {result['split']}" if result["split"] else ""
     lines = [f"Fluid in perturbed scans ({kind}: {result['data']}{split}), all columns, pooled"]
     for network in result["networks"]:
