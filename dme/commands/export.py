@@ -78,7 +78,11 @@ def main() -> None:
     name = Path(model.weights_name).stem + settings.suffix
     out = settings.out or Path("runs/export", name)
     refuse_existing(out, mark=b"weights_sha256")  # of the metadata that we write
+    from dme.inference.export import needed_before
+
     megabytes = write(model, settings, out, checked)
+    if before := needed_before(model.preprocess):
+        print(f"note: the input of this file is {before}")
     print(f"{out}: {megabytes:.1f} MB, classes {', '.join(model.classes)}; not a medical device")
 
 

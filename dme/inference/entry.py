@@ -9,7 +9,7 @@ from torch import Tensor
 from dme.common.tasks import LAYER_CLASSES
 from dme.inference.brightness import matched
 from dme.inference.sizes import InputSize, size_of
-from dme.retina.wedge import columns_with_data, saturated_wedge, without_wedge
+from dme.retina.wedge import holds_data, without_wedge
 
 MATCHED = "matched"  # preprocess["brightness"] of networks that see all scans alike
 
@@ -42,8 +42,6 @@ def enter(
         return Entered(size.image(image), size)
 
     # what holds no data is black, and takes no part
-    pixels = image.cpu().numpy()
-    valid = ~saturated_wedge(pixels) & columns_with_data(pixels)
-    valid = torch.from_numpy(valid).to(image.device)
-    holds_data = size.image(valid.byte() * 255) > 127
-    return Entered(matched(size.image(image * valid), holds_data), size)
+    shown = torch.from_numpy(holds_data(image.cpu().numpy())).to(image.device)
+    valid = size.image(shown.byte() * 255) > 127
+    return Entered(matched(size.image(image * shown), valid), size)

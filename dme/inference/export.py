@@ -19,6 +19,7 @@ from torch.fx.experimental import _config as tracing
 
 from dme.data.phantom import phantom_bscan
 from dme.inference.entering import at_scan, averaging, enlarged, half, sliding_512
+from dme.inference.entry import MATCHED
 from dme.inference.sizes import SIZES
 from dme.inference.windows import SLIDE_STRIDE, WINDOW, whole
 from dme.nets.segmenter import Segmenter, normalise
@@ -35,20 +36,25 @@ CHECKED = (
 )
 
 
-# size of a network -> how an image enters it, and how logits come out
+# size of a network -> how an image enters it, and how logits come out; of "um" the image has been
+# resampled before, as a graph knows no um
 WAYS = {
     "native": (lambda image: image, whole),
     "half": (half, whole),
     "512": (enlarged, sliding_512),
+    "um": (lambda image: image, whole),
 }
+SAME_PIXELS = ("native", "um")
+OWN_PIXELS = "the scan's own pixels"
 
 
 class Exportable(nn.Module):
     """image (N, 1 or in_channels, H, W), grey values 0..255 -> probabilities (N, classes, H, W).
 
     At the image's own size, like `predict`: what lies between, down to the size the network was
-    trained at and up again, is inside. Only saturated wedges stay bright (see `describe`). Holds a
-    copy of the network, in eval mode, without its auxiliary head.
+    trained at and up again, is inside. Saturated wedges stay bright; a physical scale or one
+    brightness is not made inside: `needed_before` says it. Holds a copy of the network, in eval
+    mode, without its auxiliary head.
     """
 
     def __init__(self, model: Segmenter) -> None:
@@ -57,10 +63,11 @@ class Exportable(nn.Module):
         self.network.aux_head = None  # only training needs it
 
     def forward(self, image: Tensor) -> Tensor:
-        size = self.network.preprocess.get("size", "native")
+        preprocess = self.network.preprocess
+        size = "um" if needed_before(preprocess) else preprocess.get("size", "native")
         enter, logits = WAYS[size]
-        found = logits(self.network, normalise(enter(image), self.network.preprocess))
-        if size != "native":
+        found = logits(self.network, normalise(enter(image), preprocess))
+        if size not in SAME_PIXELS:
             found = at_scan(found, image.shape[-2:])
         return found.softmax(1)
 
@@ -71,16 +78,31 @@ def describe(model: Segmenter) -> dict:
         "title": "dme: retinal OCT segmentation. Not a medical device.",
         "classes": model.classes,
         "input": (
-            "image: float32 (batch, channels, height, width), the scan's own pixels, whole grey "
-            "values 0..255; resized and normalised inside"
+            "image: float32 (batch, channels, height, width), "
+            f"{needed_before(model.preprocess) or OWN_PIXELS}, whole grey values 0..255; resized "
+            "and normalised inside"
         ),
-        "output": (
-            "probabilities: float32 (batch, classes, height, width), of the scan's own pixels"
-        ),
+        "output": "probabilities: float32 (batch, classes, height, width), of the image's pixels",
         "as_in_dme": _as_in_dme(model),
         "preprocess": model.preprocess,
         "arch": model.arch,
     }
+
+
+def needed_before(preprocess: dict) -> str:
+    """What must be done to a scan before it is the file's input, in words; "" for nothing."""
+    size = preprocess.get("size", "native")
+    matched = preprocess.get("brightness") == MATCHED
+    if not matched and size != "um":
+        return ""
+    entering = SIZES[size].description
+    if size == "um":
+        axial, lateral = preprocess["um_per_px"]
+        entering = f"resampled to {axial:g} x {lateral:g} um per pixel (axial x lateral)"
+    spread = (
+        ", wedges black and grey values spread as by dme.inference.brightness" if matched else ""
+    )
+    return f"the scan as dme.inference.entry.enter makes it, NOT inside: {entering}{spread}"
 
 
 def _as_in_dme(model: Segmenter) -> str:
@@ -99,6 +121,8 @@ def _as_in_dme(model: Segmenter) -> str:
             "the last of a row or column moved back inside, "
             "and log(probabilities) are averaged where windows overlap."
         )
+    if before := needed_before(model.preprocess):
+        sentences.append(f"Before: {before}.")
     sentences.append(
         "log(probabilities) are resized to the scan (bilinear, half-pixel centres); "
         "then comes softmax."

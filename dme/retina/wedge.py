@@ -5,6 +5,7 @@ from scipy import ndimage
 
 SATURATED = 255  # grey value of what the frame does not cover
 MOST_HIDDEN = 0.1  # of the retina in a column, by the wedge
+LEAST_WEDGE = 0.001  # of an image: smaller regions of one grey value are chance
 
 
 def saturated_wedge(image: np.ndarray) -> np.ndarray:
@@ -40,6 +41,24 @@ def shows_retina(image: np.ndarray, boundaries: np.ndarray) -> np.ndarray:
     retina = (row >= boundaries[0]) & (row <= boundaries[-1])  # (H, W)
     hidden = (retina & saturated_wedge(image)).sum(axis=0)
     return columns_with_data(image) & (hidden <= MOST_HIDDEN * retina.sum(axis=0))
+
+
+def holds_data(image: np.ndarray) -> np.ndarray:
+    """Where an image uint8 (H, W) shows something, bool: not in wedges, whatever their grey value,
+    nor in rows and columns of one value.
+    """
+    border = image[[0, -1]]
+    counts = np.bincount(border[border > 0], minlength=1)
+    regions, number = ndimage.label(image == max(1, counts.argmax()))
+    sizes = np.bincount(regions.flatten(), minlength=number + 1)
+    at_border = np.unique(regions[[0, -1]])
+    wedges = at_border[(at_border > 0) & (sizes[at_border] >= LEAST_WEDGE * image.size)]
+    data = ~np.isin(regions, wedges)
+    for axis in (0, 1):
+        brightest = np.where(data, image, 0).max(axis=axis, keepdims=True)
+        darkest = np.where(data, image, SATURATED).min(axis=axis, keepdims=True)
+        data = data & (brightest > darkest)
+    return data
 
 
 def mirrored_ends(image: np.ndarray) -> np.ndarray:

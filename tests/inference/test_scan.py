@@ -300,6 +300,8 @@ def test_one_pixel_and_a_real_network(size, tmp_path):
     model = build_model(head="psp", width=2)
     set_classes(model, ["background", "fluid"])
     model.preprocess = model.preprocess | {"size": size}
+    if size == "um":
+        model.preprocess["um_per_px"] = [7.74, 22.66]
     save_model(model, tmp_path / "m.pth")
     pixel = np.full((1, 1), 90, np.uint8)
     mask, probability = predict(load_model(tmp_path / "m.pth"), pixel)

@@ -2,7 +2,13 @@
 
 import numpy as np
 
-from dme.retina.wedge import columns_with_data, mirrored_ends, saturated_wedge, without_wedge
+from dme.retina.wedge import (
+    columns_with_data,
+    holds_data,
+    mirrored_ends,
+    saturated_wedge,
+    without_wedge,
+)
 
 
 def test_it_touches_top_or_bottom():
@@ -73,3 +79,24 @@ def test_ends_are_mirrored():
     # fewer columns than are missing
     few = with_ends(15, 2)
     np.testing.assert_array_equal(mirrored_ends(few)[:, 0], few[:, 15])
+
+
+def test_wedges_of_any_grey_value_and_empty_rows_hold_no_data():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 90, (60, 80)).astype(np.uint8)
+    expected = np.ones(image.shape, bool)
+    for row in range(20):  # a wedge at the top, as a dimmed copy has it
+        image[row, : 40 - 2 * row] = 102
+        expected[row, : 40 - 2 * row] = False
+    image[50:] = 0  # what a shifted frame does not cover
+    expected[50:] = False
+    image[:, 75:] = 0
+    expected[:, 75:] = False
+    assert (holds_data(image) == expected).all()
+
+
+def test_a_dark_scan_without_a_frame_holds_data_everywhere():
+    rng = np.random.default_rng(1)
+    image = (rng.random((120, 160)) < 0.3).astype(np.uint8) * 90
+    assert holds_data(image).mean() > 0.99
+    assert not holds_data(np.full((60, 80), 7, np.uint8)).any()

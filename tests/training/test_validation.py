@@ -118,7 +118,7 @@ def test_half_masks():
 def fluid_set(small, native, scans, size: str, ungraded: str):
     """What a network of fluid trains on."""
     scans = np.array(scans)
-    return training_set(small, native, scans, TASKS["fluid"], SIZES[size], ungraded, CPU)
+    return training_set(small, native, scans, TASKS["fluid"], {"size": size}, ungraded, CPU)
 
 
 @pytest.mark.parametrize("size", ["512", "native", "half"])
@@ -330,7 +330,7 @@ def test_layers_are_trained_on_as_they_are_scored():
     half = SIZES["half"]
     task = TASKS["layers"]
     scans = np.array([2, 1])
-    data = training_set(small, native, scans, task, half, "background", CPU)
+    data = training_set(small, native, scans, task, {"size": "half"}, "background", CPU)
     for mask, i in zip(data.masks, scans, strict=True):
         scored = labels(small, native, i, task, half)
         assert torch.equal(mask, scored)
