@@ -189,7 +189,7 @@ def class_probabilities(
 
 def scale_note(model: Segmenter, image: np.ndarray, scale_um: Sequence[float] | None) -> str:
     """What is to be said of the scale at which a scan uint8 (H, W) enters; "" for nothing."""
-    return size_of(model.preprocess).fit(torch.from_numpy(image), scale_um).note
+    return size_of(model.preprocess).fit(torch.tensor(image), scale_um).note
 
 
 @torch.inference_mode()

@@ -10,7 +10,8 @@ from dme.data.perturbations import Labelled, perturbed
 from dme.data.phantom import phantom_bscan
 from dme.inference.brightness import GREYS, SHARES, matched
 from dme.inference.entry import enter
-from dme.inference.scan import scale_note
+from dme.inference.export import Exportable, describe, needed_before
+from dme.inference.scan import probabilities, scale_note
 from dme.inference.sizes import SIZES, size_of
 from dme.nets.checkpoint import save_model
 from dme.nets.loading import load_model
@@ -138,3 +139,22 @@ def test_half_a_statement_is_refused(entry, tmp_path):
     save_model(model, tmp_path / "m.pth")
     with pytest.raises(InputError, match="do not fit"):
         load_model(tmp_path / "m.pth")
+
+
+def test_an_exported_file_says_what_it_does_not_do(scan):
+    model = build_model(width=2, head="fcn", aux=False).eval()
+    set_classes(model, FLUID)
+    assert needed_before(model.preprocess) == ""
+    model.preprocess = model.preprocess | UM | {"brightness": "matched"}
+    before = needed_before(model.preprocess)
+    assert "NOT inside: resampled to 7.74 x 22.66 um per pixel" in before
+    assert "grey values spread" in before
+    assert before in describe(model)["input"]
+
+    # given the scan as it enters, the file and the network agree
+    entered = enter(image_of(scan), model.preprocess, FLUID, SCALE).image
+    probability = Exportable(model)(entered[None, None].float())
+    assert probability.shape == (1, 2, 248, 384)
+    expected = probabilities(model, image_of(scan), scale_um=SCALE)
+    sized = torch.nn.functional.interpolate(expected[None], (248, 384), mode="area")
+    assert (sized - probability).abs().mean() < 0.01
