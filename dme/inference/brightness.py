@@ -1,7 +1,7 @@
 """One brightness for all scans: grey values are moved until they are spread as in those it learnt.
 
 Only their order counts, so that gamma, gain and contrast curves of devices and exports make no
-difference. Wedges and what else holds no data take no part and become 0.
+difference. Wedges and what else holds no data take no part.
 """
 
 import torch
@@ -16,15 +16,15 @@ GREYS = (0, 8, 11, 15, 18, 22, 27, 32, 41, 49, 59, 72, 89, 115, 141, 170, 244)
 def matched(image: Tensor, valid: Tensor) -> Tensor:
     """Grey values spread as SHARES and GREYS say: uint8 (H, W) -> the same.
 
-    valid: bool (H, W), pixels that hold data; a scan without any is all 0.
+    valid: bool (H, W), pixels that hold data; the others stay as they are.
     """
     counts = torch.bincount(image[valid].flatten().long(), minlength=256).double()
     if not counts.sum():
-        return torch.zeros_like(image)
+        return image
     # pixels of one value share the middle of the shares that they cover
     share = (counts.cumsum(0) - counts / 2) / counts.sum()
     table = interpolated(share, SHARES, GREYS)
-    return torch.where(valid, table.round().byte()[image.long()], 0)
+    return torch.where(valid, table.round().byte()[image.long()], image)
 
 
 def interpolated(x: Tensor, places: tuple, values: tuple) -> Tensor:

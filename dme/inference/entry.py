@@ -9,7 +9,7 @@ from torch import Tensor
 from dme.common.tasks import LAYER_CLASSES
 from dme.inference.brightness import matched
 from dme.inference.sizes import InputSize, size_of
-from dme.retina.wedge import holds_data, without_wedge
+from dme.retina.wedge import SATURATED, any_wedge, empty_lines, without_wedge
 
 MATCHED = "matched"  # preprocess["brightness"] of networks that see all scans alike
 
@@ -31,7 +31,7 @@ def enter(
 
     scale_um: axial and lateral um per pixel, None where unknown; of use to networks that learnt at
     a physical scale. Networks that find layers see saturated wedges dark: their edges pass for
-    layers; so do those of one brightness. Of the others grey values stay as they are.
+    layers. Without a stated brightness grey values stay as they are.
     """
     one_brightness = preprocess.get("brightness") == MATCHED
     with_layers = LAYER_CLASSES[0] in classes
@@ -41,7 +41,10 @@ def enter(
             image = torch.from_numpy(without_wedge(image.cpu().numpy())).to(image.device)
         return Entered(size.image(image), size)
 
-    # what holds no data is black, and takes no part
-    shown = torch.from_numpy(holds_data(image.cpu().numpy())).to(image.device)
+    # wedges are white and empty lines black, whatever noise and export made of them
+    pixels = image.cpu().numpy()
+    wedge = any_wedge(pixels)
+    shown = torch.from_numpy(~(wedge | empty_lines(pixels))).to(image.device)
+    image = image.masked_fill(torch.from_numpy(wedge).to(image.device), SATURATED)
     valid = size.image(shown.byte() * 255) > 127
-    return Entered(matched(size.image(image * shown), valid), size)
+    return Entered(matched(size.image(image), valid), size)

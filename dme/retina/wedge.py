@@ -6,6 +6,8 @@ from scipy import ndimage
 SATURATED = 255  # grey value of what the frame does not cover
 MOST_HIDDEN = 0.1  # of the retina in a column, by the wedge
 LEAST_WEDGE = 0.001  # of an image: smaller regions of one grey value are chance
+BRIGHT = 0.75  # of the brightest place of an image: hardly any tissue at its border
+EDGE = 0.3  # of the same, beside such a place
 
 
 def saturated_wedge(image: np.ndarray) -> np.ndarray:
@@ -43,22 +45,48 @@ def shows_retina(image: np.ndarray, boundaries: np.ndarray) -> np.ndarray:
     return columns_with_data(image) & (hidden <= MOST_HIDDEN * retina.sum(axis=0))
 
 
-def holds_data(image: np.ndarray) -> np.ndarray:
-    """Where an image uint8 (H, W) shows something, bool: not in wedges, whatever their grey value,
-    nor in rows and columns of one value.
+def empty_lines(image: np.ndarray) -> np.ndarray:
+    """Where an image uint8 (H, W) lies in rows or columns of one value, bool."""
+    rows = image.max(axis=1, keepdims=True) == image.min(axis=1, keepdims=True)
+    columns = image.max(axis=0, keepdims=True) == image.min(axis=0, keepdims=True)
+    return rows | columns
+
+
+def any_wedge(image: np.ndarray) -> np.ndarray:
+    """Wedges of an image uint8 (H, W), bool, also dimmed, blurred, noisy or shifted ones.
+
+    They lie at the top or bottom of the rows that are not empty, and have one grey value or are as
+    bright as hardly any tissue is there; empty rows and columns that are not black belong to them.
     """
-    border = image[[0, -1]]
-    counts = np.bincount(border[border > 0], minlength=1)
-    regions, number = ndimage.label(image == max(1, counts.argmax()))
+    empty = empty_lines(image)
+    wedge = empty & (image > 0)
+    shown = np.flatnonzero(~empty.all(axis=1))
+    if not shown.size:
+        return wedge
+
+    # of one grey value, the commonest of the border
+    rows = slice(shown[0], shown[-1] + 1)
+    inner = image[rows]
+    border = inner[[0, -1]]
+    commonest = max(1, np.bincount(border[border > 0], minlength=1).argmax())
+    flat = _at_border(inner == commonest, LEAST_WEDGE * image.size)
+
+    # bright over so many px that noise is averaged; of its edge, averaged too, what is bright
+    side = 2 * (len(image) // 120) + 3
+    smooth = ndimage.uniform_filter(inner.astype(np.float32), side)
+    bright = _at_border(smooth > BRIGHT * max(1.0, smooth.max()), LEAST_WEDGE * image.size)
+    edge = ndimage.binary_dilation(bright, iterations=side // 2 + 1)
+    wedge[rows] |= flat | bright | (edge & (inner > EDGE * smooth.max()))
+    return wedge
+
+
+def _at_border(places: np.ndarray, least: float) -> np.ndarray:
+    """The regions of bool (H, W) that reach its top or bottom and have so many pixels."""
+    regions, number = ndimage.label(places)
     sizes = np.bincount(regions.flatten(), minlength=number + 1)
-    at_border = np.unique(regions[[0, -1]])
-    wedges = at_border[(at_border > 0) & (sizes[at_border] >= LEAST_WEDGE * image.size)]
-    data = ~np.isin(regions, wedges)
-    for axis in (0, 1):
-        brightest = np.where(data, image, 0).max(axis=axis, keepdims=True)
-        darkest = np.where(data, image, SATURATED).min(axis=axis, keepdims=True)
-        data = data & (brightest > darkest)
-    return data
+    border = np.unique(regions[[0, -1]])
+    large = border[(border > 0) & (sizes[border] >= least)]
+    return np.isin(regions, large)
 
 
 def mirrored_ends(image: np.ndarray) -> np.ndarray:

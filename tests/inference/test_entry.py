@@ -104,7 +104,14 @@ def test_wedges_take_no_part():
     plain = enter(image, preprocess, FLUID).image
     framed = torch.cat([torch.full((16, 64), 255, dtype=torch.uint8), image])
     entered = enter(framed, preprocess, FLUID).image
-    assert not entered[:16].any()
+    assert (entered[:16] == 255).all()
+    assert torch.equal(entered[16:], plain)
+
+    # nor do rows that a shifted frame does not cover
+    framed[:4] = 0
+    entered = enter(framed, preprocess, FLUID).image
+    assert not entered[:4].any()
+    assert (entered[4:16] == 255).all()
     assert torch.equal(entered[16:], plain)
 
 

@@ -1,10 +1,12 @@
 """The saturated wedge: found where it touches top or bottom, filled dark."""
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from dme.retina.wedge import (
+    any_wedge,
     columns_with_data,
-    holds_data,
+    empty_lines,
     mirrored_ends,
     saturated_wedge,
     without_wedge,
@@ -81,22 +83,45 @@ def test_ends_are_mirrored():
     np.testing.assert_array_equal(mirrored_ends(few)[:, 0], few[:, 15])
 
 
-def test_wedges_of_any_grey_value_and_empty_rows_hold_no_data():
+def noisy_scan(top: int = 102) -> tuple[np.ndarray, np.ndarray]:
+    """A dark scan with a wedge of grey value `top`, and where that is."""
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 90, (60, 80)).astype(np.uint8)
-    expected = np.ones(image.shape, bool)
-    for row in range(20):  # a wedge at the top, as a dimmed copy has it
-        image[row, : 40 - 2 * row] = 102
-        expected[row, : 40 - 2 * row] = False
-    image[50:] = 0  # what a shifted frame does not cover
-    expected[50:] = False
-    image[:, 75:] = 0
-    expected[:, 75:] = False
-    assert (holds_data(image) == expected).all()
+    image = rng.integers(0, 60, (120, 160)).astype(np.uint8)
+    image[60:70] = rng.integers(60, 90, (10, 160))
+    wedge = np.zeros(image.shape, bool)
+    for row in range(30):
+        wedge[row, : 100 - 2 * row] = True
+    image[wedge] = top
+    return image, wedge
 
 
-def test_a_dark_scan_without_a_frame_holds_data_everywhere():
+def test_wedges_of_any_grey_value():
+    image, wedge = noisy_scan()
+    found = any_wedge(image)
+    assert found[wedge].all()
+    assert found[~wedge].mean() < 0.03
+    assert not empty_lines(image).any()
+
+
+def test_wedges_with_speckle_blur_or_a_shift():
+    image, wedge = noisy_scan(255)
+    rng = np.random.default_rng(1)
+    speckled = (image * (1 + 0.4 * rng.standard_normal(image.shape))).clip(0, 255)
+    shifted = np.vstack([np.zeros((12, 160)), image[:-12]])
+    truth = {"speckle": (speckled, wedge), "blur": (gaussian_filter(image * 1.0, 2), wedge)}
+    truth["shift"] = (shifted, np.vstack([np.zeros((12, 160), bool), wedge[:-12]]))
+    for name, (pixels, expected) in truth.items():
+        found = any_wedge(pixels.astype(np.uint8))
+        assert found[expected].mean() > 0.93, name
+        assert found[~expected].mean() < 0.06, name
+    assert empty_lines(shifted.astype(np.uint8))[:12].all()
+
+
+def test_a_dark_scan_without_a_frame_has_no_wedge():
     rng = np.random.default_rng(1)
     image = (rng.random((120, 160)) < 0.3).astype(np.uint8) * 90
-    assert holds_data(image).mean() > 0.99
-    assert not holds_data(np.full((60, 80), 7, np.uint8)).any()
+    assert any_wedge(image).mean() < 0.01
+    image[:, 150:] = 0
+    assert empty_lines(image)[:, 150:].all()
+    assert any_wedge(np.full((60, 80), 7, np.uint8)).all()
+    assert not any_wedge(np.zeros((60, 80), np.uint8)).any()
