@@ -7,6 +7,7 @@ SATURATED = 255  # grey value of what the frame does not cover
 MOST_HIDDEN = 0.1  # of the retina in a column, by the wedge
 LEAST_WEDGE = 0.001  # of an image: smaller regions of one grey value are chance
 BRIGHT = 0.75  # of the brightest place of an image: hardly any tissue at its border
+ABOVE_USUAL = 2.0  # times the median of an image
 EDGE = 0.3  # of the same, beside such a place
 
 
@@ -74,7 +75,8 @@ def any_wedge(image: np.ndarray) -> np.ndarray:
     # bright over so many px that noise is averaged; of its edge, averaged too, what is bright
     side = 2 * (len(image) // 120) + 3
     smooth = ndimage.uniform_filter(inner.astype(np.float32), side)
-    bright = _at_border(smooth > BRIGHT * max(1.0, smooth.max()), LEAST_WEDGE * image.size)
+    level = max(1.0, BRIGHT * smooth.max(), ABOVE_USUAL * np.median(smooth))
+    bright = _at_border(smooth > level, LEAST_WEDGE * image.size)
     edge = ndimage.binary_dilation(bright, iterations=side // 2 + 1)
     wedge[rows] |= flat | bright | (edge & (inner > EDGE * smooth.max()))
     return wedge
