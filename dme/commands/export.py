@@ -62,6 +62,7 @@ def main() -> None:
 
     # imported only now: --help and wrong options are answered at once
     from dme.common.files import refuse_existing
+    from dme.inference.export import needed_before
     from dme.nets.loading import load_model
     from dme.nets.segmenter import require_arch
 
@@ -78,8 +79,6 @@ def main() -> None:
     name = Path(model.weights_name).stem + settings.suffix
     out = settings.out or Path("runs/export", name)
     refuse_existing(out, mark=b"weights_sha256")  # of the metadata that we write
-    from dme.inference.export import needed_before
-
     megabytes = write(model, settings, out, checked)
     if before := needed_before(model.preprocess):
         print(f"note: the input of this file is {before}")
