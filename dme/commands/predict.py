@@ -23,7 +23,7 @@ from dme.common.errors import InputError, with_flags
 from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.common.scale import check_scale
 from dme.common.tasks import TASKS, current_name
-from dme.common.words import BACKBONE_NAMES, EYES, SCAN_SUFFIXES
+from dme.common.words import BACKBONE_NAMES, EYES, SCAN_SUFFIXES, WRITTEN
 
 if TYPE_CHECKING:  # --help is answered without torch
     from dme.nets.segmenter import Segmenter
@@ -63,6 +63,11 @@ class Settings:
         False, "leave in the results what a device's file says of the patient, and whole paths"
     )
     keep_dates: bool = setting(False, "leave in the results when a device's scan was taken")
+    write: tuple[str, ...] = setting(
+        (),
+        "masks and layers of whole volumes as files of other programs (dicom-seg: of DICOM files)",
+        choices=WRITTEN,
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -168,6 +173,10 @@ def main() -> int:
         return print_comparison(*args.compare, settings.out or Path("runs/compare"))
     if args.edited:
         return measure_edited(args.edited, args.masks, settings)
+    if "dicom-seg" in settings.write:
+        from dme.report.dicom_seg import require_highdicom
+
+        require_highdicom()
     return predict_scans(args, settings, settings.out or Path("runs/predict"))
 
 
@@ -198,7 +207,7 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
 
     # what the results will say of this run
     record = record_of(args.inputs, settings, networks)
-    origin = results_folder.Origin(task, settings.eye, fovea, record)
+    origin = results_folder.Origin(task, settings.eye, fovea, record, settings.write)
 
     # rank 0 holds the folder; every rank waits until it is ready, then takes its share
     with contextlib.ExitStack() as stack:
@@ -261,6 +270,8 @@ def record_of(inputs: list[str], settings: Settings, networks: "dict[str, Segmen
     kind = {"task": settings.task, "volume": settings.volume}
     if settings.keep_identifiers or settings.keep_dates:
         kind["keep"] = (settings.keep_identifiers, settings.keep_dates)
+    if settings.write:
+        kind["write"] = settings.write
     record["fingerprint"] = fingerprint_of(inputs, kind, record)
     return record
 

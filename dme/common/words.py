@@ -37,3 +37,4 @@ VOLUME_READERS = {
     ".oct": "bioptigen",
 }
 SCAN_SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".mat", *VOLUME_READERS)  # of files that hold B-scans
+WRITTEN = ("nifti", "tiff", "dicom-seg")  # keys of dme.report.standard_files.FOLDERS

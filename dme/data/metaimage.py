@@ -69,6 +69,23 @@ def open_volume(path: Path) -> VolumeRecord:
     )
 
 
+def affine_of(path: Path) -> np.ndarray:
+    """Voxels to mm (4, 4) as NIfTI counts them: ITK's x and y turned round."""
+    header = read_metaimage(path).header
+    affine = np.eye(4)
+    spacing = _numbers(path, header, "ElementSpacing", float)
+    directions = np.eye(3)
+    if "TransformMatrix" in header:
+        # a row of the file's matrix is the direction of an axis
+        directions = np.reshape(_numbers(path, header, "TransformMatrix", float, 9), (3, 3)).T
+    affine[:3, :3] = directions * spacing
+    for key in ("Offset", "Origin", "Position"):
+        if key in header:
+            affine[:3, 3] = _numbers(path, header, key, float)
+            break
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
 def is_reference(path: Path) -> bool:
     """Whether a file is RETOUCH's labels of the volume beside it."""
     return path.name == LABELS and path.with_name(SCAN).is_file()
@@ -113,6 +130,8 @@ def _header(path: Path) -> dict[str, str]:
         key, equals, value = line.partition("=")
         if equals:
             header[key.strip()] = value.strip()
+        if key.strip() == "ElementDataFile":  # the last, whatever follows
+            break
     if header.get("ObjectType", "Image") != "Image" or "ElementDataFile" not in header:
         raise InputError(f"{path}: no MetaImage header of an image; export it again")
     return header
@@ -136,14 +155,14 @@ def _is_true(header: dict[str, str], *keys: str) -> bool:
     return any(header.get(key, "").lower() == "true" for key in keys)
 
 
-def _numbers(path: Path, header: dict[str, str], key: str, kind: type) -> list:
-    """The three numbers of a line."""
+def _numbers(path: Path, header: dict[str, str], key: str, kind: type, count: int = 3) -> list:
+    """The numbers of a line."""
     words = header.get(key, "").split()
     try:
         numbers = [kind(word) for word in words]
     except ValueError:
         numbers = []
-    if len(numbers) != 3 or not all(math.isfinite(number) for number in numbers):
+    if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
         found = " ".join(words)[:80] or "missing"
-        raise InputError(f"{path}: {key} is {found}, expected three numbers; export it again")
+        raise InputError(f"{path}: {key} is {found}, expected {count} numbers; export it again")
     return numbers

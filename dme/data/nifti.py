@@ -30,6 +30,7 @@ SINGLE_FILE = b"n+1\0"
 MOST_BYTES = 1 << 31  # of one volume
 MOST_DEFLATED = 1032  # times as large as its gzip file can a file be
 CHUNK = 1 << 20
+UNSET = (1.0, 1.0, 1.0)  # sizes of voxels in a header that nobody filled in
 AGREE = 0.01  # of a scale; between two places of the header that state it
 
 
@@ -131,9 +132,10 @@ def read_header(path: Path) -> NiftiHeader:
     spacing = numbers("3f", 80)
     unit_um = UNITS_UM.get(units & 7, math.nan)
     affine = _affine(path, numbers, spacing)
+    stated = tuple(np.linalg.norm(affine[:3, :3], axis=0).tolist())
     spacing_um = None
-    if spacing != (1.0, 1.0, 1.0):
-        spacing_um = tuple(abs(value) * unit_um for value in spacing)
+    if stated != UNSET:
+        spacing_um = tuple(value * unit_um for value in stated)
     dtype = np.dtype(order + TYPES[code])
     header = NiftiHeader(shape, dtype, int(offset), slope, intercept, spacing_um, affine)
     _check_size(path, header)
@@ -180,7 +182,8 @@ def _affine(
     if sform > 0:
         affine[:3] = np.reshape(numbers("12f", 280), (3, 4))
         stated = np.linalg.norm(affine[:3, :3], axis=0)
-        if not np.allclose(stated, np.abs(spacing), rtol=AGREE):
+        agree = np.allclose(stated, np.abs(spacing), rtol=AGREE)
+        if not agree and spacing != UNSET:
             found = f"voxels of {stated} by its matrix and {np.array(spacing)} by its sizes"
             raise InputError(f"{path}: {found}: it contradicts itself; export it again")
     elif qform > 0:

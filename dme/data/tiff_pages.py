@@ -32,12 +32,12 @@ def open_volume(path: Path) -> VolumeRecord:
         with Image.open(path, formats=("TIFF",)) as image:
             bscans = image.n_frames
             height, width = image.height, image.width
-            pages_bytes = [_stored_bytes(image, index) for index in range(bscans)]
+            sizes = [_bytes(image, index) for index in range(bscans)]
     except Exception as e:  # whatever Pillow raises on a damaged file
         raise InputError(f"{path}: not a readable TIFF file ({e}); export it again") from e
     check_sides(path, "pages", height, width)
-    left = path.stat().st_size - sum(pages_bytes)
-    if left >= min(pages_bytes):
+    left = path.stat().st_size - sum(map(sum, sizes))
+    if left >= min(pixels for pixels, _ in sizes):
         found = f"{left} bytes beside those of its {bscans} pages"
         raise InputError(f"{path}: {found}: pages are lost in it; export it again")
 
@@ -60,10 +60,14 @@ def open_volume(path: Path) -> VolumeRecord:
     )
 
 
-def _stored_bytes(image: Image.Image, index: int) -> int:
-    """Of the pixels of a page."""
+def _bytes(image: Image.Image, index: int) -> tuple[int, int]:
+    """What the pixels of a page take in the file, and its directory with all values at most."""
     image.seek(index)
-    return sum(sum(image.tag_v2.get(tag, ())) for tag in STORED)
+    directory = 6
+    for value in image.tag_v2.values():
+        each = 1 if isinstance(value, (str, bytes)) else 8
+        directory += 12 + each * (len(value) if hasattr(value, "__len__") else 1)
+    return sum(sum(image.tag_v2.get(tag, ())) for tag in STORED), directory
 
 
 def _page(path: Path, index: int, shape: tuple[int, int]) -> np.ndarray:

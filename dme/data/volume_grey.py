@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dme.common.errors import InputError
-from dme.data.images import peak_of, refuse_inverted, to_scan, white_of
+from dme.data.images import brightest, refuse_inverted, to_scan, white_of
 
 Reader = Callable[[int], np.ndarray]
 
@@ -22,7 +22,7 @@ def grey_reader(path: Path, stored: Reader, indexes: Sequence[int]) -> tuple[Rea
     peak = None
     notes = []
     if first.dtype != np.uint8:
-        peak = max(_largest(stored(index)) for index in indexes)
+        peak = max(brightest(_without_alpha(stored(index))) for index in indexes)
         if first.dtype.kind in "ui":
             notes.append(f"{first.dtype} values scaled by 255/{white_of(peak)}")
 
@@ -37,10 +37,5 @@ def grey_reader(path: Path, stored: Reader, indexes: Sequence[int]) -> tuple[Rea
     return read, notes
 
 
-def _largest(pixels: np.ndarray) -> float:
-    """The largest finite value, at least 0; of whole numbers as `peak_of` has it."""
-    if pixels.ndim == 3:
-        pixels = pixels[:, :, :3]  # without alpha
-    if pixels.dtype.kind in "ui":
-        return max(0, peak_of(pixels))
-    return float(pixels.max(where=np.isfinite(pixels), initial=0))
+def _without_alpha(pixels: np.ndarray) -> np.ndarray:
+    return pixels if pixels.ndim == 2 else pixels[:, :, :3]

@@ -73,6 +73,8 @@ class Work:
     places: dict[str, VolumePlace] = field(default_factory=dict)
     # of each volume of a device's file, and of scans in no volume by the name of the first
     records: dict[str, VolumeRecord] = field(default_factory=dict)
+    # of scans of devices' files: name -> the file's record, and the B-scan's index in it
+    origins: dict[str, tuple[VolumeRecord, int]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)  # name in `out` -> sha256
 
     def run(self, items: list[Item]) -> None:
@@ -115,6 +117,8 @@ class Work:
             if scan.record is not None and scan.record is not opened:
                 self.records[scan.volume or scan.name] = scan.record
                 opened = scan.record
+            if scan.record:
+                self.origins[scan.name] = (scan.record, scan.index)
             if scan.volume:
                 first, last = self.ranges.get(scan.volume, (scan.position, scan.position))
                 first = min(first, scan.position)

@@ -17,6 +17,8 @@ from dme.report.device_layers import distance_lines
 from dme.report.doubts import doubt_lines
 from dme.report.page_contents import Results, write_page
 from dme.report.place import RESULTS, Place, put_in_place
+from dme.report.standard_files import FOLDERS as STANDARD_FOLDERS
+from dme.report.standard_files import write_standard
 from dme.report.surfaces import draw_surfaces
 from dme.report.tables import TABLES, rounded, write_tables
 from dme.report.volumes import MAP_FOLDERS, measure_volumes
@@ -45,6 +47,7 @@ class Origin:
     eye: str | None
     fovea: Sequence[float] | None  # column, B-scan
     record: dict  # provenance, inputs and settings, as they stand in the results file
+    write: Sequence[str] = ()  # keys of dme.report.standard_files.FOLDERS
 
 
 def announce(out: Path, origin: Origin) -> None:
@@ -69,6 +72,7 @@ def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None
     measured = measure_volumes(work, origin.eye, origin.fovea, warnings)
     volumes = [rounded(volume) for volume in measured]
     surfaces = draw_surfaces(work, volumes, warnings)
+    warnings += write_standard(work, origin.write, origin.record["commit"] or "unknown")
     warnings += warnings_of(origin.task, rows, volumes)
     for warning in warnings:
         print(f"note: {warning}")
@@ -194,5 +198,6 @@ def _print_outcome(out: Path, task: Task, results: Results) -> None:
     print(f"{len(rows)} scans{wet}; {len(results.skipped)} skipped")
     for volume in results.volumes:
         print(volume_line(volume))
-    folders = ", ".join(f"{name}/" for name in FOLDERS if (out / name).exists())
+    names = (*FOLDERS, *STANDARD_FOLDERS.values())
+    folders = ", ".join(f"{name}/" for name in names if (out / name).exists())
     print(f"wrote {out}: open report.html; {folders}, measurements.csv. Not a medical device.")

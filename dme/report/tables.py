@@ -90,3 +90,9 @@ def write_rows(path: Path, boundaries: np.ndarray) -> None:
     header = ",".join(ROW_COLUMNS)
     with atomic_path(path) as temporary:
         np.savetxt(temporary, table, formats, delimiter=",", header=header, comments="")
+
+
+def read_rows(path: Path) -> np.ndarray:
+    """The boundary rows (8, W) of a table that `write_rows` wrote."""
+    table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+    return table.T[1:]

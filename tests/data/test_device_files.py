@@ -102,8 +102,8 @@ def test_faults_of_metaimages_are_one_line(tmp_path):
     path = tmp_path / "a.mhd"
     for changed, message in (
         ({"DimSize": "40 48 5"}, "describes 9600 bytes, a.raw has 7680"),
-        ({"DimSize": "40 48"}, "DimSize is 40 48, expected three numbers"),
-        ({"DimSize": "40 1e3 4"}, "expected three numbers"),
+        ({"DimSize": "40 48"}, "DimSize is 40 48, expected 3 numbers"),
+        ({"DimSize": "40 1e3 4"}, "expected 3 numbers"),
         ({"DimSize": "99999999999 48 4"}, "B-scans of 48 x 99999999999 px"),
         ({"ElementSpacing": "nan 1 1"}, "ElementSpacing is nan 1 1"),
         ({"ElementType": "MET_DOUBLE"}, "ElementType MET_DOUBLE"),

@@ -44,8 +44,9 @@ def write_mhd(path: Path, pixels: np.ndarray, **changed) -> Path:
         "DimSize": f"{width} {height} {bscans}",
         "ElementSpacing": f"{LATERAL_MM} {AXIAL_MM} {SPACING_MM}",
         "ElementType": kinds[pixels.dtype.name],
-        "ElementDataFile": path.with_suffix(".raw").name,
     } | changed
+    lines.setdefault("ElementDataFile", path.with_suffix(".raw").name)
+    lines["ElementDataFile"] = lines.pop("ElementDataFile")  # which is the last line
     path.write_text("".join(f"{key} = {value}\n" for key, value in lines.items()))
     path.with_suffix(".raw").write_bytes(pixels.tobytes())
     return path
