@@ -18,6 +18,7 @@ from dme.data.images import Survey, read_grey, survey_images
 from dme.data.index import MOST_BSCAN, MOST_SUBJECT, IndexRow, read_index
 from dme.data.layout import find_layout, image_folder
 from dme.data.masks import INSTANCES, MaskValues, check_meaning, mask_lookup, read_mask
+from dme.data.mirage import INFO, class_lookup
 from dme.data.source import SUBJECTS_UNKNOWN, Source, files_in, fingerprint, listing, readable
 
 # subject and position of an image without index.csv
@@ -34,6 +35,7 @@ class Files:
     mask_place: str  # where they lie, for messages
     boundaries: dict[str, Path]
     fluid_value: tuple[int, ...]  # values of masks that are fluid, () to find out
+    classes: Path | None  # folder with MIRAGE's list of values
 
 
 def open_folder(root: Path, fluid_value: tuple[int, ...] = ()) -> Source:
@@ -63,8 +65,18 @@ def open_folder(root: Path, fluid_value: tuple[int, ...] = ()) -> Source:
         _check_masks(layout.mask_place, layout.masks, rows)
 
     # what is read makes the fingerprint, what is not is named
-    files = Files(rows, layout.images, layout.masks, layout.mask_place, boundaries, fluid_value)
+    files = Files(
+        rows,
+        layout.images,
+        layout.masks,
+        layout.mask_place,
+        boundaries,
+        fluid_value,
+        layout.classes,
+    )
     used = [index] if index.is_file() else []
+    if layout.classes and (layout.classes / INFO).is_file():
+        used.append(layout.classes / INFO)
     used += _used_files(files, notes)
     settings = f"folder fluid {fluid_value}\n" if fluid_value else "folder\n"
     digest = fingerprint(root, used, settings)
@@ -168,9 +180,12 @@ def _read_folder(files: Files, source: Source, labelled_only: bool) -> Iterator[
     numbered = False  # masks that tell one region from another
     if files.masks is not None:
         values = _mask_values(files, survey)
-        lookup, meaning = mask_lookup(values, files.fluid_value)
+        if files.classes and not files.fluid_value:
+            lookup, meaning = class_lookup(files.classes, values)
+        else:
+            lookup, meaning = mask_lookup(values, files.fluid_value)
         numbered = meaning.startswith(INSTANCES)
-        if not files.fluid_value:
+        if not files.fluid_value and not files.classes:
             check_meaning(values, lookup, files.mask_place)
         source.note(f"masks: {meaning}")
         source.note(f"masks hold {values.described()} of all pixels")

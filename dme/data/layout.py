@@ -3,6 +3,7 @@
 images/ beside fluid/ or masks/    ours
 imagesTr/ beside labelsTr/         nnU-Net: scan_0000.png and scan.png
 img_dir/ beside ann_dir/           MMSegmentation, in both the same folders, such as train/, val/
+bscan/ beside semseg/, INFO.json   MIRAGE benchmark, in one folder or in train/, val/, test/
 scan.png beside scan_mask.png      in one folder, or in images/
 scan.jpg beside scan.png           in one folder, the mask being the one with few values
 """
@@ -17,6 +18,7 @@ import numpy as np
 
 from dme.common.errors import InputError
 from dme.common.words import IMAGE_SUFFIXES
+from dme.data import mirage
 from dme.data.image_files import read_picture
 from dme.data.source import files_in, listing, natural
 
@@ -39,6 +41,7 @@ class Layout:
     masks: dict[str, Path] | None
     mask_place: str  # for messages
     note: str | None = None
+    classes: Path | None = None  # folder with MIRAGE's list of what values of masks mean
 
 
 def find_layout(root: Path) -> Layout:
@@ -48,6 +51,8 @@ def find_layout(root: Path) -> Layout:
         return _nnunet(root)
     if (root / MMSEG[0]).is_dir():
         return _mmseg(root)
+    if mirage.is_mirage(root):
+        return _mirage(root)
 
     # ours, masks in a folder of their own or beside the images
     folder = image_folder(root)
@@ -121,6 +126,14 @@ def _mmseg(root: Path) -> Layout:
     if names:
         note += f", folders {listing(names)} taken together"
     return Layout(images, masks if annotated else None, str(mask_root), note)
+
+
+def _mirage(root: Path) -> Layout:
+    """Names begin with the part: train_, val_, test_."""
+    images, masks, notes = mirage.files_of(root)
+    note = "; ".join(["laid out as the MIRAGE benchmark", *notes])
+    classes = root if masks else None
+    return Layout(images, masks or None, str(root / mirage.MASKS), note, classes)
 
 
 # ---- masks beside images ------------------------------------------------------------------------

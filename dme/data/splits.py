@@ -10,6 +10,7 @@ import numpy as np
 from dme.common.errors import InputError
 from dme.data.cache import Cache
 from dme.data.duke import EYE_FOLDS, PAPER_VALIDATION
+from dme.data.mirage import PARTS
 
 DEVELOPMENT_FOLDS = 4  # of EYE_FOLDS; the eyes of the last one stay unseen until the end
 
@@ -25,6 +26,8 @@ def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, n
     dev:K/4: to choose a recipe by. Fold K of eyes 1..8 validates, the others of these eyes train;
     eyes 9 and 10 and the scans of `paper`'s validation are on neither side, so that they stay
     unseen until the end.
+    folders: the parts that the data came in: names that begin with train_ train, those with val_
+    validate, those with test_ are on neither side.
 
     Raises InputError for an unknown name, a fold out of range, or a set that the split does not
     fit.
@@ -46,12 +49,15 @@ def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, n
         used = np.isin(cache.subjects, folds) & ~_paper_validation(cache, name)
         fold = int(development[1])
         validates = np.isin(cache.subjects, folds[fold - 1])
+    elif name == "folders":
+        validates, tests = _parts(cache, name)
+        used = ~tests
     elif by_subject:
         fold, folds = map(int, by_subject.groups())
         subjects = _held_out_subjects(cache, name, fold, folds)
         validates = np.isin(cache.subjects, subjects)
     else:
-        expected = "paper, random, subject:K/N such as subject:1/5, dev:K/4 or all"
+        expected = "paper, random, subject:K/N such as subject:1/5, dev:K/4, folders or all"
         raise InputError(f"unknown split {name!r}: expected {expected}")
 
     train = np.flatnonzero(used & ~validates).astype(np.int64)
@@ -76,6 +82,19 @@ def _paper_validation(cache: Cache, name: str) -> np.ndarray:
         )
         raise InputError(f"split {name}: {found}, expected all (10 Duke eyes): use --split random")
     return np.array([place in PAPER_VALIDATION for place in places])
+
+
+def _parts(cache: Cache, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Which scans are of the part val, and which of test; the others are of train."""
+    parts = [scan.partition("_")[0] for scan in cache.names]
+    others = set(parts) - set(PARTS)
+    if others:
+        found = f"names that begin with {min(others)}"
+        expected = "expected those of a set in train/, val/ and test/, as MIRAGE's are"
+        raise InputError(f"split {name}: {found}, {expected}: use --split random")
+    return np.array([part == "val" for part in parts]), np.array(
+        [part == "test" for part in parts]
+    )
 
 
 def _random_fifth(count: int, seed: int) -> np.ndarray:

@@ -26,8 +26,14 @@ MOST_LISTED = 8  # files of a folder in a message
 MOST_LEFT_OUT = 5  # in a note
 DEEPEST = 3  # folders in folders: a hospital's, a patient's, a visit's
 # folders that belong to the images beside them
-COMPANIONS = ("images", "fluid", "masks", "boundaries", "vessels", "labelsTr", "ann_dir")
-IMAGE_FOLDERS = ("images", "imagesTr", "imagesTs", "img_dir")  # of layouts in `dme.data.layout`
+COMPANIONS = ("images", "fluid", "masks", "boundaries", "vessels", "labelsTr", "ann_dir", "semseg")
+IMAGE_FOLDERS = (
+    "images",
+    "imagesTr",
+    "imagesTs",
+    "img_dir",
+    "bscan",
+)  # of layouts in `dme.data.layout`
 ARRAY_OPENERS = {".npy": open_array, ".mat": open_mat}
 RUN_FILES = ("measurements.json", "results.json")  # of folders that this program made
 

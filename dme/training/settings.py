@@ -229,7 +229,7 @@ class Finetune:
     )
     split: str | None = setting(
         None,
-        "paper, random, subject:K/N, dev:K/4, all "
+        "paper, random, subject:K/N, dev:K/4, folders, all "
         "(default: paper if the set has its scans, or random)",
     )
     weights: str | None = setting(
