@@ -24,6 +24,7 @@ MOST_FIELDS = 64  # of the header, and of one frame
 LONGEST_NAME = 64  # bytes
 NUMBERS = {4: struct.Struct("<I"), 2: struct.Struct("<H"), 1: struct.Struct("<B")}
 FLOAT = struct.Struct("<d")
+MOMENT = struct.Struct("<7H")  # year, month, day of the week, day, hour, minute, second
 PATTERNS = {1: "raster", 3: "radial"}  # of SCANTYPE; 0, linear, may repeat one place
 MM_UM = 1e3
 
@@ -52,7 +53,9 @@ def open_volume(path: Path) -> VolumeRecord:
     check_sides(path, "B-scans", height, width)
     if _number(file, header, "DOPPLERFLAG"):
         raise InputError(f"{path}: a Doppler scan, which is not read; export its B-scans as TIFF")
-    places = _frames(file, header.end, bscans, 2 * height * width)
+    places, moment = _frames(file, header.end, bscans, 2 * height * width)
+    date = "{:04d}-{:02d}-{:02d}".format(*moment[:2], moment[3])
+    time = "{:02d}:{:02d}:{:02d}".format(*moment[4:])
 
     def stored(index: int) -> np.ndarray:
         a_scans = file.array(places[index], "<u2", (width, height), f"B-scan {index}")
@@ -78,7 +81,8 @@ def open_volume(path: Path) -> VolumeRecord:
         gaps_um=gaps_um,
         device="Bioptigen",
         identifier=identifier_of(path),
-        private=tuple(filter(None, [_text(file, header, "DESCRIPTION")])),
+        date=date,
+        private=tuple(filter(None, [_text(file, header, "DESCRIPTION"), date, time])),
         notes=tuple(notes),
     )
 
@@ -104,14 +108,20 @@ def _fields(file: BinaryFile, offset: int, last: str) -> Fields:
     raise InputError(f"{file.path}: no field {last}: it is damaged; copy it again")
 
 
-def _frames(file: BinaryFile, config: int, bscans: int, size: int) -> list[int]:
-    """Where the numbers of each frame begin. config: where the header's last field does."""
+def _frames(
+    file: BinaryFile, config: int, bscans: int, size: int
+) -> tuple[list[int], tuple[int, ...]]:
+    """Where the numbers of each frame begin, and when the first was taken, as of MOMENT.
+
+    config: where the header's last field begins.
+    """
     if not 1 <= bscans <= MOST_BSCAN + 1 or bscans * size > file.size:
         found = f"{bscans} B-scans of {size} bytes in a file of {file.size}"
         raise InputError(f"{file.path}: {found}: it is damaged or ends early; copy it again")
     (length,) = file.fields(config - 4, LENGTH, "the size of CONFIG")
     offset = config + length + 4  # a zero ends each list
     places = []
+    moment = ()
     for index in range(bscans):
         frame = _fields(file, offset, "FRAMESAMPLES")
         start, stated = frame.places["FRAMESAMPLES"]
@@ -119,11 +129,14 @@ def _frames(file: BinaryFile, config: int, bscans: int, size: int) -> list[int]:
             found = f"B-scan {index} takes {stated} bytes, expected {size}"
             raise InputError(f"{file.path}: {found}: it is damaged; copy it again")
         places.append(start)
+        if index == 0:
+            taken, _ = _place(file, frame, "FRAMEDATETIME")
+            moment = file.fields(taken, MOMENT, "FRAMEDATETIME")
         offset = start + size + 4
     if offset != file.size:
         found = f"{bscans} B-scans end at byte {offset} of {file.size}"
         raise InputError(f"{file.path}: {found}: it is damaged or ends early; copy it again")
-    return places
+    return places, moment
 
 
 def _number(file: BinaryFile, fields: Fields, name: str) -> int:

@@ -322,10 +322,16 @@ def _date(header: "Dataset") -> str | None:
 
 
 def _private(header: "Dataset") -> Iterator[str]:
-    """Texts that no result may hold, of names also their parts."""
+    """Texts that no result may hold, of names also their parts, of the examination the day."""
+    day = _date(header)
+    if day:
+        yield day
     for keyword in PRIVATE:
         value = header.get(keyword)
         texts = {str(value)} if value else set()
+        if keyword.endswith("Time"):  # as 101112, at the end of a date or alone
+            clock = str(value or "").split(".")[0][-6:]
+            texts.add(":".join((clock[:2], clock[2:4], clock[4:])))
         if keyword.endswith("Name"):
             texts |= set(str(value or "").replace("^", " ").split())
         yield from (text for text in sorted(texts) if len(text) >= LEAST_PRIVATE)

@@ -37,11 +37,11 @@ SCALE_PARTS = {
 }
 # eye, and when it was taken
 CAPTURE_PARTS = {
-    "@CAPTURE_INFO_02": struct.Struct("<B105x3H"),
-    "@CAPTURE_INFO": struct.Struct("<B3H"),
+    "@CAPTURE_INFO_02": struct.Struct("<B105x6H"),
+    "@CAPTURE_INFO": struct.Struct("<B6H"),
 }
 PATIENT_PARTS = ("@PATIENT_INFO_02", "@PATIENT_INFO_03")
-PATIENT = struct.Struct("32s32s32s8s")  # identifier, names
+PATIENT = struct.Struct("<32s32s32s8sx3H")  # identifier, names, birth
 DEVICE_PARTS = ("@HW_INFO_03", "@HW_INFO_02", "@HW_INFO_01")
 DEVICE = struct.Struct("16s16s16s")  # model, two serial numbers
 EYES = {0: "OD", 1: "OS"}
@@ -73,10 +73,11 @@ def open_volume(path: Path) -> VolumeRecord:
         pattern, gaps_um = PATTERNS.get(stack.mode, "other"), None
     capture = _first_of(file, parts, CAPTURE_PARTS)
     eye = date = None
+    device, private = _names(file, parts)
     if capture:
         eye = EYES.get(capture[0])
-        date = "{:04d}-{:02d}-{:02d}".format(*capture[1:])
-    device, private = _names(file, parts)
+        date = "{:04d}-{:02d}-{:02d}".format(*capture[1:4])
+        private += (date, "{:02d}:{:02d}:{:02d}".format(*capture[4:]))
     return VolumeRecord(
         path=path,
         kind=f"Topcon {path.suffix.lower()}",
@@ -212,9 +213,12 @@ def _names(
     file: BinaryFile, parts: dict[str, tuple[int, int]]
 ) -> tuple[str | None, tuple[str, ...]]:
     """Model of the device; and what must not be told: patient, serial numbers."""
-    patient = _first_of(file, parts, dict.fromkeys(PATIENT_PARTS, PATIENT)) or ()
+    patient = _first_of(file, parts, dict.fromkeys(PATIENT_PARTS, PATIENT))
     model, *serials = _first_of(file, parts, dict.fromkeys(DEVICE_PARTS, DEVICE)) or (b"",)
-    private = [_text(content) for content in (*patient, *serials)]
+    private = [_text(content) for content in serials]
+    if patient:
+        private += [_text(content) for content in patient[:4]]
+        private.append("{:04d}{:02d}{:02d}".format(*patient[4:]))
     return _text(model) or None, tuple(text for text in private if text)
 
 

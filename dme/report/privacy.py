@@ -105,7 +105,10 @@ class Privacy:
         return self._path(value) if isinstance(value, str) else value
 
     def _path(self, text: str) -> str:
-        """A text, which may be a path: of one from the root of the disk the last part."""
+        """A text, which may be a path: of one from the root of the disk the last part, of a
+        volume's file what results call it.
+        """
+        text = self.paths.get(text, text)
         return self.text(Path(text).name if os.path.isabs(text) else text)
 
 
@@ -119,6 +122,8 @@ def _pattern(text: str) -> str:
     date = DATE.fullmatch(text)
     if date:
         year, month, day = date.groups()
+        month = f"0?{int(month)}"
+        day = f"0?{int(day)}"
         orders = ((year, month, day), (day, month, year), (month, day, year))
         return "|".join(BETWEEN.join(order) for order in orders)
     return BETWEEN.join(map(re.escape, _parts(text)))

@@ -1,8 +1,18 @@
 """`predict --write`: files for other programs beside the results."""
 
+import gzip
+
 import numpy as np
 import pytest
-from helpers.device_files import volume, write_dicom, write_mhd
+from helpers.device_files import (
+    volume,
+    write_bioptigen,
+    write_dicom,
+    write_fda,
+    write_fds,
+    write_img,
+    write_mhd,
+)
 from PIL import Image
 
 
@@ -46,3 +56,36 @@ def test_what_cannot_be_written_is_said(predict, tmp_path):
     path = write_mhd(tmp_path / "a.mhd", volume(height=64, width=64))
     done = predict(path, "--write", "png")
     assert done.code == 2 and "write is" in done.errors and "nifti" in done.errors
+
+
+DEEP = volume(height=64, width=64).astype(np.uint16) * 16
+CUBE = volume(bscans=2, height=1024, width=256)
+WRITERS = {
+    "dcm": lambda path: write_dicom(path, DEEP),
+    "fda": lambda path: write_fda(path, volume(height=64, width=64)),
+    "fds": lambda path: write_fds(path, DEEP),
+    "oct": lambda path: write_bioptigen(path, DEEP),
+    "img": lambda path: write_img(path, CUBE),
+}
+NAME = "PATNUM77_Macular Cube 256x2_5-6-2019_10-11-12_OS_sn99871_cube_z"
+PLANTED = ("PATNUM77", "Planteau", "Zoe", "SERNUM99", "SPECSN98", "ACCNUM31", "STUDYNUM5")
+DATES = ("19500203", "1950-02-03", "20190506", "2019-05-06", "5-6-2019", "101112", "10-11-12")
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_no_file_for_other_programs_tells_who_it_is(predict, tmp_path, kind):
+    if kind == "dcm":
+        pytest.importorskip("highdicom")
+    path = WRITERS[kind](tmp_path / f"{NAME}.{kind}")
+    seg = ("dicom-seg",) if kind == "dcm" else ()
+    done = predict(path, "--write", "nifti", "tiff", *seg)
+    assert done.code == 0
+    written = sorted(file for file in done.out.rglob("*") if file.is_file())
+    assert len(written) > 6
+    for file in written:
+        content = file.read_bytes()
+        if file.suffix == ".gz":
+            content += gzip.decompress(content)
+        for planted in (*PLANTED, *DATES, "sn99871", str(tmp_path)):
+            assert planted not in str(file.relative_to(done.out)), file
+            assert planted.encode() not in content, (file, planted)
