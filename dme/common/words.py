@@ -26,6 +26,7 @@ IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 VOLUME_READERS = {
     ".vol": "heidelberg_vol",
     ".xml": "heidelberg_xml",
+    ".e2e": "heidelberg_e2e",
     ".dcm": "dicom",
     ".dicom": "dicom",
     ".nii": "nifti",

@@ -14,6 +14,7 @@ from helpers.device_files import (
     volume,
     write_bioptigen,
     write_dicom,
+    write_e2e,
     write_fda,
     write_fds,
     write_img,
@@ -330,3 +331,62 @@ def test_the_size_that_a_compressed_picture_states():
     assert stated_size(stream) == (48, 40)
     assert stated_size(b"\0\0\0\x0cjP  \r\n" + stream) == (48, 40)
     assert stated_size(stream[:20]) is None
+
+
+# ---- Heidelberg .e2e ----------------------------------------------------------------------------
+def test_an_e2e_file_has_all_but_a_lateral_scale(tmp_path):
+    pixels = volume(bscans=12)
+    record = open_volume(write_e2e(tmp_path / "a.e2e", pixels))
+    assert record.bscans == 12 and record.shape == (48, 40) and record.pattern == "raster"
+    assert np.abs(read_all(record).astype(int) - pixels).max() <= 1
+    assert (record.eye, record.date) == ("OS", "2019-05-06")
+    assert record.scale_um is None and record.axial_um == pytest.approx(SCALE_UM[0])
+    assert "no lateral scale in mm: give it with --scale (axial 4 um by the file)" in str(record)
+    assert set(record.private) == {"PATNUM77", "Planteau", "Zoe", "2019-05-06"}
+    both = open_volume(write_e2e(tmp_path / "b.e2e", pixels, sides=b"LR"))
+    assert both.eye is None and "both eyes" in both.notes[-1]
+    multiple = b"E2EMultipleVolumeFile".ljust(64, b"\0") + (tmp_path / "a.e2e").read_bytes()
+    (tmp_path / "c.e2e").write_bytes(multiple)
+    assert np.array_equal(read_all(open_volume(tmp_path / "c.e2e")), read_all(record))
+
+
+def test_faults_of_e2e_files_are_one_line(tmp_path):
+    path = tmp_path / "a.e2e"
+    whole = write_e2e(path, volume()).read_bytes()
+    (place,) = struct.unpack_from("<I", whole, 36 + 40)
+    picture = whole.index(struct.pack("<4I", 35652097, 1920, 48, 40)) + 8  # a B-scan's size
+
+    def fault(offset: int, kind: str, *values) -> str:
+        content = bytearray(whole)
+        struct.pack_into(f"<{kind}", content, offset, *values)
+        path.write_bytes(content)
+        with pytest.raises(InputError) as error:
+            open_volume(path)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "no .e2e file" in fault(36, "4s", b"none")
+    assert "directories without end" in fault(place + 44, "I", place)
+    assert f"byte {place} is no directory" in fault(place, "4s", b"none")
+    assert "takes bytes" in fault(place + 36, "I", 1 << 30)  # entries
+    assert "container at byte" in fault(place + 52 + 12 + 12, "I", 77)  # series
+    assert "B-scans of 100000 x 40 px" in fault(picture, "I", 100000)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(InputError, match="is damaged"):
+        open_volume(path)
+
+
+def test_several_series_in_one_e2e_file_are_refused(tmp_path):
+    path = write_e2e(tmp_path / "a.e2e", volume(bscans=6))
+    content = bytearray(path.read_bytes())
+    # the last container's series, in its entry and in its own head, becomes another
+    (place,) = struct.unpack_from("<I", content, 36 + 40)
+    entries = struct.unpack_from("<I", content, place + 36)[0]
+    for number in range(entries):
+        entry = place + 52 + 44 * number
+        (begin,) = struct.unpack_from("<I", content, entry + 4)
+        struct.pack_into("<I", content, entry + 24, 8)
+        struct.pack_into("<I", content, begin + 40, 8)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="2 series, of .* B-scans, expected one: export each"):
+        open_volume(path)

@@ -244,3 +244,68 @@ def _add_places(header, bscans: int) -> None:
         group.PlanePositionSequence = Sequence([position])
         groups.append(group)
     header.PerFrameFunctionalGroupsSequence = Sequence(groups)
+
+
+def ufloat(grey: np.ndarray) -> np.ndarray:
+    """Grey values 0 to 255 as reflectivity, its fourth power, in the 16 bits of an .e2e file."""
+    reflectivity = np.maximum((grey / 255) ** 4, 2.0**-60)
+    exponent = np.floor(np.log2(reflectivity)).astype(int)
+    mantissa = np.floor((reflectivity / 2.0**exponent - 1) * 1024).astype(int)
+    return ((exponent + 63) * 1024 + mantissa).astype("<u2")
+
+
+def write_e2e(path: Path, pixels: np.ndarray, sides=b"L", key=(5, 6, 7)) -> Path:
+    """uint8 B-scans side by side, the first the lowest."""
+    bscans, height, width = pixels.shape
+    parts = []  # type, slice, number among its kind, content
+    parts.append(
+        (
+            9,
+            -1,
+            0,
+            b"Zoe".ljust(31, b"\0")
+            + b"Planteau".ljust(51, b"\0")
+            + bytes(20)
+            + b"PATNUM77".ljust(25, b"\0"),
+        )
+    )
+    for side in sides:
+        parts.append((11, -1, 0, bytes(14) + bytes([side]) + bytes(12)))
+    ticks = 132016224000000000  # 2019-05-06
+    for index in range(bscans):
+        y = -5 + index
+        place = struct.pack("<3I4fIfff", 0, height, width, -7.5, y, 7.5, y, 0, 0, AXIAL_MM, 0)
+        place += struct.pack("<I2fI4I2fIQ", 0, 0, 0, 0, width, bscans, index, 1, 0, y, 0, ticks)
+        parts.append((10004, 2 * index, 0xFFFF, place + bytes(300)))
+        picture = struct.pack("<5I", 0, 35652097, height * width, height, width)
+        parts.append((0x40000000, 2 * index, 1, picture + ufloat(pixels[index]).tobytes()))
+    enface = struct.pack("<5I", 0, 33620481, 16, 4, 4) + bytes(16)
+    parts.append((0x40000000, -1, 0, enface))
+
+    # directories of at most 8 entries, each before its containers; the last names the one before
+    content = b"CMDb".ljust(12, b"\0") + struct.pack("<I", 100) + bytes(20)
+    directories = []
+    body = b""
+    at = 36 + 52
+    for first in range(0, len(parts), 8):
+        group = parts[first : first + 8]
+        place = at + len(body)
+        begin = place + 52 + 44 * len(group)
+        entries = containers = b""
+        for kind, number, copy, data in group:
+            here = begin + len(containers)
+            entries += struct.pack("<4I", place, here, len(data), 0)
+            entries += struct.pack("<3Ii2H2I", *key, number, copy, 0, kind, 0)
+            containers += b"MDbData".ljust(12, b"\0")
+            containers += struct.pack("<5I", 0, place, here, len(data), 0)
+            containers += struct.pack("<3Ii2H2I", *key, number, copy, 0, kind, 0) + data
+        before = directories[-1] if directories else 0
+        body += _directory(b"MDbDir", len(group), place, before) + entries + containers
+        directories.append(place)
+    path.write_bytes(content + _directory(b"MDbMDir", 0, directories[-1], 0) + body)
+    return path
+
+
+def _directory(magic: bytes, entries: int, current: int, before: int) -> bytes:
+    start = magic.ljust(12, b"\0") + struct.pack("<I", 100) + bytes(20)
+    return start + struct.pack("<4I", entries, current, before, 0)
