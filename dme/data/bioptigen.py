@@ -46,6 +46,8 @@ def open_volume(path: Path) -> VolumeRecord:
             f"{path}: no Bioptigen file; Optovue's .oct is not read (the range of its values is "
             "unknown): export the B-scans as TIFF or PNG"
         )
+
+    # sizes, and where the frames lie
     header = _fields(file, START, "CONFIG")
     bscans = _number(file, header, "FRAMECOUNT")
     width = _number(file, header, "LINECOUNT")
@@ -61,6 +63,7 @@ def open_volume(path: Path) -> VolumeRecord:
         a_scans = file.array(places[index], "<u2", (width, height), f"B-scan {index}")
         return np.ascontiguousarray(a_scans.T)
 
+    # one grey scale for all; repeated B-scans lie in one place
     read, notes = grey_reader(path, stored, range(bscans))
     spacing_um = MM_UM * _float(file, header, "ELSCANLENGTH") / bscans
     pattern, gaps_um = stack_pattern(bscans, spacing_um)
@@ -118,6 +121,8 @@ def _frames(
     if not 1 <= bscans <= MOST_BSCAN + 1 or bscans * size > file.size:
         found = f"{bscans} B-scans of {size} bytes in a file of {file.size}"
         raise InputError(f"{file.path}: {found}: it is damaged or ends early; copy it again")
+
+    # each frame begins where the one before ended
     (length,) = file.fields(config - 4, LENGTH, "the size of CONFIG")
     offset = config + length + 4  # a zero ends each list
     places = []

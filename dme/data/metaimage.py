@@ -43,6 +43,8 @@ def open_volume(path: Path) -> VolumeRecord:
     """
     if is_reference(path):
         raise InputError(f"{path}: holds labels of {SCAN}: give that file")
+
+    # pixels, then the scale if there is one
     image = read_metaimage(path)
     bscans, height, width = image.shape
     check_stack(path, image.shape, image.stored)

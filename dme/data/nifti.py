@@ -62,6 +62,8 @@ def open_volume(path: Path) -> VolumeRecord:
     header = read_header(path)
     bscans, height, width = header.shape
     stored = _stored(path, header)
+
+    # one grey scale for all, and the scale if it is set
     check_stack(path, header.shape, stored)
     read, notes = grey_reader(path, stored, range(bscans))
     lateral_um, axial_um, spacing_um = header.spacing_um or (None, None, None)
@@ -105,6 +107,7 @@ def _stored(path: Path, header: NiftiHeader) -> Callable[[int], np.ndarray]:
 
 def read_header(path: Path) -> NiftiHeader:
     """Raises InputError for another file, and for one that contradicts itself or its size."""
+    # whatever byte order it has
     content = _start(path)
     order = _byte_order(path, content)
 

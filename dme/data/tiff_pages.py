@@ -28,6 +28,7 @@ def page_count(path: Path) -> int:
 
 def open_volume(path: Path) -> VolumeRecord:
     """Pages of one size, in their order. A TIFF file has no scale that could be trusted."""
+    # a damaged list of pages ends early: their pixels would be left over in the file
     try:
         with Image.open(path, formats=("TIFF",)) as image:
             bscans = image.n_frames
@@ -44,6 +45,7 @@ def open_volume(path: Path) -> VolumeRecord:
     def stored(index: int) -> np.ndarray:
         return _page(path, index, (height, width))
 
+    # one grey scale for all
     if bscans > 1:
         check_stack(path, (bscans, height, width), lambda index: _grey_values(stored(index)))
     read, notes = grey_reader(path, stored, range(bscans))

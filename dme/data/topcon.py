@@ -66,12 +66,14 @@ def open_volume(path: Path) -> VolumeRecord:
     stack = _pictures(file, parts) if "@IMG_JPEG" in parts else _numbers(file, parts)
     read, notes = grey_reader(path, stack.stored, range(stack.bscans))
 
-    # a radial scan has no distances between its B-scans, a cross no pattern
+    # the scale; a radial scan has no distances between its B-scans, a cross no pattern
     lateral_um, axial_um, spacing_um = _scale_um(file, parts, stack)
     pattern, gaps_um = stack_pattern(stack.bscans, spacing_um)
     if pattern == "raster" and stack.mode != 2:
         pattern, gaps_um = PATTERNS.get(stack.mode, "other"), None
     capture = _first_of(file, parts, CAPTURE_PARTS)
+
+    # eye, day, and what must not be told
     eye = date = None
     device, private = _names(file, parts)
     if capture:

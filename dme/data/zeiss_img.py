@@ -34,12 +34,15 @@ def open_volume(path: Path) -> VolumeRecord:
     check_sides(path, "B-scans", DEPTH, width)
     size = DEPTH * width
 
+    # they were stored upside down and mirrored
     def stored(index: int) -> np.ndarray:
         turned = file.array(index * size, np.uint8, (DEPTH, width), f"B-scan {index}")
         return np.ascontiguousarray(turned[::-1, ::-1])
 
     check_stack(path, (bscans, DEPTH, width), stored)
     read, notes = grey_reader(path, stored, range(bscans))
+
+    # what the name says, and what nothing says
     eye = EYE.search(path.stem)
     deep, wide, high = (1e3 * mm for mm in CUBE_MM)
     cube = f"{deep / DEPTH:.2f},{wide / width:.2f},{high / bscans:.2f}"

@@ -83,6 +83,7 @@ def write_dicom_seg(
     Raises InputError for a source that cannot be referenced.
     """
     highdicom = require_highdicom()
+    # the frames to reference, and the labels that have a segment
     header = _bare(read_header(source), scale_mm, keep)
     used = np.where(labels <= len(segments.names), labels, 0).astype(np.uint8)
     try:
@@ -106,6 +107,7 @@ def write_dicom_seg(
     except (ValueError, TypeError, AttributeError, KeyError) as e:
         reason = " ".join(str(e).split())[:200]
         raise InputError(f"{source}: cannot be referenced ({reason}); use `write` nifti") from e
+
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary, enforce_file_format=True)
 
@@ -135,13 +137,8 @@ def _bare(
 
 def _places(group: "Dataset") -> "Dataset":
     """The functional groups that say where frames lie."""
-    from pydicom.dataset import Dataset
-
-    places = Dataset()
-    for keyword in PLACES:
-        if group.get(keyword):
-            setattr(places, keyword, copy.deepcopy(group[keyword].value))
-    return places
+    present = [keyword for keyword in PLACES if group.get(keyword)]
+    return _dataset(**{keyword: copy.deepcopy(group[keyword].value) for keyword in present})
 
 
 def _is_placed(bare: "Dataset") -> bool:
@@ -158,29 +155,34 @@ def _is_placed(bare: "Dataset") -> bool:
 
 def _place(bare: "Dataset", scale_mm: tuple[float, float, float]) -> None:
     """Stack the frames in a frame of reference of their own."""
-    from pydicom.dataset import Dataset
     from pydicom.uid import generate_uid
 
+    # of all frames the same
     column_mm, row_mm, frame_mm = scale_mm
-    measures = Dataset()
-    measures.PixelSpacing = [row_mm, column_mm]
-    measures.SliceThickness = frame_mm
-    orientation = Dataset()
-    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    shared = Dataset()
-    shared.PixelMeasuresSequence = [measures]
-    shared.PlaneOrientationSequence = [orientation]
+    measures = _dataset(PixelSpacing=[row_mm, column_mm], SliceThickness=frame_mm)
+    orientation = _dataset(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    shared = _dataset(PixelMeasuresSequence=[measures], PlaneOrientationSequence=[orientation])
     frames = []
     for index in range(bare.NumberOfFrames):
-        position = Dataset()
-        position.ImagePositionPatient = [0, 0, index * frame_mm]
-        frame = Dataset()
-        frame.PlanePositionSequence = [position]
-        frames.append(frame)
-    bare.FrameOfReferenceUID = generate_uid()
-    bare.PositionReferenceIndicator = ""
-    bare.SharedFunctionalGroupsSequence = [shared]
-    bare.PerFrameFunctionalGroupsSequence = frames
+        position = _dataset(ImagePositionPatient=[0, 0, index * frame_mm])
+        frames.append(_dataset(PlanePositionSequence=[position]))
+    reference = _dataset(
+        FrameOfReferenceUID=generate_uid(),
+        PositionReferenceIndicator="",
+        SharedFunctionalGroupsSequence=[shared],
+        PerFrameFunctionalGroupsSequence=frames,
+    )
+    bare.update(reference)
+
+
+def _dataset(**values: Any) -> "Dataset":
+    """Of values by their keywords."""
+    from pydicom.dataset import Dataset
+
+    dataset = Dataset()
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    return dataset
 
 
 def _descriptions(segments: Segments) -> list:
@@ -194,6 +196,8 @@ def _descriptions(segments: Segments) -> list:
         family=codes.DCM.ArtificialIntelligence,
         version=segments.network_sha256[:12],
     )
+
+    # what each is: fluid, or a layer, which no public code names
     descriptions = []
     for number, name in enumerate(segments.names, 1):
         is_fluid = name == "fluid"

@@ -114,6 +114,7 @@ def _write_stack(work: Work, stack: Stack, kind: str, commit: str) -> list[str]:
     for content, key in (("fluid", "mask"), ("layers", "boundaries")):
         if not first_row.get(key):
             continue
+        # one array for all B-scans, in the file that the kind asks for
         labels = stack_labels(work.out, stack, content)
         scale_mm = stack.scale_mm or (UNKNOWN_MM,) * 3
         stem = f"{FOLDERS[kind]}/{stack.name}_{content}"
