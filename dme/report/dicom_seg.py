@@ -173,6 +173,10 @@ def _place(bare: "Dataset", scale_mm: tuple[float, float, float]) -> None:
         PerFrameFunctionalGroupsSequence=frames,
     )
     bare.update(reference)
+    if bare.NumberOfFrames == 1:  # a file without functional groups has them at its root
+        bare.update(measures)
+        bare.update(orientation)
+        bare.update(_dataset(ImagePositionPatient=[0, 0, 0]))
 
 
 def _dataset(**values: Any) -> "Dataset":

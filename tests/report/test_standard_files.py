@@ -256,6 +256,29 @@ def test_dicom_segmentation_tells_nothing_of_the_patient(predicted, tmp_path):
         assert header[keyword].value == PRIVATE[keyword]
 
 
+def test_a_file_of_one_frame_without_functional_groups(predicted, tmp_path):
+    pytest.importorskip("highdicom")
+    pydicom = pytest.importorskip("pydicom")
+    path = write_dicom(tmp_path / "a.dcm", volume(1))
+    source = pydicom.dcmread(path)
+    for keyword in ("NumberOfFrames", "FrameOfReferenceUID"):
+        del source[keyword]
+    for groups in ("Shared", "PerFrame"):
+        del source[f"{groups}FunctionalGroupsSequence"]
+    secondary_capture = "1.2.840.10008.5.1.4.1.1.7"
+    source.SOPClassUID = secondary_capture
+    source.file_meta.MediaStorageSOPClassUID = secondary_capture
+    source.Modality = "OT"
+    source.PixelSpacing = [AXIAL_MM, LATERAL_MM]
+    source.save_as(path)
+    record = open_volume(path)
+    assert record.pattern == "line" and record.scale_um == pytest.approx((4, 12))
+    predicted.add("a", origin=(record, 0))
+    write(predicted, "dicom-seg")
+    frames = frames_of(predicted.work.out / "dicom_seg/a_fluid.dcm")
+    assert np.array_equal(frames["fluid", 1], predicted.fluid["a"])
+
+
 def test_only_dicom_becomes_dicom(predicted, tmp_path):
     pytest.importorskip("highdicom")
     predicted.add_record(open_volume(write_mhd(tmp_path / "a.mhd", volume())))
