@@ -9,6 +9,7 @@ from dme.retina.etdrs import sector_table
 from dme.retina.fovea import Fovea, place_fovea
 
 SCALE = ("axial_um", "lateral_um", "spacing_um")  # of a row or a volume, None where unknown
+ALIKE = ("height_px", "width_px", *SCALE)  # what the B-scans of a volume have in common
 # where a volume holds the sectors of its maps
 SECTORS = {
     "fluid": "sectors",
@@ -103,21 +104,19 @@ def measure_volume(
     """
     # what its B-scans have in common
     name = rows[0]["volume"]
-    alike = ("height_px", "width_px", *SCALE)
-    kinds = {tuple(row[key] for key in alike) for row in rows}
+    kinds = {tuple(row[key] for key in ALIKE) for row in rows}
     if len(kinds) > 1:
         raise InputError(f"{name}: its B-scans differ in size or scale: not measured as a volume")
     height, width, *scale_um = kinds.pop()
-    axial_um, lateral_um, spacing_um = scale_um
     first, last = span
     measured_at = next(iter(columns_px.values()))
 
     # maps in um, and their sectors around the fovea
     maps = {}
     for kind, columns in columns_px.items():
-        maps[kind] = enface_map(columns, first, last, rows_at) * (axial_um or 1)
+        maps[kind] = enface_map(columns, first, last, rows_at) * (scale_um[0] or 1)
     centre = ((width - 1) / 2, (last - first) / 2)
-    place = place_fovea(maps.get("retina"), lateral_um, spacing_um, centre)
+    place = place_fovea(maps.get("retina"), *scale_um[1:], centre)
     if fovea:
         place = Fovea(fovea[0], fovea[1] - first, "given")
     sectors = _sectors(maps, scale_um, place, eye)

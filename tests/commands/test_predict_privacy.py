@@ -65,9 +65,8 @@ def test_no_output_holds_what_is_private(predict, tmp_path, kind):
         assert PLANTED["name"] not in text
 
 
-@pytest.mark.parametrize("kind", WRITERS)
-def test_what_is_private_is_kept_when_asked_for(predict, tmp_path, kind):
-    folder = planted_folder(tmp_path, kind)
+def test_what_is_private_is_kept_when_asked_for(predict, tmp_path):
+    folder = planted_folder(tmp_path, "xml")
     done = predict(folder, "--keep-identifiers")
     assert PLANTED["name"] in done.table()[0]["volume"]
     assert str(folder) in everything(done.out)

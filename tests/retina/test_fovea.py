@@ -26,7 +26,7 @@ def surface(pit=(30, 14), depth_um=100.0, shape=(31, 61)) -> np.ndarray:
     return 300 - depth_um * np.exp(-((distance_um / 400) ** 2))
 
 
-@pytest.mark.parametrize(("seed", "severity"), [(0, 0.0), (3, 0.2), (7, 0.4)])
+@pytest.mark.parametrize(("seed", "severity"), [(0, 0.0), (7, 0.4)])
 def test_known_fovea_of_phantom_volumes(seed, severity):
     retina_um, (column, bscan) = phantom_map(seed, severity)
     fovea = place_fovea(retina_um, LATERAL_UM, SPACING_UM, (383.5, 30))
