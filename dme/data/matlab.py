@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from dme.data.masks import MaskValues, check_meaning
 from dme.data.source import Source, files_in, fingerprint, listing
 from dme.retina.rows import MAX_CROSSING_PX, repair_boundaries
 
+AUTOMATIC = "automaticFluidDME"  # variable with what the published method found
 MOST_BYTES = 1 << 31  # of one variable; a volume of Duke's takes 24 MB, or 186 as doubles
 MATLAB_BYTES = {"int8": 1, "uint8": 1, "logical": 1, "int16": 2, "uint16": 2, "single": 4}
 
@@ -63,7 +64,37 @@ def open_mat(
     any_name: a file whose name has no subject's number is subject 1. fluid_value: the ids that are
     fluid, by default all above 0.
     """
-    # subjects by the names of the files
+    subjects = _subject_files(path, any_name)
+    used = list(subjects.values())
+    settings = f"mat grader {grader}\n"
+    if fluid_value:
+        settings += f"fluid {fluid_value}\n"
+    digest = fingerprint(used[0].parent, used, settings)
+    many = "s" if len(subjects) > 1 else ""
+    text = f"real B-scans of {len(subjects)} subject{many} from {path} (mat, grader {grader})"
+    reader = partial(_read_files, subjects, grader, fluid_value)
+    return Source("mat", str(path), digest, text, reader)
+
+
+def automatic_fluid(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    """What the published automatic method found, masks (H, W) of bool by the name of the scan.
+
+    path: as of `open_mat`. names: the scans that are needed. Empty where a file does not hold it.
+    """
+    masks = {}
+    for subject, file in _subject_files(path).items():
+        fluid = _load_mat(file, [AUTOMATIC]).get(AUTOMATIC)
+        if fluid is None or fluid.ndim != 3:
+            return {}
+        for position in range(fluid.shape[2]):
+            name = _scan_name(subject, position)
+            if name in names:
+                masks[name] = np.nan_to_num(fluid[:, :, position]) > 0
+    return masks
+
+
+def _subject_files(path: Path, any_name: bool = False) -> dict[int, Path]:
+    """The files of a folder, or one file, by the subject that their names tell."""
     if path.is_file():
         files = {path.stem: path}
     else:
@@ -82,16 +113,11 @@ def open_mat(
             f"{file}: the subject number comes from the file name; rename it to Subject_NN.mat, "
             "NN being a number of up to nine digits"
         )
+    return subjects
 
-    used = list(subjects.values())
-    settings = f"mat grader {grader}\n"
-    if fluid_value:
-        settings += f"fluid {fluid_value}\n"
-    digest = fingerprint(file.parent, used, settings)
-    many = "s" if len(subjects) > 1 else ""
-    text = f"real B-scans of {len(subjects)} subject{many} from {path} (mat, grader {grader})"
-    reader = partial(_read_files, subjects, grader, fluid_value)
-    return Source("mat", str(path), digest, text, reader)
+
+def _scan_name(subject: int, position: int) -> str:
+    return f"subject{subject:02d}_bscan{position:02d}"
 
 
 def _read_files(
@@ -245,7 +271,7 @@ def _read_volume(
     for position in annotated if labelled_only else range(count):
         image = _grey(volume, position)
         scan = BScan(
-            name=f"subject{subject:02d}_bscan{position:02d}",
+            name=_scan_name(subject, position),
             image=image,
             subject=subject,
             position=position,

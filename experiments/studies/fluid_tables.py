@@ -44,6 +44,7 @@ class HeldOut:
 
 def held_out(folds: Sequence[dict]) -> HeldOut:
     """The scans of all folds together; folds: results.json of each."""
+    # in the order of the folds
     names = []
     for fold in folds:
         names += fold["scans"]
@@ -131,6 +132,7 @@ def by_eye(scans: HeldOut) -> list[str]:
     titles += [f"{kind}: fluid Dice" for kind in COLUMNS.values()]
     titles += ["found fluid beside the central columns", "area error per scan, mm²"]
     lines = series.table_head(titles)
+    # a row per eye, the columns as in the table of groups
     all_fluid = fluid_px(scans.counts["native"].sum(0))[0]
     for eye in np.unique(scans.eyes):
         own = scans.of_eyes([eye])
@@ -156,6 +158,7 @@ def beside_cell(scans: HeldOut) -> str:
 
 def together(scans: HeldOut) -> list[str]:
     """Lines of the table over all scans: every convention, presence and areas, with intervals."""
+    # a row's cells, of all columns and then of the central ones
     rows: dict[str, list[str]] = {}
     for kind in COLUMNS:
         cells = summary(scans, kind) | presence_cells(scans, kind) | area_cells(scans, kind)
@@ -171,6 +174,7 @@ def summary(scans: HeldOut, kind: str) -> dict[str, str]:
     """Cells by row: fluid Dice and IoU, by every convention for scans without fluid."""
     from dme.metrics import CONVENTIONS, by_convention  # after parsing: it needs torch
 
+    # pooled over all pixels, and in each eye
     counts = scans.counts[kind]
     low, high = interval_by_eye(iou, counts, scans.eyes)
     pooled = CONVENTIONS["pooled"]
@@ -179,6 +183,7 @@ def summary(scans: HeldOut, kind: str) -> dict[str, str]:
         f"fluid IoU, {pooled}": f"{iou(counts.sum(0)):.4f} ({low:.4f} to {high:.4f})",
     }
     cells["fluid Dice, mean over eyes"] = series.mean_sd(dice_per_eye(scans, kind))
+    # scan by scan
     for key, found in by_convention(counts).items():
         if key != "pooled":
             low, high = mean_interval(found["dice"], scans.eyes)

@@ -93,6 +93,7 @@ def main() -> None:
 
 def read_folds(settings: Settings) -> list[dict]:
     """results.json of the folds of a seed. Raises InputError for none, or scans counted twice."""
+    # as crossval.py left them, with whatever arguments
     paths = sorted(settings.folds.glob(f"subject*of*-seed{settings.seed}.json"))
     if not paths:
         raise InputError(
@@ -119,6 +120,7 @@ def from_table(settings: Settings, folds: list[dict]) -> Readings:
             f"no table of areas {path}; give one with --areas, or --data with .mat files of both "
             "graders"
         )
+    # the areas of each scan of the folds
     scans = held_out(folds)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -131,6 +133,7 @@ def from_table(settings: Settings, folds: list[dict]) -> Readings:
             f"{path}: {e} is missing or no number; expected name, {', '.join(COLUMNS.values())} "
             f"of each of the {len(scans.names)} scans of the folds"
         ) from e
+    # the same scans?
     truth, found = fluid_px(scans.counts["native"])
     unlike = [
         name
@@ -151,8 +154,10 @@ def from_masks(data: str, folds: list[dict]) -> Readings:
 
     Raises InputError where they are not of the folds' scans.
     """
+    from dme.data.matlab import automatic_fluid
     from dme.data.opening import open_source
 
+    # everybody's masks, by the name of the scan
     scans = held_out(folds)
     masks = {}
     for rater, number in ((GRADER1, 1), (GRADER2, 2)):
@@ -166,14 +171,25 @@ def from_masks(data: str, folds: list[dict]) -> Readings:
             f"{data}: both graders' masks of {', '.join(lacking[:3])} are needed, scans of the "
             "folds; give the files that the folds were made on"
         )
-    pairs = [(masks[GRADER1][name], masks[GRADER2][name]) for name in scans.names]
+    automatic = automatic_fluid(Path(data), scans.names)
+    if automatic:
+        masks[AUTOMATIC] = automatic
+
+    # grader 2 and the method against grader 1, pixel by pixel; the folds counted the network
+    truth, found = fluid_px(scans.counts["native"])
     overlap = {(NETWORK, GRADER1): scans.counts["native"]}
-    overlap[(GRADER2, GRADER1)] = np.stack([confusion(*pair) for pair in pairs])
+    areas_px = {GRADER1: truth, NETWORK: found}
+    for rater in [rater for rater in masks if rater != GRADER1]:
+        counts = []
+        for name in scans.names:
+            counts.append(confusion(masks[GRADER1][name], masks[rater][name]))
+        overlap[(rater, GRADER1)] = np.stack(counts)
+        first, areas_px[rater] = fluid_px(overlap[(rater, GRADER1)])
+        if (first != truth).any():
+            raise InputError(
+                f"{data}: grader 1 differs from the folds' truth; give the same files"
+            )
     overlap |= second_opinions(folds)
-    truth, second = fluid_px(overlap[(GRADER2, GRADER1)])
-    if (truth != fluid_px(scans.counts["native"])[0]).any():
-        raise InputError(f"{data}: grader 1 differs from the folds' truth; give the same files")
-    areas_px = {GRADER1: truth, GRADER2: second, NETWORK: fluid_px(scans.counts["native"])[1]}
     return Readings(scans, areas_px, overlap, {"areas": "masks of both graders in .mat files"})
 
 
@@ -236,6 +252,7 @@ def results(readings: Readings, settings: Settings, folds: Sequence[dict]) -> di
 
 def markdown(result: dict) -> str:
     """Presence and area of every pair, the network beside grader 2, overlap where it is known."""
+    # who was measured on what
     eyes = np.array(result["eyes"])
     kind = series.kind_of_scans([result])
     unit = "mm²" if result["scale_known"] else "px"
@@ -245,6 +262,7 @@ def markdown(result: dict) -> str:
         "",
         *series.table_head(["who", "against", *measures(unit), f"limits of agreement, {unit}"]),
     ]
+    # a row per pair, every number with its interval
     for pair in result["areas_mm2"]:
         sums = np.array(pair["moments_per_eye"])
         cells = [pair["who"], pair["against"]]

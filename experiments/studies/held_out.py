@@ -107,6 +107,7 @@ def measure(settings: Settings) -> dict:
     """What results.json holds: of every fold its rule, and counts of every scan held out."""
     from dme.data.opening import open_source
 
+    # the networks of one cross-validation, which hold out every scan once
     folders = sorted(settings.runs.glob(f"subject*of*-seed{settings.seed}"))
     folders = [folder for folder in folders if (folder / "model.pt").is_file()]
     if not folders:
@@ -121,6 +122,7 @@ def measure(settings: Settings) -> dict:
             f"{settings.runs}: scans are held out by more than one run; expected each once; keep "
             "the runs of one cross-validation"
         )
+    # the scans, with the numbers of their lesions, which caches do not keep
     source = open_source(settings.data)
     scans = {scan.name: scan for scan in source.scans()}
     if any(fold["data_sha256"] != source.sha256 for fold in made):
@@ -149,6 +151,7 @@ def fold_results(folder: Path, made: dict, scans: dict[str, "BScan"], settings: 
 
     from dme.nets.loading import load_model
 
+    # the scans of eyes that it knows
     model = load_model(folder / "model.pt")
     trained = [name for name in scans if scans[name].subject not in set(made["subjects"])]
 
@@ -193,6 +196,7 @@ def scan_counts(
     probability: np.ndarray, scan: "BScan", rule: Rule, settings: Settings
 ) -> dict[str, np.ndarray]:
     """Of one scan: confusion (2, 2), reliability (BINS, 3), outlines (4,), lesions (4,)."""
+    # unknown pixels are neither right nor wrong
     known = scan.fluid != 255
     truth = scan.fluid == 1
     guess = rule.mask(probability) & known
@@ -236,6 +240,7 @@ def markdown(result: dict) -> str:
         f"eye; all columns; tolerance of outlines {result['tolerance_um']:g} {unit}",
         "",
     ]
+    # a column per rule
     columns = {kind: measures(result, kind) for kind in RULES}
     lines += series.table_head(["95 % intervals by eye", *RULES.values()])
     for name, plain in columns[PLAIN].items():
@@ -247,6 +252,7 @@ def markdown(result: dict) -> str:
 def measures(result: dict, kind: str) -> dict[str, str]:
     """Cells by row of one of RULES."""
     scans = scans_of(result, kind)
+    # what counts of pixels tell, then what they cannot
     cells = {"fluid Dice, pooled over all pixels": pooled_cell(scans)}
     cells |= presence_cells(scans, "native") | area_cells(scans, "native")
     outlines = joined(result, kind, "outlines")

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.io
 from helpers.matfiles import duke_volume, write_subject_mat
 from helpers.scripts import exit_code, load_script, written_table
 
@@ -124,6 +125,25 @@ def test_overlap_where_mat_files_hold_both_graders(script, folds, tmp_path):
         dice = 2 * (one & other).sum() / (one.sum() + other.sum())
         assert f"| {who} | {against} | {dice:.4f} (" in text
     assert "automatic" not in text and "third party" not in text
+
+
+def test_the_automatic_method_where_every_file_holds_it(script, folds, tmp_path):
+    words = ("--folds", folds, "--data", tmp_path / "set")
+    first = np.stack([volume(eye, 0) for eye in EYES])
+    automatic = np.stack([volume(eye, 3) for eye in EYES])
+    for place, eye in enumerate(EYES):
+        text = written_table(script, tmp_path / "out", *words)
+        assert "automatic" not in text
+        path = tmp_path / "set" / f"Subject_{eye:02}.mat"
+        names = ("images", "manualFluid1", "manualFluid2")
+        held = scipy.io.loadmat(path, variable_names=names)
+        variables = {name: held[name] for name in names}
+        scipy.io.savemat(path, {**variables, "automaticFluidDME": automatic[place]})
+    text = written_table(script, tmp_path / "out", *words)
+    both = ((automatic > 0) & (first > 0)).sum()
+    dice = 2 * both / ((automatic > 0).sum() + (first > 0).sum())
+    assert f"| automatic, Chiu 2015 | grader 1 | {dice:.4f} (" in text
+    assert text.count("| automatic, Chiu 2015 | grader 1 |") == 2  # areas, then overlap
 
 
 def test_networks_whose_second_opinion_was_not_counted(script, folds, tmp_path):
