@@ -22,6 +22,14 @@ LEARNT_UM = (7.74, 22.66)  # axial, lateral: half the pixels of Duke's scans a s
 RETINA_UM = 315.0  # usual height of a retina, from its surface to the pigment epithelium
 FRAME_UM = 7200.0  # usual width of a frame: most are 6 to 9 mm wide
 FRAME_DEPTH_UM = 1900.0  # usual depth of a frame
+BY_RETINA = (
+    f"scale unknown, taken from the retina's height ({RETINA_UM:g} um) and the frame's width "
+    f"({FRAME_UM / 1000:g} mm): give the scale"
+)
+NO_RETINA = (
+    f"scale unknown and no retina to measure by, a frame of {FRAME_UM / 1000:g} x "
+    f"{FRAME_DEPTH_UM / 1000:g} mm is taken: give the scale"
+)
 
 
 class InputSize:
@@ -180,13 +188,8 @@ def guessed_scale_um(image: np.ndarray) -> tuple[tuple[float, float], str]:
     lateral = FRAME_UM / width
     retina_px = retina_height_px(image)
     if retina_px is None:
-        axial = FRAME_DEPTH_UM / height
-        note = f"no retina to measure by: a frame of {FRAME_DEPTH_UM / 1000:g} mm depth is taken"
-    else:
-        axial = RETINA_UM / retina_px
-        note = f"the retina, {retina_px:.0f} px high, is taken for {RETINA_UM:g} um"
-    guess = f"{axial:.2f} x {lateral:.2f} um per pixel"
-    return (axial, lateral), f"scale unknown, guessed as {guess} ({note}): give the scale"
+        return (FRAME_DEPTH_UM / height, lateral), NO_RETINA
+    return (RETINA_UM / retina_px, lateral), BY_RETINA
 
 
 STUDY = StudySize()

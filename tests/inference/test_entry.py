@@ -51,7 +51,7 @@ def test_copies_of_unknown_scale_enter_alike(scan):
     heights = []
     for name in ("as it is", "half size", "double size", "256 x 256"):
         entered = enter(image_of(scan, name), UM, FLUID)
-        assert "scale unknown, guessed as" in entered.size.note
+        assert "taken from the retina's height" in entered.size.note
         heights.append(entered.image.shape)
     tallest, widest = np.max(heights, axis=0)
     assert np.ptp(heights, axis=0).tolist() <= [0.12 * tallest, 0]
