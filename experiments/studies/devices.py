@@ -31,6 +31,8 @@ CANDIDATES = {
     "these, resolution and blur": f"{SCALE} --synthetic 60 --resolution 1.5 --blur 1",
     "these, grain": f"{SCALE} --synthetic 60 --grain 0.6",
     "these, stretch": f"{SCALE} --synthetic 60 --stretch 0.3",
+    "these, finer across": f"{SCALE} --um-per-px 7.74 11.33 --synthetic 60",
+    "these, ungraded unknown": f"{SCALE} --synthetic 60 --ungraded ignore",
     "scale without one brightness, gamma to 2": "--size um --synthetic 60 --gamma 1",
 }
 FOLDS = (1, 2)  # of dev:K/4, as the protocol says
