@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # --help is answered without torch
     from dme.nets.segmenter import Segmenter
     from dme.report.inputs import Item
 
+FIT_THRESHOLD = 0.5  # at which the fits of `trust` are made
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -44,13 +46,19 @@ class Settings:
     backbone: str | None = setting(
         None, "what the network's must be (default: whatever it is)", choices=BACKBONE_NAMES
     )
-    threshold: float = setting(0.5, "fluid is where its probability is above")
+    threshold: float = setting(FIT_THRESHOLD, "fluid is where its probability is above")
     tta: bool = setting(False, "average with the mirrored scan: twice the time")
     scale: str | None = setting(
         None,
         "axial,lateral[,spacing] in um per pixel and B-scan (default: what the source says)",
     )
     volume: bool = setting(False, "the images of a folder are the B-scans of one volume")
+    force: bool = setting(False, "predict what does not look like a B-scan too")
+    trust: Path | None = setting(
+        None,
+        "what experiments/studies/trust.py left for the network: a predicted Dice and an interval "
+        "of the area for every scan (five times the time)",
+    )
     eye: str | None = setting(
         None, "right (OD) or left (OS): sectors become nasal and temporal", choices=EYES
     )
@@ -74,6 +82,9 @@ class Settings:
         if not 0 <= self.threshold < 1:
             found = f"`threshold` {self.threshold} is out of range"
             raise InputError(f"{found}: give 0 or more, below 1")
+        if self.trust and (self.tta or self.threshold != FIT_THRESHOLD):
+            fitted = f"without `tta`, at `threshold` {FIT_THRESHOLD:g}"
+            raise InputError(f"`trust` was fitted {fitted}: leave both out")
         if self.scale_um:
             check_scale(self.scale_um, f"`scale` {self.scale}")
 
@@ -82,6 +93,8 @@ class Settings:
         return {
             "threshold": self.threshold,
             "tta": self.tta,
+            "force": self.force,
+            "trust": self.trust.name if self.trust else None,
             "scale_um": self.scale_um,
             "eye": self.eye,
             "fovea": self.fovea_place,
@@ -189,7 +202,7 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
     from dme.report.eyes import check_eye
     from dme.report.inputs import list_items
     from dme.report.journal import Journal
-    from dme.report.networks import choose_networks
+    from dme.report.networks import choose_networks, trust_for
     from dme.report.place import place_for
     from dme.report.privacy import Privacy
 
@@ -199,11 +212,11 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
     rank, _, device = ranks.join()
     task = TASKS[settings.task]
     networks = choose_networks(task, args.weights, settings.backbone, device)
+    trust = trust_for(settings.trust, networks)
     items, faults = list_items(args.inputs, settings.volume)
-    faults = {source: with_flags(reason) for source, reason in faults.items()}
     check_eye(settings.eye, [item.source for item in items])
     if not items:
-        raise InputError("; ".join(faults.values()))
+        raise InputError(with_flags("; ".join(faults.values())))
 
     # what the results will say of this run
     record = record_of(args.inputs, settings, networks)
@@ -222,7 +235,15 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
         privacy = Privacy(settings.keep_identifiers, settings.keep_dates)
         privacy.add_inputs([*args.inputs, str(out)])
         work = Work(
-            place.out, networks, settings.threshold, settings.tta, scale_um, journal, privacy
+            place.out,
+            networks,
+            settings.threshold,
+            settings.tta,
+            scale_um,
+            settings.force,
+            trust,
+            journal,
+            privacy,
         )
         if rank == 0:
             for source, reason in faults.items():

@@ -8,19 +8,14 @@ import numpy as np
 from PIL import Image
 
 from dme.common.errors import InputError
-from dme.data.image_files import read_header, read_picture
-from dme.retina.wedge import saturated_wedge
+from dme.data.image_files import Picture, read_header, read_picture
+from dme.retina.recognise import INVERTED, has_colours, is_inverted
 
 DEEPEST = 65535  # largest 16-bit value
 LUMA = np.array([19595, 38470, 7471])  # of red, green and blue, in 65536ths, as Pillow has them
 HALF = 1 << 15
 RARE = 1000  # one pixel in so many may be brighter than all else without being the white
 FAR_BELOW = 8  # a white that is so many times smaller than another is of another depth
-
-# what tells black on white from white on black: see `refuse_inverted`
-LEAST_PIXELS = 1024
-BRIGHT_MEDIAN = 140
-HIGH_MEDIAN = 0.62  # between the darkest and the brightest hundredth
 
 
 @dataclass(frozen=True)
@@ -103,35 +98,38 @@ def read_grey(path: str | Path, peak: int | None = None) -> tuple[np.ndarray, st
     """
     picture = read_picture(Path(path))
     try:
-        grey, how = to_grey_uint8(picture.pixels, peak)
-        if picture.white_is_zero:
-            grey = 255 - grey
-            how += ", white is zero: inverted"
+        grey, how = grey_of(picture, peak)
         refuse_inverted(grey)
     except ValueError as e:
         raise InputError(f"{path}: {e}") from e
     return grey, how
 
 
-def refuse_inverted(grey: np.ndarray) -> None:
-    """Raise ValueError for a B-scan uint8 (H, W) whose background is brighter than its retina.
+def read_as_seen(path: str | Path, peak: int | None = None) -> np.ndarray:
+    """uint8 (H, W) of one image file, (H, W, 3) if it is in colours; black on white stays so."""
+    picture = read_picture(Path(path))
+    if has_colours(picture.pixels):
+        return picture.pixels[:, :, :3]
+    try:
+        return grey_of(picture, peak)[0]
+    except ValueError as e:
+        raise InputError(f"{path}: {e}") from e
 
-    Most pixels are background: half of them lie near the dark end, at no more than a third of the
-    way to the bright one in every scan of the sets this was built with, and inverted at two thirds
-    or more.
-    """
-    if grey.size < LEAST_PIXELS or np.median(grey) < BRIGHT_MEDIAN:
-        return
-    inside = grey[~saturated_wedge(grey)]
-    if inside.size < LEAST_PIXELS:
-        return
-    dark, median, bright = np.percentile(inside, (1, 50, 99))
-    skewed = inside.mean() < median
-    if skewed and median >= BRIGHT_MEDIAN and median - dark > HIGH_MEDIAN * (bright - dark):
-        found = f"its background is brighter than the retina (median {median:g} of 255)"
-        raise ValueError(
-            f"{found}, expected white on black; export it so, or invert it (255 minus the value)"
-        )
+
+def grey_of(picture: Picture, peak: int | None) -> tuple[np.ndarray, str]:
+    """Grey uint8 (H, W) of a picture and what was done, as `to_grey_uint8`."""
+    grey, how = to_grey_uint8(picture.pixels, peak)
+    if picture.white_is_zero:
+        grey = 255 - grey
+        how += ", white is zero: inverted"
+    return grey, how
+
+
+def refuse_inverted(grey: np.ndarray) -> None:
+    """Raise ValueError for a B-scan uint8 (H, W) whose background is brighter than its retina."""
+    if is_inverted(grey):
+        found = f"{INVERTED.seen} (median {np.median(grey):g} of 255)"
+        raise ValueError(f"{found}, expected white on black; {INVERTED.remedy}")
 
 
 def to_grey_uint8(pixels: np.ndarray, peak: int | None = None) -> tuple[np.ndarray, str]:

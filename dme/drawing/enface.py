@@ -33,6 +33,7 @@ CHANGE_COLOURS = np.array(
 )
 CHANGE_GRID = (120, 120, 120)
 UNKNOWN = (110, 110, 110)  # colour of NaN
+HATCH = (235, 235, 235)
 WIDTH = 640  # of the map, in pixels
 LEFT = 28  # its margins
 RIGHT = 92
@@ -51,6 +52,8 @@ SECTOR_PLACES = (
 )
 FEW_UM = 10  # less is written with a decimal
 ROUNDING = 1e-9
+HATCH_STEP = 7 * FINE  # between oblique lines
+HATCH_WIDTH = FINE
 MOST_STEPS = 5  # between ticks of the colour bar
 TITLE = 17 * FINE  # size of letters
 SMALL = 13 * FINE
@@ -108,11 +111,13 @@ def map_picture(
     place: Place = Place(),  # noqa: B008 - frozen
     predicted: Sequence[int] | None = None,
     span: Span = Span(),  # noqa: B008 - frozen
+    hatched: np.ndarray | None = None,
 ) -> np.ndarray:
     """Picture of a map (B-scans, columns), NaN where unknown; the last B-scan is at the top.
 
     quantity: what the colours mean, with its unit. predicted: rows with a B-scan of their own,
-    marked at the left when others were interpolated. Returns uint8 (H, W, 3).
+    marked at the left when others were interpolated. hatched: bool (B-scans, columns), cells that
+    were not measured though they were scanned. Returns uint8 (H, W, 3).
     """
     frame = _frame(values.shape, place.scale_um)
     highest = span.highest
@@ -125,6 +130,8 @@ def map_picture(
     # the map itself, with its circles
     area = Image.fromarray(coloured(values[::-1], span))
     area = area.resize((frame.width, frame.height), Image.Resampling.NEAREST)
+    if hatched is not None and hatched.any():
+        _draw_hatches(area, hatched[::-1])
     if place.scale_um and place.centre is not None:
         _draw_grid(ImageDraw.Draw(area), frame, place)
     sheet_width = (LEFT + WIDTH + RIGHT) * FINE
@@ -157,6 +164,15 @@ def map_area(
     """
     frame = _frame(shape, scale_um)
     return LEFT, TOP, WIDTH, frame.height // FINE
+
+
+def _draw_hatches(area: Image.Image, hatched: np.ndarray) -> None:
+    """Oblique lines over cells (B-scans, columns), of which the first is at the top."""
+    cells = Image.fromarray(np.uint8(hatched) * 255)
+    cells = np.asarray(cells.resize(area.size, Image.Resampling.NEAREST)) > 0
+    rows, columns = np.indices(cells.shape)
+    lines = (rows + columns) % HATCH_STEP < HATCH_WIDTH
+    area.paste(HATCH, mask=Image.fromarray(np.uint8(cells & lines) * 255))
 
 
 def _draw_marks(draw: ImageDraw.ImageDraw, frame: _Frame, rows: Sequence[int]) -> None:

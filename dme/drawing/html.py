@@ -38,6 +38,7 @@ class Table:
     thumbnail: str = ""
     thumbnail_px: int = 220
     link: str = ""
+    first: str = ""  # rows with a text under this key come before the others
 
 
 @dataclass
@@ -74,6 +75,8 @@ def table_html(table: Table, folder: Path) -> TableParts:
     rows = table.rows
     if table.rank:
         rows = sorted(rows, key=lambda row: -(row[table.rank] or 0))
+    if table.first:
+        rows = sorted(rows, key=lambda row: not row[table.first])
 
     # headings are buttons that sort
     heads = "<th>picture</th>" if table.picture else ""

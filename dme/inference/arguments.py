@@ -1,5 +1,6 @@
 """What Python users hand over -> a network and scans; or one line that says what is taken."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from dme.common.errors import InputError
 from dme.common.words import IMAGE_SUFFIXES
 from dme.data.arrays import check_axes
 from dme.data.image_files import CONVERTED_MODES
-from dme.data.images import read_grey, refuse_inverted, to_scan
+from dme.data.images import read_as_seen, refuse_inverted, to_scan
 from dme.nets.loading import load_model
 from dme.nets.segmenter import Segmenter
+from dme.retina.recognise import has_colours, oddities_of
 
 CHANNELS = (1, 2, 3, 4)  # grey, grey and alpha, RGB, RGB and alpha
 NETWORK = "a network of dme.load_model, a name such as dme-fluid, or a checkpoint file"
@@ -110,7 +112,7 @@ def _read(path: Path) -> np.ndarray:
         )
     if not path.is_file():
         raise InputError(f"image: no such file: {path}")
-    return read_grey(path)[0]
+    return _grey(str(path), read_as_seen(path))
 
 
 def _array(name: str, value: Any) -> np.ndarray:
@@ -140,12 +142,16 @@ def _plain(value: Any) -> np.ndarray:
 
 
 def _grey(name: str, pixels: np.ndarray, peak: float | None = None) -> np.ndarray:
+    """uint8 (H, W); warns of what is no B-scan, or not as networks know them."""
     try:
         grey = to_scan(pixels, peak)
         refuse_inverted(grey)
-        return grey
     except ValueError as e:
         raise InputError(f"{name}: {e}") from e
+    as_seen = pixels[:, :, :3] if has_colours(pixels) else grey
+    for oddity in oddities_of(as_seen):
+        warnings.warn(f"{name}: {oddity}", stacklevel=5)
+    return grey
 
 
 def _not_one_scan(shape: tuple[int, ...]) -> str:

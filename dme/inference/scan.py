@@ -85,7 +85,8 @@ def predict(
     model = as_network(model)
     network_for("fluid", [model])
     threshold = as_threshold(threshold)
-    return fluid_mask(model, class_probabilities(model, image, tta, scale_um), threshold)
+    by_class = class_probabilities(model, as_scan(image), tta, scale_um)
+    return fluid_mask(model, by_class, threshold)
 
 
 def predict_volume(
@@ -161,10 +162,9 @@ def fluid_mask(
 
 
 def class_probabilities(
-    model: Segmenter, image: Any, tta: bool = False, scale_um: Sequence[float] | None = None
+    model: Segmenter, scan: np.ndarray, tta: bool = False, scale_um: Sequence[float] | None = None
 ) -> Tensor:
-    """Probability of each class at the scan's pixels, (classes, H, W); see `predict`."""
-    scan = as_scan(image)
+    """Probability of each class at a scan's pixels, (classes, H, W), from uint8 (H, W)."""
     scale_um = as_scale(scale_um)
     finds_layers = LAYER_CLASSES[0] in model.classes
     if finds_layers:

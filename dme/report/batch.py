@@ -12,15 +12,17 @@ from tqdm import tqdm
 from dme.common import ranks
 from dme.common.errors import InputError, with_flags
 from dme.common.tasks import Task
+from dme.data.images import to_grey_uint8
 from dme.data.volume_record import VolumeRecord
 from dme.data.volume_scale import scale_fault, spacing_fault
 from dme.drawing.canvas import save_png
 from dme.drawing.layers import draw_boundaries, thickness_profile
 from dme.drawing.overlays import STRIP, scan_overlay
 from dme.inference.scan import class_probabilities, fluid_mask, layer_rows, scale_note
+from dme.inference.trust import TrustFit, quantities_of
 from dme.nets.segmenter import Segmenter
 from dme.report.device_layers import device_distances
-from dme.report.doubts import SEPARATOR, doubts_of
+from dme.report.doubts import SEPARATOR, UNSURE, doubts_of
 from dme.report.eyes import VolumePlace, place_of
 from dme.report.inputs import Item, Scan
 from dme.report.journal import Journal, Left
@@ -29,7 +31,9 @@ from dme.report.scan_files import write_image, write_thumbnail, write_values
 from dme.report.tables import write_rows
 from dme.report.truth import Truth
 from dme.report.wording import amount, counted
-from dme.retina.fluid import measure_fluid_in_layers, measure_scan
+from dme.retina.fluid import area_mm2, measure_fluid_in_layers, measure_scan
+from dme.retina.plausible import impossible_columns
+from dme.retina.recognise import oddities_of
 from dme.retina.thickness import measure_layers, retina_px
 from dme.retina.volume import SCALE
 from dme.retina.wedge import columns_with_data, saturated_wedge
@@ -58,6 +62,8 @@ class Work:
     threshold: float
     tta: bool
     scale_um: Scale  # in place of the source's, as far as it goes
+    force: bool = False  # predict pictures that are no B-scans too
+    trust: TrustFit | None = None  # of the network that finds fluid
     journal: Journal | None = None  # of what is done, for a run that goes on after a kill
     privacy: Privacy = field(default_factory=Privacy)
     rows: list[dict] = field(default_factory=list)
@@ -155,7 +161,9 @@ class Work:
 
     def predict_scan(self, order: int, scan: Scan) -> None:
         """Find, measure, leave files and a row. order: of this scan among all."""
-        image = scan.read()  # (H, W)
+        seen = scan.read()
+        oddities = self._checked(seen)
+        image, _ = to_grey_uint8(seen)  # (H, W)
         truth = _truth_of(scan, image)
         scale_um = self._scale_um(scan)
         start = {
@@ -174,7 +182,7 @@ class Work:
         pixels = [image, *truth.arrays()]
         left = self.journal.take(start, pixels) if self.journal else None
         if left is None:
-            left = self._predict(scan, image, truth, start)
+            left = self._predict(scan, image, truth, start | {"doubt": oddities})
             if self.journal:
                 left = self.journal.add(left, pixels)
         self.rows.append(left.row)
@@ -185,21 +193,42 @@ class Work:
             for kind, line in left.lines.items():
                 self.thickness_px[scan.volume, kind][scan.position] = line
 
+    def _checked(self, pixels: np.ndarray) -> list[str]:
+        """What is odd about a picture, as doubts; InputError if it is refused, unless forced."""
+        oddities = oddities_of(pixels)
+        for oddity in oddities:
+            if oddity.refused and not self.force:
+                raise InputError(f"{oddity}; or go on with `force`")
+        return [str(oddity) for oddity in oddities]
+
     def _predict(self, scan: Scan, image: np.ndarray, truth: Truth, start: dict) -> Left:
-        """Find, measure, save; start: what is known of the row."""
+        """Find, measure, save; start: what is known of the row, its doubts a list."""
         finding = self._find(scan, image)
         scale_um = self._scale_um(scan)
         axial_um = scale_um[0] if scale_um else None
         row = dict(start)
-        doubts = doubts_of(image, finding.boundaries, axial_um)
+        doubts = start["doubt"] + doubts_of(image, finding.boundaries, axial_um)
         for model in dict.fromkeys(self.networks.values()):
             if note := scale_note(model, image, scale_um):
                 doubts.append(note)
         row["doubt"] = SEPARATOR.join(dict.fromkeys(doubts))
 
+        # what cannot be a retina counts for nothing; in the volume's map it is of no thickness
+        lines = {}
+        if finding.boundaries is not None:
+            impossible = impossible_columns(finding.boundaries, len(image), axial_um)
+            if scan.volume:
+                lines["retina"] = np.where(impossible, 0.0, retina_px(finding.boundaries))
+            finding.boundaries[:, impossible] = np.nan
+            row["left_out_columns"] = int(impossible.sum())
+
         # numbers and files of fluid, of layers, and of fluid in layers
         if finding.mask is not None:
             row |= self._leave_fluid(scan, finding, scale_um)
+        if finding.mask is not None and self.trust:
+            row |= self._believed(image, finding, scale_um)
+            if row.pop("flagged"):
+                row["doubt"] = SEPARATOR.join(filter(None, (row["doubt"], UNSURE)))
         if finding.boundaries is not None:
             row |= self._leave_layers(scan, finding, scale_um)
         if finding.mask is not None and finding.boundaries is not None:
@@ -208,12 +237,8 @@ class Work:
         row["values"] = f"scans/{scan.name}.js"
         write_values(self.out / row["values"], scan.name, values_of(finding, truth))
 
-        # lines of the volume's maps
-        lines = {}
         if scan.volume and finding.mask is not None:
             lines["fluid"] = fluid_thickness_px(image, finding.mask)
-        if scan.volume and finding.boundaries is not None:
-            lines["retina"] = retina_px(finding.boundaries)
         return Left(row, lines)
 
     def _find(self, scan: Scan, image: np.ndarray) -> Finding:
@@ -245,6 +270,18 @@ class Work:
         row["mask"] = f"masks/{scan.name}.png"
         save_png(self.out / row["mask"], finding.mask * 255, fast=True)
         return row
+
+    def _believed(self, image: np.ndarray, finding: Finding, scale_um: Scale) -> dict:
+        """How far the fluid of a scan can be believed, and whether that is too little."""
+        model = self.networks["fluid"]
+        quantities = quantities_of(model, image, finding.probability, scale_um)
+        trust = self.trust.judge(quantities, float(finding.mask.mean()))
+        return {
+            "predicted_dice": trust.dice,
+            "fluid_area_low_mm2": area_mm2(trust.low_share * image.size, scale_um),
+            "fluid_area_high_mm2": area_mm2(trust.high_share * image.size, scale_um),
+            "flagged": trust.flagged,
+        }
 
     def _leave_layers(self, scan: Scan, finding: Finding, scale_um: Scale) -> dict:
         """Save boundaries and profile; returns their columns."""

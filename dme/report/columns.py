@@ -14,8 +14,11 @@ _FLUID = (
     "largest_region_px",
     "largest_region_mm2",
     "mean_fluid_probability",
+    "predicted_dice",
+    "fluid_area_low_mm2",
+    "fluid_area_high_mm2",
 )
-_LAYERS = THICKNESS_COLUMNS["px"] + THICKNESS_COLUMNS["um"]
+_LAYERS = ("left_out_columns",) + THICKNESS_COLUMNS["px"] + THICKNESS_COLUMNS["um"]
 _FLUID_IN_LAYERS = FLUID_COLUMNS["px"] + FLUID_COLUMNS["mm2"]
 _LAYER_FILES = ("boundaries", "profile", "overlay")
 SCAN_COLUMNS = {  # by name of the task
@@ -40,11 +43,17 @@ _BSCANS = (
 _VOLUME = ("volume",) + _BSCANS + ("height_px", "width_px") + SCALE
 _FLUID_VOLUME = ("fluid_px", "fluid_volume_mm3")
 _RETINA = ("retina_thickness_px", "retina_thickness_um", "central_subfield_thickness_um")
+_LEFT_OUT = ("mended_percent", "left_out_percent")
 _PLACE = ("eye", "fovea_column", "fovea_bscan", "fovea_from", "fovea_confidence")
 VOLUME_COLUMNS = {  # by name of the task
     "fluid": _VOLUME + _FLUID_VOLUME + _PLACE + ("map", "enface"),
-    "layers": _VOLUME + _RETINA + _PLACE + ("retina_map", "enface"),
-    "layers+fluid": _VOLUME + _FLUID_VOLUME + _RETINA + _PLACE + ("map", "retina_map", "enface"),
+    "layers": _VOLUME + _RETINA + _LEFT_OUT + _PLACE + ("retina_map", "enface"),
+    "layers+fluid": _VOLUME
+    + _FLUID_VOLUME
+    + _RETINA
+    + _LEFT_OUT
+    + _PLACE
+    + ("map", "retina_map", "enface"),
 }
 
 SECTOR_COLUMNS = ("volume", "sector", "covered_percent", "mean_um", "volume_mm3")

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dme.retina.plausible import COLLAPSED_UM, USUAL_AXIAL_UM
 from dme.retina.thickness import retina_px
 from dme.retina.wedge import saturated_wedge
 
@@ -10,10 +11,7 @@ from dme.retina.wedge import saturated_wedge
 WHITE_PERCENTILE = 99.5
 DIM = 120
 BRIGHT = 250
-# a retina is thicker than this, the fovea's floor too; a scan's mean more so
-THIN_UM = 100.0
-COLLAPSED_UM = 20.0
-USUAL_AXIAL_UM = 4.0  # where the scale is unknown
+THIN_UM = 100.0  # a retina is thicker than this on average
 MOST_COLLAPSED = 0.1  # of the columns; the optic disc takes less of a long scan
 
 SEPARATOR = "; "
@@ -22,6 +20,8 @@ DIM_DOUBT = f"dim (its bright pixels are below grey {DIM})"
 BRIGHT_DOUBT = f"overexposed (its bright pixels reach grey {BRIGHT})"
 NO_DATA = "no column with data"
 THIN = f"retina of almost no thickness (mean below {THIN_UM:g} um)"
+UNSURE = "fluid that the network is unsure of (its predicted Dice is low)"
+JUMPING = "boundaries that jump beside neighbouring B-scans"
 COLLAPSED = f"boundaries that meet (below {COLLAPSED_UM:g} um) in over {MOST_COLLAPSED:.0%} of it"
 
 

@@ -1,12 +1,14 @@
 """Which networks a prediction takes, and what its results say of them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from dme.common.errors import InputError
 from dme.common.tasks import Task
 from dme.inference.scan import network_for
+from dme.inference.trust import TrustFit, load_fit
 from dme.nets.folding import folded
 from dme.nets.loading import load_model
 from dme.nets.segmenter import Segmenter, require_arch
@@ -60,3 +62,12 @@ def network_settings(networks: dict[str, Segmenter]) -> dict[str, str]:
         settings[f"{prefix}weights_sha256"] = model.weights_sha256
         settings[f"{prefix}size"] = model.preprocess["size"]
     return settings
+
+
+def trust_for(path: Path | None, networks: dict[str, Segmenter]) -> TrustFit | None:
+    """The fit in a file, if there is one, for the network that finds fluid. Raises InputError."""
+    if path is None:
+        return None
+    if "fluid" not in networks:
+        raise InputError("`trust` is about fluid, which `task` layers does not look for")
+    return load_fit(path, networks["fluid"].weights_sha256)

@@ -88,7 +88,7 @@ def write_page(path: Path, record: dict, task: Task, results: Results) -> list[s
         columns.insert(1, Column("doubt", "doubt"))
     if EDITED[0] in rows[0]:
         columns.insert(1, Column(EDITED[0], "by a person"))
-    scans = Table("Scans", columns, rows, rank, "overlay", "thumbnail", link="scan")
+    scans = Table("Scans", columns, rows, rank, "overlay", "thumbnail", link="scan", first="doubt")
     viewer = viewer_content(path.parent, rows, volumes, scan_columns, rank)
     page = Page(
         title=f"Retinal {' and '.join(targets_of(task))} in {len(rows)} scans",
@@ -234,6 +234,10 @@ def _fluid_columns(rows: list[dict]) -> list[Column]:
         Column("largest_region_px", "largest region px"),
         Column("mean_fluid_probability", "mean probability in the fluid", 3),
     ]
+    if "predicted_dice" in rows[0]:
+        columns.insert(1, Column("fluid_area_low_mm2", "at least mm²", 4))
+        columns.insert(2, Column("fluid_area_high_mm2", "at most mm²", 4))
+        columns.append(Column("predicted_dice", "predicted Dice", 2))
     if _any_known(rows, "fluid_area_mm2"):
         return columns
     return [column for column in columns if not column.key.endswith("mm2")]

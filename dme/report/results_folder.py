@@ -15,6 +15,7 @@ from dme.report import journal
 from dme.report.batch import FOLDERS, Work, legend_height
 from dme.report.device_layers import distance_lines
 from dme.report.doubts import doubt_lines
+from dme.report.mending import mending_lines
 from dme.report.page_contents import Results, write_page
 from dme.report.place import RESULTS, Place, put_in_place
 from dme.report.standard_files import FOLDERS as STANDARD_FOLDERS
@@ -64,15 +65,16 @@ def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None
 
     notes: of the inputs. place: of the folder. Raises InputError if no scan could be predicted.
     """
-    rows = [rounded(row | {"source": shown_path(row["source"])}) for row in work.rows]
     out = work.out
-    if not rows:
+    if not work.rows:
         raise InputError(f"no scan could be predicted, {len(work.skipped)} skipped (see above)")
     warnings: list[str] = []
+    # which may measure scans again
     measured = measure_volumes(work, origin.eye, origin.fovea, warnings)
     volumes = [rounded(volume) for volume in measured]
     surfaces = draw_surfaces(work, volumes, warnings)
     warnings += write_standard(work, origin.write, origin.record["commit"] or "unknown")
+    rows = [rounded(row | {"source": shown_path(row["source"])}) for row in work.rows]
     warnings += warnings_of(origin.task, rows, volumes)
     for warning in warnings:
         print(f"note: {warning}")
@@ -139,6 +141,7 @@ def warnings_of(task: Task, rows: list[dict], volumes: list[dict]) -> list[str]:
     # where the two networks contradict each other, and B-scans that are missing
     warnings += doubt_lines(rows)
     warnings += distance_lines(rows)
+    warnings += mending_lines(volumes)
     if task.finds_fluid and task.finds_layers:
         warnings += _fluid_outside(rows)
     return warnings + _missing_bscans(volumes)

@@ -20,8 +20,7 @@ from dme.data.arrays import COLOURS, StoredArray, check_axes, open_npy
 from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
 from dme.data.images import (
     brightest,
-    read_grey,
-    refuse_inverted,
+    read_as_seen,
     survey_images,
     to_scan,
     white_of,
@@ -33,6 +32,7 @@ from dme.data.source import files_in, natural
 from dme.data.volume_files import open_volume
 from dme.data.volume_record import VolumeRecord
 from dme.report.truth import Truth, folder_truth
+from dme.retina.recognise import has_colours
 
 # names that say which volume and which B-scan of it a file is
 VOLUME_NAMES = (r"(subject_?\d+)_(\d+)", r"(.*?)[ _-]?b-?scan[ _-]?(\d+)")
@@ -42,7 +42,10 @@ PHANTOM_BSCANS = 20
 
 @dataclass
 class Scan:
-    """One B-scan to predict. `read` gives uint8 (H, W), or raises InputError."""
+    """One B-scan to predict.
+
+    `read` gives uint8 (H, W), in colours (H, W, 3), or raises InputError.
+    """
 
     name: str
     source: str  # the file
@@ -180,7 +183,7 @@ def _place_by_name(scans: list[Scan], label: str, notes: list[str]) -> None:
 
 
 def _read_image(path: Path, peak: int) -> np.ndarray:
-    return read_grey(path, peak)[0]
+    return read_as_seen(path, peak)
 
 
 # ---- one array ----------------------------------------------------------------------------------
@@ -215,12 +218,12 @@ def open_array(path: Path, notes: list[str]) -> list[Scan]:
 def _read_array(array: StoredArray, position: int | None, peak: float | None) -> np.ndarray:
     """The B-scan at a position of a volume, or the only one."""
     pixels = array.read() if position is None else array.read_part(position)
+    if has_colours(pixels):
+        return pixels[:, :, :3]
     try:
-        grey = to_scan(pixels, peak)
-        refuse_inverted(grey)
+        return to_scan(pixels, peak)
     except ValueError as e:
         raise InputError(f"{array.path}: {e}") from e
-    return grey
 
 
 # ---- volumes that bring positions and scale -----------------------------------------------------

@@ -10,6 +10,7 @@ from dme.drawing.canvas import save_png
 from dme.drawing.enface import Place, Span, map_area, map_picture
 from dme.report.batch import Work
 from dme.report.eyes import VolumePlace, eyes_of
+from dme.report.mending import hatched_map, mend_volume, shares_percent
 from dme.retina.volume import SECTORS, enface_map, measure_volume, rows_of_gaps
 
 BRIGHTENED = 3  # times; columns are dark on average
@@ -47,6 +48,7 @@ def measure_volumes(
         try:
             reach = work.ranges[name]
             rows_at = bscan_rows(places[name].record)
+            mended = mend_volume(work, rows, lines_px)
             volume, maps = measure_volume(rows, lines_px, reach, volume_eye, volume_fovea, rows_at)
         except InputError as e:
             work.skip(name, str(e))
@@ -58,11 +60,17 @@ def measure_volumes(
         volume |= places[name].origin
 
         volume["maps"] = []
+        if mended:
+            volume |= shares_percent(mended)
         for kind, thickness in maps.items():
+            hatched = None
+            if kind == "retina" and mended:
+                hatched = hatched_map(mended, reach, rows_at)
             key = MAP_KEYS[kind]
             volume[key] = f"{key}s/{name}.png"
             span = _span(thickness, kind)
-            picture = volume_picture(volume, kind, thickness, sorted(lines_px[kind]), span)
+            predicted = sorted(lines_px[kind])
+            picture = volume_picture(volume, kind, thickness, predicted, span, hatched)
             save_png(work.out / volume[key], picture)
             volume["maps"].append(_map_view(volume, kind, thickness.shape, span))
         volume["enface"] = f"enface/{name}.png"
@@ -138,12 +146,18 @@ def _span(thickness: np.ndarray, kind: str) -> Span:
 
 
 def volume_picture(
-    volume: dict, kind: str, thickness: np.ndarray, predicted: Sequence[int], span: Span
+    volume: dict,
+    kind: str,
+    thickness: np.ndarray,
+    predicted: Sequence[int],
+    span: Span,
+    hatched: np.ndarray | None = None,
 ) -> np.ndarray:
     """Picture of a map of a volume, uint8 (H, W, 3).
 
     kind: "fluid" or "retina". thickness: (B-scans, columns). predicted: positions of the B-scans
-    that were not interpolated. span: what the colours stand for.
+    that were not interpolated. span: what the colours stand for. hatched: bool as the thickness,
+    what was not measured.
     """
     first = volume["first_bscan"]
 
@@ -160,7 +174,7 @@ def volume_picture(
     rows = [rows_at[position - first] for position in predicted]
     title = volume["volume"] + _size(volume, kind)
     quantity = f"{kind} thickness ({_unit(volume)})"
-    return map_picture(thickness, title, quantity, place, rows, span)
+    return map_picture(thickness, title, quantity, place, rows, span, hatched)
 
 
 def enface_picture(brightness: Mapping[int, np.ndarray], span: tuple[int, int]) -> np.ndarray:

@@ -8,6 +8,7 @@ from dme.data import arrays
 from dme.data.arrays import check_axes, open_npy
 from dme.data.phantom import phantom_set
 from dme.report.scans import open_array
+from dme.retina.recognise import is_inverted
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +104,12 @@ def test_a_file_that_shrinks_is_refused_in_words(path):
         open_array(path, [])
 
 
-def test_black_on_white_is_refused(path, volume):
+def test_black_on_white_is_seen(path, volume):
+    """`predict` refuses it unless it is forced (tests/commands/test_predict_odd.py)."""
     np.save(path, 255 - volume)
-    with pytest.raises(InputError, match="v.npy: its background is brighter than the retina"):
-        open_array(path, [])[0].read()
+    scan = open_array(path, [])[0].read()
+    np.testing.assert_array_equal(scan, 255 - volume[0])
+    assert is_inverted(scan)
 
 
 def test_other_arrays_are_refused(path, monkeypatch):

@@ -1,6 +1,7 @@
 """One scan: fluid and layers that networks find whose answers are known, and what is refused."""
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -434,3 +435,16 @@ def test_networks_without_layers():
         dme.predict_layers(Knows([flat()]), indexed(), fluid=np.zeros((5, 5), np.float32))
     with pytest.raises(InputError, match="fluid: holds NaN or infinity"):
         dme.predict_layers(Knows([flat()]), indexed(), fluid=np.full((80, 60), np.nan))
+
+
+def test_it_warns_of_what_is_no_scan_and_of_what_is_upside_down():
+    """As `predict` of many scans refuses and flags them."""
+    scan = phantom_bscan(5, 248, 384).image
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predict(Bright(), scan)
+    with pytest.warns(UserWarning, match="image: it seems to be upside down: turn it"):
+        predict(Bright(), scan[::-1])
+    coloured = np.stack([scan, scan // 3, 255 - scan], axis=-1)
+    with pytest.warns(UserWarning, match="image: a picture in colours"):
+        predict(Bright(), coloured)

@@ -11,6 +11,7 @@ from helpers.page_files import scan_files
 from helpers.scan_files import files, flat, indexed, picture
 
 from dme.common.errors import InputError
+from dme.data.phantom import phantom_bscan
 from dme.report.batch import Work
 from dme.report.inputs import Item, list_items
 from dme.report.scans import Scan
@@ -119,7 +120,7 @@ def links_to(file: Path, count: int) -> Path:
 
 def test_memory_stays_flat(tmp_path, monkeypatch):
     """200 more scans of 0.13 MB (in all 25 MB, as much for each step) leave only their rows."""
-    image = picture(height=260, width=500)
+    image = phantom_bscan(5, 260, 500).image
     np.save(tmp_path / "one.npy", image)
     by_class = torch.from_numpy(np.stack([image] * 2) / np.float32(255))
     monkeypatch.setattr("dme.report.batch.class_probabilities", lambda *_: by_class)
