@@ -41,15 +41,18 @@ class Done:
 def predict(monkeypatch, tmp_path, capsys):
     """predict(*arguments) runs predict.py; every network it asks for is Bright.
 
-    networks: by name, those it gets instead; {} loads them from files.
+    networks: by name, those it gets instead; {} loads them from files. odd: whether it looks for
+    pictures that are no B-scans.
     """
     module = load_script("predict")
 
-    def call(*arguments, networks=None, out=tmp_path / "out") -> Done:
+    def call(*arguments, networks=None, out=tmp_path / "out", odd=False) -> Done:
         def load(name, device):
             return Bright() if networks is None else networks[str(name)]
 
         with monkeypatch.context() as patch:
+            if not odd:  # most pictures of the tests are no B-scans
+                patch.setattr("dme.report.batch.oddities_of", lambda pixels: [])
             if networks != {}:
                 patch.setattr("dme.report.networks.load_model", load)
             capsys.readouterr()

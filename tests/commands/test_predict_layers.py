@@ -22,7 +22,7 @@ from dme.retina.fluid import FLUID_COLUMNS
 from dme.retina.rows import CLASSES
 from dme.retina.thickness import THICKNESS_COLUMNS
 
-LAYERS = ["--task", "layers", "--force"]  # what knows the rows is no scan
+LAYERS = ["--task", "layers"]
 IN_RESULTS = {"measurements.csv", "measurements.json", "contact_sheet.png", *PAGE_FILES}
 CYST = (slice(28, 32), slice(20, 30))  # of 40 px, in the INL
 

@@ -22,7 +22,7 @@ def save_mixed(folder):
 
 
 def test_what_is_no_scan_is_refused_and_the_rest_goes_on(predict, tmp_path):
-    done = predict(save_mixed(tmp_path / "in"))
+    done = predict(save_mixed(tmp_path / "in"), odd=True)
     assert done.code == 1
     rows = {row["scan"]: row["doubt"] for row in done.table()}
     assert rows == {"scan": "", "turned": str(UPSIDE_DOWN)}
@@ -41,7 +41,7 @@ def test_what_is_no_scan_is_refused_and_the_rest_goes_on(predict, tmp_path):
 
 
 def test_forced_it_is_predicted_and_doubtful(predict, tmp_path):
-    done = predict(save_mixed(tmp_path / "in"), "--force")
+    done = predict(save_mixed(tmp_path / "in"), "--force", odd=True)
     assert done.code == 0
     rows = {row["scan"]: row["doubt"] for row in done.table()}
     assert len(rows) == 6
