@@ -80,12 +80,6 @@ def sectors_of(volumes: list[dict], key: str) -> list[dict]:
     return sectors
 
 
-def read_rows(path: Path) -> np.ndarray:
-    """Rows float64 (8, W) as `write_rows` left them."""
-    table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)  # (W, 9)
-    return table[:, 1:].T.copy()
-
-
 def write_rows(path: Path, boundaries: np.ndarray) -> None:
     """CSV of rows (8, W): a line for each image column, in pixels, from 0 at pixel centres."""
     # a row of the table is a column of the image
