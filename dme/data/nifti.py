@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -230,15 +231,32 @@ def _is_packed(path: Path) -> bool:
 
 
 def _parts(path: Path, header: NiftiHeader) -> Callable[[int, int], bytes]:
-    """What gives so many bytes from an offset; a gzip file is unpacked once and kept."""
+    """What gives so many bytes from an offset."""
     if not _is_packed(path):
         file = BinaryFile.opened(path)
         return lambda offset, count: file.part(offset, count, "a B-scan")
-    content = _unpacked(path, header.end + 1)
-    if len(content) != header.end:
-        found = f"its header describes {header.end} bytes, unpacked it has {len(content)} or more"
-        raise InputError(f"{path}: {found}: it is damaged; copy it again")
-    return lambda offset, count: content[offset : offset + count]
+    packed = _Packed(path, header.end)
+    _content(packed)
+    return lambda offset, count: _content(packed)[offset : offset + count]
+
+
+@dataclass(frozen=True, eq=False)
+class _Packed:
+    """A gzip file, and how many bytes it has to hold."""
+
+    path: Path
+    end: int
+
+
+@lru_cache(maxsize=1)  # of the volume that is read, not of those before it
+def _content(packed: _Packed) -> bytes:
+    """All bytes of a gzip file. Raises InputError where they are not as many as described."""
+    content = _unpacked(packed.path, packed.end + 1)
+    if len(content) != packed.end:
+        described = f"its header describes {packed.end} bytes"
+        found = f"{described}, unpacked it has {len(content)} or more"
+        raise InputError(f"{packed.path}: {found}: it is damaged; copy it again")
+    return content
 
 
 def _unpacked(path: Path, most: int) -> bytes:

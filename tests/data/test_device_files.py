@@ -25,6 +25,7 @@ from helpers.device_files import (
 from PIL import Image
 
 from dme.common.errors import InputError
+from dme.data import nifti
 from dme.data.codestreams import stated_size
 from dme.data.volume_files import open_volume, volume_reader
 from dme.data.volume_scale import scale_fault
@@ -180,6 +181,16 @@ def test_a_gzip_file_is_looked_at_before_it_is_unpacked(tmp_path):
     path.write_bytes(gzip.compress(whole)[:-9])
     with pytest.raises(InputError, match="not a whole gzip file"):
         open_volume(path)
+
+
+def test_of_gzip_files_one_at_a_time_is_kept(tmp_path):
+    records = []
+    for seed in range(3):
+        path = write_nii(tmp_path / f"{seed}.nii.gz", volume(seed=seed))
+        records.append(open_volume(path))
+    for seed, record in enumerate(records):
+        assert np.array_equal(read_all(record), volume(seed=seed))
+    assert nifti._content.cache_info().currsize == 1
 
 
 # ---- Topcon, Zeiss, Bioptigen -------------------------------------------------------------------
