@@ -28,6 +28,7 @@ CANDIDATES = {
     "matched brightness": BRIGHTNESS,
     "and um per pixel": SCALE,
     "these, synthetic devices": f"{SCALE} --synthetic 60",
+    "these, fewer synthetic": f"{SCALE} --synthetic 20",
     "these, resolution and blur": f"{SCALE} --synthetic 60 --resolution 1.5 --blur 1",
     "these, grain": f"{SCALE} --synthetic 60 --grain 0.6",
     "these, stretch": f"{SCALE} --synthetic 60 --stretch 0.3",

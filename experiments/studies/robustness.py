@@ -208,9 +208,8 @@ def markdown(result: dict) -> str:
     """A table for each network, Dice pooled over all columns of all scans."""
     from dme.training import series
 
-    kind = "SYNTHETIC" if result["data_kind"] in ("phantom", "devices") else "labelled"
     split = f", validation scans of {result['split']}" if result["split"] else ""
-    lines = [f"Fluid in perturbed scans ({kind}: {result['data']}{split}), all columns, pooled"]
+    lines = [f"Fluid in perturbed scans, all columns, pooled ({result['data']}{split})"]
     for network in result["networks"]:
         titles = [network["weights"], *TITLES]
         if result["healthy"]:
