@@ -28,9 +28,8 @@ def load_script(name: str) -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(path.parent)
         spec.loader.exec_module(script)
-    for neighbour in sys.modules.keys() & {
-        path.stem for folder in FOLDERS for path in folder.glob("*.py")
-    }:
+    scripts = {path.stem for folder in FOLDERS for path in folder.glob("*.py")}
+    for neighbour in sys.modules.keys() & scripts - {"__main__"}:  # which is pytest itself
         del sys.modules[neighbour]
     return script
 
