@@ -51,6 +51,8 @@ PRIVATE = (
 )
 DATES = ("AcquisitionDateTime", "AcquisitionDate", "ContentDate", "StudyDate")
 LEAST_PRIVATE = 3  # characters; a shorter text stands in any number
+# packages that decode compressed frames; not gdcm, which ends the program on damaged ones
+DECODERS = ("pydicom", "pillow", "pyjpegls", "pylibjpeg")
 RUN_LENGTH = "1.2.840.10008.1.2.5"  # RLE Lossless, whose frames state no size
 
 
@@ -152,33 +154,43 @@ def _frames(
             f"{path}: {found}, the file has {path.stat().st_size}: it ends early or is damaged; "
             "export it again"
         )
-    if syntax.is_compressed:
-        _require_decoder(path, syntax)
+    decoder = _decoder_of(path, syntax) if syntax.is_compressed else ""
     if header.get("PhotometricInterpretation") == "MONOCHROME1":
         raise InputError(f"{path}: black on white (MONOCHROME1); export it as MONOCHROME2")
-    return partial(_frame, path, shape, bscans, syntax)
+    return partial(_frame, path, shape, bscans, (syntax, decoder))
 
 
-def _require_decoder(path: Path, syntax: Any) -> None:
-    """Raise InputError where no package here decodes a transfer syntax."""
+def _decoder_of(path: Path, syntax: Any) -> str:
+    """The package that decodes a transfer syntax, of DECODERS the first that is here.
+
+    Raises InputError where none is.
+    """
     from pydicom.pixels import get_decoder
 
     try:
-        decoder = get_decoder(syntax)
+        packages = get_decoder(syntax).available_plugins
     except NotImplementedError as e:
         found = f"frames compressed as {syntax.name}"
         raise InputError(f"{path}: {found}, which is not read; export it uncompressed") from e
-    if not decoder.is_available:
-        raise InputError(
-            f"{path}: no package here decodes {syntax.name}: pip install 'dme[dicom]', or export "
-            "it uncompressed"
-        )
+    for package in DECODERS:
+        if package in packages:
+            return package
+    raise InputError(
+        f"{path}: no package here decodes {syntax.name}: pip install 'dme[dicom]', or export "
+        "it uncompressed"
+    )
 
 
-def _frame(path: Path, shape: tuple[int, int], bscans: int, syntax: Any, index: int) -> np.ndarray:
-    """The stored values of one frame, whose own size is looked at before it is decoded."""
+def _frame(
+    path: Path, shape: tuple[int, int], bscans: int, coding: tuple[Any, str], index: int
+) -> np.ndarray:
+    """The stored values of one frame, whose own size is looked at before it is decoded.
+
+    coding: transfer syntax, and the package that decodes it, "" for plain values.
+    """
     from pydicom.pixels import pixel_array
 
+    syntax, decoder = coding
     with _one_line(path):
         if syntax.is_compressed and syntax != RUN_LENGTH:
             size = stated_size(_compressed(path, bscans, index))
@@ -188,7 +200,7 @@ def _frame(path: Path, shape: tuple[int, int], bscans: int, syntax: Any, index: 
                     f"{path}: {found}, expected {shape}: it is damaged; export it again"
                 )
         with ClippedFile(path) as file:
-            pixels = pixel_array(file, index=index)
+            pixels = pixel_array(file, index=index, decoding_plugin=decoder)
     if pixels.shape[:2] != shape or pixels.shape[2:] not in ((), (3,)):
         raise InputError(
             f"{path}: frame {index} is {pixels.shape}, expected {shape}; export again"

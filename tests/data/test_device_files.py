@@ -302,13 +302,16 @@ def test_compressed_dicom(syntax, tmp_path):
     except RuntimeError:
         pytest.skip(f"no package here encodes {syntax}")
     assert np.array_equal(read_all(open_volume(path)), pixels)
+    deep = pixels.astype(np.uint16) * 16
+    path = write_dicom(tmp_path / "b.dcm", deep, getattr(uid, syntax))
+    assert np.array_equal(read_all(open_volume(path)), np.rint(deep * (255 / 4095)))
 
 
 def test_a_missing_decoder_is_one_line(tmp_path, monkeypatch):
     uid = pytest.importorskip("pydicom.uid")
     decoders = pytest.importorskip("pydicom.pixels.decoders.base")
     path = write_dicom(tmp_path / "a.dcm", volume(), uid.RLELossless)
-    monkeypatch.setattr(decoders.Decoder, "is_available", False)
+    monkeypatch.setattr(decoders.Decoder, "available_plugins", ("gdcm",))
     with pytest.raises(InputError, match="no package here decodes RLE Lossless: pip install"):
         open_volume(path)
 
