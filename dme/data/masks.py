@@ -83,6 +83,7 @@ class MaskValues:
 
     counts: np.ndarray = field(default_factory=_per_value)  # pixels of each value
     flat: np.ndarray = field(default_factory=_per_value)  # of them those among their like
+    lone: np.ndarray = field(default_factory=_per_value)  # of them those without their like beside
     masks: int = 0
     layered: int = 0  # masks in which two values or more reach from side to side
 
@@ -91,11 +92,12 @@ class MaskValues:
         self.masks += 1
         self.counts += np.bincount(mask.ravel(), minlength=256)
 
-        # pixels that are what their four neighbours are
+        # pixels that are what all, or none, of their four neighbours are
         inner = mask[1:-1, 1:-1]
-        beside = (inner == mask[1:-1, :-2]) & (inner == mask[1:-1, 2:])
-        above = (inner == mask[:-2, 1:-1]) & (inner == mask[2:, 1:-1])
-        self.flat += np.bincount(inner[beside & above], minlength=256)
+        neighbours = (mask[1:-1, :-2], mask[1:-1, 2:], mask[:-2, 1:-1], mask[2:, 1:-1])
+        alike = [inner == neighbour for neighbour in neighbours]
+        self.flat += np.bincount(inner[np.logical_and.reduce(alike)], minlength=256)
+        self.lone += np.bincount(inner[~np.logical_or.reduce(alike)], minlength=256)
 
         # values that cross nearly all columns
         ids = np.unique(mask)
@@ -149,11 +151,11 @@ def mask_lookup(masks: MaskValues, fluid_value: tuple[int, ...] = ()) -> tuple[n
 
 
 def _refuse_specks(masks: MaskValues, ids: list[int]) -> None:
-    """Raise InputError for ids that fill no regions beside more white: dirt on a black and white
-    mask, as JPEG leaves it, or small regions beside what is unknown.
+    """Raise InputError for ids that are mostly lone pixels beside more white: dirt on a black and
+    white mask.
     """
-    fill = masks.flat[ids].sum() >= LEAST_FLAT * masks.counts[ids].sum()
-    if not fill and masks.counts[255] > masks.counts[ids].sum():
+    count = masks.counts[ids].sum()
+    if 2 * masks.lone[ids].sum() > count and masks.counts[255] > count:
         raise InputError(
             f"masks hold specks of {ids[0]}..{ids[-1]} beside more white: {masks.described()}; "
             f"say by `fluid_value` whether 255 is fluid, or {' '.join(map(str, ids))}"

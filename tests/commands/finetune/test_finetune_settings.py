@@ -73,7 +73,7 @@ def test_flip_averaging_arrives_at_the_second_grader(monkeypatch):
     options = Finetune(grader=2)
     asked = []
     cache = SimpleNamespace(names=["a", "b"])
-    monkeypatch.setattr(fine_tuning, "open_source", lambda data, grader: asked.append(grader))
+    monkeypatch.setattr(fine_tuning, "open_source", lambda data, grader, _: asked.append(grader))
     monkeypatch.setattr(fine_tuning, "open_cache", lambda *_: cache)
     monkeypatch.setattr(fine_tuning, "check_annotated", lambda *_: None)
     for flip in (False, True):
