@@ -47,6 +47,8 @@ def _measure_again(work: Work, row: dict, jumping: np.ndarray) -> None:
     scale_um = None
     if row["axial_um"] is not None:
         scale_um = [row[key] for key in SCALE]
+
+    # its numbers, those of fluid in layers too
     row |= measure_layers(boundaries, scale_um)
     row["left_out_columns"] += int(jumping.sum())
     if row.get("mask"):

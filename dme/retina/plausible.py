@@ -51,10 +51,13 @@ def mend(lines_um: dict[int, np.ndarray], spacing_um: float | None) -> Mended:
     lines_um: thickness (W,) of the retina by position, NaN where unknown, below COLLAPSED_UM where
     it is impossible (`impossible_columns`).
     """
+    # as a map, in which B-scans that are missing have no row
     positions = sorted(lines_um)
     thickness = np.stack([lines_um[position] for position in positions]).astype(np.float64)
     places_um = np.array(positions) * (spacing_um or USUAL_SPACING_UM)
     known = np.isfinite(thickness)
+
+    # what is wrong by itself, and what beside its neighbours
     impossible = known & (thickness < COLLAPSED_UM)
     trusted = np.where(impossible, np.nan, thickness)
     jumps = known & ~impossible & _jumps(trusted, places_um)
@@ -72,6 +75,7 @@ def mend(lines_um: dict[int, np.ndarray], spacing_um: float | None) -> Mended:
     mended = wrong & np.isfinite(between)
     result = np.where(wrong, between, thickness)
 
+    # by position again
     def by_position(values: np.ndarray) -> dict[int, np.ndarray]:
         return dict(zip(positions, values, strict=True))
 
@@ -92,6 +96,7 @@ def _jumps(trusted: np.ndarray, places_um: np.ndarray) -> np.ndarray:
         around = (distance <= REACH_UM) & (distance > 0)
         if not around.any():
             continue
+        # columns of which too few neighbours are known are not judged
         neighbours = smooth[around]
         enough = np.isfinite(neighbours).sum(axis=0) >= LEAST_NEIGHBOURS
         filled = np.where(enough, neighbours, 0.0)

@@ -183,3 +183,16 @@ def test_page_without_its_pictures_in_chromium(page, browser):
     browser.click("tbody tr:nth-child(2) .picture")
     browser.wait("document.querySelector('dialog img').src.endsWith('thumbnails/0.jpg')")
     assert "not found" in browser.get(CAPTION)
+
+
+def test_flagged_rows_come_first_each_part_by_size(tmp_path):
+    rows = [
+        {"scan": "small", "area": 1.0, "doubt": "dim"},
+        {"scan": "largest", "area": 9.0, "doubt": ""},
+        {"scan": "large", "area": 5.0, "doubt": "dim"},
+        {"scan": "medium", "area": 3.0, "doubt": ""},
+    ]
+    columns = [Column("scan", "scan"), Column("area", "area mm2", 2)]
+    parts = html.table_html(Table("Scans", columns, rows, "area", first="doubt"), tmp_path)
+    order = [re.search("large(st)?|small|medium", row)[0] for row in parts.rows]
+    assert order == ["large", "small", "largest", "medium"]
