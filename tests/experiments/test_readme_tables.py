@@ -121,6 +121,10 @@ def test_development(made):
     assert_shown(made("development", "development", "--folds", "1", "2"))
 
 
+def test_devices(made):
+    assert_shown(made("devices", "devices"))
+
+
 def test_layers(made):
     text = made("layers", "layers")
     assert_shown(text)
