@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers.scripts import EXPERIMENTS, ROOT, load_script, written_table
 
+from dme.common.files import sha256_file
 from dme.retina.agreement import relative_bias
 
 RESULTS = EXPERIMENTS / "results"
@@ -275,7 +276,9 @@ def test_table_1(files, capsys):
 
 
 def test_vessels_of_the_pretrained_networks():
-    rows = {row["network"]: row for row in read("pretrain_hrf.json")["rows"]}
+    rows = {row["network"]: row for row in read("hrf_shipped.json")["rows"]}
+    for name, row in rows.items():
+        assert row["weights_sha256"] == sha256_file(ROOT / "weights" / f"{name}.pth")
     header = ["network", "backbone", "head", "width", "scale", "full", "OpenMMLab"]
     scores = {
         name: [f"{row['dice_scale']:.4f}", f"{row['dice_full']:.4f}"] for name, row in rows.items()
@@ -283,7 +286,7 @@ def test_vessels_of_the_pretrained_networks():
     (shown,) = code_table(*header)
     assert {row[0]: row[4:6] for row in shown} == scores
     in_cards = {
-        row[0].strip("`").removeprefix("hrf-"): row[1:3]
+        row[0].strip("`"): row[1:3]
         for header, rows in markdown_tables(card("hrf-psp, hrf-fcn, hrf-deeplabv3"))
         for row in rows
         if "full" in header
