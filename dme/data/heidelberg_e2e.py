@@ -40,7 +40,9 @@ PICTURE = struct.Struct("<4x4I")  # kind, number of values, height, width
 # start and end in degrees, mm per px in depth, number of B-scans, moment in steps of 100 ns
 PLACES = struct.Struct("<12x4f8xf24xI20xQ")
 SIDE = struct.Struct("<14xc")
-NAMES = struct.Struct("<31s51s15s5x25s")  # first, last, title; identifier
+NAMES = struct.Struct("<31s66sIx25s")  # first, last, day of birth, identifier
+DAY = 64  # steps of a day of birth in a day, from FIRST_BIRTH on
+FIRST_BIRTH = 14558805 + 1721425  # days before the first of year 1
 EYES = {b"R": "OD", b"L": "OS"}
 EMPTY = 1.99  # values from here on are no reflectivity
 FIRST_DAY = datetime.datetime(1601, 1, 1)
@@ -101,7 +103,10 @@ def _record(file: BinaryFile, series: Series, private: list[str]) -> VolumeRecor
         notes.append("it names both eyes: eye unknown")
     eye = EYES.get(min(series.sides)) if len(series.sides) == 1 else None
     pattern = _pattern(series, bscans)
-    date = _date(series)
+    moment = _moment(series)
+    date = moment.date().isoformat() if moment else None
+    if moment:
+        private = [*private, date, f"{moment:%H:%M:%S}"]
 
     def read(index: int) -> np.ndarray:
         begin, _ = series.pictures[index]
@@ -124,14 +129,14 @@ def _record(file: BinaryFile, series: Series, private: list[str]) -> VolumeRecor
         device="Heidelberg Spectralis",
         date=date,
         identifier=identifier_of(file.path),
-        private=(*private, *([date] if date else [])),
+        private=tuple(private),
         notes=tuple(notes),
     )
 
 
 # ---- containers ---------------------------------------------------------------------------------
 def _contents(file: BinaryFile) -> tuple[dict[tuple, Series], list[str]]:
-    """What is known of each series, and the patient's names and identifiers."""
+    """What is known of each series, and what is said of the patient."""
     series: dict[tuple, Series] = {}
     private: set[str] = set()
     for container in _containers(file):
@@ -146,8 +151,7 @@ def _contents(file: BinaryFile) -> tuple[dict[tuple, Series], list[str]]:
             if side in EYES:
                 part.sides.add(side)
         elif container.type == PATIENT and container.size >= NAMES.size:
-            for content in file.fields(container.begin, NAMES, "the patient"):
-                private.add(content.split(b"\0")[0].decode("latin-1").strip())
+            private.update(_private(file.fields(container.begin, NAMES, "the patient")))
     return series, sorted(private - {""})
 
 
@@ -227,13 +231,23 @@ def _pattern(series: Series, bscans: int) -> str:
     return geometry_of(places, 0).pattern  # the width is looked at of one alone
 
 
-def _date(series: Series) -> str | None:
-    """Of the first B-scan that says it."""
+def _private(patient: tuple) -> Iterator[str]:
+    """The patient's names, identifier and day of birth."""
+    first, last, birth, identifier = patient
+    for content in (first, last, identifier):
+        yield content.split(b"\0")[0].decode("latin-1").strip()
+    day = round(birth / DAY) - FIRST_BIRTH
+    if 0 < day <= datetime.date.max.toordinal():
+        yield datetime.date.fromordinal(day).isoformat()
+
+
+def _moment(series: Series) -> datetime.datetime | None:
+    """When the first B-scan that says it was taken."""
     for _, values in sorted(series.places.items()):
         try:
             day = FIRST_DAY + datetime.timedelta(microseconds=values[6] // 10)
         except OverflowError:
             continue
         if day.year in YEARS:
-            return day.date().isoformat()
+            return day
     return None

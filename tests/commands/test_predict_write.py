@@ -8,6 +8,7 @@ from helpers.device_files import (
     volume,
     write_bioptigen,
     write_dicom,
+    write_e2e,
     write_fda,
     write_fds,
     write_img,
@@ -66,10 +67,20 @@ WRITERS = {
     "fds": lambda path: write_fds(path, DEEP),
     "oct": lambda path: write_bioptigen(path, DEEP),
     "img": lambda path: write_img(path, CUBE),
+    "e2e": lambda path: write_e2e(path, volume(height=64, width=64)),
 }
 NAME = "PATNUM77_Macular Cube 256x2_5-6-2019_10-11-12_OS_sn99871_cube_z"
 PLANTED = ("PATNUM77", "Planteau", "Zoe", "SERNUM99", "SPECSN98", "ACCNUM31", "STUDYNUM5")
-DATES = ("19500203", "1950-02-03", "20190506", "2019-05-06", "5-6-2019", "101112", "10-11-12")
+DATES = (
+    "19500203",
+    "1950-02-03",
+    "20190506",
+    "2019-05-06",
+    "5-6-2019",
+    "101112",
+    "10-11-12",
+    "10:11:12",
+)
 
 
 @pytest.mark.parametrize("kind", WRITERS)

@@ -356,7 +356,8 @@ def test_an_e2e_file_has_all_but_a_lateral_scale(tmp_path):
     assert (record.eye, record.date) == ("OS", "2019-05-06")
     assert record.scale_um is None and record.axial_um == pytest.approx(SCALE_UM[0])
     assert "no lateral scale in mm: give it with --scale (axial 4 um by the file)" in str(record)
-    assert set(record.private) == {"PATNUM77", "Planteau", "Zoe", "2019-05-06"}
+    moments = {"1950-02-03", "2019-05-06", "10:11:12"}
+    assert set(record.private) == {"PATNUM77", "Planteau", "Zoe"} | moments
     both = open_volume(write_e2e(tmp_path / "b.e2e", pixels, sides=b"LR"))
     assert both.eye is None and "both eyes" in both.notes[-1]
     multiple = b"E2EMultipleVolumeFile".ljust(64, b"\0") + (tmp_path / "a.e2e").read_bytes()

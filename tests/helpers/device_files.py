@@ -264,14 +264,14 @@ def write_e2e(path: Path, pixels: np.ndarray, sides=b"L", key=(5, 6, 7)) -> Path
             -1,
             0,
             b"Zoe".ljust(31, b"\0")
-            + b"Planteau".ljust(51, b"\0")
-            + bytes(20)
+            + b"Planteau".ljust(66, b"\0")
+            + struct.pack("<IB", 64 * (2433316 + 14558805), 0)  # 1950-02-03 as a Julian day
             + b"PATNUM77".ljust(25, b"\0"),
         )
     )
     for side in sides:
         parts.append((11, -1, 0, bytes(14) + bytes([side]) + bytes(12)))
-    ticks = 132016224000000000  # 2019-05-06
+    ticks = 132016110720000000  # 2019-05-06, 10:11:12
     for index in range(bscans):
         y = -5 + index
         place = struct.pack("<3I4fIfff", 0, height, width, -7.5, y, 7.5, y, 0, 0, AXIAL_MM, 0)
