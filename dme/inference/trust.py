@@ -10,14 +10,16 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from dme.common.errors import InputError
 from dme.common.tasks import FLUID
-from dme.inference.scan import class_probabilities
-from dme.nets.segmenter import Segmenter
+
+if TYPE_CHECKING:  # who only fits does not wait for torch
+    from dme.nets.segmenter import Segmenter
 
 QUANTITIES = ("log_area", "flip", "shift", "scale", "unsure")
 SHIFT_PX = (12, 20)  # down, right
@@ -77,7 +79,7 @@ class TrustFit:
 
 
 def quantities_of(
-    model: Segmenter,
+    model: "Segmenter",
     scan: np.ndarray,
     probability: np.ndarray,
     scale_um: Sequence[float] | None = None,
@@ -87,6 +89,8 @@ def quantities_of(
     scale_um: as it was given for the probability; a view keeps it, so that one that is scaled
     looks larger or smaller to the network. Takes as many predictions again as `views` has.
     """
+    from dme.inference.scan import class_probabilities
+
     differences: dict[str, list[float]] = {name: [] for name in ("flip", "shift", "scale")}
     for name, view, back in views(scan):
         by_class = class_probabilities(model, view, scale_um=scale_um)

@@ -20,7 +20,6 @@ from dme.common.options import add_options, check, from_options, option_parser, 
 from dme.common.provenance import provenance
 from dme.data.opening import open_source
 from dme.data.source import Source
-from dme.inference.scan import class_probabilities, fluid_mask
 from dme.inference.trust import (
     LOW_DICE,
     QUANTITIES,
@@ -31,7 +30,6 @@ from dme.inference.trust import (
     judge_left_out,
     quantities_of,
 )
-from dme.nets.loading import load_model
 
 DIGITS = 3
 
@@ -52,6 +50,8 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", type=Path, required=True, metavar="FOLDER")
     args = parser.parse_args()
     settings = from_options(Settings, args)
+    from dme.nets.loading import load_model  # --help has been answered without torch
+
     record = provenance()
     source = open_source(settings.data)
 
@@ -99,6 +99,9 @@ def _results(folder: Path) -> dict:
 
 def samples_of(folder: Path, source: Source, out: Path) -> list[dict]:
     """A line for each scan that a run left out; measured once, then read."""
+    from dme.inference.scan import class_probabilities, fluid_mask
+    from dme.nets.loading import load_model
+
     results = _results(folder)
     sha256 = sha256_file(folder / "model.pt")
     kept = out / f"samples-{folder.name}.json"
