@@ -17,6 +17,7 @@ usage: ./run.sh COMMAND [arguments; --help lists a command's own]
   crossval   subject-disjoint cross-validation over the eyes
   graders    the human line: network and second grader beside the first
   layers     retinal layers of eyes not trained on, leaving one eye out
+  labels     how many labelled scans it takes, and whether suggest chooses well
   backbones  UNet and MobileNets compared: cost, and fluid Dice with the same budget
   width      how much the width of the network decides
   predict    find fluid or layers in new scans: masks, overlays, measurements, report
@@ -85,7 +86,7 @@ case "$command" in
     finetune | table2) script="$command.py" extras=(train) ;;
     reproduce) script=reproduce.py extras=(test) ;;
     pretrain) script=pretrain_hrf.py extras=(train) ;;
-    transfer | development | crossval | graders | layers | backbones | width) script="studies/$command.py" extras=(train) ;;
+    transfer | development | crossval | graders | layers | labels | backbones | width) script="studies/$command.py" extras=(train) ;;
     bench) script=benchmarks/bench.py extras=(bench) ;;
     test) script="" extras=(test) ;;
     "" | help | -h | --help) usage; exit 0 ;;

@@ -21,7 +21,7 @@ PROCESSES = 10
 COMMANDS = ("predict", "finetune", "prepare", "weights", "export")
 SCRIPTS = (
     *("suggest", "annotate", "cache", "baseline", "table2", "pretrain_hrf", "reproduce"),
-    *("transfer", "development", "crossval", "layers", "backbones", "width", "bench"),
+    *("transfer", "development", "crossval", "layers", "labels", "backbones", "width", "bench"),
 )
 # where each command begins its work: there it is stopped
 WORK = (

@@ -11,6 +11,7 @@ from dme.common.errors import InputError
 from dme.data.cache import Cache
 from dme.data.duke import EYE_FOLDS, PAPER_VALIDATION
 from dme.data.mirage import PARTS
+from dme.data.source import listing
 
 DEVELOPMENT_FOLDS = 4  # of EYE_FOLDS; the eyes of the last one stay unseen until the end
 
@@ -68,6 +69,25 @@ def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, n
                 f"split {name} leaves no {side} scans out of {len(cache)}: use a larger set"
             )
     return train, validation
+
+
+def only_named(cache: Cache, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Those of the training scans, indices (N,), that have these names; all if none is given.
+
+    Raises InputError for a name that is of no training scan, or stands there twice.
+    """
+    if not names:
+        return train
+    by_name = {cache.names[i]: int(i) for i in train}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise InputError(
+            f"`train_on` holds {listing(unknown)}; expected names of the split's "
+            f"{len(by_name)} training scans: {listing(list(by_name))}"
+        )
+    if len(set(names)) < len(names):
+        raise InputError(f"`train_on` holds {listing(names)}; expected each name once")
+    return np.array(sorted(by_name[name] for name in names), np.int64)
 
 
 def _paper_validation(cache: Cache, name: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from dme.common.tasks import TASKS, Task
 from dme.data.cache import Cache, open_cache
 from dme.data.opening import open_source
 from dme.data.source import Source, subjects_known
-from dme.data.splits import leak, split_indices
+from dme.data.splits import leak, only_named, split_indices
 from dme.drawing.overlays import RED
 from dme.inference.entry import MATCHED
 from dme.inference.sizes import STUDY_SIDE, Physical
@@ -93,7 +93,7 @@ def _fine_tune(plan: Plan) -> None:
             print(f"replaced: {name}, for {len(task.classes)} classes")
 
     # The scans
-    scans = open_split(source, options.split, plan.recipe.seed, task)
+    scans = open_split(source, options, plan.recipe.seed, task)
     if rank == 0:
         announce(scans)
     validate = Validation(scans.small, scans.native, scans.validation, device, task, options.tta)
@@ -178,8 +178,8 @@ def mean_and_std(model: Segmenter) -> dict:
     return {key: model.preprocess[key] for key in ("mean", "std")}
 
 
-def open_split(source: Source, name: str | None, seed: int, task: Task) -> SplitSet:
-    """The source's scans, divided by the split of that name; by default the study's or random.
+def open_split(source: Source, options: Finetune, seed: int, task: Task) -> SplitSet:
+    """The source's scans, divided by the split asked for; by default the study's or random.
 
     Raises InputError for a set without the truth that the task needs, and unless both sides hold
     fluid where the task is to find it.
@@ -187,9 +187,11 @@ def open_split(source: Source, name: str | None, seed: int, task: Task) -> Split
     small = open_cache(source, STUDY_SIDE)
     native = open_cache(source)
     check_annotated(native, task)
+    name = options.split
     if name is None:
         name = "paper" if small.is_duke else "random"
     training, validation = split_indices(small, name, seed)
+    training = only_named(small, training, options.train_on)
     if task.finds_fluid:
         _require_fluid(small, training, "training", f"split {name}", "learn")
         _require_fluid(small, validation, "validation", f"split {name}", "score")

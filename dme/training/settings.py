@@ -232,6 +232,9 @@ class Finetune:
         "paper, random, subject:K/N, dev:K/4, folders, all "
         "(default: paper if the set has its scans, or random)",
     )
+    train_on: tuple[str, ...] = setting(
+        (), "names of scans: train on these alone of the split's training scans (default: all)"
+    )
     weights: str | None = setting(
         None,
         "name or file to start from, or 'none' for fresh ones "

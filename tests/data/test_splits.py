@@ -8,7 +8,7 @@ import pytest
 
 from dme.common.errors import InputError
 from dme.data.duke import DUKE_ANNOTATED, EYE_FOLDS, PAPER_VALIDATION
-from dme.data.splits import leak, split_indices
+from dme.data.splits import leak, only_named, split_indices
 
 DUKE = sorted(DUKE_ANNOTATED)
 
@@ -200,3 +200,18 @@ def test_leak_counts_neighbours_of_the_same_eye_only():
     assert count([(1, 0), (2, 45)], [(1, 5), (1, 10), (1, 40), (2, 50)]) == 2
     assert count([(1, 5), (2, 50), (2, 45)], [(1, 0), (1, 10), (1, 40)]) == 2
     assert count([(1, 0), (1, 10)], [(1, 5), (1, 40)]) == 2
+
+
+def test_training_scans_by_name():
+    cache = SimpleNamespace(names=["a", "b", "c", "d"])
+    train = np.array([0, 1, 3])
+    assert only_named(cache, train, ()) is train
+    chosen = only_named(cache, train, ("d", "a"))
+    assert chosen.tolist() == [0, 3] and chosen.dtype == np.int64
+    for names, message in (
+        (("a", "c"), "holds c; expected names of the split's 3 training scans: a, b, d"),
+        (("a", "e"), "holds e; expected names"),
+        (("a", "a"), "expected each name once"),
+    ):
+        with pytest.raises(InputError, match=message):
+            only_named(cache, train, names)
