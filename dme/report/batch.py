@@ -81,6 +81,8 @@ class Work:
     records: dict[str, VolumeRecord] = field(default_factory=dict)
     # of scans of devices' files: name -> the file's record, and the B-scan's index in it
     origins: dict[str, tuple[VolumeRecord, int]] = field(default_factory=dict)
+    # pictures of eyes' surfaces that are in `out` already, rows as of dme.report.surfaces
+    surfaces: list[dict] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # name in `out` -> sha256
 
     def run(self, items: list[Item]) -> None:
@@ -99,7 +101,7 @@ class Work:
                     try:
                         self.predict_scan(order, scan)
                     except InputError as e:
-                        self.skip(scan.source, str(e))
+                        self.skip(scan.source, str(e), scan.shown_source)
                     bar.update()
 
     def _open(self, item: Item, names: set[str]) -> list[Scan]:
@@ -153,11 +155,13 @@ class Work:
                 notes.append(f"{note} ({fault})" if fault else note)
         return [with_flags(note) for note in notes]
 
-    def skip(self, source: str, reason: str) -> None:
-        """Say why a source was left out, and keep it for the report."""
+    def skip(self, source: str, reason: str, shown: str | None = None) -> None:
+        """Say why a source was left out, and keep it for the report. shown: its name there."""
         reason = with_flags(reason.removeprefix(f"{source}: "))
         tqdm.write(f"skipped: {source}: {reason}", file=sys.stderr)
-        self.skipped.append({"source": source, "reason": reason})
+        if shown:
+            reason = reason.replace(source, shown)
+        self.skipped.append({"source": shown or source, "reason": reason})
 
     def predict_scan(self, order: int, scan: Scan) -> None:
         """Find, measure, leave files and a row. order: of this scan among all."""

@@ -7,6 +7,7 @@ how much, stands in its tables.
 
 import contextlib
 import hashlib
+import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dme.common.errors import InputError
+from dme.common.files import atomic_path
 from dme.common.provenance import provenance
 from dme.data.corrections import STATE, Annotation, Change, Corrections, change
 from dme.data.outside_masks import Slot, read_outside_masks, with_unknown
@@ -27,6 +29,7 @@ from dme.report.place import fingerprint_of, place_for
 from dme.report.privacy import Privacy
 from dme.report.scans import Scan
 from dme.report.stored import Stored, open_results, scale_of
+from dme.report.surfaces import surface_file
 from dme.report.truth import Truth
 
 PROBABILITY = "mean_fluid_probability"
@@ -218,9 +221,10 @@ def remeasure(results: Path, masks: Path | None, out: Path, overwrite: bool) -> 
             work = _work(place.out, stored, edits, journal)
             work.run([StoredItem(str(results), list, stored=stored)])
             work.gather()
-        note = _note(work.rows)
-        print(note)
-        results_folder.complete(work, origin, [*stored.record["input_notes"], note], place)
+        notes = [_note(work.rows), *_keep_surfaces(stored, work)]
+        for note in notes:
+            print(note)
+        results_folder.complete(work, origin, [*stored.record["input_notes"], *notes], place)
     return int(bool(work.skipped))
 
 
@@ -254,6 +258,22 @@ def _place_of(volume: dict) -> VolumePlace:
         gaps = Gaps(tuple(gaps_um.tolist()))
     origin = {key: volume[key] for key in ORIGIN if key in volume}
     return VolumePlace(volume["eye"], fovea, eye_in_name(volume["volume"]), gaps, origin)
+
+
+def _keep_surfaces(stored: Stored, work: Work) -> list[str]:
+    """Copy pictures of eyes' surfaces; notes of those whose fluid is no longer what is drawn."""
+    _, added, removed, _ = EDITED
+    changed = {row["volume"] for row in work.rows if row[added] or row[removed]}
+    notes = []
+    for row in stored.surfaces:
+        name = row["volume"]
+        if name in changed:
+            notes.append(f"{name}: its en-face picture shows the network's fluid: not copied")
+            continue
+        with atomic_path(work.out / surface_file(name)) as temporary:
+            shutil.copyfile(stored.unchanged(surface_file(name)), temporary)
+        work.surfaces.append(row)
+    return notes
 
 
 def _note(rows: list[dict]) -> str:

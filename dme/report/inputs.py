@@ -61,28 +61,28 @@ class Item:
         # a device's file is an item of its own
         privacy = privacy or Privacy()
         record = scans[0].record if scans else None
-        if record:
-            root = Path(self.source).parents[len(Path(self.prefix).parts)]
-            if privacy.hides(record.path.relative_to(root).as_posix(), record):
-                for scan in scans:
-                    scan.volume = scan.volume and "volume"
-                    scan.name = "scan"
-
-        # names of volumes first, since those of their scans are made of them
-        volumes: dict[str, str] = {}  # name of a volume -> one that no other has
-        for scan in scans:
-            if scan.volume and scan.volume not in volumes:
-                volumes[scan.volume] = _unique(scan.volume, "volume", names)
-        for scan in scans:
-            if scan.volume:
-                scan.volume = volumes[scan.volume]
-                scan.name = f"{scan.volume}_bscan{scan.position:03d}"
-            scan.name = _unique(scan.name, "scan", names)
-        if record:
-            shown = privacy.shown(record, root, scans[0].volume or scans[0].name)
+        if record and privacy.hides(record.path.relative_to(self.root).as_posix(), record):
             for scan in scans:
+                scan.volume = scan.volume and "volume"
+                scan.name = "scan"
+        _make_unique(scans, names)
+
+        # what results call their files
+        if record:
+            shown = privacy.shown(record, self.root, scans[0].volume or scans[0].name)
+        for scan in scans:
+            if record:
                 scan.shown_source = shown
+            elif os.path.isabs(scan.source):
+                scan.shown_source = Path(scan.source).relative_to(self.root).as_posix()
         return scans
+
+    @property
+    def root(self) -> Path:
+        """The folder that a user named, or that of a file."""
+        path = Path(self.source)
+        folder = path if path.is_dir() else path.parent
+        return (folder / "_").parents[len(Path(self.prefix).parts)]
 
 
 def list_items(inputs: list[str], volume: bool = False) -> tuple[list[Item], dict[str, str]]:
@@ -274,6 +274,20 @@ def _check_places(scans: list[Scan]) -> None:
         if scan.volume and len(places[scan.volume]) == 1:
             scan.volume = None
             scan.position = None
+
+
+def _make_unique(scans: list[Scan], names: set[str]) -> None:
+    """Give volumes and scans names that no other has; they are added to `names`."""
+    # names of volumes first, since those of their scans are made of them
+    volumes: dict[str, str] = {}  # name of a volume -> one that no other has
+    for scan in scans:
+        if scan.volume and scan.volume not in volumes:
+            volumes[scan.volume] = _unique(scan.volume, "volume", names)
+    for scan in scans:
+        if scan.volume:
+            scan.volume = volumes[scan.volume]
+            scan.name = f"{scan.volume}_bscan{scan.position:03d}"
+        scan.name = _unique(scan.name, "scan", names)
 
 
 def _unique(name: str, kind: str, names: set[str]) -> str:

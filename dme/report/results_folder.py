@@ -28,7 +28,6 @@ from dme.report.wording import (
     count_wet,
     least_fluid,
     scales_text,
-    shown_path,
     shown_units,
     volume_line,
 )
@@ -74,7 +73,7 @@ def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None
     volumes = [rounded(volume) for volume in measured]
     surfaces = draw_surfaces(work, volumes, warnings)
     warnings += write_standard(work, origin.write, origin.record["commit"] or "unknown")
-    rows = [rounded(row | {"source": shown_path(row["source"])}) for row in work.rows]
+    rows = [rounded(row) for row in work.rows]
     warnings += warnings_of(origin.task, rows, volumes)
     for warning in warnings:
         print(f"note: {warning}")

@@ -250,9 +250,16 @@ def open_device_file(path: Path, notes: list[str]) -> list[Scan]:
             scan.eye = record.eye
         elif record.bscans > 1:
             scan.name = f"{stem}_bscan{index:03d}"
+        if record.fluid:
+            scan.truth = partial(_record_truth, record, index)
         scans.append(scan)
     notes += [f"{path}: {note}" for note in notes_of(record)]
     return scans
+
+
+def _record_truth(record: VolumeRecord, index: int, shape: tuple[int, int]) -> Truth:
+    """Masks that came along with a file; readers see to it that they have its shape."""
+    return Truth(record.fluid(index))
 
 
 def notes_of(record: VolumeRecord) -> list[str]:
@@ -268,6 +275,8 @@ def notes_of(record: VolumeRecord) -> list[str]:
     missing = record.bscans - len(record.available)
     if missing:
         notes.append(f"{missing} of its {record.bscans} B-scans have no picture")
+    if record.fluid:
+        notes.append("masks of graders came along and are shown beside")
     return notes + list(record.notes)
 
 

@@ -38,6 +38,11 @@ class Stored:
     def volumes(self) -> list[dict]:
         return self.record["volumes"]
 
+    @property
+    def surfaces(self) -> list[dict]:
+        """Rows of its pictures of eyes' surfaces, as of `dme.report.surfaces`."""
+        return self.record.get("surfaces", [])
+
     @cached_property
     def task(self) -> Task:
         """What was looked for: the networks tell."""
@@ -51,7 +56,7 @@ class Stored:
 
     def image(self, row: dict) -> np.ndarray:
         """The scan, uint8 (H, W). Raises InputError for a file that was changed."""
-        return read_pixels(self._unchanged(row["image"]))
+        return read_pixels(self.unchanged(row["image"]))
 
     def finding(self, row: dict) -> Finding:
         """What the networks found in it; probabilities in steps of 1/255. Raises InputError."""
@@ -68,7 +73,7 @@ class Stored:
 
     def _values(self, row: dict) -> dict[str, np.ndarray | None]:
         """Arrays of a scan by the names that the page has for them."""
-        path = self._unchanged(row["values"])
+        path = self.unchanged(row["values"])
         pixels = (row["height_px"], row["width_px"])
         lines = (len(BOUNDARIES), row["width_px"])
         values = {}
@@ -83,7 +88,7 @@ class Stored:
             raise InputError(f"{path}: not as it was written ({e}); predict again") from e
         return values
 
-    def _unchanged(self, name: str) -> Path:
+    def unchanged(self, name: str) -> Path:
         """A file of the results, which must be as it was written."""
         path = self.folder / name
         if not path.is_file():
@@ -121,6 +126,7 @@ def _check_names(folder: Path, record: dict) -> None:
     """Refuse names that lead out of a folder: files are called after them."""
     names = [row.get("scan") for row in record["scans"]]
     names += [volume["volume"] for volume in record["volumes"]]
+    names += [row["volume"] for row in record.get("surfaces", [])]
     for name in names:
         if not isinstance(name, str) or not is_plain_name(name):
             raise InputError(f"{folder}: {name!r} is no name of a scan; predict again")

@@ -21,7 +21,7 @@ def draw_surfaces(work: Work, volumes: Sequence[dict], notes: list[str]) -> list
     notes: to which those are added that cannot be read.
     """
     measured = {volume["volume"]: volume for volume in volumes}
-    rows = []
+    rows = list(work.surfaces)
     for name, record in work.records.items():
         enface = record.enface
         if enface is None or enface.read is None or not record.places:
@@ -40,10 +40,15 @@ def draw_surfaces(work: Work, volumes: Sequence[dict], notes: list[str]) -> list
             fluid_px = enface_map(columns_px, first, last, bscan_rows(record))
             fluid_um = on_surface(fluid_px * (measured[name]["axial_um"] or 1), record)
         picture = surface_picture(surface, enface.scale_um, traces_of(record), name, fluid_um)
-        row = {"volume": name, "pattern": record.pattern, "surface": f"{FOLDER}/{name}.png"}
+        row = {"volume": name, "pattern": record.pattern, "surface": surface_file(name)}
         save_png(work.out / row["surface"], picture)
         rows.append(row)
     return rows
+
+
+def surface_file(name: str) -> str:
+    """Where in the results the picture of a volume is."""
+    return f"{FOLDER}/{name}.png"
 
 
 def traces_of(record: VolumeRecord) -> list[Trace]:

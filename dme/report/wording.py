@@ -1,8 +1,6 @@
 """Numbers of scans and volumes in a few words."""
 
-import contextlib
 import re
-from pathlib import Path
 
 from dme.retina.volume import SCALE
 
@@ -19,16 +17,6 @@ def shown_units(text: str) -> str:
     for unit, shown in SHOWN_UNITS.items():
         text = re.sub(rf"\b{unit}\b", shown, text)
     return text
-
-
-def shown_path(source: str) -> str:
-    """A path as tables show it: below the working folder, else its last folder and name."""
-    path = Path(source)
-    if not path.is_absolute():
-        return source
-    with contextlib.suppress(ValueError):
-        return str(path.relative_to(Path.cwd()))
-    return str(Path(*path.parts[-2:]))
 
 
 def counted(count: int, noun: str) -> str:

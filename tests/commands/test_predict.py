@@ -106,15 +106,20 @@ def test_low_scans_are_named(predict, tmp_path):
 
 
 def test_tables_do_not_say_where_on_the_machine_scans_lay(predict, tmp_path, monkeypatch):
-    """Below the working folder their path from there, elsewhere folder and name."""
+    """As they were named, or from the input folder on."""
     near = save(tmp_path / "here" / "visit" / "a.npy", picture())
     far = save(tmp_path / "there" / "anna" / "b.npy", picture(seed=1))
     monkeypatch.chdir(tmp_path / "here")
-    done = predict(near, far, tmp_path / "there" / "anna" / "none.npy")
+    save(tmp_path / "all" / "anna" / "c.png", picture(seed=2))
+    (tmp_path / "all" / "anna" / "d.png").write_bytes(b"none")
+    near = near.relative_to(tmp_path / "here")
+    done = predict(near, far, tmp_path / "there" / "anna" / "none.npy", tmp_path / "all" / "anna")
     assert done.code == 1
-    sources = ["visit/a.npy", "anna/b.npy"]
+    sources = ["visit/a.npy", "b.npy", "c.png"]
     assert [row["source"] for row in done.table()] == sources
     assert [row["source"] for row in done.results()["scans"]] == sources
+    skipped = {fault["source"] for fault in done.results()["skipped"]}
+    assert skipped == {"none.npy", "d.png"}
     assert "visit/a.npy" in done.page()
     tables = [path.read_text() for path in done.out.glob("*.csv")]
     assert tables and not any(str(tmp_path) in text for text in tables)

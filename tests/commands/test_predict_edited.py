@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers.knowing_networks import Bright, Knows
 from helpers.scan_files import files, flat, indexed, save
+from helpers.vendor_files import raster, write_vol
 from PIL import Image
 
 from dme.common.files import sealed, write_json
@@ -295,3 +296,38 @@ def test_fluid_alone(predict, tmp_path):
     record = json.loads((done.out / "measurements.json").read_text())
     assert record["settings"] == results.results()["settings"]
     assert record["edited"]["results"] == results.out.name  # no path of the machine
+
+
+def test_pictures_of_the_surface_stay_unless_their_fluid_was_corrected(predict, tmp_path):
+    results = predict(write_vol(tmp_path / "a.vol", raster()))
+    assert results.has("surfaces/a.png")
+    with Image.open(results.out / "masks" / "a_bscan001.png") as picture:
+        mask = np.asarray(picture) // 255
+    corrections = Corrections(results.out / "edited")
+
+    def again(fluid, name):
+        place = Place("a_bscan001", 1, 1)
+        corrections.save(
+            place, np.zeros_like(mask), Annotation(fluid, done=True), Annotation(mask)
+        )
+        return predict("--edited", results.out, out=tmp_path / name)
+
+    # confirmed
+    done = again(mask, "same")
+    assert done.code == 0, done.errors
+    pictures = [folder / "surfaces/a.png" for folder in (results.out, done.out)]
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+    assert done.results()["surfaces"] == results.results()["surfaces"]
+    assert "surfaces/a.png" in done.results()["files"] and "surfaces/a.png" in done.page()
+
+    # one pixel is enough
+    changed = mask.copy()
+    changed[tuple(np.argwhere(mask)[0])] = 0
+    done = again(changed, "changed")
+    assert done.code == 0 and not done.has("surfaces")
+    assert "its en-face picture shows the network's fluid: not copied" in done.printed
+
+    # nor is one that somebody changed
+    pictures[0].write_bytes(pictures[1].read_bytes() + b"0")
+    done = again(mask, "touched")
+    assert done.code == 2 and "was changed since it was written" in done.errors

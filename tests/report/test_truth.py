@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.device_files import volume, write_mhd
 from helpers.matfiles import write_subject_mat
 from helpers.scan_files import picture, save
 
@@ -72,6 +73,22 @@ def test_folders_without_labels_and_mat_files(tmp_path):
     first, second = item.scans(set())
     assert first.truth(SHAPE).arrays() == []
     np.testing.assert_array_equal(second.truth(SHAPE).fluid, mask(1))
+
+
+def test_labels_beside_a_metaimage_are_its_graders_marks(tmp_path):
+    pixels = volume()
+    labels = np.zeros_like(pixels)
+    for kind in (1, 2, 3):
+        labels[kind, 5:9, 4 * kind : 4 * kind + 3] = kind
+    write_mhd(tmp_path / "oct.mhd", pixels)
+    write_mhd(tmp_path / "reference.mhd", labels)
+    (item,) = list_items([str(tmp_path)])[0]
+    scans = item.scans(set())
+    assert any("masks of graders" in note for note in item.notes)
+    for scan, expected in zip(scans, labels > 0, strict=True):
+        truth = scan.truth(pixels.shape[1:])
+        np.testing.assert_array_equal(truth.fluid, expected)
+        assert truth.fluid.dtype == np.uint8 and truth.rows is None
 
 
 def test_truth_decides_whether_a_scan_is_taken_over():
