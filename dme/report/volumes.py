@@ -14,6 +14,7 @@ from dme.report.mending import hatched_map, mend_volume, shares_percent
 from dme.retina.volume import SECTORS, enface_map, measure_volume, rows_of_gaps
 
 BRIGHTENED = 3  # times; columns are dark on average
+LEAST_COVERED = 10  # percent of a sector from which on a map writes its mean
 MAP_KEYS = {"fluid": "map", "retina": "retina_map"}  # where a volume names the files of its maps
 MAP_FOLDERS = ("maps", "retina_maps", "enface")
 
@@ -167,7 +168,7 @@ def volume_picture(
     scale_um = _map_scale_um(volume)
     if volume[SECTORS[kind]]:
         centre = (volume["fovea_column"], volume["fovea_bscan"] - first)
-        means = [sector["mean_um"] for sector in volume[SECTORS[kind]]]
+        means = written_means(volume[SECTORS[kind]])
     place = Place(scale_um, centre, volume["eye"], means)
 
     rows_at = volume["bscan_rows"] or range(volume["last_bscan"] - first + 1)
@@ -175,6 +176,15 @@ def volume_picture(
     title = volume["volume"] + _size(volume, kind)
     quantity = f"{kind} thickness ({_unit(volume)})"
     return map_picture(thickness, title, quantity, place, rows, span, hatched)
+
+
+def written_means(sectors: Sequence[dict]) -> list[float | None]:
+    """What a map writes into its sectors, um; None where next to nothing of one was seen."""
+    means = []
+    for sector in sectors:
+        seen = sector["covered_percent"] >= LEAST_COVERED
+        means.append(sector["mean_um"] if seen else None)
+    return means
 
 
 def enface_picture(brightness: Mapping[int, np.ndarray], span: tuple[int, int]) -> np.ndarray:

@@ -16,6 +16,8 @@ from helpers.device_files import (
 )
 from PIL import Image
 
+from dme.data.nifti import itk_affine, write_nifti
+
 
 def test_files_for_other_programs_are_results_like_others(predict, tmp_path):
     path = write_mhd(tmp_path / "a.mhd", volume(height=64, width=64))
@@ -70,7 +72,16 @@ WRITERS = {
     "e2e": lambda path: write_e2e(path, volume(height=64, width=64)),
 }
 NAME = "PATNUM77_Macular Cube 256x2_5-6-2019_10-11-12_OS_sn99871_cube_z"
-PLANTED = ("PATNUM77", "Planteau", "Zoe", "SERNUM99", "SPECSN98", "ACCNUM31", "STUDYNUM5")
+PLANTED = (
+    "PATNUM77",
+    "Planteau",
+    "Zoe",
+    "Refplant",
+    "SERNUM99",
+    "SPECSN98",
+    "ACCNUM31",
+    "STUDYNUM5",
+)
 DATES = (
     "19500203",
     "1950-02-03",
@@ -83,6 +94,39 @@ DATES = (
 )
 
 
+def write_tiff_of(path, pixels):
+    """Pages with a text, an artist and a moment of their own."""
+    pages = [Image.fromarray(bscan) for bscan in pixels]
+    tags = {270: "Planteau^Zoe PATNUM77", 315: "Refplant", 306: "2019:05:06 10:11:12"}
+    pages[0].save(path, save_all=True, append_images=pages[1:], tiffinfo=tags)
+    return path
+
+
+def write_nifti_of(path, pixels):
+    """With a name in the header's texts."""
+    write_nifti(path, pixels, itk_affine((0.012, 0.004, 0.12)), True)
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[148:228] = b"Planteau^Zoe PATNUM77 2019-05-06".ljust(80, b"\0")  # descrip
+    content[14:32] = b"SERNUM99".ljust(18, b"\0")  # db_name
+    path.write_bytes(gzip.compress(bytes(content)))
+    return path
+
+
+WITHOUT_FIELDS = {
+    "mhd": lambda path: write_mhd(path, CUBE[:, :64, :64], PatientID="PATNUM77", Comment="Zoe"),
+    "tif": lambda path: write_tiff_of(path, CUBE[:, :64, :64]),
+    "nii.gz": lambda path: write_nifti_of(path, CUBE[:, :64, :64]),
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_FIELDS)
+def test_texts_of_files_without_a_patient_go_nowhere(predict, tmp_path, kind):
+    path = WITHOUT_FIELDS[kind](tmp_path / f"a.{kind}")
+    done = predict(path, "--write", "nifti", "tiff")
+    assert done.code == 0
+    assert_nothing_planted(done.out, tmp_path)
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 def test_no_file_for_other_programs_tells_who_it_is(predict, tmp_path, kind):
     if kind == "dcm":
@@ -91,12 +135,17 @@ def test_no_file_for_other_programs_tells_who_it_is(predict, tmp_path, kind):
     seg = ("dicom-seg",) if kind == "dcm" else ()
     done = predict(path, "--write", "nifti", "tiff", *seg)
     assert done.code == 0
-    written = sorted(file for file in done.out.rglob("*") if file.is_file())
+    assert_nothing_planted(done.out, tmp_path)
+
+
+def assert_nothing_planted(out, tmp_path):
+    """Neither in names nor in the content of files."""
+    written = sorted(file for file in out.rglob("*") if file.is_file())
     assert len(written) > 6
     for file in written:
         content = file.read_bytes()
         if file.suffix == ".gz":
             content += gzip.decompress(content)
         for planted in (*PLANTED, *DATES, "sn99871", str(tmp_path)):
-            assert planted not in str(file.relative_to(done.out)), file
+            assert planted not in str(file.relative_to(out)), file
             assert planted.encode() not in content, (file, planted)
