@@ -38,7 +38,7 @@ STARTS = {
     "none": "nothing",
 }
 RANDOM, SUGGEST = "random", "suggest"
-FIRST = "seed0"  # of the orders: whose first scan suggest begins with
+FIRST = "seed0"  # an order that every split has
 FILE = "orders.json"
 NOTES = (
     "Share: of what all training scans give from the same start, on the same folds. Folds "
@@ -117,6 +117,7 @@ class Trial:
         return SUGGEST if self.rule == SUGGEST else f"seed{self.seed}"
 
 
+Row = tuple[str, str, int | None]  # of the table: start, rule, count
 Orders = dict[str, dict[str, list[str]]]  # split -> order -> names, the first labelled first
 
 
@@ -155,12 +156,14 @@ def main() -> None:
 
 def stages(protocol: Protocol) -> list[list[Trial]]:
     """All trials in order of worth; those of a stage need no network of the same stage."""
-    begun = [_trial(protocol, RANDOM, protocol.counts[0], split) for split in protocol.splits]
-    early = [*curve(protocol, protocol.worth), *curve(protocol, None)]
+    # what is judged, then all else
+    early = curve(protocol, protocol.worth) + curve(protocol, None)
+    early.sort(key=lambda trial: trial.seed)
     rest = []
     for split in protocol.splits[:1]:
         for start in protocol.others:
-            rest += [Trial(start, RANDOM, count, split) for count in (*protocol.few, None)]
+            for count in (*protocol.few, None):
+                rest.append(Trial(start, RANDOM, count, split))
     for count in protocol.counts:
         rest += curve(protocol, count)
 
@@ -168,9 +171,11 @@ def stages(protocol: Protocol) -> list[list[Trial]]:
     rounds = suggested_rounds(protocol)
     soon = [stage for stage in rounds if stage[0].count <= protocol.worth]
     later = [stage for stage in rounds if stage[0].count > protocol.worth]
-    if rounds:
-        early += begun
-    return [early, *soon, [trial for trial in rest if trial not in early], *later]
+    if rounds:  # which begin with the first random scan
+        for split in protocol.splits:
+            early.append(_trial(protocol, RANDOM, protocol.counts[0], split))
+    rest = [trial for trial in rest if trial not in early]
+    return [early, *soon, rest, *later]
 
 
 def _trial(protocol: Protocol, rule: str, count: int | None, split: str, seed: int = 0) -> Trial:
@@ -181,7 +186,8 @@ def curve(protocol: Protocol, count: int | None) -> list[Trial]:
     """So many scans at random, every seed and fold."""
     trials = []
     for seed in protocol.seeds:
-        trials += [_trial(protocol, RANDOM, count, split, seed) for split in protocol.splits]
+        for split in protocol.splits:
+            trials.append(_trial(protocol, RANDOM, count, split, seed))
     return trials
 
 
@@ -191,13 +197,17 @@ def suggested_rounds(protocol: Protocol) -> list[list[Trial]]:
         return []
     rounds = []
     for count in protocol.counts[1:]:
-        rounds.append([_trial(protocol, SUGGEST, count, split) for split in protocol.splits])
+        stage = [_trial(protocol, SUGGEST, count, split) for split in protocol.splits]
+        rounds.append(stage)
     return rounds
 
 
 def is_known(orders: Orders, trial: Trial) -> bool:
     """Whether it has been chosen which scans the trial learns from."""
-    return trial.count is None or trial.count <= len(orders[trial.split].get(trial.order, []))
+    if trial.count is None:
+        return True
+    order = orders[trial.split].get(trial.order, [])
+    return trial.count <= len(order)
 
 
 def arguments(trial: Trial, orders: Orders, protocol: Protocol, amp: str) -> list[str]:
@@ -206,7 +216,8 @@ def arguments(trial: Trial, orders: Orders, protocol: Protocol, amp: str) -> lis
     words += f"--amp {amp} --seed {trial.seed}".split()
     if trial.count is None:
         return words
-    return [*words, "--train-on", *orders[trial.split][trial.order][: trial.count]]
+    order = orders[trial.split][trial.order]
+    return [*words, "--train-on", *order[: trial.count]]
 
 
 # ---- which scans
@@ -230,7 +241,9 @@ def known_orders(args: argparse.Namespace, protocol: Protocol) -> Orders:
         return content["orders"]
     orders: Orders = {}
     for split, indices in training.items():
-        orders[split] = {f"seed{seed}": drawn(cache, indices, seed) for seed in protocol.seeds}
+        orders[split] = {}
+        for seed in protocol.seeds:
+            orders[split][f"seed{seed}"] = drawn(cache, indices, seed)
     write_json(path, {"data_sha256": cache.source_sha256, "orders": orders})
     return orders
 
@@ -257,6 +270,7 @@ def drawn(cache: "Cache", training: np.ndarray, seed: int) -> list[str]:
     """Names of all training scans in an order drawn from the seed, one with fluid first."""
     order = np.random.default_rng(seed).permutation(training).tolist()
     if cache.fluid is not None:
+        # a set without any is left to finetune.py to refuse
         wet = [i for i in order if (cache.fluid[i] == 1).any()]
         if wet:
             order.remove(wet[0])
@@ -277,7 +291,7 @@ def extend(orders: Orders, trial: Trial, protocol: Protocol, args: argparse.Name
     rule = SUGGEST if before > protocol.counts[0] else RANDOM
     earlier = _trial(protocol, rule, before, trial.split)
     model = folded(load_model(args.out / earlier.name / "model.pt"))
-    labelled = orders[trial.split][SUGGEST if rule == SUGGEST else FIRST][:before]
+    labelled = orders[trial.split][earlier.order][:before]
 
     # it looks at the training eyes alone
     cache, training = open_scans(args.data, protocol)
@@ -286,7 +300,10 @@ def extend(orders: Orders, trial: Trial, protocol: Protocol, args: argparse.Name
     shifts = draw_shifts(0)
     print(f"\n== {earlier.name} looks at {len(names)} scans", flush=True)
     looks = [look_at(model, cache.images[i], shifts) for i in indices]
-    spots = [Spot(str(cache.subjects[i]), float(cache.positions[i])) for i in indices]
+    spots = []
+    for i in indices:
+        eye = str(cache.subjects[i])
+        spots.append(Spot(eye, float(cache.positions[i])))
     places = [names.index(name) for name in labelled]
     chosen = choose(looks, spots, trial.count - before, places)
 
@@ -319,15 +336,16 @@ def scores(task: str, results: series.Results, trials: Sequence[Trial]) -> list[
     return values
 
 
-def rows(protocol: Protocol) -> dict[tuple[str, str, int | None], list[Trial]]:
+def rows(protocol: Protocol) -> dict[Row, list[Trial]]:
     """Start, rule and count of each row of the table, and its trials."""
-    table: dict[tuple[str, str, int | None], list[Trial]] = {}
+    table: dict[Row, list[Trial]] = {}
     for stage in stages(protocol):
         for trial in stage:
-            table.setdefault((trial.start, trial.rule, trial.count), []).append(trial)
+            row = (trial.start, trial.rule, trial.count)
+            table.setdefault(row, []).append(trial)
     starts = list(STARTS)
 
-    def place(row: tuple[str, str, int | None]) -> tuple:
+    def place(row: Row) -> tuple:
         start, rule, count = row
         return starts.index(start), rule, count is None, count or 0
 
@@ -357,10 +375,11 @@ def markdown(task: str, orders: Orders, results: series.Results) -> str:
     lines += series.table_head([*titles, "share", "seeds", "missing runs"])
     for (start, rule, count), trials in rows(protocol).items():
         cells = [STARTS[start], rule, count or f"all ({number_of_all(orders)})"]
-        # fold by fold, then together
+        # fold by fold
         for split in protocol.splits:
-            own = [trial for trial in trials if trial.split == split]
-            cells.append(series.mean_sd(scores(task, results, own)) if own else "")
+            of_fold = [trial for trial in trials if trial.split == split]
+            cells.append(series.mean_sd(scores(task, results, of_fold)))
+        # together, and what is missing
         together = scores(task, results, trials)
         cells.append("" if only_fold(protocol, trials) else series.mean_sd(together))
         everything = scores(task, results, rows(protocol)[start, RANDOM, None])
@@ -387,6 +406,7 @@ def sentences(task: str, orders: Orders, results: series.Results) -> list[str]:
     everything = scores(task, results, table[protocol.start, RANDOM, None])
     if not few or not everything:
         return [f"Not known yet: what {protocol.worth} labels give of what all of them give."]
+    # at random, then by suggest
     unit = UNITS[task]
     lines = [
         f"With {protocol.worth} labels drawn at random you get {share(few, everything)} of the "
@@ -394,7 +414,10 @@ def sentences(task: str, orders: Orders, results: series.Results) -> list[str]:
         f"{np.mean(everything):.4f}; {len(few)} and {len(everything)} seeds, "
         f"{len(protocol.splits)} folds)."
     ]
-    chosen = scores(task, results, table.get((protocol.start, SUGGEST, protocol.worth), []))
+
+    # of layers suggest chooses none
+    suggested = table.get((protocol.start, SUGGEST, protocol.worth), [])
+    chosen = scores(task, results, suggested)
     if chosen:
         gain = np.mean(chosen) - np.mean(few)
         lines.append(

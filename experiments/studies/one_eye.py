@@ -21,9 +21,10 @@ from dme.drawing.plots import line_plot
 from dme.training import series
 
 FOLDS = 5
+EVERY_FOLD = tuple(range(1, FOLDS + 1))
 BEFORE = "--recipe best"
 # about a minute of one core
-AFTER = "--recipe best --iters 60 --batch 2 --lr 5e-4 --warmup 10 --ema 0.9 --split all"
+AFTER = "--recipe best --iters 120 --batch 2 --lr 5e-4 --warmup 10 --ema 0.9 --split all"
 CORRECTED = (1, 2, 4)
 
 
@@ -31,9 +32,7 @@ CORRECTED = (1, 2, 4)
 class Settings:
     """What is run."""
 
-    folds: tuple[int, ...] = setting(
-        tuple(range(1, FOLDS + 1)), "which ones", choices=tuple(range(1, FOLDS + 1))
-    )
+    folds: tuple[int, ...] = setting(EVERY_FOLD, "which ones", choices=EVERY_FOLD)
     __post_init__ = check
 
 
@@ -52,7 +51,9 @@ class Eye:
         found_px = self.counts[:, :, 1].sum(1)
         places = [int(found_px.argmax())]
         while len(places) < max(CORRECTED):
-            distances = np.abs(np.arange(len(self.names))[:, None] - places).min(1)
+            # from each scan to the nearest of those chosen
+            every = np.arange(len(self.names))[:, None]
+            distances = np.abs(every - places).min(1)
             places.append(int(distances.argmax()))
         return [self.names[place] for place in places]
 
@@ -125,7 +126,8 @@ def fine_tunings(eyes: list[Eye], weights: str, amp: str) -> series.Runs:
 
 def other_counts(eye: Eye, result: dict) -> np.ndarray:
     """Pixels (2, 2) by truth and prediction, over the eye's scans that are never corrected."""
-    by_name = dict(zip(result["scans"], result["counts_per_scan"]["native"], strict=True))
+    counts = result["counts_per_scan"]["native"]
+    by_name = dict(zip(result["scans"], counts, strict=True))
     others = [by_name[name] for name in eye.names if name not in eye.corrected]
     return np.sum(others, axis=0)
 
@@ -173,9 +175,12 @@ def markdown(eyes: list[Eye], results: series.Results) -> str:
     for eye, of_eye in zip(complete, counts, strict=True):
         others = len(eye.names) - len(eye.corrected)
         scored += others
-        lines.append(series.table_line([eye.number, others, *map(cell, of_eye)]))
+        cells = [cell(pixels) for pixels in of_eye]
+        lines.append(series.table_line([eye.number, others, *cells]))
+    # all eyes together
     if complete:
-        lines.append(series.table_line(["all", scored, *map(cell, counts.sum(0))]))
+        cells = [cell(pixels) for pixels in counts.sum(0)]
+        lines.append(series.table_line(["all", scored, *cells]))
         lines += ["", *gains(counts)]
     absent = [str(eye.number) for eye in eyes if eye not in complete]
     if absent:
@@ -193,8 +198,10 @@ def gains(counts: np.ndarray) -> list[str]:
     lines = []
     pooled = [dice(of_all) for of_all in counts.sum(0)]
     for place, count in enumerate(CORRECTED, start=1):
-        pairs = [(dice(of_eye[0]), dice(of_eye[place])) for of_eye in counts]
-        gained = np.array([after - before for before, after in pairs])
+        before = np.array([dice(of_eye[0]) for of_eye in counts])
+        after = np.array([dice(of_eye[place]) for of_eye in counts])
+        # an eye without any fluid gains nothing that can be told
+        gained = after - before
         gained = gained[~np.isnan(gained)]
         if len(gained):
             lines.append(
@@ -213,9 +220,12 @@ def picture(eyes: list[Eye], results: series.Results) -> np.ndarray:
         by_eye = np.array([dice(of_eye[place]) for of_eye in counts])
         known = by_eye[~np.isnan(by_eye)]
         if len(known):
-            pooled = (float(count), dice(counts[:, place].sum(0)))
-            lines.setdefault("all eyes pooled", []).append(pooled)
-            lines.setdefault("mean over eyes", []).append((float(count), float(known.mean())))
+            values = {
+                "all eyes pooled": dice(counts[:, place].sum(0)),
+                "mean over eyes": float(known.mean()),
+            }
+            for name, value in values.items():
+                lines.setdefault(name, []).append((float(count), value))
     scans = series.kind_of_scans(results.values())
     return line_plot(lines, f"corrected scans of the eye, {scans} scans", "fluid Dice of others")
 

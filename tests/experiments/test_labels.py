@@ -159,6 +159,7 @@ def test_order_of_worth(script):
     trials = [trial for stage in stages for trial in stage]
     assert len(trials) == len(set(trials)) == len({trial.name for trial in trials}) == 58
     assert {trial.count for trial in stages[0][:12]} == {8, None}
+    assert {trial.count for trial in stages[0][:4]} == {8, None}  # of one seed, on both folds
     by_suggest = [trial.count for trial in trials if trial.rule == "suggest"]
     assert by_suggest == sorted(by_suggest) and len(by_suggest) == 2 * 5
     others = [trial for trial in trials if trial.start != "hrf-psp"]
