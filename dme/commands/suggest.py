@@ -44,6 +44,7 @@ def main() -> int:
     from dme.common.provenance import provenance
     from dme.report import suggestions
     from dme.report.inputs import list_items
+    from dme.report.privacy import Privacy
 
     items, faults = list_items(inputs, settings.volume)
     for reason in faults.values():
@@ -70,6 +71,7 @@ def main() -> int:
             "weights_sha256": model.weights_sha256,
             "labelled": labelled,
         }
+        record = Privacy().record(record)  # no path of the machine stands in it
         suggestions.write_suggestions(settings.out, looked, chosen, record)
     suggestions.print_suggestions(looked, chosen)
     print(f"wrote {settings.out}: {', '.join(suggestions.FILES)}")

@@ -10,6 +10,7 @@ from dme.drawing.enface import Place, Span, map_picture
 from dme.drawing.html import Column, Table
 from dme.report.compare import LEVELS, Comparison, Pair
 from dme.report.page import Page
+from dme.report.privacy import Privacy
 from dme.report.wording import SHOWN_UNITS, shown_units
 from dme.retina.volume import SECTORS
 
@@ -26,7 +27,10 @@ DIGITS = {"mm2": 4, "mm3": 4, "um": 1}
 
 def write_comparison_page(out: Path, comparison: Comparison, record: dict) -> None:
     """comparison.html and the pictures of its maps. record: provenance."""
-    folders = (str(comparison.a.folder), str(comparison.b.folder))
+    # no path of the machine stands in it
+    folders = [str(comparison.a.folder), str(comparison.b.folder)]
+    record = Privacy().record(record | {"inputs": folders})
+    folders = record["inputs"]
     notes = [shown_units(with_flags(note)) for note in comparison.notes()]
     tables = []
     for kind in comparison.kinds:

@@ -35,11 +35,14 @@ def device_distances(scan: Scan, boundaries: np.ndarray) -> dict[str, float | in
 
 
 def distance_lines(rows: Sequence[dict]) -> list[str]:
-    """How far the boundaries of all scans lie from the device's, a line for each."""
+    """How far the boundaries of all scans lie from the device's, a line for each.
+
+    Of boundaries that a person corrected nothing is known.
+    """
     lines = []
     for name in SAME:
         key = f"device_{name.lower()}_px"
-        known = [row for row in rows if key in row]
+        known = [row for row in rows if row.get(key) is not None]
         columns = sum(row[f"device_{name.lower()}_columns"] for row in known)
         if columns:
             total = sum(row[key] * row[f"device_{name.lower()}_columns"] for row in known)

@@ -53,9 +53,10 @@ class Origin:
 def announce(out: Path, origin: Origin) -> None:
     """Leave a results file that says that the prediction has not finished.
 
-    What is private is not known yet: neither the command's words nor the inputs stand in it.
+    What is private is not known yet: neither the command's words nor inputs stand in it.
     """
     nameless = origin.record | {"command": "predict", "inputs": []}
+    nameless.pop("edited", None)
     write_json(out / RESULTS, sealed({"finished": False, **nameless}))
 
 

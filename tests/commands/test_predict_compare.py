@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,6 +229,7 @@ def test_comparison_has_a_page_with_maps(predict, thickness_visits, visits, tmp_
     done = predict("--compare", *visits, out=tmp_path / "c")
     page = (done.out / "comparison.html").read_text(encoding="utf-8")
     assert "<b>-0.0003 mm³</b><span>fluid</span>" in page
+    assert str(tmp_path) not in page and f"<dd>{Path(visits[0]).name}</dd>" in page
     for name in ("A", "B", "B-A"):
         picture = np.asarray(Image.open(done.out / "comparison_maps" / f"0_fluid_{name}.png"))
         assert f'href="comparison_maps/0_fluid_{name}.png"' in page

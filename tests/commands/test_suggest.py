@@ -64,6 +64,7 @@ def test_a_list_and_its_picture(suggest, scans, tmp_path):
     record = json.loads((tmp_path / "out" / "suggested.json").read_text())
     assert record["suggested"] == [row["scan"] for row in rows]
     assert len(record["disagreement"]) == 8 and record["settings"]["seed"] == 0
+    assert str(tmp_path) not in json.dumps(record)
 
     again = suggest(scans, "--count", "2", out=tmp_path / "again")
     assert again[0] == 0 and listed(tmp_path / "again") == rows

@@ -28,3 +28,13 @@ def test_distance_from_the_devices_lines_where_it_has_them(tmp_path):
         "mean distance from the device's BM: 3.00 px (80 columns of 2 scans)",
     ]
     assert device_distances(Scan("a", "a.png", lambda: None), boundaries) == {}
+
+
+def test_scans_that_a_person_corrected_are_left_out():
+    rows = [
+        {"device_ilm_px": 2.0, "device_ilm_columns": 10},
+        {"device_ilm_px": None, "device_ilm_columns": None},
+    ]
+    (line,) = distance_lines(rows)
+    assert "2.00 px (10 columns of 1 scans)" in line
+    assert not distance_lines(rows[1:])
