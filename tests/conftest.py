@@ -1,6 +1,7 @@
 """Fixtures shared by the tests. Those that need real data or all golden files skip without."""
 
 import os
+import signal
 from pathlib import Path
 
 # before torch is imported: on tiny tensors and a busy machine, threads mostly wait for each other
@@ -15,6 +16,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # a shell's background jobs ignore Ctrl-C, which some tests send, and so would their processes
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "slow: takes more than ten seconds; run with --slow")
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
     config.addinivalue_line("markers", "browser: needs Chromium, its driver and selenium")
