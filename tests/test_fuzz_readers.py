@@ -22,6 +22,7 @@ from PIL import Image
 
 from dme.common.errors import InputError
 from dme.data.cache import open_cache
+from dme.data.images import to_grey_uint8
 from dme.data.opening import open_source
 from dme.nets.loading import load_model
 from dme.report.compare import compare
@@ -48,7 +49,7 @@ def predicted(path: Path) -> None:
     assert all("\n" not in fault for fault in faults.values())
     for item in items:
         for scan in item.scans(set()):
-            image = scan.read()
+            image, _ = to_grey_uint8(scan.read())
             assert image.dtype == np.uint8 and image.ndim == 2 and image.size
 
 
