@@ -22,6 +22,7 @@ from fluid_tables import HeldOut, area_cells, pooled_cell, presence_cells, with_
 from dme.common.by_eye import INTERVALS
 from dme.common.errors import InputError, run
 from dme.common.files import write_json
+from dme.common.folders import refuse_foreign
 from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.common.provenance import provenance
 from dme.drawing.canvas import save_png
@@ -85,6 +86,7 @@ def main() -> None:
     parser = option_parser(__doc__)
     add_options(parser, Settings)
     settings = from_options(Settings, parser.parse_args())
+    refuse_foreign(settings.out, "results.json", ["held_out.md", "reliability.png"])
     path = settings.out / "results.json"
     if settings.print:
         if not path.is_file():

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dme.common.errors import InputError, run
 from dme.common.files import sha256_file, write_json
+from dme.common.folders import refuse_foreign
 from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.common.provenance import provenance
 from dme.data.opening import open_source
@@ -52,6 +53,7 @@ def main() -> None:
     settings = from_options(Settings, args)
     from dme.nets.loading import load_model  # --help has been answered without torch
 
+    refuse_foreign(settings.out, "trust.json")
     record = provenance()
     source = open_source(settings.data)
 
