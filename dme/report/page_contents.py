@@ -91,7 +91,7 @@ def write_page(path: Path, record: dict, task: Task, results: Results) -> list[s
     scans = Table("Scans", columns, rows, rank, "overlay", "thumbnail", link="scan", first="doubt")
     viewer = viewer_content(path.parent, rows, volumes, scan_columns, rank)
     page = Page(
-        title=f"Retinal {' and '.join(targets_of(task))} in {len(rows)} scans",
+        title=f"Retinal {' and '.join(targets_of(task))} in {counted(len(rows), 'scan')}",
         headline=headline,
         skipped=[(fault["source"], fault["reason"]) for fault in results.skipped],
         doubtful=[(row["scan"], "; ".join(flags_of(row))) for row in doubtful],
