@@ -150,7 +150,7 @@ def run_part(tasks: Sequence[Task], jobs: int, deadline: float | None, out: Path
 
 def start(task: Task, out: Path) -> Running:
     log = out / "logs" / f"{task.name.replace(' ', '-').replace(',', '')}.log"
-    command = [sys.executable, *task.command]
+    command = [sys.executable, "-u", *task.command]  # its last line is the last in the log
     if task.folder and (task.folder / "last.pt").exists():
         command.append("--resume")
     with open(log, "w") as file:

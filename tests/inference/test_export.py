@@ -165,6 +165,7 @@ def assert_as_predicted(exported, model) -> None:
         np.testing.assert_allclose(found, reference, atol=1e-4, err_msg=f"{height} x {width}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["half", "512"])
 def test_resizing_is_in_the_graph(size, tmp_path):
     model, program = traced_at(size)
