@@ -103,6 +103,7 @@ def onnx():
 # ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_torch_file(tmp_path):
     model, program = traced()
     path = tmp_path / "psp.pt2"
@@ -301,7 +302,8 @@ def test_script(script, monkeypatch, tmp_path, capsys):
     assert about["commit"]
 
 
-@pytest.mark.parametrize("name", ["ours.pt2", pytest.param("ours.onnx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ours.pt2", "ours.onnx"])
 def test_only_exported_files_are_replaced(script, monkeypatch, capsys, name):
     if name.endswith("onnx"):
         for package in ("onnx", "onnxscript", "onnxruntime"):
