@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from dme.common.errors import InputError
 from dme.data.binary_file import BinaryFile
-from dme.data.volume_grey import grey_reader
 from dme.data.volume_record import VolumeRecord, check_sides
-from dme.data.volume_stack import check_stack, identifier_of, stack_pattern
+from dme.data.volume_stack import identifier_of, stack_record
 
 LONGEST_HEADER = 1 << 16  # bytes
 TYPES = {"MET_UCHAR": "u1", "MET_USHORT": "u2", "MET_SHORT": "i2", "MET_FLOAT": "f4"}
@@ -44,31 +43,16 @@ def open_volume(path: Path) -> VolumeRecord:
     if is_reference(path):
         raise InputError(f"{path}: holds labels of {SCAN}: give that file")
 
-    # pixels, then the scale if there is one
+    # the scale, if there is one
     image = read_metaimage(path)
-    bscans, height, width = image.shape
-    check_stack(path, image.shape, image.stored)
-    read, notes = grey_reader(path, image.stored, range(bscans))
-    lateral_um = axial_um = spacing_um = None
+    spacing_um = None
     if "ElementSpacing" in image.header:
         spacing = _numbers(path, image.header, "ElementSpacing", float)
-        lateral_um, axial_um, spacing_um = (value * MM_UM for value in spacing)
-    pattern, gaps_um = stack_pattern(bscans, spacing_um)
-    return VolumeRecord(
-        path=path,
-        kind="MetaImage .mhd",
-        shape=(height, width),
-        bscans=bscans,
-        available=tuple(range(bscans)),
-        read=read,
-        pattern=pattern,
-        axial_um=axial_um,
-        lateral_um=lateral_um,
-        gaps_um=gaps_um,
-        fluid=_labels(path, image.shape),
-        identifier=identifier_of(path, image.raw.path),
-        notes=tuple(notes),
-    )
+        spacing_um = [value * MM_UM for value in spacing]
+
+    record = stack_record(path, "MetaImage .mhd", image.shape, image.stored, spacing_um)
+    identifier = identifier_of(path, image.raw.path)
+    return replace(record, identifier=identifier, fluid=_labels(path, image.shape))
 
 
 def affine_of(path: Path) -> np.ndarray:

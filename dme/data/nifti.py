@@ -18,9 +18,8 @@ import numpy as np
 from dme.common.errors import InputError
 from dme.common.files import atomic_path
 from dme.data.binary_file import BinaryFile
-from dme.data.volume_grey import grey_reader
 from dme.data.volume_record import VolumeRecord, check_sides
-from dme.data.volume_stack import check_stack, identifier_of, stack_pattern
+from dme.data.volume_stack import stack_record
 
 HEADER = 348  # bytes
 DATA = 352  # where the numbers of the files written here begin: header, four bytes of extensions
@@ -61,28 +60,7 @@ class NiftiHeader:
 def open_volume(path: Path) -> VolumeRecord:
     """A volume whose second axis is depth; its scale is the one of the header, if it is set."""
     header = read_header(path)
-    bscans, height, width = header.shape
-    stored = _stored(path, header)
-
-    # one grey scale for all, and the scale if it is set
-    check_stack(path, header.shape, stored)
-    read, notes = grey_reader(path, stored, range(bscans))
-    lateral_um, axial_um, spacing_um = header.spacing_um or (None, None, None)
-    pattern, gaps_um = stack_pattern(bscans, spacing_um)
-    return VolumeRecord(
-        path=path,
-        kind="NIfTI",
-        shape=(height, width),
-        bscans=bscans,
-        available=tuple(range(bscans)),
-        read=read,
-        pattern=pattern,
-        axial_um=axial_um,
-        lateral_um=lateral_um,
-        gaps_um=gaps_um,
-        identifier=identifier_of(path),
-        notes=tuple(notes),
-    )
+    return stack_record(path, "NIfTI", header.shape, _stored(path, header), header.spacing_um)
 
 
 def read_numbers(path: Path) -> list[np.ndarray]:

@@ -1,16 +1,51 @@
 """Volumes whose file says no more of the B-scans' places than how far apart they lie."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dme.common.files import sha256_file
 from dme.data.arrays import check_axes
+from dme.data.volume_grey import grey_reader
+from dme.data.volume_record import VolumeRecord
 
 LOOKED_AT = 64  # B-scans of a volume, to see whether they are B-scans
 LONGEST_IDENTIFIER = 12  # hex digits
+
+
+def stack_record(
+    path: Path,
+    kind: str,
+    shape: tuple[int, int, int],
+    stored: Callable[[int], np.ndarray],
+    spacing_um: Sequence[float] | None,
+) -> VolumeRecord:
+    """The volume of an array (B-scans, height, width) that may know how far its voxels lie apart.
+
+    stored: gives the numbers of a B-scan. spacing_um: lateral, axial, between B-scans. Raises
+    InputError as `check_stack`.
+    """
+    check_stack(path, shape, stored)
+    bscans, height, width = shape
+    read, notes = grey_reader(path, stored, range(bscans))
+    lateral_um, axial_um, gap_um = spacing_um or (None, None, None)
+    pattern, gaps_um = stack_pattern(bscans, gap_um)
+    return VolumeRecord(
+        path=path,
+        kind=kind,
+        shape=(height, width),
+        bscans=bscans,
+        available=tuple(range(bscans)),
+        read=read,
+        pattern=pattern,
+        axial_um=axial_um,
+        lateral_um=lateral_um,
+        gaps_um=gaps_um,
+        identifier=identifier_of(path),
+        notes=tuple(notes),
+    )
 
 
 def stack_pattern(bscans: int, spacing_um: float | None) -> tuple[str, tuple[float, ...] | None]:

@@ -77,23 +77,17 @@ function drawProbability(context, probability) {
 }
 
 function heatPicture(probability) {
-  const {width, height} = dme.scan();
-  const canvas = document.createElement("canvas");
-  canvas.width = width;
-  canvas.height = height;
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(width, height);
-  for (let place = 0; place < probability.length; place++) {
-    const share = probability[place] / 255;
-    const step = Math.min(Math.floor(3 * share), 2);
-    for (let channel = 0; channel < 3; channel++) {
-      const [low, high] = [WARM[step][channel], WARM[step + 1][channel]];
-      image.data[4 * place + channel] = low + (high - low) * (3 * share - step);
+  return dme.scanPicture(pixels => {
+    for (let place = 0; place < probability.length; place++) {
+      const share = probability[place] / 255;
+      const step = Math.min(Math.floor(3 * share), 2);
+      for (let channel = 0; channel < 3; channel++) {
+        const [low, high] = [WARM[step][channel], WARM[step + 1][channel]];
+        pixels[4 * place + channel] = low + (high - low) * (3 * share - step);
+      }
+      pixels[4 * place + 3] = 255 * Math.min(1, 4 * share);
     }
-    image.data[4 * place + 3] = 255 * Math.min(1, 4 * share);
-  }
-  context.putImageData(image, 0, 0);
-  return canvas;
+  });
 }
 
 // ---- the switches: one a layer, an opacity a group --------------------------------------------

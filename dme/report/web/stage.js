@@ -49,23 +49,32 @@ dme.drawMask = function (context, mask, colour, tint = 70) {
 
 function maskPicture(mask, [red, green, blue], tint) {
   const {width, height} = dme.scan();
+  return dme.scanPicture(pixels => {
+    for (let y = 0; y < height; y++) {
+      for (let x = 0; x < width; x++) {
+        const place = y * width + x;
+        if (mask[place] !== 1) continue;
+        const inside = x > 0 && x < width - 1 && y > 0 && y < height - 1 &&
+          mask[place - 1] === 1 && mask[place + 1] === 1 &&
+          mask[place - width] === 1 && mask[place + width] === 1;
+        pixels.set([red, green, blue, inside ? tint : 255], 4 * place);
+      }
+    }
+  });
+}
+
+// A canvas of the scan's size; paint(pixels) fills its red, green, blue, opacity, row by row.
+dme.scanPicture = function (paint) {
+  const {width, height} = dme.scan();
   const canvas = document.createElement("canvas");
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      const place = y * width + x;
-      if (mask[place] !== 1) continue;
-      const inside = x > 0 && x < width - 1 && y > 0 && y < height - 1 && mask[place - 1] === 1 &&
-        mask[place + 1] === 1 && mask[place - width] === 1 && mask[place + width] === 1;
-      image.data.set([red, green, blue, inside ? tint : 255], 4 * place);
-    }
-  }
+  paint(image.data);
   context.putImageData(image, 0, 0);
   return canvas;
-}
+};
 
 // ---- drawing ----------------------------------------------------------------------------------
 let asked = false;
