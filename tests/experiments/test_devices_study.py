@@ -31,7 +31,7 @@ def write(script, out: Path, candidate: str, fold: int, plain: int, dim: int) ->
     """A finished fold: of 100 px of fluid so many found in scans as they are and in dim ones."""
     name = script.run_name(candidate, fold)
     weights = str(out / name / "model.pt")
-    words = script.trainings(candidate, "auto")[name]
+    words = script.trainings(out, candidate, "auto")[name]
     trained = {"arguments": words, "split": f"dev:{fold}/4", "data_sha256": "b" * 64}
     eyes = {
         "as it is": [counts(plain, 100 - plain, 0)],
@@ -70,10 +70,10 @@ def test_dice_is_pooled_over_the_folds(script, tmp_path):
     assert "| matched brightness |" not in text  # its second fold is missing
 
 
-def test_the_eyes_are_those_of_the_protocol(script):
+def test_the_eyes_are_those_of_the_protocol(script, tmp_path):
     splits = set()
     for candidate in script.CANDIDATES:
-        for words in script.trainings(candidate, "auto").values():
+        for words in script.trainings(tmp_path, candidate, "auto").values():
             splits.add(words[words.index("--split") + 1])
             assert words[words.index("--iters") + 1] == "300"
     assert splits == {"dev:1/4", "dev:2/4"}
