@@ -13,14 +13,20 @@ torchrun --nproc-per-node 4 -m dme predict my_scans/
 
 import argparse
 import contextlib
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dme.common.errors import InputError, with_flags
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import (
+    add_options,
+    check,
+    from_options,
+    numbers,
+    option_parser,
+    setting,
+)
 from dme.common.scale import check_scale
 from dme.common.tasks import TASKS, current_name
 from dme.common.words import BACKBONE_NAMES, EYES, SCAN_SUFFIXES, WRITTEN
@@ -110,22 +116,6 @@ class Settings:
     def fovea_place(self) -> tuple[float, ...] | None:
         """Column and B-scan."""
         return numbers("fovea", self.fovea, "column,B-scan", (2,))
-
-
-def numbers(
-    name: str, text: str | None, expected: str, counts: tuple[int, ...]
-) -> tuple[float, ...] | None:
-    """So many numbers from 0 with commas between them. Raises InputError for anything else."""
-    if text is None:
-        return None
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    valid = all(math.isfinite(value) and value >= 0 for value in values)
-    if len(values) not in counts or not valid:
-        raise InputError(f"`{name}` {text}: expected {expected}, finite numbers from 0")
-    return values
 
 
 def parse_args() -> tuple[argparse.Namespace, Settings]:

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dme.common.errors import InputError, by_door, with_flags
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import (
+    add_options,
+    check,
+    from_options,
+    numbers,
+    option_parser,
+    setting,
+)
+from dme.common.scale import check_scale
 from dme.common.words import SCAN_SUFFIXES
 
 if TYPE_CHECKING:  # --help is answered without torch
@@ -26,6 +34,11 @@ class Settings:
     count: int = setting(8, "how many scans", minimum=1)
     weights: str = setting("dme-fluid", "name or file of the network that looks at them")
     volume: bool = setting(False, "the images of a folder are the B-scans of one volume")
+    scale: str | None = setting(
+        None,
+        "axial,lateral in um per pixel, for networks that learnt at a physical scale "
+        "(default: what the source says)",
+    )
     labelled: Path | None = setting(
         None, "folder that annotate made: its scans that are done are labelled already"
     )
@@ -34,6 +47,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.scale_um:
+            check_scale(self.scale_um, f"`scale` {self.scale}")
+
+    @property
+    def scale_um(self) -> tuple[float, ...] | None:
+        """Axial, lateral; the spacing that `predict` takes too changes nothing here."""
+        expected = "axial,lateral or axial,lateral,spacing"
+        return numbers("scale", self.scale, expected, (2, 3))
 
 
 def main() -> int:
@@ -57,7 +78,7 @@ def main() -> int:
         print(f"network: {model.weights_name} (sha256 {model.weights_sha256[:12]})")
 
         # look at all, choose, write
-        looked = suggestions.look_at_all(model, items, settings.seed)
+        looked = suggestions.look_at_all(model, items, settings.seed, settings.scale_um)
         if not looked.scans:
             raise InputError("no scan could be read (see above)")
         chosen = suggestions.suggest(looked, settings.count, labelled)
@@ -67,6 +88,7 @@ def main() -> int:
         record["settings"] = {
             "count": settings.count,
             "seed": settings.seed,
+            "scale_um": settings.scale_um,
             "weights": model.weights_name,
             "weights_sha256": model.weights_sha256,
             "labelled": labelled,

@@ -145,3 +145,19 @@ def _default_text(default: Any) -> str:
         return f" (default {'on' if default else 'off'})"
     values = default if isinstance(default, tuple) else (default,)
     return f" (default {' '.join(map(str, values))})".replace("%", "%%")
+
+
+def numbers(
+    name: str, text: str | None, expected: str, counts: tuple[int, ...]
+) -> tuple[float, ...] | None:
+    """So many numbers from 0 with commas between them. Raises InputError for anything else."""
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    valid = all(math.isfinite(value) and value >= 0 for value in values)
+    if len(values) not in counts or not valid:
+        raise InputError(f"`{name}` {text}: expected {expected}, finite numbers from 0")
+    return values

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dme.inference.entry import enter
 from dme.inference.scan import class_probabilities
-from dme.inference.sizes import SIZES
 from dme.inference.windows import pad
 from dme.nets.segmenter import Segmenter, normalise
 
@@ -54,18 +54,28 @@ def draw_shifts(seed: int) -> list[tuple[int, int]]:
     return [(int(down), int(across)) for down, across in sizes * signs]
 
 
-def look_at(model: Segmenter, image: np.ndarray, shifts: Sequence[tuple[int, int]]) -> Look:
+def look_at(
+    model: Segmenter,
+    image: np.ndarray,
+    shifts: Sequence[tuple[int, int]],
+    scale_um: Sequence[float] | None = None,
+) -> Look:
     """How much the network contradicts itself on a scan uint8 (H, W), and what it sees there.
 
     shifts: of `draw_shifts`, the same for all scans that are compared. Every second is mirrored.
+    scale_um: axial and lateral um per pixel, as of `dme.predict`; None where unknown.
     """
-    views = [class_probabilities(model, image)]
+
+    def by_class(view: np.ndarray) -> Tensor:
+        return class_probabilities(model, view, scale_um=scale_um)
+
+    views = [by_class(image)]
     mirrored = np.ascontiguousarray(image[:, ::-1])
-    views.append(class_probabilities(model, mirrored).flip(-1))
+    views.append(by_class(mirrored).flip(-1))
     for number, shift in enumerate(shifts):
         flipped = number % 2 == 1
         moved = _moved(mirrored if flipped else image, shift)
-        back = _moved_back(class_probabilities(model, moved), shift)
+        back = _moved_back(by_class(moved), shift)
         views.append(back.flip(-1) if flipped else back)
 
     # pixels that a shift lost have NaN in that view, and are measured in the others
@@ -73,7 +83,7 @@ def look_at(model: Segmenter, image: np.ndarray, shifts: Sequence[tuple[int, int
     mean = stacked.nanmean(0)
     spread = _entropy(mean) - _entropy(stacked).nanmean(0)  # (H, W)
     picture = spread.clamp(min=0).float().cpu().numpy()
-    return Look(float(picture.mean(dtype=np.float64)), picture, _features(model, image))
+    return Look(float(picture.mean(dtype=np.float64)), picture, _features(model, image, scale_um))
 
 
 def _moved(image: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
@@ -101,11 +111,11 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _features(model: Segmenter, image: np.ndarray) -> np.ndarray:
+def _features(model: Segmenter, image: np.ndarray, scale_um: Sequence[float] | None) -> np.ndarray:
     """Channel means of the encoder's deepest feature map."""
-    device = next(model.parameters()).device
-    entering = SIZES[model.preprocess["size"]].image(torch.tensor(image, device=device))
-    features = model.backbone(pad(normalise(entering[None], model.preprocess)))
+    pixels = torch.tensor(image, device=next(model.parameters()).device)
+    entered = enter(pixels, model.preprocess, model.classes, scale_um)
+    features = model.backbone(pad(normalise(entered.image[None], model.preprocess)))
     deepest = min(features, key=lambda feature: feature.shape[-1] * feature.shape[-2])
     return deepest[0].mean((1, 2)).float().cpu().numpy()
 

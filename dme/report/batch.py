@@ -14,7 +14,6 @@ from dme.common.errors import InputError, with_flags
 from dme.common.tasks import Task
 from dme.data.images import to_grey_uint8
 from dme.data.volume_record import VolumeRecord
-from dme.data.volume_scale import scale_fault, spacing_fault
 from dme.drawing.canvas import save_png
 from dme.drawing.layers import draw_boundaries, thickness_profile
 from dme.drawing.overlays import STRIP, scan_overlay
@@ -28,6 +27,7 @@ from dme.report.inputs import Item, Scan
 from dme.report.journal import Journal, Left
 from dme.report.privacy import Privacy
 from dme.report.scan_files import write_image, write_thumbnail, write_values
+from dme.report.scans import take_scale
 from dme.report.tables import write_rows
 from dme.report.truth import Truth
 from dme.report.wording import amount, counted
@@ -109,7 +109,7 @@ class Work:
         first_rank = ranks.rank() == 0
         try:
             scans = item.scans(names, self.privacy)
-            item.notes += self._scale_notes(scans)
+            item.notes += take_scale(scans, self.scale_um)
         except InputError as e:
             if first_rank:
                 self.skip(item.source, str(e))
@@ -137,24 +137,6 @@ class Work:
                 self.places.setdefault(scan.volume, place)
         return scans
 
-    def _scale_notes(self, scans: list[Scan]) -> list[str]:
-        """That a file's scale is replaced by the one that was given.
-
-        Raises InputError for scans whose file has a scale that cannot be, unless one was given.
-        """
-        notes = []
-        for record in {scan.record.path: scan.record for scan in scans if scan.record}.values():
-            given = self.scale_um or ()
-            fault = scale_fault(record)
-            replaced = len(given) == 3 or (given and not spacing_fault(record))
-            if fault and not replaced:
-                raise InputError(f"{record.path}: {fault}; give the right one with `scale`")
-            if given and record.scale_um:
-                scale = ", ".join(f"{value:.4g}" for value in record.scale_um)
-                note = f"{record.path}: its scale, {scale} um, replaced by `scale`"
-                notes.append(f"{note} ({fault})" if fault else note)
-        return [with_flags(note) for note in notes]
-
     def skip(self, source: str, reason: str, shown: str | None = None) -> None:
         """Say why a source was left out, and keep it for the report. shown: its name there."""
         reason = with_flags(reason.removeprefix(f"{source}: "))
@@ -169,7 +151,7 @@ class Work:
         oddities = self._checked(seen)
         image, _ = to_grey_uint8(seen)  # (H, W)
         truth = _truth_of(scan, image)
-        scale_um = self._scale_um(scan)
+        scale_um = scan.scale_um
         start = {
             "order": order,
             "scan": scan.name,
@@ -208,7 +190,7 @@ class Work:
     def _predict(self, scan: Scan, image: np.ndarray, truth: Truth, start: dict) -> Left:
         """Find, measure, save; start: what is known of the row, its doubts a list."""
         finding = self._find(scan, image)
-        scale_um = self._scale_um(scan)
+        scale_um = scan.scale_um
         axial_um = scale_um[0] if scale_um else None
         row = dict(start)
         doubts = start["doubt"] + doubts_of(image, finding.boundaries, axial_um)
@@ -247,7 +229,7 @@ class Work:
 
     def _find(self, scan: Scan, image: np.ndarray) -> Finding:
         # one network may find both, and runs once
-        scale_um = self._scale_um(scan)
+        scale_um = scan.scale_um
         probabilities = {}
         for model in self.networks.values():
             if model not in probabilities:
@@ -261,12 +243,6 @@ class Work:
             model = self.networks["layers"]
             boundaries = layer_rows(model, image, probabilities[model], probability)
         return Finding(mask, probability, boundaries)
-
-    def _scale_um(self, scan: Scan) -> Scale:
-        """The scale that was given, completed by the source's; None if there is neither."""
-        given = self.scale_um or ()
-        known = scan.scale_um or ()
-        return (*given, *known[len(given) :]) or None
 
     def _leave_fluid(self, scan: Scan, finding: Finding, scale_um: Scale) -> dict:
         """Save the mask; returns its columns."""

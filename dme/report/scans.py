@@ -5,7 +5,7 @@ Openers add notes to a list.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dme.bscan import BScan
-from dme.common.errors import InputError
+from dme.common.errors import InputError, with_flags
 from dme.common.words import EYES, IMAGE_SUFFIXES
 from dme.data import phantom
 from dme.data.arrays import COLOURS, StoredArray, check_axes, open_npy
@@ -31,6 +31,7 @@ from dme.data.matlab import open_mat as open_mat_source
 from dme.data.source import files_in, natural
 from dme.data.volume_files import open_volume
 from dme.data.volume_record import VolumeRecord
+from dme.data.volume_scale import scale_fault, spacing_fault
 from dme.report.truth import Truth, folder_truth
 from dme.retina.recognise import has_colours
 
@@ -59,6 +60,29 @@ class Scan:
     index: int = 0  # in that file
     shown_source: str | None = None  # what results call that file
     truth: Callable[[tuple[int, int]], Truth] | None = None  # given the shape (H, W)
+
+
+def take_scale(scans: Sequence[Scan], given: Sequence[float] | None) -> list[str]:
+    """Scans get the scale that was given, as far as it goes, in place of their source's.
+
+    given: um, axial, lateral and maybe spacing. Returns notes on files whose scale is replaced;
+    raises InputError for scans whose file has a scale that cannot be, unless one was given.
+    """
+    given = tuple(given or ())
+    notes = []
+    for record in {scan.record.path: scan.record for scan in scans if scan.record}.values():
+        fault = scale_fault(record)
+        replaced = len(given) == 3 or (given and not spacing_fault(record))
+        if fault and not replaced:
+            raise InputError(f"{record.path}: {fault}; give the right one with `scale`")
+        if given and record.scale_um:
+            scale = ", ".join(f"{value:.4g}" for value in record.scale_um)
+            note = f"{record.path}: its scale, {scale} um, replaced by `scale`"
+            notes.append(f"{note} ({fault})" if fault else note)
+    for scan in scans:
+        known = scan.scale_um or ()
+        scan.scale_um = (*given, *known[len(given) :]) or None
+    return [with_flags(note) for note in notes]
 
 
 # ---- the images of a folder ---------------------------------------------------------------------

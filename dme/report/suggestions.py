@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dme.common.errors import InputError
+from dme.common.errors import InputError, with_flags
 from dme.common.files import write_json
+from dme.data.images import to_grey_uint8
 from dme.drawing.canvas import save_png
 from dme.drawing.overlays import overlay
 from dme.drawing.panels import contact_sheet
+from dme.inference.scan import scale_note
 from dme.inference.suggestion import Look, Spot, choose, draw_shifts, look_at
 from dme.nets.segmenter import Segmenter
 from dme.report.inputs import Item
-from dme.report.scans import Scan
+from dme.report.scans import Scan, take_scale
 from dme.report.tables import write_csv
+from dme.report.wording import counted
 
 LIST = "suggested.csv"
 RECORD = "suggested.json"
@@ -40,29 +44,51 @@ class Looked:
     skipped: int = 0
 
 
-def look_at_all(model: Segmenter, items: Sequence[Item], seed: int) -> Looked:
-    """Look at the scans of all items; those that cannot be read are said and left out."""
+def look_at_all(
+    model: Segmenter,
+    items: Sequence[Item],
+    seed: int,
+    scale_um: Sequence[float] | None = None,
+) -> Looked:
+    """Look at the scans of all items; those that cannot be read are said and left out.
+
+    scale_um: axial and lateral um per pixel, in place of what files say.
+    """
     looked = Looked([], [])
     shifts = draw_shifts(seed)
     names: set[str] = set()
+    guesses: Counter[str] = Counter()  # how scales were guessed -> of how many scans
     with tqdm(desc="look", unit="scan", total=0) as bar:
         for item in items:
-            scans = _opened(item, names, looked)
+            scans = _opened(item, names, scale_um, looked)
             bar.total += len(scans)
             for scan in scans:
                 try:
-                    look = look_at(model, scan.read(), shifts)
+                    image = _grey(scan)
+                    look = look_at(model, image, shifts, scan.scale_um)
                     looked.scans.append(scan)
                     looked.looks.append(look)
+                    guesses[scale_note(model, image, scan.scale_um)] += 1
                 except InputError as e:
                     _skip(looked, str(e))
                 bar.update()
+    for note, count in guesses.items():
+        if note:
+            print(with_flags(f"note: {counted(count, 'scan')}: {note} with `scale`"))
     return looked
 
 
-def _opened(item: Item, names: set[str], looked: Looked) -> list[Scan]:
+def _grey(scan: Scan) -> np.ndarray:
+    """Its pixels, uint8 (H, W), those of pictures in colours too."""
+    return to_grey_uint8(scan.read())[0]
+
+
+def _opened(
+    item: Item, names: set[str], scale_um: Sequence[float] | None, looked: Looked
+) -> list[Scan]:
     try:
         scans = item.scans(names)
+        item.notes += take_scale(scans, scale_um)
     except InputError as e:
         _skip(looked, str(e))
         return []
@@ -73,7 +99,7 @@ def _opened(item: Item, names: set[str], looked: Looked) -> list[Scan]:
 
 def _skip(looked: Looked, reason: str) -> None:
     looked.skipped += 1
-    tqdm.write(f"skipped: {reason}", file=sys.stderr)
+    tqdm.write(f"skipped: {with_flags(reason)}", file=sys.stderr)
 
 
 def suggest(looked: Looked, count: int, labelled: Sequence[str]) -> list[int]:
@@ -101,7 +127,7 @@ def write_suggestions(out: Path, looked: Looked, chosen: Sequence[int], record: 
         picture = looked.looks[index].picture
         unsure = picture > max(np.quantile(picture, 1 - MOST_UNSURE), 0)
         pictures.append(out / f".{row['rank']}.png")
-        save_png(pictures[-1], overlay(looked.scans[index].read(), unsure, ORANGE), fast=True)
+        save_png(pictures[-1], overlay(_grey(looked.scans[index]), unsure, ORANGE), fast=True)
         captions.append(f"{row['rank']}: {row['scan']}, {row['nats_per_1000_px']:.2f}")
     try:
         sheet = contact_sheet(pictures, captions, SHEET_COLUMNS, SHEET_WIDTH, strip=0)

@@ -2,12 +2,14 @@
 
 import csv
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from helpers.knowing_networks import Bright, grey_values
 from helpers.scan_files import files, picture, save
 from helpers.scripts import exit_code, load_script
+from helpers.vendor_files import raster, write_vol
 from torch.nn import functional as F
 
 from dme.data.corrections import Annotation, Corrections, Place
@@ -29,9 +31,9 @@ class Leaning(Bright):
 def suggest(monkeypatch, tmp_path, capsys):
     module = load_script("suggest")
 
-    def call(*arguments, out=tmp_path / "out"):
+    def call(*arguments, out=tmp_path / "out", network=None):
         with monkeypatch.context() as patch:
-            patch.setattr("dme.nets.loading.load_model", lambda name, device: Leaning())
+            patch.setattr("dme.nets.loading.load_model", lambda name, device: network or Leaning())
             code = exit_code(module, *arguments, "--out", out)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -97,6 +99,53 @@ def test_what_is_refused(suggest, scans, tmp_path):
     assert "no such file or folder" in suggest(tmp_path / "none")[2]
     errors = suggest(scans, "--labelled", tmp_path, out=tmp_path / "b")[2]
     assert "no state.json in it" in errors
+
+
+class Physical(Leaning):
+    """Learnt at 8 x 20 um per pixel; keeps the sizes at which scans enter."""
+
+    entered: ClassVar[set] = set()  # of all copies; sides are padded to multiples of 16
+
+    def __init__(self):
+        super().__init__()
+        self.preprocess |= {"size": "um", "um_per_px": (8.0, 20.0)}
+        self.entered.clear()
+
+    def forward(self, x):
+        self.entered.add(tuple(x.shape[-2:]))
+        return super().forward(x)
+
+
+def test_scales_of_files_and_arguments_reach_the_network(suggest, scans, tmp_path):
+    network = Physical()
+    code, printed, errors = suggest(scans, "--scale", "4,10", network=network)
+    assert code == 0, errors
+    assert network.entered == {(32, 32)} and "scale unknown" not in printed
+    record = json.loads((tmp_path / "out" / "suggested.json").read_text())
+    assert record["settings"]["scale_um"] == [4.0, 10.0]
+
+    # what the files say, or nothing
+    lines = [f"bscan_{i}.png,1,{i},8,10,120" for i in range(4)]
+    header = "name,subject,bscan,axial_um,lateral_um,spacing_um"
+    (scans / "left" / "index.csv").write_text("\n".join([header, *lines]) + "\n")
+    network = Physical()
+    code, _, errors = suggest(scans / "left", network=network, out=tmp_path / "b")
+    assert code == 0, errors
+    assert network.entered == {(48, 32)}
+    printed = suggest(scans / "right", network=Physical(), out=tmp_path / "c")[1]
+    assert "note: 4 scans: scale unknown" in printed and "--scale" in printed
+    code, _, errors = suggest(scans, "--scale", "0.004,0.01", out=tmp_path / "d")
+    assert code == 2 and "these look like mm" in errors
+
+
+def test_colours_are_read_and_impossible_scales_refused(suggest, scans, tmp_path):
+    coloured = np.stack([picture(), picture() // 2, picture() // 3], axis=2)
+    save(scans / "left" / "bscan_2.png", coloured)
+    assert suggest(scans, "--count", "8")[0] == 0
+    path = write_vol(tmp_path / "a.vol", raster(), lateral_mm=0.02)
+    code, _, errors = suggest(path, out=tmp_path / "vol")
+    assert code == 2 and "give the right one with --scale" in errors
+    assert suggest(path, "--scale", "4,10,120", out=tmp_path / "given")[0] == 0
 
 
 def test_a_scan_that_cannot_be_read_is_said(suggest, scans, tmp_path):

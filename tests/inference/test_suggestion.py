@@ -1,5 +1,7 @@
 """Which scans to label next: disagreement of views, and a choice that spreads over eyes."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,27 @@ def test_a_network_that_depends_on_the_place_disagrees():
     assert look.picture[10, 10] == pytest.approx(np.log(2), abs=1e-3)
     assert look.picture[10, 50] == pytest.approx(np.log(2), abs=1e-3)
     assert 0.5 < look.disagreement < np.log(2)
+
+
+def test_scans_enter_at_their_scale():
+    """A copy of twice as many pixels, at half the um per pixel, looks as the scan does."""
+
+    class Physical(Encoder):
+        entered: ClassVar[list] = []
+
+        def forward(self, x):
+            self.entered.append(tuple(x.shape[-2:]))
+            return super().forward(x)
+
+    model = Physical()
+    model.preprocess |= {"size": "um", "um_per_px": (8.0, 20.0)}
+    scan = image()
+    copy = scan.repeat(2, axis=0).repeat(2, axis=1)
+    looks = []
+    for pixels, scale_um in ((scan, (8.0, 20.0)), (copy, (4.0, 10.0))):
+        looks.append(look_at(model, pixels, [(0, 4)], scale_um))
+    assert set(model.entered) == {(48, 64)}
+    np.testing.assert_allclose(looks[0].features, looks[1].features, atol=0.5)
 
 
 def test_shifts_follow_the_seed():

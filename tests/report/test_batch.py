@@ -85,7 +85,8 @@ def test_lines_of_a_volume(tmp_path):
 )
 def test_a_scale_that_is_given_is_completed_by_the_source(tmp_path, given, known, expected):
     work = work_in(tmp_path, scale_um=given, fluid=Bright())
-    work.predict_scan(0, Scan("a", "a.png", picture, scale_um=known))
+    scan = Scan("a", "a.png", picture, scale_um=known)
+    work.run([Item("a.png", lambda notes: [scan])])
     (row,) = work.rows
     assert (row["axial_um"], row["lateral_um"], row["spacing_um"]) == expected
 

@@ -27,10 +27,11 @@ def work(tmp_path):
     rows[JUMPS] = flat(extra_px=100)
     rows[COLLAPSED] = np.repeat(flat()[3:4], len(BOUNDARIES), axis=0)
     network = Knows(rows)
-    work = Work(tmp_path, {"layers": network}, 0.5, False, SCALE_UM)
+    work = Work(tmp_path, {"layers": network}, 0.5, False, None)
     for position in range(BSCANS):
         image = indexed(position, height=200)
-        work.predict_scan(position, Scan(f"b{position}", "v", image.copy, "v", position))
+        scan = Scan(f"b{position}", "v", image.copy, "v", position, SCALE_UM)
+        work.predict_scan(position, scan)
         work.ranges["v"] = (0, BSCANS - 1)
     return work
 
