@@ -13,6 +13,14 @@ LOADED = "dme.loaded && dme.scan().bscan === {}"
 READOUT = "document.querySelector('#readout').textContent"
 NAMES = "Array.from(document.querySelectorAll('#scans .name'), name => name.textContent)"
 STAGE = "[dme.stage.canvas.clientWidth, dme.stage.canvas.clientHeight, dme.scale()]"
+# whether an element of the list lies within what is seen of it
+SEEN = """(element => {
+    const box = element.getBoundingClientRect();
+    const list = document.querySelector('#scans').getBoundingClientRect();
+    return box.top >= list.top - 1 && box.bottom <= list.bottom + 1;
+})(document.querySelector('#scans %s'))"""
+SEEN_FLAG = SEEN % ".flag"
+SEEN_OPEN = SEEN % "[aria-selected=true]"
 ABOUT = "document.querySelector('#about').textContent"
 SELECTED = "document.querySelector('#scans [aria-selected=true]').textContent"
 
@@ -157,6 +165,41 @@ def test_maps_open_what_lies_under_a_click(viewer):
     line = "dme.lineOf(dme.volumes[0].maps[0], dme.scan().bscan)"
     assert viewer.get(line) == pytest.approx([0, 400 * 1.5 / 12, 640, 400 * 1.5 / 12])
     assert viewer.faults() == []
+
+
+def test_flagged_scans_stand_first(tmp_path, browser):
+    """Most doubts first, then the widest interval, at the top of a list that does not scroll."""
+    count = 40  # more than the list shows at once
+    rows = scan_rows(count)
+    rows[3]["doubt"] = "dim"
+    rows[7]["doubt"] = "dim; thin"
+    for i, row in enumerate(rows):
+        row["fluid_area_low_mm2"] = 0.01 * (7 * i % count)
+        row["fluid_area_high_mm2"] = 1.0
+    page = write_viewer_page(tmp_path, rows, COUNT)
+    browser.open(page)
+    browser.wait(LOADED.format(count - 1))  # that of most fluid is open
+    assert browser.get("document.querySelector('#sorting').value") == "flags"
+    others = sorted({*range(count)} - {3, 7}, key=lambda i: 7 * i % count)
+    expected = [f"eye_bscan{i:03d}" for i in (7, 3, *others)]
+    assert browser.get(NAMES) == expected
+    assert browser.get(SEEN_FLAG) and not browser.get(SEEN_OPEN)
+
+    # the open scan is scrolled to once it was chosen, by a key or by the address
+    browser.press("ArrowLeft")
+    browser.wait(LOADED.format(count - 2))
+    assert browser.get(SEEN_OPEN)
+    browser.open(page, f"#scan={expected[-1]}")
+    browser.wait("dme.loaded")
+    assert browser.get(SEEN_OPEN) and not browser.get(SEEN_FLAG)
+
+
+def test_without_doubts_the_list_is_by_name(tmp_path, browser):
+    browser.open(write_viewer_page(tmp_path, scan_rows(3), 3))
+    browser.wait(LOADED.format(2))
+    assert browser.get("document.querySelector('#sorting').value") == ""
+    assert browser.get(NAMES) == ["eye_bscan000", "eye_bscan001", "eye_bscan002"]
+    assert browser.get("document.querySelector('#flagged').parentElement.hidden")
 
 
 def test_list_sorts_by_whatever_there_is(viewer):

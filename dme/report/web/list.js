@@ -1,4 +1,4 @@
-// The list of scans: sorted by name, by any number, by how doubtful they are; a click opens one.
+// The list of scans: the doubtful ones first, or by name or any number; a click opens one.
 "use strict";
 { // names in here are no other file's
 
@@ -7,14 +7,18 @@ const sorting = document.querySelector("#sorting");
 const direction = document.querySelector("#direction");
 const onlyFlagged = document.querySelector("#flagged");
 const order = {key: "", down: false};
+let follows = false; // the list scrolls to the open scan
 
 dme.on("start", () => {
+  const doubtful = dme.scans.some(scan => scan.flags.length);
   const choices = [["", "name"]];
-  if (dme.scans.some(scan => scan.flags.length)) choices.push(["flags", "doubt"]);
+  if (doubtful) choices.push(["flags", "doubt"]);
   for (const column of dme.columns) choices.push([column.key, column.title]);
   for (const [value, text] of choices) sorting.append(new Option(text, value));
-  onlyFlagged.parentElement.hidden = choices[1]?.[0] !== "flags";
-  buildList();
+  onlyFlagged.parentElement.hidden = !doubtful;
+  follows = dme.named(dme.hashName()) !== undefined; // else the doubtful ones at its top are seen
+  sorting.value = doubtful ? "flags" : "";
+  sort();
 });
 
 const names = new Intl.Collator(undefined, {numeric: true});
@@ -25,6 +29,12 @@ function valueOf(scan) {
   return scan.numbers[order.key] ?? NaN;
 }
 
+// Of scans that are as doubtful, those with the widest interval of their first number come first
+function widthOf(scan) {
+  const ends = dme.columns.find(column => column.interval)?.interval.map(key => scan.numbers[key]);
+  return ends?.every(Number.isFinite) ? ends[1] - ends[0] : 0;
+}
+
 function compare(a, b) {
   const sign = order.down ? -1 : 1;
   if (order.key === "") return sign * names.compare(a.name, b.name);
@@ -32,7 +42,8 @@ function compare(a, b) {
   if (Number.isNaN(first) || Number.isNaN(second)) { // unknown: last
     return Number.isNaN(first) - Number.isNaN(second);
   }
-  return sign * (first - second) || names.compare(a.name, b.name);
+  const wider = order.key === "flags" ? widthOf(a) - widthOf(b) : 0;
+  return sign * (first - second || wider) || names.compare(a.name, b.name);
 }
 
 function buildList() {
@@ -49,7 +60,7 @@ function buildList() {
 function itemOf(scan, column) {
   const item = dme.element("li", {role: "option", id: `scan${scan.index}`});
   item.dataset.index = scan.index;
-  item.append(dme.element("span", {className: "name", textContent: scan.name}));
+  item.append(dme.element("span", {className: "name", textContent: scan.name, title: scan.name}));
   if (scan.flags.length) {
     const flag = dme.element("span", {className: "flag", textContent: "!", title: scan.flags.join("; ")});
     flag.role = "img";
@@ -77,18 +88,24 @@ function mark() {
   list.setAttribute("aria-activedescendant", item ? item.id : "");
   if (!item) return;
   item.ariaSelected = "true";
+  if (!follows) return;
   const above = item.offsetTop - list.scrollTop;
   if (above < 0 || above + item.offsetHeight > list.clientHeight) {
     list.scrollTop = item.offsetTop - list.clientHeight / 2;
   }
 }
 
-dme.on("open", mark);
-sorting.addEventListener("change", () => {
+function sort() {
   order.key = sorting.value;
   order.down = sorting.value !== ""; // numbers start with the largest, names with the first
   buildList();
+}
+
+dme.on("open", () => {
+  mark();
+  follows = true; // whoever opens another one wants to see it
 });
+sorting.addEventListener("change", sort);
 direction.addEventListener("click", () => {
   order.down = !order.down;
   buildList();
