@@ -199,7 +199,7 @@ def rebuild(content: dict, path: Path) -> Segmenter:
 
 
 def build_for(arch: object, state: object, path: str | Path) -> Segmenter:
-    """A network of this `arch`, with weights of its own; only if the file's fit it.
+    """A network of this `arch`, its weights for `load_strict` to fill; only if the file's fit it.
 
     It is laid out without memory first: an `arch` may claim any width. Raises InputError, naming
     `path`, for an `arch` that is none, and as `load_strict` does.
@@ -213,11 +213,11 @@ def build_for(arch: object, state: object, path: str | Path) -> Segmenter:
             )
     try:
         with torch.device("meta"):
-            outline = build_model(**arch)
+            outline = build_model(**arch, fresh=False)
     except (TypeError, ValueError, RuntimeError, OverflowError, InputError) as e:
         raise InputError(f"{path} describes no network of this version: {e}") from e
     check_fits(outline, state, path)
-    return build_model(**arch)
+    return build_model(**arch, fresh=False)
 
 
 def check_description(model: Segmenter, path: str | Path) -> None:

@@ -74,6 +74,7 @@ def build_model(  # noqa: PLR0913 - public, each may be left out
     head_channels: int | None = None,
     aux: bool | None = None,
     aux_channels: int | None = None,
+    fresh: bool = True,
 ) -> Segmenter:
     """A network with fresh weights: He's, those of classifiers normal with deviation 0.01.
 
@@ -82,6 +83,7 @@ def build_model(  # noqa: PLR0913 - public, each may be left out
     width: of a unet the channels of its first stage (the study's networks have 64), of a MobileNet
         what multiplies all its channels.
     aux: with the auxiliary head.
+    fresh: False leaves the weights as they come, for those of a file to replace at once.
 
     None stands for what is usual with the backbone. Initialised as OpenMMLab does. Raises
     InputError for an unknown name or a number below its minimum.
@@ -121,7 +123,8 @@ def build_model(  # noqa: PLR0913 - public, each may be left out
     if aux:
         aux_head = FCNHead(body.out_channels, num_classes, aux_channels, feature=-2)
     model = Segmenter(body, decode_head, aux_head, arch)
-    _initialise(model)
+    if fresh:
+        _initialise(model)
     return model
 
 

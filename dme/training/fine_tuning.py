@@ -142,6 +142,9 @@ def starting_network(options: Finetune, seed: int) -> tuple[Segmenter, str]:
         weights = start_of_resumed(options.out, weights)
     model = load_model(weights)
     require_arch(model, **asked)
+    # a seed's fresh classifiers are those that follow the draws of a whole network
+    torch.manual_seed(seed)
+    build_model(**model.arch)
     return model, f"{model.weights_name} (sha256 {model.weights_sha256[:12]}), {_described(model)}"
 
 

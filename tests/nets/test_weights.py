@@ -814,6 +814,18 @@ def test_an_unknown_name_lists_the_known_ones():
         assert all(name in one_line(error) for name in NAMES)
 
 
+def test_a_first_prediction_waits_for_no_package_that_it_does_not_use():
+    """PyTorch's compiler alone takes longer to import than everything else."""
+    unused = ("torch._dynamo", "sympy", "tensorboard", "scipy.stats", "onnx", "matplotlib")
+    code = (
+        "import sys, numpy, dme, dme.commands.predict, dme.report.results_folder; "
+        "dme.predict('dme-fluid', numpy.zeros((64, 64), 'uint8')); "
+        f"print(*[name for name in {unused} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
 def test_nothing_is_downloaded_unless_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(
         downloading.urllib.request, "urlopen", lambda *a, **k: pytest.fail("went to the network")

@@ -10,6 +10,7 @@ from dme.data.cache import open_cache
 from dme.data.opening import open_source
 from dme.data.splits import split_indices
 from dme.nets.loading import load_model
+from dme.nets.segmenter import build_model, set_classes
 from dme.training import fine_tuning
 from dme.training.settings import Finetune
 
@@ -101,6 +102,20 @@ def test_new_classifiers_start_at_the_shares_of_the_training_pixels(
     for head in (model.head, model.aux_head):
         at_zero = head.classifier.bias.detach().softmax(0).numpy()
         assert np.allclose(at_zero, shares, rtol=1e-3) == (start != "kept"), at_zero
+
+
+def test_classifiers_in_place_of_loaded_ones_follow_the_draws_of_a_whole_network(tiny):
+    """What a seed gave when loading a network drew weights first."""
+    names = ["background", "fluid", "other"]
+    torch.manual_seed(7)  # whatever was drawn before
+    model, _ = fine_tuning.starting_network(Finetune(weights=str(tiny)), seed=3)
+    set_classes(model, names)
+    arch = load_model(tiny).arch
+    torch.manual_seed(3)
+    reference = build_model(**arch)
+    set_classes(reference, names)
+    assert torch.equal(model.head.classifier.weight, reference.head.classifier.weight)
+    assert torch.equal(model.aux_head.classifier.weight, reference.aux_head.classifier.weight)
 
 
 def test_the_head_names_the_weights():
