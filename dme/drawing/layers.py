@@ -54,9 +54,9 @@ def draw_boundaries(
     drawn in CYAN where it is 1, and named. Returns uint8 (2 H + legend, 2 W, 3).
     """
     rows = check_rows(boundaries, image.shape[1])
-    scan = Image.fromarray(image).convert("RGB")
+    scan = Image.fromarray(image)
     size = (scan.width * ENLARGED, scan.height * ENLARGED)
-    scan = scan.resize(size, Image.Resampling.BILINEAR)
+    scan = scan.resize(size, Image.Resampling.BILINEAR).convert("RGB")
     colours = [tuple(colour) for colour in COLOURS.tolist()]
     legend = list(zip(BOUNDARIES, colours, strict=True))
 

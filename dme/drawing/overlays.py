@@ -28,17 +28,15 @@ def overlay(
     image: uint8 (H, W) or (H, W, 3). mask: (H, W), drawn where it equals 1. Returns uint8 (H, W,
     3).
     """
-    rgb = image
-    if image.ndim == 2:
-        rgb = np.repeat(image[..., None], 3, axis=2)
+    rgb = image.copy() if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
     inside = np.asarray(mask) == 1
     contour = inside & ~ndimage.binary_erosion(inside)
 
     # the contour hides the scan, the tint lets it through
-    opacity = np.where(inside, tint, 0.0)
-    opacity = np.where(contour, 1.0, opacity)[..., None]  # (H, W, 1)
-    mixed = rgb * (1 - opacity) + np.array(colour) * opacity
-    return mixed.round().astype(np.uint8)
+    mixed = rgb[inside] * (1 - tint) + np.array(colour) * tint  # (pixels inside, 3)
+    rgb[inside] = mixed.round().astype(np.uint8)
+    rgb[contour] = colour
+    return rgb
 
 
 def scan_overlay(image: np.ndarray, mask: np.ndarray, legend: str) -> np.ndarray:

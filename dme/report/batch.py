@@ -1,17 +1,26 @@
-"""Many scans, one after the other: of each remain its files, a row of numbers, a line of a map."""
+"""Many scans, in order: of each remain its files, a row of numbers, a line of a map.
 
+While the networks look at a scan, threads read the next ones and write what was found in those
+before: at most AHEAD and BEHIND of them, however many there are.
+"""
+
+import os
 import sys
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch import distributed
+from torch import Tensor, distributed
 from tqdm import tqdm
 
 from dme.common import ranks
 from dme.common.errors import InputError, with_flags
 from dme.common.tasks import Task
+from dme.common.threads import in_order
 from dme.data.images import to_grey_uint8
 from dme.data.volume_record import VolumeRecord
 from dme.drawing.canvas import save_png
@@ -26,7 +35,7 @@ from dme.report.eyes import VolumePlace, place_of
 from dme.report.inputs import Item, Scan
 from dme.report.journal import Journal, Left
 from dme.report.privacy import Privacy
-from dme.report.scan_files import write_image, write_thumbnail, write_values
+from dme.report.scan_files import write_thumbnail, write_values
 from dme.report.scans import take_scale
 from dme.report.tables import write_rows
 from dme.report.truth import Truth
@@ -39,9 +48,21 @@ from dme.retina.volume import SCALE
 from dme.retina.wedge import columns_with_data, saturated_wedge
 
 FOLDERS = ("masks", "boundaries", "profiles", "overlays")
-
+WRITERS = min(4, os.cpu_count() or 1)  # threads that measure, draw and write
+# scans that are read or wait for a network, and that are written or wait for it
+AHEAD = 2
+BEHIND = WRITERS + 1
 
 Scale = tuple[float, ...] | None  # um: axial, lateral, spacing, as far as they are known
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the networks say of a scan."""
+
+    by_class: dict[str, Tensor]  # "fluid", "layers" -> probabilities (classes, H, W)
+    notes: list[str] = field(default_factory=list)  # on the scale at which it entered
+    quantities: np.ndarray | None = None  # from which trust is judged
 
 
 @dataclass(frozen=True)
@@ -54,8 +75,30 @@ class Finding:
 
 
 @dataclass
+class Job:
+    """A scan on its way from its file to its row; each step fills in what the next ones need."""
+
+    order: int  # among all scans
+    scan: Scan
+    fault: str | None = None  # why it is skipped
+    # once it is read
+    image: np.ndarray | None = None  # uint8 (H, W)
+    truth: Truth | None = None
+    oddities: list[str] = field(default_factory=list)
+    start: dict = field(default_factory=dict)  # what is known of its row
+    # once the networks looked at it, and once all is written; of an earlier run the latter alone
+    answers: Answers | None = None
+    left: Left | None = None
+
+    @property
+    def pixels(self) -> list[np.ndarray]:
+        """The image, and what graders marked in it."""
+        return [self.image, *self.truth.arrays()]
+
+
+@dataclass
 class Work:
-    """Predicts scans one at a time into FOLDERS of `out`; bad ones are reported and skipped."""
+    """Predicts scans into FOLDERS of `out`; bad ones are reported and skipped."""
 
     out: Path
     networks: dict[str, Segmenter]  # "fluid", "layers" or both -> the network that finds it
@@ -87,35 +130,45 @@ class Work:
 
     def run(self, items: list[Item]) -> None:
         """Under torchrun every rank takes its share of the scans."""
+        with tqdm(desc="predict", unit="scan", total=0, disable=ranks.rank() > 0) as bar:
+            self.predict(self._jobs(items, bar), bar.update)
+
+    def _jobs(self, items: list[Item], bar: tqdm) -> Iterator[Job]:
+        """The scans of this rank, and on rank 0 the items that cannot be opened."""
         rank = ranks.rank()
         world = ranks.world_size()
         names: set[str] = set()
         count = 0
-        with tqdm(desc="predict", unit="scan", total=0, disable=rank > 0) as bar:
-            for item in items:
-                scans = list(enumerate(self._open(item, names), count))
-                count += len(scans)
-                mine = [(order, scan) for order, scan in scans if order % world == rank]
-                bar.total += len(mine)
-                for order, scan in mine:
-                    try:
-                        self.predict_scan(order, scan)
-                    except InputError as e:
-                        self.skip(scan.source, str(e), scan.shown_source)
-                    bar.update()
+        for item in items:
+            try:
+                scans = self._open(item, names)
+            except InputError as e:
+                if rank == 0:
+                    yield Job(count, Scan(item.source, item.source, list), fault=str(e))
+                continue
+            jobs = [Job(order, scan) for order, scan in enumerate(scans, count)]
+            count += len(jobs)
+            mine = [job for job in jobs if job.order % world == rank]
+            bar.total += len(mine)
+            yield from mine
+
+    def predict(self, jobs: Iterable[Job], done: Callable[[], object] = lambda: None) -> None:
+        """Find, measure, leave files and a row of every scan; `done` is called after each.
+
+        The networks run in this thread, since PyTorch has threads of its own for them.
+        """
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITERS) as writers:
+            read = in_order(reader, partial(_unless_faulty, self._read), jobs, AHEAD)
+            seen = map(partial(_unless_faulty, self._look), read)
+            for job in in_order(writers, partial(_unless_faulty, self._leave), seen, BEHIND):
+                self._keep(job)
+                done()
 
     def _open(self, item: Item, names: set[str]) -> list[Scan]:
-        """Its scans, after its notes were shown; none where it cannot be opened."""
-        first_rank = ranks.rank() == 0
-        try:
-            scans = item.scans(names, self.privacy)
-            item.notes += take_scale(scans, self.scale_um)
-        except InputError as e:
-            if first_rank:
-                self.skip(item.source, str(e))
-            return []
-
-        if first_rank:
+        """Its scans, after its notes were shown. Raises InputError where it cannot be opened."""
+        scans = item.scans(names, self.privacy)
+        item.notes += take_scale(scans, self.scale_um)
+        if ranks.rank() == 0:
             for note in item.notes:  # with odd file names
                 tqdm.write(f"note: {note}".encode(errors="replace").decode())
 
@@ -145,37 +198,39 @@ class Work:
             reason = reason.replace(source, shown)
         self.skipped.append({"source": shown or source, "reason": reason})
 
-    def predict_scan(self, order: int, scan: Scan) -> None:
-        """Find, measure, leave files and a row. order: of this scan among all."""
+    def _read(self, job: Job) -> None:
+        """The pixels of a scan, and what is known of its row."""
+        scan = job.scan
         seen = scan.read()
-        oddities = self._checked(seen)
-        image, _ = to_grey_uint8(seen)  # (H, W)
-        truth = _truth_of(scan, image)
-        scale_um = scan.scale_um
-        start = {
-            "order": order,
+        job.oddities = self._checked(seen)
+        job.image, _ = to_grey_uint8(seen)
+        job.truth = _truth_of(scan, job.image)
+        job.start = {
+            "order": job.order,
             "scan": scan.name,
             "source": scan.shown_source or scan.source,
             "volume": scan.volume,
             "bscan": scan.position,
-            "height_px": image.shape[0],
-            "width_px": image.shape[1],
+            "height_px": job.image.shape[0],
+            "width_px": job.image.shape[1],
             **dict.fromkeys(SCALE),
-            **dict(zip(SCALE, scale_um or (), strict=False)),
+            **dict(zip(SCALE, scan.scale_um or (), strict=False)),
         }
 
-        # a run that was killed may have done it
-        pixels = [image, *truth.arrays()]
-        left = self.journal.take(start, pixels) if self.journal else None
-        if left is None:
-            left = self._predict(scan, image, truth, start | {"doubt": oddities})
-            if self.journal:
-                left = self.journal.add(left, pixels)
+    def _keep(self, job: Job) -> None:
+        """What remains of a scan, in the order of the scans."""
+        scan = job.scan
+        if job.fault:
+            self.skip(scan.source, job.fault, scan.shown_source)
+            return
+        left = job.left
+        if self.journal and job.answers:
+            left = self.journal.add(left, job.pixels)
         self.rows.append(left.row)
 
         # lines of the volume's maps
         if scan.volume:
-            self.brightness[scan.volume][scan.position] = mean_grey(image)
+            self.brightness[scan.volume][scan.position] = mean_grey(job.image)
             for kind, line in left.lines.items():
                 self.thickness_px[scan.volume, kind][scan.position] = line
 
@@ -187,22 +242,58 @@ class Work:
                 raise InputError(f"{oddity}; or go on with `force`")
         return [str(oddity) for oddity in oddities]
 
-    def _predict(self, scan: Scan, image: np.ndarray, truth: Truth, start: dict) -> Left:
-        """Find, measure, save; start: what is known of the row, its doubts a list."""
-        finding = self._find(scan, image)
+    def _look(self, job: Job) -> None:
+        """Let the networks look at a scan, unless a run that was killed has done it."""
+        if self.journal:
+            job.left = self.journal.take(job.start, job.pixels)
+        if job.left is not None:
+            return
+        # one network may find both, and runs once
+        answers = {}
+        notes = []
+        for model in dict.fromkeys(self.networks.values()):
+            answers[model] = class_probabilities(model, job.image, self.tta, job.scan.scale_um)
+            if note := scale_note(model, job.image, job.scan.scale_um):
+                notes.append(note)
+        by_class = {target: answers[model] for target, model in self.networks.items()}
+
+        quantities = None
+        if self.trust:
+            model = self.networks["fluid"]
+            _, probability = fluid_mask(model, by_class["fluid"], self.threshold)
+            quantities = quantities_of(model, job.image, probability, job.scan.scale_um)
+        job.answers = Answers(by_class, notes, quantities)
+
+    def _leave(self, job: Job) -> None:
+        """Measure what was found, and write its files; those of an earlier run are there."""
+        if job.left is None:
+            job.left = self._measure(job, self._finding(job))
+            job.answers = replace(job.answers, by_class={})  # which are large
+
+    def _finding(self, job: Job) -> Finding:
+        by_class = job.answers.by_class
+        mask = probability = boundaries = None
+        if "fluid" in by_class:
+            model = self.networks["fluid"]
+            mask, probability = fluid_mask(model, by_class["fluid"], self.threshold)
+        if "layers" in by_class:
+            model = self.networks["layers"]
+            boundaries = layer_rows(model, job.image, by_class["layers"], probability)
+        return Finding(mask, probability, boundaries)
+
+    def _measure(self, job: Job, finding: Finding) -> Left:
+        """The row of a scan and its lines of the volume's maps; writes its files."""
+        scan = job.scan
         scale_um = scan.scale_um
         axial_um = scale_um[0] if scale_um else None
-        row = dict(start)
-        doubts = start["doubt"] + doubts_of(image, finding.boundaries, axial_um)
-        for model in dict.fromkeys(self.networks.values()):
-            if note := scale_note(model, image, scale_um):
-                doubts.append(note)
-        row["doubt"] = SEPARATOR.join(dict.fromkeys(doubts))
+        row = dict(job.start)
+        doubts = job.oddities + doubts_of(job.image, finding.boundaries, axial_um)
+        row["doubt"] = SEPARATOR.join(dict.fromkeys(doubts + job.answers.notes))
 
         # what cannot be a retina counts for nothing; in the volume's map it is of no thickness
         lines = {}
         if finding.boundaries is not None:
-            impossible = impossible_columns(finding.boundaries, len(image), axial_um)
+            impossible = impossible_columns(finding.boundaries, len(job.image), axial_um)
             if scan.volume:
                 lines["retina"] = np.where(impossible, 0.0, retina_px(finding.boundaries))
             finding.boundaries[:, impossible] = np.nan
@@ -211,38 +302,21 @@ class Work:
         # numbers and files of fluid, of layers, and of fluid in layers
         if finding.mask is not None:
             row |= self._leave_fluid(scan, finding, scale_um)
-        if finding.mask is not None and self.trust:
-            row |= self._believed(image, finding, scale_um)
+        if job.answers.quantities is not None:
+            row |= self._believed(job, finding)
             if row.pop("flagged"):
                 row["doubt"] = SEPARATOR.join(filter(None, (row["doubt"], UNSURE)))
         if finding.boundaries is not None:
             row |= self._leave_layers(scan, finding, scale_um)
         if finding.mask is not None and finding.boundaries is not None:
             row |= measure_fluid_in_layers(finding.boundaries, finding.mask, scale_um)
-        row |= self._leave_pictures(scan, image, finding, row)
+        row |= self._leave_pictures(scan, job.image, finding, row)
         row["values"] = f"scans/{scan.name}.js"
-        write_values(self.out / row["values"], scan.name, values_of(finding, truth))
+        write_values(self.out / row["values"], scan.name, values_of(finding, job.truth))
 
         if scan.volume and finding.mask is not None:
-            lines["fluid"] = fluid_thickness_px(image, finding.mask)
+            lines["fluid"] = fluid_thickness_px(job.image, finding.mask)
         return Left(row, lines)
-
-    def _find(self, scan: Scan, image: np.ndarray) -> Finding:
-        # one network may find both, and runs once
-        scale_um = scan.scale_um
-        probabilities = {}
-        for model in self.networks.values():
-            if model not in probabilities:
-                probabilities[model] = class_probabilities(model, image, self.tta, scale_um)
-
-        mask = probability = boundaries = None
-        if "fluid" in self.networks:
-            model = self.networks["fluid"]
-            mask, probability = fluid_mask(model, probabilities[model], self.threshold)
-        if "layers" in self.networks:
-            model = self.networks["layers"]
-            boundaries = layer_rows(model, image, probabilities[model], probability)
-        return Finding(mask, probability, boundaries)
 
     def _leave_fluid(self, scan: Scan, finding: Finding, scale_um: Scale) -> dict:
         """Save the mask; returns its columns."""
@@ -251,15 +325,14 @@ class Work:
         save_png(self.out / row["mask"], finding.mask * 255, fast=True)
         return row
 
-    def _believed(self, image: np.ndarray, finding: Finding, scale_um: Scale) -> dict:
+    def _believed(self, job: Job, finding: Finding) -> dict:
         """How far the fluid of a scan can be believed, and whether that is too little."""
-        model = self.networks["fluid"]
-        quantities = quantities_of(model, image, finding.probability, scale_um)
-        trust = self.trust.judge(quantities, float(finding.mask.mean()))
+        trust = self.trust.judge(job.answers.quantities, float(finding.mask.mean()))
+        pixels = job.image.size
         return {
             "predicted_dice": trust.dice,
-            "fluid_area_low_mm2": area_mm2(trust.low_share * image.size, scale_um),
-            "fluid_area_high_mm2": area_mm2(trust.high_share * image.size, scale_um),
+            "fluid_area_low_mm2": area_mm2(trust.low_share * pixels, job.scan.scale_um),
+            "fluid_area_high_mm2": area_mm2(trust.high_share * pixels, job.scan.scale_um),
             "flagged": trust.flagged,
         }
 
@@ -288,17 +361,17 @@ class Work:
         save_png(self.out / files["overlay"], overlay, fast=True)
         legend = 0 if finding.boundaries is not None else STRIP
         write_thumbnail(self.out / files["thumbnail"], overlay, legend)
-        write_image(self.out / files["image"], image)
+        save_png(self.out / files["image"], image, fast=True)
         return files
 
     def _overlay(self, image: np.ndarray, finding: Finding, row: dict) -> np.ndarray:
         if finding.boundaries is not None:
             return draw_boundaries(image, finding.boundaries, finding.mask)
         regions = counted(row["regions"], "region")
-        legend = f"fluid: {amount(row)}, {regions} ({self._rule()})"
+        legend = f"fluid: {amount(row)}, {regions} ({self._rule(finding)})"
         return scan_overlay(image, finding.mask, legend)
 
-    def _rule(self) -> str:
+    def _rule(self, finding: Finding) -> str:
         """What is fluid, in words."""
         return f"probability above {self.threshold:g}"
 
@@ -326,6 +399,16 @@ class Work:
             for volume, lines in brightness.items():
                 self.brightness[volume] |= lines
         self.rows.sort(key=lambda row: row.pop("order"))
+
+
+def _unless_faulty(step: Callable[[Job], None], job: Job) -> Job:
+    """The scan after a step, or with the reason why it is skipped."""
+    if job.fault is None:
+        try:
+            step(job)
+        except InputError as e:
+            job.fault = str(e)
+    return job
 
 
 def fluid_thickness_px(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

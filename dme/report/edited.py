@@ -8,7 +8,7 @@ how much, stands in its tables.
 import contextlib
 import hashlib
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from dme.common.provenance import provenance
 from dme.data.corrections import STATE, Annotation, Change, Corrections, change
 from dme.data.outside_masks import Slot, read_outside_masks, with_unknown
 from dme.report import results_folder
-from dme.report.batch import Finding, Work
+from dme.report.batch import Finding, Job, Work
 from dme.report.columns import EDITED
 from dme.report.eyes import ORIGIN, VolumePlace, eye_in_name
 from dme.report.inputs import Item
@@ -30,7 +30,6 @@ from dme.report.privacy import Privacy
 from dme.report.scans import Scan
 from dme.report.stored import Stored, open_results, scale_of
 from dme.report.surfaces import surface_file
-from dme.report.truth import Truth
 
 PROBABILITY = "mean_fluid_probability"
 CHANGED = "changed"
@@ -105,6 +104,14 @@ class _Masks(dict):
         return mask
 
 
+@dataclass(frozen=True)
+class EditedFinding(Finding):
+    """What holds of a scan now."""
+
+    state: str = ""  # CHANGED, CONFIRMED, or neither
+    change: Change = field(default_factory=Change)
+
+
 @dataclass
 class EditedWork(Work):
     """Measures what is drawn in place of predicting."""
@@ -114,46 +121,43 @@ class EditedWork(Work):
 
     def __post_init__(self) -> None:
         self.by_name = {row["scan"]: row for row in self.stored.rows}
-        self.state = ""  # of the scan that is being measured: CHANGED, CONFIRMED, or neither
-        self.change = Change()
 
-    def _find(self, scan: Scan, image: np.ndarray) -> Finding:
-        finding = self.stored.finding(self.by_name[scan.name])
+    def _finding(self, job: Job) -> EditedFinding:
+        finding = self.stored.finding(self.by_name[job.scan.name])
         original = Annotation(finding.mask, finding.boundaries)
-        drawn = self.edits.of(scan.name, original)
-        self.state = ""
-        self.change = Change()
+        drawn = self.edits.of(job.scan.name, original)
         if drawn is None:
-            return finding
-        self.change = change(original, drawn)
-        if not self.change.nothing:
-            self.state = CHANGED
+            return EditedFinding(**vars(finding))
+        changed = change(original, drawn)
+        state = ""
+        if not changed.nothing:
+            state = CHANGED
         elif drawn.done:
-            self.state = CONFIRMED
+            state = CONFIRMED
 
         # what a person does not draw stays as it was found
         mask = finding.mask if drawn.fluid is None else drawn.fluid
         boundaries = finding.boundaries if drawn.boundaries is None else drawn.boundaries
-        return replace(finding, mask=mask, boundaries=boundaries)
+        return EditedFinding(mask, finding.probability, boundaries, state, changed)
 
-    def _predict(self, scan: Scan, image: np.ndarray, truth: Truth, start: dict) -> Left:
+    def _measure(self, job: Job, finding: EditedFinding) -> Left:
         """As of a prediction, with what a person changed in columns of its own."""
-        left = super()._predict(scan, image, truth, start)
-        earlier = self.by_name[scan.name]
-        if self.state != CHANGED and PROBABILITY in earlier:
+        left = super()._measure(job, finding)
+        earlier = self.by_name[job.scan.name]
+        if finding.state != CHANGED and PROBABILITY in earlier:
             left.row[PROBABILITY] = earlier[PROBABILITY]  # here it is in steps of 1/255
 
         # what only a network can say of a scan holds until it is changed
         for key in earlier.keys() - left.row.keys() - set(EDITED):
             value = earlier[key]
-            if self.state == CHANGED:
+            if finding.state == CHANGED:
                 value = [] if isinstance(value, list) else None
             left.row[key] = value
-        left.row |= dict(zip(EDITED, [self.state, *vars(self.change).values()], strict=True))
+        left.row |= dict(zip(EDITED, [finding.state, *vars(finding.change).values()], strict=True))
         return left
 
-    def _rule(self) -> str:
-        return "corrected by hand" if self.state == CHANGED else super()._rule()
+    def _rule(self, finding: EditedFinding) -> str:
+        return "corrected by hand" if finding.state == CHANGED else super()._rule(finding)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Files of one scan for the page: its picture, a small one of its overlay, its pixels' values.
+"""Files of one scan for the page: a small picture of its overlay, and its pixels' values.
 
 A page that was opened as a file may read neither the pixels of pictures nor other files; it may
 run scripts beside it. So the values are a script that hands them over.
@@ -19,12 +19,6 @@ from dme.drawing.panels import fitting
 THUMBNAIL_PX = 220  # width
 THUMBNAIL_QUALITY = 82  # of JPEG
 KINDS = {np.dtype(np.uint8): "u1", np.dtype(np.float32): "<f4"}  # whatever the machine's order
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """A scan uint8 (H, W) as PNG, as small as it gets."""
-    with atomic_path(path) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG", optimize=True)
 
 
 def write_thumbnail(path: Path, picture: np.ndarray, strip: int) -> None:

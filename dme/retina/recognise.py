@@ -132,12 +132,16 @@ def oddities_of(pixels: np.ndarray) -> list[Oddity]:
 
     if is_inverted(grey):
         return [*oddities, INVERTED]
-    oddity = _no_bscan(grey)
+    blocks = blocks_of(grey)
+    oddity = _nothing_seen(grey, blocks)
+    if oddity:
+        return [*oddities, oddity]
+    profile = common_profile(blocks)
+    oddity = _no_bscan(grey, blocks, profile)
     if oddity:
         return [*oddities, oddity]
     if MARKED not in oddities and has_marks(grey):
         oddities.append(MARKED)
-    profile = common_profile(blocks_of(grey))
     if profile.contrast < FAINT:
         oddities.append(NO_RETINA)
     elif profile.rising < MIRRORED:
@@ -176,15 +180,18 @@ def is_inverted(grey: np.ndarray) -> bool:
     return bool(skewed and median >= BRIGHT_MEDIAN and high)
 
 
-def _no_bscan(grey: np.ndarray) -> Oddity | None:
-    """Why a picture uint8 (H, W) is no B-scan, None if it may be one."""
+def _nothing_seen(grey: np.ndarray, blocks: np.ndarray) -> Oddity | None:
+    """Why a picture uint8 (H, W), whose blocks these are, shows nothing; None if it may."""
     inside = grey[~saturated_wedge(grey)]
-    blocks = blocks_of(grey)
     if not inside.size or np.ptp(np.percentile(inside, (1, 99))) < EMPTY_RANGE:
         return EMPTY
     if blocks.shape[1] < LEAST_COLUMNS:
         return NOISE_ONLY
-    profile = common_profile(blocks)
+    return None
+
+
+def _no_bscan(grey: np.ndarray, blocks: np.ndarray, profile: Profile) -> Oddity | None:
+    """Why a picture uint8 (H, W) is no B-scan, None if it may be one; profile: of its blocks."""
     if profile.followed < NOISE:
         return NOISE_ONLY
 
@@ -227,16 +234,17 @@ def blocks_of(grey: np.ndarray) -> np.ndarray:
 def common_profile(blocks: np.ndarray) -> Profile:
     """The profile of blocks (ROWS, columns): each column is shifted to follow those before it."""
     smooth = ndimage.gaussian_filter1d(blocks, 1, axis=0)
-    steps = np.arange(-MOST_STEP, MOST_STEP + 1)
+    steps = np.arange(-MOST_STEP, MOST_STEP + 1)[:, None]
+    depths = np.arange(len(smooth))
     shifts = [0]
     followed = []
     before = [smooth[:, 0]]
     for column in smooth.T[1:]:
-        candidates = np.stack([np.roll(column, -(shifts[-1] + step)) for step in steps])
+        candidates = column[(depths + shifts[-1] + steps) % len(column)]  # (steps, ROWS)
         correlation = _correlations(candidates, np.mean(before[-FOLLOWED:], axis=0))
         best = int(correlation.argmax())
         followed.append(correlation[best])
-        shifts.append(shifts[-1] + steps[best])
+        shifts.append(shifts[-1] + int(steps[best, 0]))
         before.append(candidates[best])
 
     # all where the middle one lies

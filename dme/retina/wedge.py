@@ -13,7 +13,10 @@ EDGE = 0.3  # of the same, beside such a place
 
 def saturated_wedge(image: np.ndarray) -> np.ndarray:
     """Where an image uint8 (H, W) is 255 in connection with its top or bottom border, bool."""
-    regions, _ = ndimage.label(image == SATURATED)
+    saturated = image == SATURATED
+    if not saturated[[0, -1]].any():
+        return np.zeros_like(saturated)
+    regions, _ = ndimage.label(saturated)
     border = np.unique(regions[[0, -1]])
     return np.isin(regions, border[border > 0])
 

@@ -4,14 +4,21 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from helpers.scan_files import picture, save
+from helpers.scripts import ROOT, table
 from PIL import Image
 
+from dme.common.errors import INTERRUPTED
 from dme.common.folders import owned
 from dme.report import batch, place
+from dme.report.journal import entries
 
 
 @pytest.fixture
@@ -24,17 +31,15 @@ def killed(monkeypatch, predict):
     """killed(scans, *arguments): a prediction that is stopped after so many scans."""
 
     def call(scans: int, *arguments, **more):
-        overlay = batch.Work._overlay
-        calls = []
+        keep = batch.Work._keep
 
-        def stopping(*rest):
-            calls.append(1)
-            if len(calls) > scans:
+        def stopping(work, job):
+            if len(work.rows) == scans:
                 raise KeyboardInterrupt
-            return overlay(*rest)
+            keep(work, job)
 
         with monkeypatch.context() as patch:
-            patch.setattr(batch.Work, "_overlay", stopping)
+            patch.setattr(batch.Work, "_keep", stopping)
             done = predict(*arguments, **more)
         assert done.code == 130
         return done
@@ -127,9 +132,9 @@ def test_a_killed_prediction_goes_on_and_ends_like_another(
     done = killed(scans, *arguments)
     assert not done.results()["finished"]
     predicted = []
-    find = batch.Work._find
+    finding = batch.Work._finding
     monkeypatch.setattr(
-        batch.Work, "_find", lambda work, *scan: predicted.append(1) or find(work, *scan)
+        batch.Work, "_finding", lambda work, job: predicted.append(1) or finding(work, job)
     )
     done = predict(*arguments)
     assert done.code == 0
@@ -141,6 +146,26 @@ def test_a_killed_prediction_goes_on_and_ends_like_another(
     theirs = contents(whole.out)
     assert without_time(ours) == without_time(theirs)
     assert scans_of(ours) == scans_of(theirs)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_in_a_line_and_leaves_whole_files(tmp_path):
+    """A real signal, sent while all threads are at work; the next run goes on."""
+    command = [sys.executable, "-m", "dme", "predict", "phantom", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(entries(tmp_path / "out")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert errors.splitlines()[-1] == INTERRUPTED
+    assert not list(tmp_path.rglob("*.part"))
+    for path in tmp_path.rglob("*.png"):
+        Image.open(path).load()
+    done = len(list(entries(tmp_path / "out")))
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0 and f"where {done} scans are done" in again.stdout
+    assert len(table(tmp_path / "out" / "measurements.csv")) == 20
 
 
 @pytest.mark.parametrize(

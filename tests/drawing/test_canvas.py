@@ -1,10 +1,12 @@
 """PNG files hold what was drawn."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from dme.drawing.canvas import Letters, save_png
+from dme.drawing.canvas import Letters, fast_png, save_png
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -14,6 +16,22 @@ def test_save_png(tmp_path, fast):
     save_png(file, picture, fast)
     assert np.array_equal(np.asarray(Image.open(file)), picture)
     assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (9, 1), (33, 20), (1, 1, 3), (40, 23, 3)])
+@pytest.mark.parametrize("kind", ["noise", "flat", "turned"])
+def test_fast_png_holds_every_pixel(shape, kind):
+    """Whole files, by Pillow's account, of pictures in any order in memory."""
+    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    if kind == "flat":
+        picture[:] = 255
+    if kind == "turned":
+        picture = picture.swapaxes(0, 1)[::-1, ::2]
+    content = fast_png(picture)
+    Image.open(io.BytesIO(content), formats=("PNG",)).verify()  # the checksums
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.mode == ("L" if picture.ndim == 2 else "RGB")
+        assert np.array_equal(np.asarray(image), picture)
 
 
 def ink(text: str, size: int = 20, anchor: str = "la") -> np.ndarray:

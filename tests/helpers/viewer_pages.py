@@ -8,7 +8,7 @@ import numpy as np
 from dme.drawing.canvas import save_png
 from dme.drawing.html import Column, Table
 from dme.report.page import Page
-from dme.report.scan_files import write_image, write_thumbnail, write_values
+from dme.report.scan_files import write_thumbnail, write_values
 from dme.report.viewer import viewer_content
 
 WIDTH = 60  # of a scan, px
@@ -67,7 +67,7 @@ def write_viewer_page(
         image = np.full((HEIGHT, WIDTH), 40 + 20 * (i % 8), np.uint8)
         picture = np.repeat(image[..., None], 3, axis=2)
         values = {kind: array for kind, array in scan_values(i).items() if kind in kinds}
-        write_image(folder / rows[i]["image"], image)
+        save_png(folder / rows[i]["image"], image, fast=True)
         write_values(folder / rows[i]["values"], rows[i]["scan"], values)
         save_png(folder / rows[i]["overlay"], picture)
         write_thumbnail(folder / rows[i]["thumbnail"], picture, 0)

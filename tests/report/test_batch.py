@@ -1,6 +1,11 @@
 """Many scans: what one leaves, how scales complete each other, and that memory stays flat."""
 
+import errno
+import os
+import threading
+import time
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +17,8 @@ from helpers.scan_files import files, flat, indexed, picture
 
 from dme.common.errors import InputError
 from dme.data.phantom import phantom_bscan
-from dme.report.batch import Work
+from dme.report import batch
+from dme.report.batch import AHEAD, BEHIND, Job, Work
 from dme.report.inputs import Item, list_items
 from dme.report.scans import Scan
 from dme.retina.volume import measure_volume
@@ -31,7 +37,7 @@ def test_what_a_scan_leaves(tmp_path):
     """Of the fluid a mask, of the layers boundaries and a profile, and one overlay."""
     network = Knows([flat()], fluid=True)
     work = work_in(tmp_path, fluid=network, layers=network)
-    work.predict_scan(0, Scan("a", "a.png", with_cyst))
+    work.predict([Job(0, Scan("a", "a.png", with_cyst))])
     expected = {"masks/a.png", "boundaries/a.csv", "profiles/a.png", "overlays/a.png"}
     expected |= scan_files("a")
     assert files(tmp_path) == expected
@@ -48,8 +54,8 @@ def test_columns_of_more_fluid_than_a_byte_counts(tmp_path):
     deep[20:620, 4] = 160
     deep[20:276, 5] = 160  # 256 px
     work = work_in(tmp_path, fluid=Bright())
-    work.predict_scan(0, Scan("a", "a.npy", deep.copy, volume="v", position=0))
-    work.predict_scan(1, Scan("b", "b.npy", deep.copy, volume="v", position=1))
+    first = Scan("a", "a.npy", deep.copy, volume="v", position=0)
+    work.predict([Job(0, first), Job(1, Scan("b", "b.npy", deep.copy, volume="v", position=1))])
     expected = [0, 0, 0, 0, 600, 256, *[0] * 14]
     assert work.thickness_px["v", "fluid"][1].tolist() == expected
     assert work.rows[1]["fluid_px"] == 856
@@ -65,7 +71,7 @@ def test_columns_of_more_fluid_than_a_byte_counts(tmp_path):
 def test_lines_of_a_volume(tmp_path):
     network = Knows([flat()], fluid=True)
     work = work_in(tmp_path, fluid=network, layers=network)
-    work.predict_scan(0, Scan("a", "a.npy", with_cyst, volume="v", position=7))
+    work.predict([Job(0, Scan("a", "a.npy", with_cyst, volume="v", position=7))])
     expected_px = np.zeros(60)
     expected_px[5:9] = 4
     fluid_px = work.thickness_px["v", "fluid"][7]
@@ -119,6 +125,93 @@ def links_to(file: Path, count: int) -> Path:
     return folder
 
 
+def test_the_order_is_that_of_the_scans_whichever_thread_is_first(tmp_path, monkeypatch):
+    """Early scans take longest to read and to draw; some cannot be read, drawn or opened."""
+    overlay = Work._overlay
+
+    def read(number: int) -> np.ndarray:
+        time.sleep(0.02 / (1 + number))
+        if number % 5 == 2:
+            raise InputError(f"{number}.png: not a readable image")
+        return picture(seed=number)
+
+    def slow(work: Work, image, finding, row) -> np.ndarray:
+        time.sleep(0.05 / (1 + row["order"]))
+        if row["order"] % 5 == 4:
+            raise InputError("cannot be drawn")
+        return overlay(work, image, finding, row)
+
+    def opened(numbers: range) -> list[Scan]:
+        return [Scan(f"s{n:02d}", f"{n}.png", partial(read, n)) for n in numbers]
+
+    def closed(notes: list[str]) -> list[Scan]:
+        raise InputError("closed.npy: not a readable array")
+
+    monkeypatch.setattr(Work, "_overlay", slow)
+    items = [
+        Item("first", lambda notes: opened(range(8))),
+        Item("closed.npy", closed),
+        Item("last", lambda notes: opened(range(8, 13))),
+    ]
+    work = work_in(tmp_path, fluid=Bright())
+    work.run(items)
+    work.gather()
+    good = [number for number in range(13) if number % 5 not in (2, 4)]
+    assert [row["scan"] for row in work.rows] == [f"s{number:02d}" for number in good]
+    skipped = ["2.png", "4.png", "7.png", "closed.npy", "9.png", "12.png"]
+    assert [fault["source"] for fault in work.skipped] == skipped
+
+
+def test_next_scans_are_read_while_the_network_looks(tmp_path, monkeypatch):
+    """A few, never all of them; and none is written before it was looked at."""
+    events = []
+    reading = threading.Event()
+
+    def read(number: int) -> np.ndarray:
+        events.append(("read", number))
+        if number == 1:
+            reading.set()
+        return picture(seed=number)
+
+    def look(model, image, tta, scale_um) -> torch.Tensor:
+        assert reading.wait(10)  # the second scan is read before the first one is done
+        number = sum(kind == "looked" for kind, _ in events)
+        events.append(("looked", number))
+        return torch.zeros(2, *image.shape)
+
+    monkeypatch.setattr("dme.report.batch.class_probabilities", look)
+    scans = [Scan(f"s{n:02d}", f"{n}.png", partial(read, n)) for n in range(30)]
+    work = work_in(tmp_path, fluid=Bright())
+    work.run([Item("in", lambda notes: scans)])
+    for place, (kind, number) in enumerate(events):
+        if kind == "read":
+            looked = sum(other == "looked" for other, _ in events[:place])
+            assert number - looked <= AHEAD
+    assert len(work.rows) == 30
+
+
+def test_a_full_disk_ends_the_run_from_whichever_thread(tmp_path, monkeypatch):
+    """No thread goes on, and nothing half-written stays."""
+    save = batch.save_png
+
+    def full(path: Path, pixels: np.ndarray, fast: bool) -> None:
+        if path.name == "s03.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        save(path, pixels, fast)
+
+    monkeypatch.setattr("dme.report.batch.save_png", full)
+    scans = [Scan(f"s{n:02d}", f"{n}.png", partial(picture, seed=n)) for n in range(40)]
+    work = work_in(tmp_path, fluid=Bright())
+    with pytest.raises(OSError, match="No space left") as fault:
+        work.run([Item("in", lambda notes: scans)])
+    assert fault.value.errno == errno.ENOSPC
+    assert [row["scan"] for row in work.rows] == ["s00", "s01", "s02"]
+    written = len(list((tmp_path / "masks").iterdir()))
+    assert written <= 3 + AHEAD + BEHIND
+    assert not list(tmp_path.rglob("*.part"))
+    assert not [thread for thread in threading.enumerate() if "Pool" in thread.name]
+
+
 def test_memory_stays_flat(tmp_path, monkeypatch):
     """50 more scans of 0.13 MB (in all 6 MB, as much for each step) leave only their rows."""
     image = phantom_bscan(5, 260, 500).image
@@ -138,8 +231,8 @@ def test_memory_stays_flat(tmp_path, monkeypatch):
         return peak / 2**20
 
     peak_mb(1)
-    few = peak_mb(5)
-    many = peak_mb(55)
+    few = peak_mb(15)  # more than are on their way at once
+    many = peak_mb(65)
     assert many - few < 1
 
 
@@ -152,7 +245,7 @@ def test_columns_without_data_are_unknown_not_thin(tmp_path):
     image[:, -2:] = 255
     network = Knows([rows], fluid=True)
     work = work_in(tmp_path, fluid=network, layers=network)
-    work.predict_scan(0, Scan("a", "a.npy", image.copy, volume="v", position=7))
+    work.predict([Job(0, Scan("a", "a.npy", image.copy, volume="v", position=7))])
     (row,) = work.rows
     assert row["retina_thickness_px"] == pytest.approx(56, abs=0.1)
     unknown = [*range(6), 58, 59]

@@ -7,7 +7,7 @@ import pytest
 from helpers.knowing_networks import Knows
 from helpers.scan_files import flat, indexed
 
-from dme.report.batch import Work
+from dme.report.batch import Job, Work
 from dme.report.doubts import JUMPING
 from dme.report.mending import mending_lines
 from dme.report.scans import Scan
@@ -31,7 +31,7 @@ def work(tmp_path):
     for position in range(BSCANS):
         image = indexed(position, height=200)
         scan = Scan(f"b{position}", "v", image.copy, "v", position, SCALE_UM)
-        work.predict_scan(position, scan)
+        work.predict([Job(position, scan)])
         work.ranges["v"] = (0, BSCANS - 1)
     return work
 

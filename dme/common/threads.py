@@ -1,0 +1,26 @@
+"""Work that other threads do meanwhile, its results in order."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_order(
+    pool: Executor, step: Callable[[Item], Result], items: Iterable[Item], most: int
+) -> Iterator[Result]:
+    """What `step` makes of every item, in the order of the items, by the threads of a pool.
+
+    At most so many items are on their way or wait to be taken: the next one is not asked for
+    before, so memory does not grow with their number. What `step` raises, raises here in turn.
+    """
+    waiting = deque()
+    for item in items:
+        waiting.append(pool.submit(step, item))
+        if len(waiting) == most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
