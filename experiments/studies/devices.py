@@ -44,6 +44,7 @@ CANDIDATES = {
     "fewer, gamma to 2 without one brightness": "--size um --synthetic 20 --gamma 1",
     "um, synthetic first": f"{SCALE} --weights {FIRST}",
     "um, synthetic first and beside": f"{FEWER} --weights {FIRST}",
+    "um, synthetic first, 10 beside": f"{SCALE} --synthetic 10 --weights {FIRST}",
 }
 FOLDS = (1, 2)  # of dev:K/4, as the protocol says
 REFUSED = "inverted"  # the perturbation that is to be refused, not to be read
