@@ -78,7 +78,7 @@ def main() -> int:
             webbrowser.open(server.address)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-        command = f"./run.sh finetune --recipe best --data {out} --split random"
+        command = f"./run.sh finetune --recipe fluid --data {out} --split random"
         print(by_door(f"\nended; train on what is done: {command}"))
     return 0
 

@@ -26,7 +26,7 @@ from dme.nets.zoo import known
 from dme.training.augment import TrainingSet, fit_note
 from dme.training.fine_tuning_report import report, report_second_opinion
 from dme.training.loop import train
-from dme.training.presets import PLANS
+from dme.training.presets import FLUID, PLANS
 from dme.training.run_folder import refuse_foreign_files, start_of_resumed
 from dme.training.settings import Finetune, Plan
 from dme.training.tasks import check_annotated, training_set, with_synthetic
@@ -149,16 +149,21 @@ def starting_network(options: Finetune, seed: int) -> tuple[Segmenter, str]:
 
 
 def _shipped_weights(options: Finetune) -> str:
-    """Name of the weights that ship for the backbone or the head asked for."""
-    for part in (options.backbone, options.head):
-        if f"hrf-{part}" in known():
-            return f"hrf-{part}"
+    """Name of the weights that ship for the recipe, and for the backbone or the head asked for."""
+    pretrained_on = ["hrf"]
+    if options.recipe == FLUID.finetune.recipe:
+        pretrained_on.insert(0, "devices")
+    parts = [part for part in (options.backbone, options.head) if part]
+    for data in pretrained_on:
+        for part in parts or ["psp"]:
+            if f"{data}-{part}" in known():
+                return f"{data}-{part}"
     if options.backbone not in (None, "unet"):
         raise InputError(
             f"no weights for a {options.backbone} ship with dme; give --weights FILE, "
             "from ./run.sh pretrain, or --weights none"
         )
-    return "hrf-psp"
+    return f"{pretrained_on[0]}-psp"
 
 
 def _described(model: Segmenter) -> str:

@@ -43,12 +43,20 @@ BEST = Plan(
     ),
     replace(STRONG, iters=800, ema=0.99),
 )
+# BEST for scans of any device, chosen by experiments/studies/devices.py on four eyes: one physical
+# scale, one brightness, from a network of synthetic devices and with some of them beside the data
+FLUID = replace(
+    BEST,
+    finetune=replace(
+        BEST.finetune, recipe="fluid", size="um", match_brightness=True, synthetic=20
+    ),
+)
 LAYERS = Plan(
     replace(BEST.finetune, recipe="layers", task="layers", head="fcn"),
     replace(BEST.augment, crop=240, border=0.25),
     replace(BEST.recipe, batch=6),
 )
-PLANS = {plan.finetune.recipe: plan for plan in (STUDY, BEST, LAYERS)}
+PLANS = {plan.finetune.recipe: plan for plan in (STUDY, FLUID, BEST, LAYERS)}
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ class Finetune:
     recipe: str = setting(
         "study",
         "what the other options default to",
-        choices=("study", "best", "layers"),
+        choices=("study", "fluid", "best", "layers"),
     )
     task: str = setting("fluid", "what to segment", choices=tuple(TASKS))
     data: str | None = setting(
@@ -238,7 +238,7 @@ class Finetune:
     weights: str | None = setting(
         None,
         "name or file to start from, or 'none' for fresh ones "
-        "(default hrf-BACKBONE, else hrf-HEAD)",
+        "(default hrf-BACKBONE, else hrf-HEAD; of recipe fluid devices-BACKBONE, devices-psp)",
     )
     head: str | None = setting(
         None,

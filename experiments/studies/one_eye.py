@@ -22,9 +22,11 @@ from dme.training import series
 
 FOLDS = 5
 EVERY_FOLD = tuple(range(1, FOLDS + 1))
-BEFORE = "--recipe best"
+BEFORE = "--recipe fluid"
 # about a minute of one core
-AFTER = "--recipe best --iters 120 --batch 2 --lr 5e-4 --warmup 10 --ema 0.9 --split all"
+AFTER = (
+    "--recipe fluid --synthetic 0 --iters 120 --batch 2 --lr 5e-4 --warmup 10 --ema 0.9 --split all"
+)
 CORRECTED = (1, 2, 4)
 
 

@@ -119,6 +119,11 @@ PRESETS = {
     ),
 }
 FINETUNE, AUGMENT, RECIPE = PRESETS["best"]
+PRESETS["fluid"] = (
+    FINETUNE | {"recipe": "fluid", "size": "um", "match_brightness": True, "synthetic": 20},
+    AUGMENT,
+    RECIPE,
+)
 PRESETS["layers"] = (
     FINETUNE | {"recipe": "layers", "task": "layers", "head": "fcn"},
     AUGMENT | {"crop": 240, "border": 0.25},
@@ -238,3 +243,20 @@ def test_help_needs_no_package_at_all():
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "--max-class-share" in done.stdout and "--amp {auto,off,bf16,fp16}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("recipe", "asked", "start"),
+    [
+        ("study", {}, "hrf-psp"),
+        ("best", {"head": "fcn"}, "hrf-fcn"),
+        ("fluid", {}, "devices-psp"),
+        ("fluid", {"backbone": "unet"}, "devices-psp"),
+        ("fluid", {"head": "deeplabv3"}, "hrf-deeplabv3"),
+        ("fluid", {"backbone": "mobilenet_v3_small"}, "devices-mobilenet_v3_small"),
+    ],
+)
+def test_recipe_and_network_say_where_the_start_comes_from(recipe, asked, start):
+    options = Finetune(recipe=recipe, **asked)
+    _, line = fine_tuning.starting_network(options, seed=0)
+    assert line.startswith(f"{start} (sha256 ")
