@@ -32,9 +32,9 @@ if TYPE_CHECKING:  # --help is answered without torch
     from dme.data.scan_set import Cache
 
 STARTS = {
+    "devices-psp": "synthetic scans",
     "hrf-psp": "vessels (HRF)",
     "hrf-fcn": "vessels (HRF)",
-    "phantom-psp": "synthetic scans",
     "none": "nothing",
 }
 RANDOM, SUGGEST = "random", "suggest"
@@ -44,8 +44,8 @@ NOTES = (
     "Share: of what all training scans give from the same start, on the same folds. Folds "
     "together: the seeds that are finished on every fold."
 )
-# its constants were measured on the labels of all eyes
-NOT_BLIND = "The start from synthetic scans knows a little of the scored eyes."
+# the phantom's constants were measured on the labels of all eyes
+NOT_BLIND = "The start from synthetic scans, and those beside the data, know a little of all eyes."
 
 
 @dataclass(frozen=True)
@@ -59,20 +59,20 @@ class Protocol:
     worth: int  # the count that is run first and judged
     seeds: tuple[int, ...] = (0,)  # of the random orders, and of the trainings
     suggests: bool = False  # whether suggest chooses too, once
-    others: tuple[str, ...] = ()  # further starts: seed 0, first fold
+    others: tuple[str, ...] = ()  # further starts, no synthetic scans: seed 0, first fold
     few: tuple[int, ...] = ()  # their counts
 
 
 PROTOCOLS = {
     "fluid": Protocol(
-        recipe="--recipe best --iters 300 --ema 0.98",
+        recipe="--recipe fluid --iters 300 --ema 0.98",
         splits=("subject:2/5", "subject:4/5"),
-        start="hrf-psp",
+        start="devices-psp",
         counts=(1, 2, 4, 8, 16, 40),
         worth=8,
         seeds=(0, 1, 2),
         suggests=True,
-        others=("phantom-psp", "none"),
+        others=("hrf-psp", "none"),
         few=(2, 8),
     ),
     "layers": Protocol(
@@ -214,6 +214,8 @@ def arguments(trial: Trial, orders: Orders, protocol: Protocol, amp: str) -> lis
     """Of finetune.py."""
     words = f"{protocol.recipe} --weights {trial.start} --split {trial.split}".split()
     words += f"--amp {amp} --seed {trial.seed}".split()
+    if trial.start in protocol.others:
+        words += ["--synthetic", "0"]
     if trial.count is None:
         return words
     order = orders[trial.split][trial.order]
@@ -299,7 +301,7 @@ def extend(orders: Orders, trial: Trial, protocol: Protocol, args: argparse.Name
     names = [cache.names[i] for i in indices]
     shifts = draw_shifts(0)
     print(f"\n== {earlier.name} looks at {len(names)} scans", flush=True)
-    looks = [look_at(model, cache.images[i], shifts) for i in indices]
+    looks = [look_at(model, cache.images[i], shifts, cache.scale_um) for i in indices]
     spots = []
     for i in indices:
         eye = str(cache.subjects[i])

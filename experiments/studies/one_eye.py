@@ -24,9 +24,8 @@ FOLDS = 5
 EVERY_FOLD = tuple(range(1, FOLDS + 1))
 BEFORE = "--recipe fluid"
 # about a minute of one core
-AFTER = (
-    "--recipe fluid --synthetic 0 --iters 120 --batch 2 --lr 5e-4 --warmup 10 --ema 0.9 --split all"
-)
+SHORT = "--iters 120 --batch 2 --lr 5e-4 --warmup 10 --ema 0.9"
+AFTER = f"--recipe fluid --synthetic 0 {SHORT} --split all"
 CORRECTED = (1, 2, 4)
 
 

@@ -125,12 +125,12 @@ def write(script, orders, tmp_path):
 def test_table_says_what_is_there_and_what_is_missing(script, write, orders, tmp_path):
     first, second = script.PROTOCOLS["fluid"].splits
     for seed, hit in ((0, 40), (1, 60)):
-        write(script.Trial("hrf-psp", "random", 8, first, seed), hit, 100 - hit)
-        write(script.Trial("hrf-psp", "random", 8, second, seed), 60, 40)
-    write(script.Trial("hrf-psp", "random", 8, first, 2), 99, 1)  # its other fold is missing
+        write(script.Trial("devices-psp", "random", 8, first, seed), hit, 100 - hit)
+        write(script.Trial("devices-psp", "random", 8, second, seed), 60, 40)
+    write(script.Trial("devices-psp", "random", 8, first, 2), 99, 1)  # its other fold is missing
     for split in (first, second):
-        write(script.Trial("hrf-psp", "random", None, split, 0), 80, 20)
-        write(script.Trial("hrf-psp", "suggest", 8, split), 70, 30)
+        write(script.Trial("devices-psp", "random", None, split, 0), 80, 20)
+        write(script.Trial("devices-psp", "suggest", 8, split), 70, 30)
     write(script.Trial("none", "random", 2, first), 30, 70)
     text = written_table(script, tmp_path, "--print")
 
@@ -145,7 +145,7 @@ def test_table_says_what_is_there_and_what_is_missing(script, write, orders, tmp
     share = f"{100 * np.mean(few) / every:.0f} %"
     assert f"| {mean} | {share} | 2 | 1 of 6 |" in text
     assert f"| all (88) | {every:.4f} | {every:.4f} | {every:.4f} | 100 % | 1 | 4 of 6 |" in text
-    assert "| vessels (HRF) | suggest | 16 |  |  |  |  | 0 | 2 of 2 |" in text
+    assert "| synthetic scans | suggest | 16 |  |  |  |  | 0 | 2 of 2 |" in text
     assert f"| nothing | random | 2 | {dice((30, 70)):.4f} |  |  |  | 1 |  |" in text
     assert "| nothing | random | 8 |  |  |  |  | 0 | 1 of 1 |" in text
     assert f"With 8 labels drawn at random you get {share} of the fluid Dice that all 88" in text
@@ -162,7 +162,7 @@ def test_order_of_worth(script):
     assert {trial.count for trial in stages[0][:4]} == {8, None}  # of one seed, on both folds
     by_suggest = [trial.count for trial in trials if trial.rule == "suggest"]
     assert by_suggest == sorted(by_suggest) and len(by_suggest) == 2 * 5
-    others = [trial for trial in trials if trial.start != "hrf-psp"]
+    others = [trial for trial in trials if trial.start != "devices-psp"]
     assert len(others) == 6 and {trial.split for trial in others} == {protocol.splits[0]}
 
     layers = [t for stage in script.stages(script.PROTOCOLS["layers"]) for t in stage]
