@@ -1,9 +1,9 @@
 """Subject-disjoint cross-validation: how well a recipe finds fluid in eyes it has not seen.
 
 python experiments/studies/crossval.py  # five folds over the eyes, then the tables
-python experiments/studies/crossval.py --weights hrf-mobilenet_v3_small  # another network
+python experiments/studies/crossval.py --weights devices-mobilenet_v3_small  # another network
 python experiments/studies/crossval.py --leaky  # also the splits by B-scan, to see the leak
-python experiments/studies/crossval.py --results experiments/results/crossval --amp bf16 --print
+python experiments/studies/crossval.py --results FOLDER --amp bf16 --print  # what is finished
 
 Every finished fold is a file in --results. An interrupted series continues where it was.
 """
@@ -12,7 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from fluid_tables import COLUMNS, HeldOut, areas_mm2, by_eye, by_group, held_out, together
+from fluid_tables import (
+    COLUMNS,
+    HeldOut,
+    areas_mm2,
+    by_eye,
+    by_group,
+    dice,
+    groups_of,
+    held_out,
+    together,
+)
 
 from dme.common.errors import run
 from dme.common.options import add_options, from_options, option_parser, setting
@@ -62,7 +72,7 @@ PUBLISHED = (  # fluid Dice on this set, as others report it
 class Settings:
     """What is validated."""
 
-    recipe: str = setting("best", "recipe of finetune.py")
+    recipe: str = setting("fluid", "recipe of finetune.py")
     weights: str | None = setting(
         None, "name or file to start from, which says the backbone (default: finetune.py's)"
     )
@@ -128,19 +138,42 @@ def markdown(settings: Settings, results: series.Results) -> str:
         "",
         *fold_by_fold(settings, results),
     ]
-    for seed in settings.seeds:
-        folds = folds_of(seed, results)
-        if len(folds) == len(FOLDS):
-            scans = held_out(folds)
-            title = f"All folds together, {kind} scans, seed {seed}:"
-            lines += ["", title, "", *by_group(scans)]
-            lines += ["", *by_eye(scans), "", *together(scans)]
+    by_seed = whole_seeds(settings, results)
+    for seed, scans in list(by_seed.items())[:1]:  # all about one, Dice alone of the others
+        title = f"All folds together, {kind} scans, seed {seed}:"
+        lines += ["", title, "", *by_group(scans)]
+        lines += ["", *by_eye(scans), "", *together(scans)]
+    if len(by_seed) > 1:
+        lines += ["", "Pooled fluid Dice in all columns, seed by seed:", "", *seeds_table(by_seed)]
     lines += leaking(results)
     if kind == "real":
         lines += ["", "Published on this set, each by its own definition:", ""]
         lines += series.table_head(PUBLISHED_TITLES)
         lines += map(series.table_line, PUBLISHED)
     return "\n".join(lines) + "\n"
+
+
+def whole_seeds(settings: Settings, results: series.Results) -> dict[int, HeldOut]:
+    """The scans of all folds, of each seed whose folds are finished."""
+    by_seed = {}
+    for seed in settings.seeds:
+        folds = folds_of(seed, results)
+        if len(folds) == len(FOLDS):
+            by_seed[seed] = held_out(folds)
+    return by_seed
+
+
+def seeds_table(by_seed: dict[int, HeldOut]) -> list[str]:
+    """Lines of a table: what another seed changes, for each group of eyes."""
+    titles = ["eyes, each seed", *(f"seed {seed}" for seed in by_seed), "mean ± sd"]
+    lines = series.table_head(titles)
+    for name, eyes in groups_of(next(iter(by_seed.values()))).items():
+        values = []
+        for scans in by_seed.values():
+            values.append(float(dice(scans.of_eyes(eyes).counts["native"].sum(0))))
+        cells = [f"{value:.4f}" for value in values]
+        lines.append(series.table_line([name, *cells, series.mean_sd(values)]))
+    return lines
 
 
 def fold_by_fold(settings: Settings, results: series.Results) -> list[str]:

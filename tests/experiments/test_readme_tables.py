@@ -143,17 +143,18 @@ def test_width(made):
     assert_shown(made("width", "width", "--amp", "auto"))
 
 
-FAST = ["--weights", "hrf-mobilenet_v3_small"]
+BEST = ["--recipe", "best"]
+FAST = [*BEST, "--weights", "hrf-mobilenet_v3_small"]
 
 
 def test_cross_validation(made):
-    text = made("crossval", "crossval", "--leaky", "--seeds", "0", "1", "2")
+    text = made("crossval", "crossval", *BEST, "--leaky", "--seeds", "0", "1", "2")
     assert_shown(text, made("crossval", "crossval_fast", *FAST))
 
 
 SIX = "the six that chose nothing"
 LAST = "eyes 9 and 10, in no development fold"
-NETWORKS = {"dme-fluid": ("crossval", []), "dme-fluid-fast": ("crossval_fast", FAST)}
+NETWORKS = {"dme-fluid": ("crossval", BEST), "dme-fluid-fast": ("crossval_fast", FAST)}
 
 
 def tables_of(text: str) -> dict[str, dict[str, list[str]]]:
@@ -211,7 +212,7 @@ def test_cross_validation_in_short(made, network):
 
 def test_what_the_front_page_says_of_eyes(made):
     text = " ".join(READMES[Path("README.md")].split())
-    tables = tables_of(made("crossval", "crossval"))
+    tables = tables_of(made("crossval", "crossval", *BEST))
     dice = [float(row[3]) for row in tables["eye"].values()]
     assert f"Eyes differ much (Dice {min(dice):.2f} to {max(dice):.2f})" in text
     detail = tables["95 % intervals by eye in brackets"]
