@@ -29,7 +29,7 @@ from dme.common.options import (
 )
 from dme.common.scale import check_scale
 from dme.common.tasks import TASKS, current_name
-from dme.common.words import BACKBONE_NAMES, EYES, SCAN_SUFFIXES, WRITTEN
+from dme.common.words import BACKBONE_NAMES, EYES, PRECISIONS, SCAN_SUFFIXES, WRITTEN
 
 if TYPE_CHECKING:  # --help is answered without torch
     from dme.nets.segmenter import Segmenter
@@ -53,6 +53,11 @@ class Settings:
         None, "what the network's must be (default: whatever it is)", choices=BACKBONE_NAMES
     )
     threshold: float = setting(FIT_THRESHOLD, "fluid is where its probability is above")
+    precision: str = setting(
+        "float32",
+        "that networks compute in; bfloat16 is for fluid alone and takes half the time",
+        choices=PRECISIONS,
+    )
     tta: bool = setting(False, "average with the mirrored scan: twice the time")
     scale: str | None = setting(
         None,
@@ -201,7 +206,7 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
     fovea = settings.fovea_place
     rank, _, device = ranks.join()
     task = TASKS[settings.task]
-    networks = choose_networks(task, args.weights, settings.backbone, device)
+    networks = choose_networks(task, args.weights, settings.backbone, device, settings.precision)
     trust = trust_for(settings.trust, networks)
     items, faults = list_items(args.inputs, settings.volume)
     check_eye(settings.eye, [item.source for item in items])
@@ -294,8 +299,11 @@ def notes_of(items: "Iterable[Item]") -> list[str]:
 
 def print_networks(networks: "Iterable[Segmenter]", device: str) -> None:
     """A line for each, where one may have two tasks."""
+    from dme.nets.folding import precision_of
+
     for model in dict.fromkeys(networks):
-        print(f"network: {model.weights_name} (sha256 {model.weights_sha256[:12]}), {device}")
+        weights = f"{model.weights_name} (sha256 {model.weights_sha256[:12]})"
+        print(f"network: {weights}, {precision_of(model)}, {device}")
 
 
 def print_comparison(folder_a: str, folder_b: str, out: Path) -> int:

@@ -65,8 +65,14 @@ class Comparison:
     rows: list[dict]  # see change_columns
 
     def notes(self) -> list[str]:
-        """Of every pair how far it was moved, and where the sectors lie."""
+        """How precisely fluid was computed; of every pair how far it moved, where sectors lie."""
         notes = []
+        at_a, at_b = (visit.settings.get("precision", "float32") for visit in (self.a, self.b))
+        if at_a != at_b:
+            notes.append(
+                f"fluid was computed in {at_a} in A and in {at_b} in B, which alone changes it a "
+                "little: predict both with one `precision`"
+            )
         for volume_a, volume_b in self.pairs:
             shift = shift_note(self.a.enface(volume_a), self.b.enface(volume_b), volume_a)
             notes.append(f"{volume_a['volume']}: {shift}")

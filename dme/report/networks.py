@@ -9,7 +9,7 @@ from dme.common.errors import InputError
 from dme.common.tasks import Task
 from dme.inference.scan import network_for
 from dme.inference.trust import TrustFit, load_fit
-from dme.nets.folding import folded
+from dme.nets.folding import computes_fast, folded, precision_of
 from dme.nets.loading import load_model
 from dme.nets.segmenter import Segmenter, require_arch
 
@@ -27,18 +27,33 @@ def targets_of(task: Task) -> list[str]:
 
 
 def choose_networks(
-    task: Task, weights: Sequence[str], backbone: str | None, device: torch.device
+    task: Task,
+    weights: Sequence[str],
+    backbone: str | None,
+    device: torch.device,
+    precision: str = "float32",
 ) -> dict[str, Segmenter]:
     """Target of the task -> the network that finds it, which may be one for both.
 
     weights: names or files, by default DEFAULT_WEIGHTS. backbone: what theirs must be, if given.
-    Raises InputError if none of them finds what is looked for, and if one of them is of no use.
+    precision: as of `folded`. Raises InputError if none of them finds what is looked for, if one
+    of them is of no use, and for a precision that changes layers or that takes too long here.
     """
+    if precision != "float32" and task.finds_layers:
+        raise InputError(
+            f"`precision` {precision} moves boundaries of layers by more than 0.05 px: leave it "
+            "out, or look for fluid alone"
+        )
+    if not computes_fast(precision, device):
+        raise InputError(
+            f"this processor has no instructions for {precision}, which takes many times as long "
+            "without them: leave out `precision`"
+        )
     targets = targets_of(task)
     names = weights or [DEFAULT_WEIGHTS[target] for target in targets]
     models = []
     for name in names:
-        model = folded(load_model(name, device))
+        model = folded(load_model(name, device), precision)
         require_arch(model, backbone=backbone)
         models.append(model)
 
@@ -53,7 +68,7 @@ def choose_networks(
 
 
 def network_settings(networks: dict[str, Segmenter]) -> dict[str, str]:
-    """Name, sha256 and input size of every network, as keys of a results file."""
+    """Name, sha256, input size and precision of every network, as keys of a results file."""
     # the keys of layers have a prefix, also where one network finds both
     settings = {}
     for target, model in networks.items():
@@ -61,6 +76,7 @@ def network_settings(networks: dict[str, Segmenter]) -> dict[str, str]:
         settings[f"{prefix}weights"] = model.weights_name
         settings[f"{prefix}weights_sha256"] = model.weights_sha256
         settings[f"{prefix}size"] = model.preprocess["size"]
+        settings[f"{prefix}precision"] = precision_of(model)
     return settings
 
 

@@ -117,6 +117,7 @@ def _fluid_facts(settings: dict) -> Pairs:
         rule += ", mirrored scan averaged"
     return [
         ("network", f"{settings['weights']}, sha256 {settings['weights_sha256']}"),
+        ("computed in", settings.get("precision", "float32")),  # older results do not say it
         ("scans enter it as", SIZES[settings["size"]].description),
         ("fluid is", rule),
         ("regions", f"{settings['connectivity']}-connected, however small"),

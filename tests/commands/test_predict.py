@@ -451,3 +451,31 @@ def test_real_volume(predict, real_data):
     areas_mm2 = sum(float(row["fluid_area_mm2"]) for row in rows)
     volume_mm3 = float(done.volume()["fluid_volume_mm3"])
     assert volume_mm3 == pytest.approx(areas_mm2 * 0.123)
+
+
+def test_bfloat16_is_recorded_and_said(predict, tmp_path):
+    image = save(tmp_path / "a.png", phantom.phantom_bscan(5, fluid=True).image)
+    exact = predict(image, networks={}, out=tmp_path / "exact")
+    near = predict(image, "--precision", "bfloat16", networks={}, out=tmp_path / "near")
+    assert "), bfloat16, cpu" in near.printed
+    areas = []
+    for done, precision in ((exact, "float32"), (near, "bfloat16")):
+        assert done.results()["settings"]["precision"] == precision
+        assert precision in done.page()
+        areas.append(int(done.table()[0]["fluid_px"]))
+    assert areas[0] > 500
+    assert areas[1] == pytest.approx(areas[0], rel=0.02)
+
+
+def test_a_precision_that_moves_boundaries_or_takes_long_is_refused(
+    predict, tmp_path, monkeypatch
+):
+    image = save(tmp_path / "a.png", picture())
+    for task in ("layers", "layers+fluid"):
+        done = predict(image, "--task", task, "--precision", "bfloat16")
+        assert done.code == 2
+        assert "--precision bfloat16 moves boundaries of layers" in done.errors
+    monkeypatch.setattr("dme.report.networks.computes_fast", lambda precision, device: False)
+    done = predict(image, "--precision", "bfloat16")
+    assert done.code == 2
+    assert "no instructions for bfloat16" in done.errors

@@ -326,3 +326,17 @@ def test_what_is_no_results_file_is_refused_in_one_line(predict, visits, tmp_pat
     done = predict("--compare", *visits, out=tmp_path / "c")
     assert done.code == 2
     assert "holds no results of ./run.sh predict" in done.errors
+
+
+def test_comparison_says_when_the_precision_differs(predict, visits, tmp_path):
+    a, b = visits
+    content = unsealed(json.loads((b / "measurements.json").read_text()))
+    assert content["settings"]["precision"] == "float32"
+    del content["settings"]["precision"]  # as older results are
+    (b / "measurements.json").write_text(json.dumps(content))
+    assert "computed in" not in predict("--compare", a, b, out=tmp_path / "c").printed
+    content["settings"]["precision"] = "bfloat16"
+    (b / "measurements.json").write_text(json.dumps(content))
+    printed = predict("--compare", a, b, out=tmp_path / "d").printed
+    assert "fluid was computed in float32 in A and in bfloat16 in B" in printed
+    assert "predict both with one --precision" in printed

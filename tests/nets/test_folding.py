@@ -8,7 +8,7 @@ import dme
 from dme.data.phantom import phantom_bscan
 from dme.inference.scan import probabilities
 from dme.inference.windows import whole
-from dme.nets.folding import folded
+from dme.nets.folding import computes_fast, folded, precision_of
 from dme.nets.segmenter import BACKBONES, build_model
 
 COMBINATIONS = [(backbone, head) for backbone, kind in BACKBONES.items() for head in kind.HEADS]
@@ -62,3 +62,31 @@ def test_folding_leaves_the_network_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module.training for module in fast.modules())
     assert (fast.classes, fast.preprocess) == (model.classes, model.preprocess)
+
+
+@pytest.mark.parametrize("name", ["dme-fluid", "dme-fluid-fast"])
+def test_bfloat16_gives_nearly_the_same_fluid(name):
+    model = dme.load_model(name)
+    image = torch.from_numpy(phantom_bscan(5, fluid=True).image)
+    exact = probabilities(folded(model), image)[1]
+    narrow = folded(model, "bfloat16")
+    near = probabilities(narrow, image)[1]
+    assert (precision_of(model), precision_of(narrow)) == ("float32", "bfloat16")
+    assert exact.dtype == near.dtype == torch.float32
+    # rounding is seen, and moves few pixels across the threshold
+    assert 1e-4 < (near - exact).abs().max() < 0.25
+    fluid = exact > 0.5
+    assert fluid.sum() > 500
+    assert (fluid ^ (near > 0.5)).sum() < 0.02 * fluid.sum()
+
+
+def test_a_processor_without_bfloat16_is_known(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False, raising=False
+    )
+    assert computes_fast("float32", cpu)
+    assert not computes_fast("bfloat16", cpu)
+    assert computes_fast("bfloat16", torch.device("cuda"))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert computes_fast("bfloat16", cpu)
