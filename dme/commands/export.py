@@ -3,7 +3,8 @@
 Input "image": float32 (N, C, H, W), grey values 0 to 255; output "probabilities": float32 (N,
 classes, H, W); any N, H and W, the scan's own pixels. Resizing, normalisation, padding and
 predict's sliding window are inside; its metadata names classes and weights. The file is compared
-with the network before it is put in place.
+with the network before it is put in place. Of networks that scans enter at a physical scale or one
+brightness its metadata `entry` says how they become its input.
 
 ./run.sh export --weights runs/finetune/model.pt --out fluid.onnx
 ./run.sh export --weights hrf-fcn --channels 3 --format torch

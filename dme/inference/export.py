@@ -17,12 +17,16 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as tracing
 
+from dme.common.errors import InputError
+from dme.common.words import LARGEST_SIDE
 from dme.data.phantom import phantom_bscan
+from dme.inference.brightness import GREYS, SHARES
 from dme.inference.entering import at_scan, averaging, enlarged, half, sliding_512
 from dme.inference.entry import MATCHED
 from dme.inference.sizes import SIZES
 from dme.inference.windows import SLIDE_STRIDE, WINDOW, whole
 from dme.nets.segmenter import Segmenter, normalise
+from dme.nets.unet import STRIDE
 from dme.retina.rows import CLASSES
 
 AXES = {0: "batch", 2: "height", 3: "width"}
@@ -36,16 +40,35 @@ CHECKED = (
 )
 
 
-# size of a network -> how an image enters it, and how logits come out; of "um" the image has been
-# resampled before, as a graph knows no um
+# size of a network -> how an image enters it, and how logits come out
 WAYS = {
     "native": (lambda image: image, whole),
     "half": (half, whole),
     "512": (enlarged, sliding_512),
-    "um": (lambda image: image, whole),
 }
-SAME_PIXELS = ("native", "um")
 OWN_PIXELS = "the scan's own pixels"
+
+# what a file leaves to whoever runs it, in words; `names` are numbers of `entry_of`
+RESAMPLED = (
+    "Height and width in pixels are multiplied by the scan's um per pixel (axial, lateral), "
+    "divided by `um_per_px`, rounded (halves to even) and moved within `sides`; the scan is "
+    "resized to them (bilinear with antialiasing, as of Pillow: where pixels become fewer, "
+    "weighted means of what each covers), and rounded to 0..255."
+)
+BEFORE_MATCHED = (
+    "Wedges (any_wedge of dme/retina/wedge.py, a file that needs NumPy and SciPy alone) become "
+    "255; they and empty lines (empty_lines of that file) are not valid."
+)
+VALID = "What is valid, as 255 among zeros, is resized too: valid pixels are those above 127."
+SPREAD = (
+    "Of each grey value, the share of valid pixels below it and half of those that have it, put "
+    "through the piecewise linear curve from `shares` to `greys` and rounded, is the new grey "
+    "value of these pixels; the others stay."
+)
+BACK = (
+    "The file's probabilities are of these pixels: their logarithms are resized to the scan's "
+    "(bilinear, half-pixel centres, no antialiasing), then comes softmax."
+)
 
 
 class Exportable(nn.Module):
@@ -53,36 +76,46 @@ class Exportable(nn.Module):
 
     At the image's own size, like `predict`: what lies between, down to the size the network was
     trained at and up again, is inside. Saturated wedges stay bright; a physical scale or one
-    brightness is not made inside: `needed_before` says it. Holds a copy of the network, in eval
-    mode, without its auxiliary head.
+    brightness is not made inside, as a graph knows no um and finds no wedges: `entry_of` says how
+    they are made. Holds a copy of the network, in eval mode, without its auxiliary head.
     """
 
     def __init__(self, model: Segmenter) -> None:
         super().__init__()
+        self.entered_before = needed_before(model.preprocess) != ""
+        if self.entered_before and SIZES[model.preprocess["size"]].slides:
+            raise InputError(
+                f"{model.weights_name} takes scans at one brightness and slides a window over "
+                "them, which no file does; expected a network of another `size`"
+            )
         self.network = copy.deepcopy(model).eval().requires_grad_(False)
         self.network.aux_head = None  # only training needs it
 
     def forward(self, image: Tensor) -> Tensor:
         preprocess = self.network.preprocess
-        size = "um" if needed_before(preprocess) else preprocess.get("size", "native")
+        if self.entered_before:
+            return whole(self.network, normalise(image, preprocess)).softmax(1)
+        size = preprocess.get("size", "native")
         enter, logits = WAYS[size]
         found = logits(self.network, normalise(enter(image), preprocess))
-        if size not in SAME_PIXELS:
+        if size != "native":
             found = at_scan(found, image.shape[-2:])
         return found.softmax(1)
 
 
 def describe(model: Segmenter) -> dict:
     """What whoever runs the file must know; stands in it as metadata."""
+    before = needed_before(model.preprocess)
+    inside = "normalised inside" if before else "resized and normalised inside"
     return {
         "title": "dme: retinal OCT segmentation. Not a medical device.",
         "classes": model.classes,
         "input": (
             "image: float32 (batch, channels, height, width), "
-            f"{needed_before(model.preprocess) or OWN_PIXELS}, whole grey values 0..255; resized "
-            "and normalised inside"
+            f"{before or OWN_PIXELS}, whole grey values 0..255; {inside}"
         ),
         "output": "probabilities: float32 (batch, classes, height, width), of the image's pixels",
+        "entry": entry_of(model.preprocess),
         "as_in_dme": _as_in_dme(model),
         "preprocess": model.preprocess,
         "arch": model.arch,
@@ -90,19 +123,39 @@ def describe(model: Segmenter) -> dict:
 
 
 def needed_before(preprocess: dict) -> str:
-    """What must be done to a scan before it is the file's input, in words; "" for nothing."""
-    size = preprocess.get("size", "native")
-    matched = preprocess.get("brightness") == MATCHED
-    if not matched and size != "um":
-        return ""
-    entering = SIZES[size].description
-    if size == "um":
+    """What must be done to a scan before it is the file's input, in short; "" for nothing."""
+    steps = []
+    if preprocess.get("size") == "um":
         axial, lateral = preprocess["um_per_px"]
-        entering = f"resampled to {axial:g} x {lateral:g} um per pixel (axial x lateral)"
-    spread = (
-        ", wedges black and grey values spread as by dme.inference.brightness" if matched else ""
-    )
-    return f"the scan as dme.inference.entry.enter makes it, NOT inside: {entering}{spread}"
+        steps.append(f"resampled to {axial:g} x {lateral:g} um per pixel (axial x lateral)")
+    if preprocess.get("brightness") == MATCHED:
+        steps.append("wedges white and all other grey values spread as those it learnt")
+    if not steps:
+        return ""
+    return f"a scan that has entered as `entry` says, NOT inside: {', '.join(steps)}"
+
+
+def entry_of(preprocess: dict) -> dict:
+    """How a scan becomes the file's input where the file does not do it: {} where it does.
+
+    `steps` in words, in their order, and the numbers that they name; what they do is what
+    `dme.inference.entry` does.
+    """
+    if not needed_before(preprocess):
+        return {}
+
+    # resizing
+    entry = {}
+    steps = [f"The scan is {SIZES[preprocess['size']].description}."]
+    if preprocess["size"] == "um":
+        entry = {"um_per_px": preprocess["um_per_px"], "sides": [STRIDE, LARGEST_SIDE]}
+        steps = [RESAMPLED]
+
+    # brightness
+    if preprocess.get("brightness") == MATCHED:
+        entry |= {"shares": SHARES, "greys": GREYS}
+        steps = [BEFORE_MATCHED, *steps, VALID, SPREAD]
+    return entry | {"steps": [*steps, BACK]}
 
 
 def _as_in_dme(model: Segmenter) -> str:
@@ -111,10 +164,11 @@ def _as_in_dme(model: Segmenter) -> str:
     entering = size.description if size else "pixels of the scale it was trained with"
     sentences = [f"A scan enters as: {entering}."]
     if CLASSES[0] in model.classes:
-        sentences.append(
-            "Saturated wedges at its top and bottom stay bright, which dme makes dark before; "
-            "columns without data at its sides stay, for which dme puts mirrored ones."
-        )
+        if model.preprocess.get("brightness") != MATCHED:
+            sentences.append(
+                "Saturated wedges at its top and bottom stay bright, which dme makes dark before."
+            )
+        sentences.append("Columns without data at its sides stay; dme puts mirrored ones there.")
     if size is not None and size.slides:
         sentences.append(
             f"A window of {WINDOW} x {WINDOW} px slides over it with stride {SLIDE_STRIDE}, "
@@ -122,11 +176,12 @@ def _as_in_dme(model: Segmenter) -> str:
             "and log(probabilities) are averaged where windows overlap."
         )
     if before := needed_before(model.preprocess):
-        sentences.append(f"Before: {before}.")
-    sentences.append(
-        "log(probabilities) are resized to the scan (bilinear, half-pixel centres); "
-        "then comes softmax."
-    )
+        sentences.append(f"The input is {before}.")
+    else:
+        sentences.append(
+            "log(probabilities) are resized to the scan (bilinear, half-pixel centres); "
+            "then comes softmax."
+        )
     return " ".join(sentences)
 
 

@@ -157,8 +157,12 @@ def test_an_exported_file_says_what_it_does_not_do(scan):
     model.preprocess = model.preprocess | UM | {"brightness": "matched"}
     before = needed_before(model.preprocess)
     assert "NOT inside: resampled to 7.74 x 22.66 um per pixel" in before
-    assert "grey values spread" in before
-    assert before in describe(model)["input"]
+    assert "wedges white and all other grey values spread" in before
+    about = describe(model)
+    assert before in about["input"] and "resized" not in about["input"].split(";")[-1]
+    assert about["entry"]["um_per_px"] == [7.74, 22.66]
+    assert about["entry"]["shares"] == SHARES
+    assert len(about["entry"]["steps"]) == 5
 
     # given the scan as it enters, the file and the network agree
     entered = enter(image_of(scan), model.preprocess, FLUID, SCALE).image

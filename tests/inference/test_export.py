@@ -4,10 +4,12 @@ import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from helpers.scripts import ROOT, exit_code, load_script
 from PIL import Image
 from torch.nn import functional as F
 
+from dme.common.errors import InputError
 from dme.data.phantom import phantom_bscan
 from dme.inference import export
 from dme.inference.scan import predict, probabilities
@@ -192,11 +195,18 @@ def test_pixels_enter_as_in_dme(name):
         assert torch.equal(found, SIZES[name].image(scan).float()), shape
 
 
+def readme_lines() -> list[str]:
+    """The README's two programs: for networks of a scan's own pixels, and for the others."""
+    text = (ROOT / "dme" / "inference" / "README.md").read_text("utf-8")
+    programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(programs) == 2
+    return programs
+
+
 @pytest.mark.slow
 def test_the_readmes_lines_find_what_predict_finds(onnx, tmp_path):
     """They run without dme."""
-    text = (ROOT / "dme" / "inference" / "README.md").read_text("utf-8")
-    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    lines = readme_lines()[0]
     model = load_model("dme-fluid")
     folder = tmp_path / "runs" / "export"
     folder.mkdir(parents=True)
@@ -216,6 +226,99 @@ def test_the_readmes_lines_find_what_predict_finds(onnx, tmp_path):
     mask = np.asarray(Image.open(tmp_path / "mask.png"))
     assert ((mask > 0) != expected).sum() <= 2  # probabilities of 0.5
     assert done.stdout == f"{(mask > 0).sum()} px of fluid\n"
+
+
+# ---- networks of a physical scale and one brightness
+# ---------------------------------------------
+ENTERING = {"size": "um", "um_per_px": [7.74, 22.66], "brightness": "matched"}
+
+
+@functools.cache
+def physical():
+    model = network()
+    model.classes = ["background", "fluid", "other"]
+    model.preprocess = model.preprocess | ENTERING
+    return model
+
+
+def physical_scans() -> list[tuple[np.ndarray, tuple[float, float]]]:
+    """A phantom scan, one of another scale, and one with wedge and empty columns; um per pixel."""
+    scan = phantom_bscan(4, fluid=True).image
+    finer = Image.fromarray(scan).resize((500, 700), Image.Resampling.BICUBIC)
+    framed = scan[100:420].copy()
+    framed[:40, 200:] = 255
+    framed[:, :30] = 0
+    scale = (3.87, 11.33)
+    of_finer = (3.87 * 496 / 700, 11.33 * 768 / 500)
+    return [(scan, scale), (np.asarray(finer), of_finer), (framed, scale)]
+
+
+def follow(lines: str, folder: Path, scan: np.ndarray, scale_um, session) -> np.ndarray:
+    """The probability of fluid that the README's lines find, with a file's session."""
+    shutil.copy(ROOT / "dme" / "retina" / "wedge.py", folder / "wedge.py")
+    Image.fromarray(scan).save(folder / "scan.png")
+    lines = lines.replace("(3.87, 11.33)", str(scale_um))
+    made = SimpleNamespace(InferenceSession=lambda path: session)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        patch.setitem(sys.modules, "onnxruntime", made)
+        patch.delitem(sys.modules, "wedge", raising=False)
+        exec(lines, {})
+    return np.load(folder / "probability.npy")
+
+
+class Session:
+    """What onnxruntime's sessions offer, of a function from images to probabilities."""
+
+    def __init__(self, exported, model):
+        self.exported = exported
+        self.about = export.describe(model)
+
+    def get_modelmeta(self):
+        written = {key: json.dumps(value) for key, value in self.about.items()}
+        return SimpleNamespace(custom_metadata_map=written)
+
+    def run(self, names, given):
+        return [np.asarray(self.exported(torch.from_numpy(given["image"])))]
+
+
+def assert_found_as_predicted(exported, folder) -> None:
+    model = physical()
+    for scan, scale_um in physical_scans():
+        _, reference = predict(model, scan, scale_um=scale_um)
+        assert np.ptp(reference) > 0.5
+        session = Session(exported, model)
+        found = follow(readme_lines()[1], folder, scan, scale_um, session)
+        assert found.shape == scan.shape
+        # a grey value that lies between two may be rounded the other way
+        assert np.quantile(np.abs(found - reference), 0.999) < 1e-3
+        assert ((found > 0.5) != (reference > 0.5)).mean() < 1e-4
+
+
+def test_what_the_file_leaves_is_told_exactly(tmp_path):
+    assert_found_as_predicted(export.Exportable(physical()), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_readmes_lines_enter_as_predict_does(onnx, tmp_path):
+    model = physical()
+    path = tmp_path / "fluid.onnx"
+    program = export.trace(export.Exportable(model), 1)
+    export.write_onnx(program, export.describe(model), path)
+    about = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert json.loads(about["entry"]) == json.loads(json.dumps(export.entry_of(model.preprocess)))
+    assert_found_as_predicted(export.open_onnx(path), tmp_path)
+    export.write_torch(program, export.describe(model), tmp_path / "fluid.pt2")
+    assert_found_as_predicted(export.open_torch(tmp_path / "fluid.pt2"), tmp_path)
+
+
+def test_a_window_at_one_brightness_is_refused():
+    model = network()
+    model.preprocess = model.preprocess | {"size": "512", "brightness": "matched"}
+    model.weights_name = "sliding.pth"
+    with pytest.raises(InputError, match="sliding.pth takes scans at one brightness and slides"):
+        export.Exportable(model)
 
 
 OTHERS = [(backbone, head) for backbone, kind in BACKBONES.items() for head in kind.HEADS]
