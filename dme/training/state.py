@@ -1,7 +1,7 @@
 """The checkpoint of a training run: everything that a resumed one needs."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -9,6 +9,10 @@ import torch
 from dme.common.errors import InputError
 from dme.common.files import atomic_path, load_archive
 from dme.training.joint import Joint
+from dme.training.settings import Augment
+
+# what a run did to its samples that began before a setting existed: nothing
+DEFAULTS = asdict(Augment())
 
 
 @dataclass
@@ -66,7 +70,7 @@ class State:
         # the settings must be those of this run
         changes = []
         for key in self.config | saved_config:
-            before = saved_config.get(key)
+            before = saved_config.get(key, DEFAULTS.get(key))
             now = self.config.get(key)
             if before != now:
                 changes.append(f"{key} {before} -> {now}")

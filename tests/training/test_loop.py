@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -728,6 +729,27 @@ def test_resume_refuses_other_settings(tmp_path):
         with pytest.raises(InputError, match=message):
             fit(tmp_path, resume=True, **settings | change)
     assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_resume_of_a_run_from_before_some_augmentations(tmp_path):
+    """What its settings lack did nothing then, and must not do anything now."""
+    whole = weights(fit(tmp_path, augment=MOVING, iters=2))
+    saved = checkpoint(tmp_path)
+    for name in ("stretch", "blur", "resolution", "grain"):
+        assert saved["config"].pop(name) == 0
+    torch.save(saved, tmp_path / "last.pt")
+    again = weights(fit(tmp_path, augment=MOVING, iters=2, resume=True))
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+    # whatever else differs is refused
+    torch.save(saved, tmp_path / "last.pt")
+    blurred = replace(MOVING, blur=1.0)
+    with pytest.raises(InputError, match=r"\(blur 0.0 -> 1.0\)"):
+        fit(tmp_path, augment=blurred, iters=2, resume=True)
+    del saved["config"]["lr"]
+    torch.save(saved, tmp_path / "last.pt")
+    with pytest.raises(InputError, match=r"\(lr None -> 0.01\)"):
+        fit(tmp_path, augment=MOVING, iters=2, resume=True)
 
 
 def test_resume_refuses_a_damaged_checkpoint(tmp_path):
