@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dme.common.errors import InputError, run
 from dme.common.options import add_options, check, from_options, option_parser, setting
-from dme.common.words import BACKBONE_NAMES
+from dme.common.words import BACKBONE_NAMES, SYNTHETIC_KINDS
 
 if TYPE_CHECKING:
     from dme.data.cache import Cache
@@ -87,7 +87,7 @@ def main() -> None:
         predictions.append(scored.labels)
 
     # the table, the picture, the file
-    table1.print_table(rows, synthetic=cache.kind == "phantom")
+    table1.print_table(rows, synthetic=cache.kind in SYNTHETIC_KINDS)
     save_png(settings.out / "panel.png", table1.picture(cache, rows, predictions))
     results = {
         **record,

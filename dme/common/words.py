@@ -21,6 +21,7 @@ HEADS_OF = {  # backbone -> the heads it takes, the usual one first; dme.nets.se
 BACKBONE_NAMES = tuple(HEADS_OF)
 LARGEST_SIDE = 4096  # pixels to which scans are resized: 110 such scans take 2 GB
 PRECISIONS = ("float32", "bfloat16")  # dtypes of torch that networks predict in
+SYNTHETIC_KINDS = ("phantom", "devices", "cysts")  # of sources whose scans were made up
 EYES = ("OD", "OS")  # right, left
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 # files of devices: end of the name -> module of dme.data whose `open_volume` reads them

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from dme.bscan import BScan
 from dme.common.errors import InputError
-from dme.data import phantom, phantom_devices
+from dme.data import phantom, phantom_cysts, phantom_devices
 from dme.data.folder import open_folder
 from dme.data.matlab import open_mat
 from dme.data.source import Source, files_in
 
 DEVICES = "phantom:devices"
+CYSTS = "phantom:cysts"
 
 
 def open_source(
@@ -24,7 +25,8 @@ def open_source(
     """Open `path`, else what the environment variable DME_DATA names, else the synthetic phantom.
 
     The word `phantom` asks for the latter, `phantom:devices` for synthetic scans of a device that
-    no training sees, with fluid in, under and below the retina.
+    no training sees, with fluid in, under and below the retina, `phantom:cysts` for synthetic
+    eyes that no training sees, with a large cyst under the ILM.
     `.mat`: one `Subject_NN.mat` of the Duke / Kaggle set or a folder of them, annotations of
     grader 1 or 2. Folder: `images/`, or images directly in it; beside them, optional and
     same-named, `fluid/` or `masks/` (`dme.data.layout` knows more layouts) and `boundaries/*.npy`
@@ -45,6 +47,8 @@ def open_source(
         return _open_phantom("as asked")
     if path == DEVICES:
         return _open_devices()
+    if path == CYSTS:
+        return _open_cysts()
 
     # files of MATLAB, or a folder of images
     root = Path(path)
@@ -66,7 +70,7 @@ def open_source(
 
 
 def _check_values(fluid_value: tuple[int, ...], path: str | Path | None) -> None:
-    if fluid_value and path in (None, "", "phantom", DEVICES):
+    if fluid_value and path in (None, "", "phantom", DEVICES, CYSTS):
         raise InputError("`fluid_value` is for masks in files, not for the phantom: leave it out")
     if not all(0 <= value <= 255 for value in fluid_value):
         text = " ".join(map(str, fluid_value))
@@ -86,8 +90,19 @@ def _open_devices() -> Source:
     return Source("devices", "", digest.hexdigest(), text, _read_devices)
 
 
+def _open_cysts() -> Source:
+    version = f"cysts, held_out_scans() version {phantom_cysts.VERSION}\n"
+    digest = hashlib.sha256(version.encode())
+    text = "SYNTHETIC eyes with large cysts that no training sees (they say nothing of real ones)"
+    return Source("cysts", "", digest.hexdigest(), text, _read_cysts)
+
+
 def _read_devices(source: Source, labelled_only: bool) -> Iterator[BScan]:
     return phantom_devices.held_out_scans()
+
+
+def _read_cysts(source: Source, labelled_only: bool) -> Iterator[BScan]:
+    return phantom_cysts.held_out_scans()
 
 
 def _read_phantom(source: Source, labelled_only: bool) -> Iterator[BScan]:

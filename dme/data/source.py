@@ -22,7 +22,7 @@ SUBJECTS_UNKNOWN = "subjects unknown"  # what notes say of scans whose eyes nobo
 class Source:
     """Where B-scans come from. `notes` is complete once `scans` has run to its end."""
 
-    kind: str  # "mat" | "folder" | "phantom", or what another opener calls itself
+    kind: str  # "mat", "folder", one of SYNTHETIC_KINDS, or what another opener calls itself
     path: str  # "" for the phantom
     sha256: str  # of file names, bytes and grader
     description: str  # the line that every script prints first

@@ -8,6 +8,7 @@ from dme.common.by_eye import INTERVALS, interval_by_eye
 from dme.common.files import write_json
 from dme.common.options import option_values
 from dme.common.tasks import LAYERS, TASKS, Task
+from dme.common.words import SYNTHETIC_KINDS
 from dme.drawing.canvas import save_png
 from dme.metrics import CONVENTIONS, by_convention, scores
 from dme.nets.checkpoint import save_model
@@ -57,7 +58,7 @@ def report(
     }
 
     # The tables on the screen, whose numbers also go into the file
-    scans = "SYNTHETIC scans" if origin["data_kind"] == "phantom" else "scans"
+    scans = "SYNTHETIC scans" if origin["data_kind"] in SYNTHETIC_KINDS else "scans"
     split = f"split {origin['split']}, after {plan.recipe.iters} steps"
     print(f"\n{len(validate.names)} validation {scans}, {split}")
     if task.finds_fluid:

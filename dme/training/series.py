@@ -14,6 +14,7 @@ from dme.common.errors import InputError
 from dme.common.files import atomic_path, write_json
 from dme.common.options import add_options
 from dme.common.provenance import ROOT
+from dme.common.words import SYNTHETIC_KINDS
 from dme.training.settings import Recipe
 
 INTERRUPTED = (130, -2)  # exit codes after Ctrl-C
@@ -84,7 +85,7 @@ def mean_sd(values: Sequence[float]) -> str:
 def kind_of_scans(results: Iterable[dict]) -> str:
     """real or SYNTHETIC, as every table of a series says; results.json of runs on one data set."""
     kinds = {result.get("data_kind") for result in results}
-    return "SYNTHETIC" if "phantom" in kinds else "real"
+    return "SYNTHETIC" if kinds & set(SYNTHETIC_KINDS) else "real"
 
 
 def table_line(cells: Iterable[object]) -> str:

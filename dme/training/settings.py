@@ -268,7 +268,8 @@ class Finetune:
     )
     synthetic: int = setting(
         0,
-        "synthetic scans of several devices to train on beside the data",
+        "synthetic scans to train on beside the data: of several devices, of a task with layers "
+        "with large cysts",
         minimum=0,
         maximum=10_000,
     )

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from dme.common.errors import InputError
 from dme.common.labels import IGNORE
 from dme.common.tasks import Task
+from dme.data import phantom_cysts, phantom_devices
 from dme.data.cache import Cache
-from dme.data.phantom_devices import training_scans
 from dme.inference.entry import enter
 from dme.inference.sizes import InputSize, size_of
 from dme.retina.rows import layer_labels
@@ -79,41 +79,52 @@ def training_set(
 def with_synthetic(
     data: TrainingSet, count: int, task: Task, preprocess: dict, device: torch.device
 ) -> TrainingSet:
-    """A training set and beside it `count` synthetic scans of several devices, all of it known.
+    """A training set and beside it `count` synthetic scans, all of it known.
 
-    Raises InputError for a task with layers, which these scans do not have.
+    Of several devices, with fluid in, under and below the retina; of a task with layers, which
+    those do not have, of the phantom's device, with a large cyst under the ILM.
     """
-    if task.finds_layers:
-        raise InputError(
-            "synthetic scans of several devices have no layers: leave out --synthetic, or "
-            "train for --task fluid"
-        )
+    scans = phantom_cysts if task.finds_layers else phantom_devices
     images, masks, names = [*data.images], [*data.masks], [*data.names]
-    for scan in training_scans(count):
+    for scan in scans.training_scans(count):
         entered = enter(torch.tensor(scan.image), preprocess, task.classes, scan.scale_um)
         images.append(entered.image.to(device))
-        masks.append(entered.size.mask(torch.tensor(scan.fluid)).to(device))
+        fluid = scan.fluid if task.finds_fluid else None
+        rows = scan.layers if task.finds_layers else None
+        truth = labels_of(fluid, rows, scan.image.shape, entered.size)
+        masks.append(truth.to(device))
         names.append(scan.name)
     return TrainingSet(images, masks, names, data.fluid)
 
 
 def labels(small: Cache, native: Cache, index: int, task: Task, size: InputSize) -> Tensor:
-    """Truth of a scan, uint8 (H, W) of the task's classes and 255, at the pixels of `size`.
-
-    Layers are drawn from rows at that size, below fluid.
-    """
-    # Fluid has a mask of its own
-    fluid = None
+    """Truth of a scan of the caches, as of `labels_of`."""
+    fluid = rows = None
     if task.finds_fluid:
-        masks = small.fluid if size.of_study else native.fluid
-        fluid = size.mask(torch.tensor(masks[index]))
-    if not task.finds_layers:
-        return fluid
+        fluid = (small if size.of_study else native).fluid[index]
+    if task.finds_layers:
+        rows = native.layers[index]
+    return labels_of(fluid, rows, native.images[index].shape, size)
 
-    # Layers lie between boundaries, which are scaled before they are drawn
-    height, width = native.images[index].shape[:2]
-    rows = size.rows(native.layers[index], height, width)
+
+def labels_of(
+    fluid: np.ndarray | None,
+    rows: np.ndarray | None,
+    shape: tuple[int, int],
+    size: InputSize,
+) -> Tensor:
+    """Truth of a scan (H, W), uint8 of a task's classes and 255, at the pixels of `size`.
+
+    fluid: its mask, or None. rows: its boundaries (8, W), or None: layers lie between them, which
+    are scaled before they are drawn, below fluid.
+    """
+    mask = None if fluid is None else size.mask(torch.tensor(fluid))
+    if rows is None:
+        return mask
+    height, width = shape
     drawn = layer_labels(
-        rows, size.shape(height, width)[0], None if fluid is None else fluid.numpy()
+        size.rows(rows, height, width),
+        size.shape(height, width)[0],
+        None if mask is None else mask.numpy(),
     )
     return torch.from_numpy(drawn)

@@ -72,8 +72,9 @@ def test_two_starts_eye_by_eye(call, tmp_path):
     assert "| vessels (HRF) | synthetic scans | 1 | +0.550 (" in text
 
 
-def test_synthetic_scans_say_so(call, tmp_path):
-    write(tmp_path / "out" / "runs", "none", 1, [[1.0] * 9, [2.0] * 9], kind="phantom")
+@pytest.mark.parametrize("kind", ["phantom", "cysts"])
+def test_synthetic_scans_say_so(call, tmp_path, kind):
+    write(tmp_path / "out" / "runs", "none", 1, [[1.0] * 9, [2.0] * 9], kind=kind)
     text = call("--print")
     assert "on SYNTHETIC scans" in text and "1.30" not in text
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from dme.common.errors import InputError
 from dme.common.tasks import TASKS
+from dme.data.phantom_cysts import training_scans
 from dme.training.augment import TrainingSet, sample_batch
 from dme.training.devices import blurred, coarsened, speckle
 from dme.training.settings import Augment
@@ -78,5 +78,23 @@ def test_synthetic_scans_stand_beside_the_data(data):
     # one physical scale, whatever the device
     heights = [len(image) for image in both.images[2:]]
     assert heights == [124, 129, 128]
-    with pytest.raises(InputError, match="have no layers"):
-        with_synthetic(data, 3, TASKS["layers"], entry, CPU)
+
+
+def test_scans_with_large_cysts_stand_beside_those_of_a_task_with_layers(data):
+    for name in ("layers", "layers+fluid"):
+        task = TASKS[name]
+        both = with_synthetic(data, 2, task, {"size": "half"}, CPU)
+        assert both.names == ["a", "b", "cyst_000", "cyst_001"]
+        scan = next(training_scans(1))
+        image, mask = both.images[2].numpy(), both.masks[2].numpy()
+        assert image.shape == mask.shape == (248, 384)
+
+        # class by class as the boundaries at half size part them, fluid above all
+        rows = (scan.layers.reshape(8, 384, 2).mean(2) + 0.5) / 2 - 0.5
+        expected = (np.arange(248)[:, None, None] > rows.T).sum(2)  # (248, 384)
+        fluid = scan.fluid.reshape(248, 2, 384, 2).mean((1, 3)) >= 0.5
+        if task.finds_fluid:
+            assert (mask[fluid] == task.fluid_label).all()
+        same = mask == expected
+        assert same[~fluid].mean() > 0.99
+        assert task.finds_fluid or same[fluid].mean() > 0.97
