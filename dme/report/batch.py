@@ -27,6 +27,7 @@ from dme.drawing.canvas import save_png
 from dme.drawing.layers import draw_boundaries, thickness_profile
 from dme.drawing.overlays import STRIP, scan_overlay
 from dme.inference.scan import class_probabilities, fluid_mask, layer_rows, scale_note
+from dme.inference.sizes import BY_RETINA
 from dme.inference.trust import TrustFit, quantities_of
 from dme.nets.segmenter import Segmenter
 from dme.report.device_layers import device_distances
@@ -253,7 +254,8 @@ class Work:
         notes = []
         for model in dict.fromkeys(self.networks.values()):
             answers[model] = class_probabilities(model, job.image, self.tta, job.scan.scale_um)
-            if note := scale_note(model, job.image, job.scan.scale_um):
+            note = scale_note(model, job.image, job.scan.scale_um)
+            if note and note != BY_RETINA:  # which the line on unknown scales says of all
                 notes.append(note)
         by_class = {target: answers[model] for target, model in self.networks.items()}
 

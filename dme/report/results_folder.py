@@ -131,7 +131,8 @@ def warnings_of(task: Task, rows: list[dict], volumes: list[dict]) -> list[str]:
     unknown = sum(row["axial_um"] is None for row in rows)
     if unknown:
         scans = f"{unknown} of {len(rows)} scans"
-        warnings.append(f"scale unknown for {scans}: pixels only; give it with --scale")
+        line = f"scale unknown for {scans}: pixels only; give it with --scale"
+        warnings.append(f"{line}, else networks of a physical scale guess it")
     low = [row["scan"] for row in rows if row["height_px"] < LOW]
     if low:
         few = f"{len(low)} of {len(rows)} scans less than {LOW} px high ({low[0]})"
