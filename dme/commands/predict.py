@@ -29,6 +29,7 @@ from dme.common.options import (
 )
 from dme.common.scale import check_scale
 from dme.common.tasks import TASKS, current_name
+from dme.common.threads import let_waiting_threads_sleep
 from dme.common.words import BACKBONE_NAMES, EYES, PRECISIONS, SCAN_SUFFIXES, WRITTEN
 
 if TYPE_CHECKING:  # --help is answered without torch
@@ -190,6 +191,8 @@ def main() -> int:
 
 def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> int:
     """Predict all scans of the inputs into the folder `out`."""
+    # before PyTorch is there, beside whose threads others read and write
+    let_waiting_threads_sleep()
     # imported only now: --help and wrong options are answered at once
     from dme.common import ranks
     from dme.report import results_folder

@@ -1,5 +1,6 @@
 """Work that other threads do meanwhile, its results in order."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -7,6 +8,16 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def let_waiting_threads_sleep() -> None:
+    """Let PyTorch's threads leave a processor while they wait for each other.
+
+    By default OpenMP's run in circles there, so that they go on at once; on processors with other
+    work they keep the very thread that they wait for from running, and a network takes several
+    times as long. To be called before PyTorch is imported; OMP_WAIT_POLICY=active has the default.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def in_order(

@@ -1,6 +1,7 @@
 """Many pictures on one sheet: panels with titles, contact sheets."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,8 @@ def contact_sheet(
     strip: int = STRIP,
 ) -> np.ndarray:
     """Overlays (files) side by side, whole captions in place of their strips; uint8 (H, W, 3)."""
-    cells = [reduced(file, width, strip) for file in files]
+    with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes
+        cells = list(pool.map(lambda file: reduced(file, width, strip), files))
     letters = Letters(CAPTION)
     texts = [caption_lines(caption, width - 2, letters) for caption in captions]
     columns = min(columns, len(cells))

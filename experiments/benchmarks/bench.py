@@ -5,6 +5,7 @@ A row begins with its time as a multiple of the first row's.
 python experiments/benchmarks/bench.py [all]
 python experiments/benchmarks/bench.py cache --data /path/to/data
 python experiments/benchmarks/bench.py train --width 64
+python experiments/benchmarks/bench.py predict --repeats 3
 """
 
 import os
@@ -15,15 +16,23 @@ from dme.common.errors import InputError, run
 from dme.common.options import option_parser
 
 BENCHES = ("cache", "ops", "train", "infer")
+ALONE = "predict"  # runs processes of its own, and only where it is named
 LEAST = {"repeats": 1, "width": 1, "crop": 1, "batch": 2}  # PSP heads train on two crops or more
 
 
 def parse_args() -> Namespace:
     parser = option_parser(__doc__)
     add = parser.add_argument
-    add("names", nargs="*", metavar="BENCH", help=f"{', '.join(BENCHES)} or all (default)")
+    add(
+        "names",
+        nargs="*",
+        metavar="BENCH",
+        help=f"{', '.join(BENCHES)}, all of these (default); or {ALONE}: parts of a prediction",
+    )
     add("--repeats", type=int, default=7, help="timed rounds after one that is not (default 7)")
-    add("--data", help="cache: .mat file or folder (default: DME_DATA, else synthetic B-scans)")
+    add(
+        "--data", help="cache, predict: file or folder (default: DME_DATA, else synthetic B-scans)"
+    )
     add("--width", type=int, default=16, help="train: of the network, a UNet with PSP head")
     add("--crop", type=int, default=320, help="train: side of the crops")
     add("--batch", type=int, default=2, help="train: crops of a step")
@@ -31,14 +40,14 @@ def parse_args() -> Namespace:
     add("--weights", default="hrf-psp", help="infer: a named checkpoint or a file")
     add("--out", type=Path, default=Path("runs/bench"), help="folder for the results")
     args = parser.parse_args()
-    if unknown := set(args.names) - {*BENCHES, "all"}:
-        choices = f"{', '.join(BENCHES)}, all"
+    if unknown := set(args.names) - {*BENCHES, ALONE, "all"}:
+        choices = f"{', '.join(BENCHES)}, all, {ALONE}"
         parser.error(f"unknown bench {', '.join(sorted(unknown))}; choose of {choices}")
     for name, least in LEAST.items():
         if getattr(args, name) < least:
             raise InputError(f"--{name} {getattr(args, name)}: expected {least} or more")
     if not args.names or "all" in args.names:
-        args.names = list(BENCHES)
+        args.names = [*BENCHES, *({ALONE} & set(args.names))]
     return args
 
 
@@ -46,6 +55,7 @@ def main() -> None:
     args = parse_args()
     import bench_parts  # after parsing: --help does not wait for torch
     import peers
+    import predict_parts
     from turns import clock
 
     from dme.common.files import write_json
@@ -73,6 +83,7 @@ def main() -> None:
         "ops": lambda: bench_parts.ops(args.repeats),
         "train": lambda: bench_parts.train(args),
         "infer": lambda: bench_parts.infer(args.weights, args.repeats),
+        ALONE: lambda: predict_parts.measure(args.data, args.repeats),
     }
     for name in args.names:
         path = args.out / f"{name}.json"

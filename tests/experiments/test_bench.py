@@ -223,6 +223,7 @@ def test_which_benches(bench, monkeypatch, capsys):
     assert arguments(bench, monkeypatch).names == ["cache", "ops", "train", "infer"]
     assert arguments(bench, monkeypatch, "all").names == ["cache", "ops", "train", "infer"]
     assert arguments(bench, monkeypatch, "ops", "cache").names == ["ops", "cache"]
+    assert arguments(bench, monkeypatch, "predict").names == ["predict"]  # never unasked
     with pytest.raises(SystemExit) as left:
         arguments(bench, monkeypatch, "opps")
     assert (
