@@ -21,6 +21,7 @@ RADIUS = (30, 105)  # columns
 TOP = (0.45, 1.7)  # layer coordinate: from within the nerve fibres to within the GCL and IPL
 BOTTOM = (3.8, 4.75)  # from the OPL's end to the outer limiting membrane
 SHARES = (0.5, 0.8)  # of the retina's height that the cyst takes, in the column of its most
+LARGE = 0.3  # of the retina's height: columns in which fluid takes so much lie over a large cyst
 DIMMER_GREY = 45  # oedema swallows light: grey levels by which tissue is darker, at most
 # the phantom's own seeds are small
 TRAINING_SEED = 4_100
@@ -79,3 +80,11 @@ def share_of_retina(scan: BScan, cyst: Cyst) -> float:
     height = scan.layers[-1] - scan.layers[0]
     share = scan.fluid.sum(0) / height
     return float(share[columns].max(initial=0))
+
+
+def over_large_cysts(fluid: np.ndarray, layers: np.ndarray) -> np.ndarray:
+    """Columns (W,) of which fluid (H, W) takes LARGE of the height between ILM and choroid, bool.
+
+    layers: boundary rows (8, W).
+    """
+    return (fluid == 1).sum(0) >= LARGE * (layers[-1] - layers[0])

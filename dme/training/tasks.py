@@ -82,8 +82,8 @@ def with_synthetic(
     """A training set and beside it `count` synthetic scans, all of it known.
 
     Of several devices, with fluid in, under and below the retina; of a task with layers, which
-    those do not have, of the phantom's device, with a large cyst under the ILM. The edges of these
-    layers are unknown: where exactly they lie is for the data's annotation to say.
+    those do not have, of the phantom's device, with a large cyst under the ILM. Beside such cysts
+    the edges of layers are unknown: where exactly they lie is for the data's annotation to say.
     """
     scans = phantom_cysts if task.finds_layers else phantom_devices
     images, masks, names = [*data.images], [*data.masks], [*data.names]
@@ -94,17 +94,22 @@ def with_synthetic(
         rows = scan.layers if task.finds_layers else None
         truth = labels_of(fluid, rows, scan.image.shape, entered.size)
         if task.finds_layers:
-            truth = without_edges(truth, task.fluid_label)
+            large = torch.tensor(phantom_cysts.over_large_cysts(scan.fluid, scan.layers))
+            large = F.interpolate(large[None, None].float(), truth.shape[1])[0, 0] > 0
+            truth = without_edges(truth, ~large, task.fluid_label)
         masks.append(truth.to(device))
         names.append(scan.name)
     return TrainingSet(images, masks, names, data.fluid)
 
 
-def without_edges(labels: Tensor, fluid_label: int | None) -> Tensor:
-    """Labels (H, W) whose pixels on both sides of the edges between layers are unknown (255)."""
+def without_edges(labels: Tensor, columns: Tensor, fluid_label: int | None) -> Tensor:
+    """Labels (H, W) whose pixels on both sides of the edges between layers are unknown (255).
+
+    columns: where, bool (W,).
+    """
     upper = labels[:-1]
     lower = labels[1:]
-    edge = upper != lower
+    edge = (upper != lower) & columns
     if fluid_label is not None:
         edge &= (upper != fluid_label) & (lower != fluid_label)
     labels = labels.clone()

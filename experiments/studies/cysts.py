@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # --help is answered without torch
 
 RESULTS = "results.json"
 TABLE = "cysts.md"
-LARGE = 0.3  # of the retina's height: columns in which fluid takes so much lie over a large cyst
 ILM = 0
 # what is measured of a scan -> its title
 ROWS = {
@@ -110,6 +109,7 @@ def errors_px(
     """Mean absolute errors of each scan, in px, by ROWS; None where no column is measured."""
     from tqdm import tqdm
 
+    from dme.data.phantom_cysts import over_large_cysts
     from dme.inference.scan import predict_layers
     from dme.retina.accuracy import boundary_errors_px
 
@@ -119,7 +119,7 @@ def errors_px(
         rows = predict_layers(model, cache.images[i], scale_um=cache.scale_um)
         large = np.zeros(truth.shape[1], bool)
         if cache.fluid is not None:
-            large = (cache.fluid[i] == 1).sum(0) >= LARGE * (truth[-1] - truth[ILM])
+            large = over_large_cysts(cache.fluid[i], truth)
         for place, columns in (("cysts", large), ("beside", ~large)):
             of_boundaries = boundary_errors_px(rows, np.where(columns, truth, np.nan))
             for key, error in (("ilm", of_boundaries[ILM]), ("all", of_boundaries[-1])):
@@ -130,6 +130,7 @@ def errors_px(
 
 def markdown(result: dict) -> str:
     """A row for each set and place, a column for each network."""
+    from dme.data.phantom_cysts import LARGE
     from dme.training import series
 
     names = [f"{n['weights']} ({n['weights_sha256'][:8]})" for n in result["networks"]]
