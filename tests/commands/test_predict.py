@@ -153,8 +153,9 @@ def test_a_scale_that_is_guessed_for_all_makes_no_scan_doubtful(predict, tmp_pat
     model = build_model(width=2, head="fcn", aux=False)
     set_classes(model, ("background", "fluid"))
     model.preprocess = model.preprocess | {"size": "um", "um_per_px": [7.74, 22.66]}
-    scans = [phantom.phantom_bscan(seed).image for seed in (1, 2)]
-    done = predict(save(tmp_path / "in.npy", scans), networks={"dme-fluid": model.eval()})
+    save_model(model, tmp_path / "um.pth")
+    scans = save(tmp_path / "in.npy", [phantom.phantom_bscan(seed).image for seed in (1, 2)])
+    done = predict(scans, "--weights", tmp_path / "um.pth", networks={})
     assert [row["doubt"] for row in done.table()] == ["", ""]
     line = "scale unknown for 2 of 2 scans: pixels only; give it with --scale, else networks of a"
     assert line in done.printed
