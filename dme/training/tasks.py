@@ -15,6 +15,8 @@ from dme.inference.sizes import InputSize, size_of
 from dme.retina.rows import layer_labels
 from dme.training.augment import TrainingSet
 
+EDGE_PX = 2  # pixels above and below an edge of synthetic layers that are unknown
+
 
 def check_annotated(native: Cache, task: Task) -> None:
     """Raises InputError for a set without the truth that the task needs."""
@@ -82,8 +84,9 @@ def with_synthetic(
     """A training set and beside it `count` synthetic scans, all of it known.
 
     Of several devices, with fluid in, under and below the retina; of a task with layers, which
-    those do not have, of the phantom's device, with a large cyst under the ILM. Beside such cysts
-    the edges of layers are unknown: where exactly they lie is for the data's annotation to say.
+    those do not have, of the phantom's device, with a large cyst under the ILM. The edges of these
+    layers are unknown, but for the ILM over the cyst: where they lie to the pixel is for the
+    data's annotation to say.
     """
     scans = phantom_cysts if task.finds_layers else phantom_devices
     images, masks, names = [*data.images], [*data.masks], [*data.names]
@@ -96,26 +99,36 @@ def with_synthetic(
         if task.finds_layers:
             large = torch.tensor(phantom_cysts.over_large_cysts(scan.fluid, scan.layers))
             large = F.interpolate(large[None, None].float(), truth.shape[1])[0, 0] > 0
-            truth = without_edges(truth, ~large, task.fluid_label)
+            truth = without_edges(truth, large, task.fluid_label)
         masks.append(truth.to(device))
         names.append(scan.name)
     return TrainingSet(images, masks, names, data.fluid)
 
 
-def without_edges(labels: Tensor, columns: Tensor, fluid_label: int | None) -> Tensor:
-    """Labels (H, W) whose pixels on both sides of the edges between layers are unknown (255).
+def without_edges(labels: Tensor, over_cysts: Tensor, fluid_label: int | None) -> Tensor:
+    """Labels (H, W), unknown (255) up to EDGE_PX from the edges between layers.
 
-    columns: where, bool (W,).
+    over_cysts: columns, bool (W,), in which the ILM stays known. fluid_label: of what stays too.
     """
     upper = labels[:-1]
     lower = labels[1:]
-    edge = (upper != lower) & columns
+    edge = upper != lower
     if fluid_label is not None:
         edge &= (upper != fluid_label) & (lower != fluid_label)
-    labels = labels.clone()
-    labels[:-1][edge] = IGNORE
-    labels[1:][edge] = IGNORE
-    return labels
+    ilm = (upper == 0) & (lower != 0) & over_cysts
+    unknown = _beside(edge, EDGE_PX) & ~_beside(ilm, EDGE_PX + 1)
+    if fluid_label is not None:
+        unknown &= labels != fluid_label
+    return labels.masked_fill(unknown, IGNORE)
+
+
+def _beside(edge: Tensor, px: int) -> Tensor:
+    """Pixels (H, W) at most so many above or below an edge.
+
+    edge: bool (H - 1, W), its row i lies between pixels i and i + 1.
+    """
+    near = F.max_pool2d(edge[None, None].float(), (2 * px, 1), stride=1, padding=(px, 0))
+    return near[0, 0] > 0
 
 
 def labels(small: Cache, native: Cache, index: int, task: Task, size: InputSize) -> Tensor:
