@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # --help is answered without torch
 RESULTS = "results.json"
 TABLE = "cysts.md"
 ILM = 0
+LOST_PX = 5.0  # mean over the columns of a cyst
 # what is measured of a scan -> its title
 ROWS = {
     "ilm_cysts": "ILM over cysts",
@@ -138,12 +139,13 @@ def markdown(result: dict) -> str:
         "Mean absolute error in px, mean over scans (interval by eye); over cysts are the columns "
         f"of which fluid takes {LARGE:.0%} or more of the retina's height",
         "",
+        *descriptions(result),
+        "",
         *series.table_head(["scans", "where", *names]),
     ]
     for name, scans in result["sets"].items():
-        title = f"{len(scans['scans'])} scans, {scans['data']}"
-        if name == "healthy" and result["split"]:
-            title += f", validation scans of {result['split']}"
+        title = "SYNTHETIC eyes" if name == "cysts" else "healthy eyes"
+        title += f", {len(scans['scans'])} scans"
         for key, where in ROWS.items():
             values = [network["errors_px"][name][key] for network in result["networks"]]
             if all(value is None for value in values[0]):
@@ -151,7 +153,28 @@ def markdown(result: dict) -> str:
             cells = [cell(errors, scans["eyes"]) for errors in values]
             where = where if name == "cysts" else where.removesuffix(" beside them")
             lines.append(series.table_line([title, where, *cells]))
+            if key == "ilm_cysts":
+                cells = [lost(errors) for errors in values]
+                where = f"scans whose ILM is off by more than {LOST_PX:g} px there"
+                lines.append(series.table_line([title, where, *cells]))
     return "\n".join([*lines, "", INTERVALS]) + "\n"
+
+
+def descriptions(result: dict) -> list[str]:
+    """A line for each set of scans."""
+    lines = []
+    for name, scans in result["sets"].items():
+        text = f"- {scans['data']}"
+        if name == "healthy" and result["split"]:
+            text += f", validation scans of {result['split']}"
+        lines.append(text)
+    return lines
+
+
+def lost(errors: list[float | None]) -> str:
+    """How many of the scans that have a large cyst have an error above LOST_PX."""
+    known = [error for error in errors if error is not None]
+    return f"{sum(error > LOST_PX for error in known)} of {len(known)}"
 
 
 def cell(errors: list[float | None], eyes: list[int]) -> str:

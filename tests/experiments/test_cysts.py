@@ -82,6 +82,7 @@ def test_errors_over_cysts_and_beside_them(script, sets, monkeypatch, tmp_path):
     assert "| ILM over cysts | 6.00 (6.00 to 6.00) | 0.00 (0.00 to 0.00) |" in table
     assert "SYNTHETIC" in table
     assert "| all boundaries | 0.00 | 0.88 |" in table
+    assert "off by more than 5 px there | 2 of 2 | 0 of 2 |" in table
     assert table.count("over cysts |") == 2  # none in healthy eyes
 
 

@@ -244,6 +244,15 @@ def test_held_out():
     assert f"at the cost of {plain - chosen:.2f} of Dice" in words
 
 
+def test_cysts():
+    result = read("cysts.json")
+    assert_shown(load_script("cysts").markdown(result))
+    healthy = [np.mean(n["errors_px"]["healthy"]["all_beside"]) for n in result["networks"]]
+    _, _, longer, with_cysts = healthy
+    words = " ".join(READMES[Path("experiments/studies/README.md")].split())
+    assert f"the error is {with_cysts - longer:.3f} px above" in words
+
+
 def test_graders():
     result = read("graders.json")
     assert_shown(load_script("graders").markdown(result))
