@@ -12,6 +12,7 @@ from helpers.scripts import exit_code, load_script
 from helpers.vendor_files import raster, write_vol
 from torch.nn import functional as F
 
+import dme.inference.scan  # noqa: F401, which must not meet a patched loading first
 from dme.data.corrections import Annotation, Corrections, Place
 
 

@@ -8,6 +8,7 @@ from helpers.knowing_networks import Knows
 from helpers.scripts import call_main, exit_code, load_script
 from PIL import Image
 
+import dme.inference.scan  # noqa: F401, which must not meet a patched loading first
 from dme.bscan import BScan
 
 HEIGHT, WIDTH = 80, 60
