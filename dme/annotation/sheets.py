@@ -81,7 +81,7 @@ def sheets_of_scans(
     sheets = []
     for index, scan in enumerate(scans):
         try:
-            image = scan.read()
+            image = scan.read_grey()
         except InputError as e:
             print(f"skipped: {e}", file=sys.stderr)
             continue
@@ -89,7 +89,7 @@ def sheets_of_scans(
         place = Place(scan.name, subjects[scan.volume], bscan, scan.scale_um)
         empty = _empty(image.shape, task)
         drawable = Drawable(
-            place, image.shape, image=scan.read, original=lambda empty=empty: empty
+            place, image.shape, image=scan.read_grey, original=lambda empty=empty: empty
         )
         sheets.append(Sheet(drawable, _row(scan, image.shape, task) | leave(scan.name, image)))
     if not sheets:

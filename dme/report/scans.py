@@ -22,6 +22,7 @@ from dme.data.images import (
     brightest,
     read_as_seen,
     survey_images,
+    to_grey_uint8,
     to_scan,
     white_of,
 )
@@ -60,6 +61,10 @@ class Scan:
     index: int = 0  # in that file
     shown_source: str | None = None  # what results call that file
     truth: Callable[[tuple[int, int]], Truth] | None = None  # given the shape (H, W)
+
+    def read_grey(self) -> np.ndarray:
+        """Its pixels, uint8 (H, W), those of pictures in colours too."""
+        return to_grey_uint8(self.read())[0]
 
 
 def take_scale(scans: Sequence[Scan], given: Sequence[float] | None) -> list[str]:

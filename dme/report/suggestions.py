@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from dme.common.errors import InputError, with_flags
 from dme.common.files import write_json
-from dme.data.images import to_grey_uint8
 from dme.drawing.canvas import save_png
 from dme.drawing.overlays import overlay
 from dme.drawing.panels import contact_sheet
@@ -64,7 +63,7 @@ def look_at_all(
             bar.total += len(scans)
             for scan in scans:
                 try:
-                    image = _grey(scan)
+                    image = scan.read_grey()
                     look = look_at(model, image, shifts, scan.scale_um)
                     looked.scans.append(scan)
                     looked.looks.append(look)
@@ -76,11 +75,6 @@ def look_at_all(
         if note:
             print(with_flags(f"note: {counted(count, 'scan')}: {note} with `scale`"))
     return looked
-
-
-def _grey(scan: Scan) -> np.ndarray:
-    """Its pixels, uint8 (H, W), those of pictures in colours too."""
-    return to_grey_uint8(scan.read())[0]
 
 
 def _opened(
@@ -127,7 +121,7 @@ def write_suggestions(out: Path, looked: Looked, chosen: Sequence[int], record: 
         picture = looked.looks[index].picture
         unsure = picture > max(np.quantile(picture, 1 - MOST_UNSURE), 0)
         pictures.append(out / f".{row['rank']}.png")
-        save_png(pictures[-1], overlay(_grey(looked.scans[index]), unsure, ORANGE), fast=True)
+        save_png(pictures[-1], overlay(looked.scans[index].read_grey(), unsure, ORANGE), fast=True)
         captions.append(f"{row['rank']}: {row['scan']}, {row['nats_per_1000_px']:.2f}")
     try:
         sheet = contact_sheet(pictures, captions, SHEET_COLUMNS, SHEET_WIDTH, strip=0)

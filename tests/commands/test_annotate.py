@@ -105,8 +105,9 @@ def test_results_are_corrected(annotate, results, tmp_path):
 
 
 def test_scans_are_drawn_on_from_nothing(annotate, tmp_path):
-    for name in ("scan2", "scan10"):
-        save(tmp_path / "in" / f"{name}.png", picture())
+    coloured = np.stack([picture(), picture() // 2, picture() // 3], axis=2)
+    for name, pixels in {"scan2": coloured, "scan10": picture()}.items():
+        save(tmp_path / "in" / f"{name}.png", pixels)
     drawn = np.zeros(SHAPE, np.uint8)
     drawn[5:9, 5:15] = 1
 
