@@ -145,6 +145,7 @@ class Work:
                 scans = self._open(item, names)
             except InputError as e:
                 if rank == 0:
+                    bar.total += 1
                     yield Job(count, Scan(item.source, item.source, list), fault=str(e))
                 continue
             jobs = [Job(order, scan) for order, scan in enumerate(scans, count)]
