@@ -1,4 +1,4 @@
-"""Retinal layers of eyes not trained on: leave one eye out, from three starts.
+"""Retinal layers of eyes not trained on: leave one eye out, from several starts.
 
 python experiments/studies/layers.py --data octlayers               # missing runs, then the tables
 python experiments/studies/layers.py --data octlayers --starts none
@@ -22,9 +22,20 @@ from dme.training import series
 
 EYES = 7  # of octlayers
 SPECTRALIS_UM = 3.87  # axial, per px
-STARTS = {"hrf-fcn": "vessels (HRF)", "phantom": "synthetic scans", "none": "nothing"}
+STARTS = {
+    "hrf-fcn": "vessels (HRF)",
+    "phantom": "synthetic scans",
+    "none": "nothing",
+    "cysts": "synthetic scans, with large cysts, at one scale and brightness",
+}
+ENTRY = "--size um --match-brightness"
+# starts that are runs of their own, without a row -> what they train on
+SYNTHETIC = {"phantom": "", "cysts": f"{ENTRY} --synthetic 60"}
+# start -> what else its folds train with
+BESIDE = {"cysts": f"{ENTRY} --synthetic 20"}
 TITLES = ("pretrained on", "eyes", "scans", "all boundaries", "interval by eye", "µm")
-PAIRS = (("hrf-fcn", "none"), ("phantom", "none"), ("hrf-fcn", "phantom"))  # starts compared
+# starts compared
+PAIRS = (("hrf-fcn", "none"), ("phantom", "none"), ("hrf-fcn", "phantom"), ("cysts", "phantom"))
 GOPINATH = "Gopinath et al. 2017, abstract; three public sets, not this one"
 PUBLISHED = (  # mean absolute error, other sets and protocols
     ("CNN and LSTM", GOPINATH, "not checked", "pixel-wise, over scans", "1.30 ± 0.48 px"),
@@ -50,11 +61,12 @@ def main() -> None:
     args = parser.parse_args()
     settings = from_options(Settings, args)
 
-    # the start from synthetic scans is a run of its own, without a row
+    # starts from synthetic scans come first
     recipe = f"--recipe layers --amp {args.amp} --seed 0"
-    if "phantom" in settings.starts and not args.print:
-        words = f"{recipe} --data phantom --split random --weights none".split()
-        series.run_missing("finetune.py", {"phantom": words}, args.out, args.out / "runs")
+    for start, more in SYNTHETIC.items():
+        if start in settings.starts and not args.print:
+            words = f"{recipe} --data phantom --split random --weights none {more}".split()
+            series.run_missing("finetune.py", {start: words}, args.out, args.out / "runs")
     results = series.gather(args, all_runs(settings, recipe, args.out))
 
     table = markdown(settings, results)
@@ -67,9 +79,9 @@ def all_runs(settings: Settings, recipe: str, out: Path) -> series.Runs:
     runs = {}
     for eye in settings.eyes:
         for start in settings.starts:
-            weights = str(out / "phantom" / "model.pt") if start == "phantom" else start
+            weights = str(out / start / "model.pt") if start in SYNTHETIC else start
             words = f"{recipe} --split subject:{eye}/{EYES} --weights".split()
-            runs[f"{start}-{eye}"] = [*words, weights]
+            runs[f"{start}-{eye}"] = [*words, weights, *BESIDE.get(start, "").split()]
     return runs
 
 

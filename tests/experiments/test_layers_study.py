@@ -96,15 +96,19 @@ def test_every_eye_is_left_out_from_every_start(script, call, monkeypatch):
     )
     with pytest.raises(InputError, match="no finished runs"):
         call("--amp", "bf16")
-    phantom, runs = series
+    phantom, cysts, runs = series
     words = "--recipe layers --amp bf16 --seed 0 --data phantom --split random --weights none"
     assert phantom == {"phantom": words.split()}
-    assert len(runs) == 21 and {name.rsplit("-", 1)[0] for name in runs} == set(STARTS)
+    entry = "--size um --match-brightness"
+    assert cysts == {"cysts": f"{words} {entry} --synthetic 60".split()}
+    assert len(runs) == 28 and {name.rsplit("-", 1)[0] for name in runs} == set(STARTS)
     assert (
         runs["none-7"]
         == "--recipe layers --amp bf16 --seed 0 --split subject:7/7 --weights none".split()
     )
     assert runs["phantom-2"][-1] == "out/phantom/model.pt"
+    last = f"--weights out/cysts/model.pt {entry} --synthetic 20".split()
+    assert runs["cysts-2"][-len(last) :] == last
     series.clear()
     with pytest.raises(InputError, match="no finished runs"):
         call("--starts", "none", "--eyes", "3")
