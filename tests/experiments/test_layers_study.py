@@ -101,7 +101,8 @@ def test_every_eye_is_left_out_from_every_start(script, call, monkeypatch):
     assert phantom == {"phantom": words.split()}
     entry = "--size um --match-brightness"
     assert cysts == {"cysts": f"{words} {entry} --synthetic 60".split()}
-    assert len(runs) == 28 and {name.rsplit("-", 1)[0] for name in runs} == set(STARTS)
+    assert len(runs) == 28
+    assert {name.rsplit("-", 1)[0] for name in runs} == {*STARTS, "cysts"}
     assert (
         runs["none-7"]
         == "--recipe layers --amp bf16 --seed 0 --split subject:7/7 --weights none".split()
