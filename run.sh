@@ -87,7 +87,13 @@ case "$command" in
     reproduce) script=reproduce.py extras=(test) ;;
     pretrain) script=pretrain_hrf.py extras=(train) ;;
     transfer | development | crossval | graders | layers | labels | backbones | width) script="studies/$command.py" extras=(train) ;;
-    bench) script=benchmarks/bench.py extras=(bench) ;;
+    bench)
+        script=benchmarks/bench.py extras=(bench)
+        if [ "${1:-}" = precision ]; then
+            script=benchmarks/precision.py
+            shift
+        fi
+        ;;
     test) script="" extras=(test) ;;
     "" | help | -h | --help) usage; exit 0 ;;
     *) echo "error: unknown command '$command'; ./run.sh lists what there is" >&2; exit 2 ;;

@@ -14,7 +14,7 @@ EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 # DICOM files and segmentations; what decodes their JPEG, JPEG-LS and JPEG 2000
 DICOM = ["pydicom>=3", "highdicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg"]
 READERS = ["nibabel", "SimpleITK"]  # independent ones, that tests compare with
-BENCH = ["torchmetrics", "monai", *EXPORT]  # the peers
+BENCH = ["torchmetrics", "monai", "openvino", "nncf", *EXPORT]  # the peers
 TEST = ["pytest", *TRAIN]
 BROWSER = ["selenium"]  # tests of the page, where Chromium and its driver are installed
 TOOLS = ["ruff", "vulture", "pytest-cov", "triton; platform_system == 'Linux'"]

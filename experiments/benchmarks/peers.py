@@ -170,5 +170,5 @@ def onnx_probabilities(model: Segmenter, folder: Path) -> Callable[[Tensor], Ten
 
 def versions() -> dict[str, str]:
     """Of the libraries that are installed."""
-    names = ("torchmetrics", "monai", "onnxruntime", "onnx", "onnxscript")
+    names = ("torchmetrics", "monai", "onnxruntime", "onnx", "onnxscript", "openvino", "nncf")
     return {name: version(name) for name in names if find_spec(name)}
