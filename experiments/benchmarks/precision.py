@@ -89,7 +89,8 @@ def measure(args: Namespace) -> None:
 
 def passes(row: dict) -> bool:
     """Whether a way finds the same fluid as float32."""
-    return abs(row["dice_change"]) <= MOST_DICE and row["icc"] >= LEAST_ICC
+    known = row["dice_change"] is not None and row["icc"] is not None  # of fluid in some scans
+    return known and abs(row["dice_change"]) <= MOST_DICE and row["icc"] >= LEAST_ICC
 
 
 def markdown(results: Path) -> str:
@@ -112,14 +113,19 @@ def markdown(results: Path) -> str:
             f"{network_s:.1f}",
             f"{sum(row['phases_s'].values()):.1f}",
             f"{row['warm_up_s']:.1f}",
-            f"{row['dice_change']:+.5f}",
-            f"{row['icc']:.6f}",
+            number(row["dice_change"], "+.5f"),
+            number(row["icc"], ".6f"),
             "yes" if passes(row) else "no",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     if "layers" in content:
         lines += ["", *layer_lines(content["layers"]["sets"])]
     return "\n".join(lines) + "\n"
+
+
+def number(value: float | None, form: str) -> str:
+    """A dash where it is unknown."""
+    return "-" if value is None else format(value, form)
 
 
 def layer_lines(sets: list[dict]) -> list[str]:

@@ -44,7 +44,7 @@ class Network(nn.Module):
 def fluid(
     weights: str, scans: Cache, volume: Sequence[np.ndarray], repeats: int, word: str = ""
 ) -> dict:
-    """Of the ways with that word in their name: change of fluid in all scans, seconds for a volume."""
+    """Change of fluid in all scans, and seconds for a volume, of the ways with that word."""
     model = load_model(weights)
     scale_um = scans.scale_um
     shapes = {image.shape for image in (*scans.images, *volume)}
