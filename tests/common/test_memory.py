@@ -8,7 +8,7 @@ import pytest
 import dme.common.memory
 
 SCRIPT = """
-import ctypes, resource, runpy, sys
+import ctypes, resource, runpy, sys, threading
 kept = runpy.run_path(sys.argv[1])["keep_freed_memory"]() if sys.argv[2] == "keep" else None
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -22,18 +22,27 @@ def layers():
         ctypes.memset(block, 1, 40 << 20)
     for block in blocks:
         libc.free(block)
-layers()
-before = faults()
-for _ in range(3):
+def work():
+    global count
     layers()
-print(kept, faults() - before)
+    before = faults()
+    for _ in range(3):
+        layers()
+    count = faults() - before
+if sys.argv[3] == "thread":
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+else:
+    work()
+print(kept, count)
 """
 
 
-def faults(how: str) -> tuple[str, int]:
+def faults(how: str, where: str) -> tuple[str, int]:
     """What the function returned, and the pages the system had to bring in anew."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, dme.common.memory.__file__, how],
+        [sys.executable, "-c", SCRIPT, dme.common.memory.__file__, how, where],
         capture_output=True,
         text=True,
         check=True,
@@ -43,11 +52,12 @@ def faults(how: str) -> tuple[str, int]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has glibc")
-def test_freed_memory_is_used_again():
-    kept, count = faults("keep")
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_freed_memory_is_used_again(where):
+    kept, count = faults("keep", where)
     if kept == "False":
         pytest.skip("the C library is not glibc")
-    assert count < faults("default")[1] / 10
+    assert count < faults("default", where)[1] / 10
 
 
 def test_other_systems_are_left_alone(monkeypatch):
