@@ -56,7 +56,7 @@ class Settings:
     threshold: float = setting(FIT_THRESHOLD, "fluid is where its probability is above")
     precision: str = setting(
         "float32",
-        "that networks compute in; bfloat16 is for fluid alone and takes half the time",
+        "that networks compute in; bfloat16 is for fluid alone and takes less time",
         choices=PRECISIONS,
     )
     tta: bool = setting(False, "average with the mirrored scan: twice the time")

@@ -3,6 +3,7 @@
 Of others those that are installed: pip install -e '.[bench]'.
 """
 
+import copy
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import peers
 import torch
 from torch import Tensor
 
+from dme.inference.export import adaptive_avg_pool2d
 from dme.inference.windows import WINDOW
 from dme.nets.folding import folded
 from dme.nets.segmenter import Segmenter
@@ -96,18 +98,18 @@ def monai_window(network: Segmenter, x: Tensor) -> Tensor:
 def exported(network: Segmenter, x: Tensor, folder: Path) -> Path:
     """An ONNX file of the network for inputs of the shape of x."""
     path = folder / "network.onnx"
-    network = network.to(memory_format=torch.contiguous_format)
-    torch.onnx.export(
-        network,
-        (x.contiguous(),),
-        path,
+    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    program = torch.export.export(network, (x.contiguous(),))
+    # PyTorch's exporter makes hundreds of operations of a pooling whose bins differ in size
+    pooling = {torch.ops.aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d}
+    file = torch.onnx.export(
+        program.run_decompositions(pooling),
         input_names=["x"],
         output_names=["logits"],
         dynamo=True,
-        external_data=False,
         verbose=False,
     )
-    network.to(memory_format=torch.channels_last)
+    file.save(path, external_data=False)
     return path
 
 

@@ -108,6 +108,7 @@ def test_what_it_writes_and_prints(script, parts, model, monkeypatch, tmp_path, 
     assert set(row["phases_s"]) == {"entry", "network", "mask"}
     assert 0.99 < row["icc"] < 1
     assert record["ways"]["dme, float32"]["dice_change"] == 0
+    assert record["ways"]["dme, bfloat16, 4 scans at once"]["icc"] == row["icc"]
 
     # the same table again
     table = capsys.readouterr().out.split("| way |")[1]
