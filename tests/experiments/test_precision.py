@@ -69,6 +69,20 @@ def test_every_way_runs_the_same_network(parts, model):
         ]
 
 
+def test_a_library_that_cannot_run_the_network_is_left_out(parts, model, monkeypatch, capsys):
+    ways = sys.modules["ways"]
+
+    def failing(network):
+        raise RuntimeError("no kernel for it")
+
+    monkeypatch.setattr(ways, "compiled", failing)
+    with torch.inference_mode():
+        names = list(ways.ways_of(model, [torch.randn(1, 3, 32, 48)], "torch.compile"))
+    assert names == [ways.REFERENCE, "dme, float32, 4 scans at once"]
+    printed = capsys.readouterr().out
+    assert "torch.compile, float32 cannot run this network and is left out: no kernel" in printed
+
+
 def test_changes_by_hand(parts):
     # rows truth, columns found; three scans of 100 px, the second without fluid
     reference = np.array([[[80, 5], [5, 10]], [[100, 0], [0, 0]], [[60, 10], [0, 30]]])
