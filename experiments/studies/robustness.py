@@ -217,7 +217,20 @@ def markdown(result: dict) -> str:
         lines += ["", *series.table_head(titles)]
         for name, row in network["perturbations"].items():
             lines.append(series.table_line([name, *cells(row)]))
+    if len(result["networks"]) > 1:
+        lines += ["", "Fluid Dice of each:", "", *side_by_side(result["networks"])]
     return "\n".join(lines) + "\n"
+
+
+def side_by_side(networks: list[dict]) -> list[str]:
+    """Lines of a table: fluid Dice, a row per perturbation and a column per network."""
+    from dme.training import series
+
+    lines = series.table_head(["perturbation", *(network["weights"] for network in networks)])
+    for name in networks[0]["perturbations"]:
+        dice = [cells(network["perturbations"][name])[1] for network in networks]
+        lines.append(series.table_line([name, *dice]))
+    return lines
 
 
 def cells(row: dict) -> list[str]:

@@ -68,6 +68,15 @@ def test_own_scans_are_scored_row_by_row(script, folder, everything_is_fluid, tm
     assert "| inverted | 2, 2 refused | none |" in table
 
 
+def test_networks_side_by_side(script, folder, everything_is_fluid, tmp_path):
+    words = ["--data", folder, "--rows", "as it is", "--out", tmp_path / "out"]
+    call_main(script, *words, "--weights", everything_is_fluid, everything_is_fluid)
+    table = (tmp_path / "out" / "robustness.md").read_text().split("| perturbation |")[1]
+    wet = phantom_bscan(0, 64, 96, fluid=True).fluid.sum()
+    dice = 2 * wet / (2 * 64 * 96 + wet)
+    assert f"| as it is | {dice:.3f} | {dice:.3f} |" in table
+
+
 def test_scans_without_masks_are_refused(script, folder, tmp_path, capsys):
     words = ["--data", folder / "images", "--out", tmp_path / "out"]
     assert exit_code(script, *words) == 2
