@@ -253,7 +253,7 @@ def test_held_out():
     assert f"of pixels given 0.5 to 0.8 only {shares}" in words
     dice = tables["95 % intervals by eye"]["fluid Dice, pooled over all pixels"]
     plain, chosen = (float(cell.split()[0]) for cell in dice)
-    assert f"at the cost of {plain - chosen:.2f} of Dice" in words
+    assert f"at the cost of {plain - chosen:.3f} of Dice" in words
 
 
 def test_cysts():
