@@ -12,11 +12,13 @@ REACHED_PYTHON = time.time()  # before anything is imported
 
 import importlib  # noqa: E402
 import threading  # noqa: E402
+from argparse import REMAINDER  # noqa: E402
 from collections import defaultdict  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from dme.common.errors import run  # noqa: E402
+from dme.common.options import option_parser  # noqa: E402
 
 # part of a prediction -> functions (as they are called: module, then name) whose time is its own;
 # what they call and is another part counts for that one alone
@@ -99,8 +101,12 @@ def replace(place: str, change: Callable[[Callable], Callable]) -> None:
 
 def main() -> int:
     """Predict as the command does; the watch's numbers go into a file. Returns its exit code."""
-    watched, started, *words = sys.argv[1:]
-    sys.argv = ["dme predict", *words]
+    parser = option_parser(__doc__)
+    parser.add_argument("watched", type=Path, metavar="WATCHED.json")
+    parser.add_argument("started", type=float, metavar="STARTED")
+    parser.add_argument("words", nargs=REMAINDER, metavar="INPUT", help="as of predict")
+    args = parser.parse_args()
+    sys.argv = ["dme predict", *args.words]
     from dme.commands import predict
     from dme.common.files import write_json
 
@@ -117,18 +123,18 @@ def main() -> int:
     code = predict.main()
     watch.reach("end")
 
-    since_start = {"python": REACHED_PYTHON - float(started)}
+    since_start = {"python": REACHED_PYTHON - args.started}
     processor = {}
     for moment in ("imports", "scans begin", "first prediction", "scans end", "end"):
         reached, processor[moment] = watch.moments[moment]
-        since_start[moment] = reached - float(started)
+        since_start[moment] = reached - args.started
     content = {
         "wall_s": watch.wall_s,
         "thread_s": watch.thread_s,
         "since_start_s": since_start,
         "processor_at_s": processor,
     }
-    write_json(Path(watched), content)
+    write_json(args.watched, content)
     return code
 
 

@@ -53,7 +53,8 @@ class Settings:
     """Whose areas, and of which networks."""
 
     folds: Path = setting(
-        ROOT / "experiments" / "results" / "crossval_fluid", "finished folds of crossval.py, all eyes"
+        ROOT / "experiments" / "results" / "crossval_fluid",
+        "finished folds of crossval.py, all eyes",
     )
     seed: int = setting(0, "of the folds")
     areas: Path | None = setting(
