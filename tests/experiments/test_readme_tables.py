@@ -334,6 +334,8 @@ def test_the_real_set(capsys):
 def test_speed():
     script = load_script("speed_table")
     assert_shown(script.markdown(RESULTS / "bench"))
+    assert_shown(load_script("predict_table").markdown(RESULTS / "bench"))
+    assert_shown(load_script("precision").markdown(RESULTS / "bench"))
     assert_shown(load_script("gpu_table").markdown(RESULTS / "bench"))
 
 
