@@ -19,12 +19,12 @@ def a_dozen(folder: Path) -> list[BScan]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("network", "dice"), [("dme-fluid", 0.6837), ("dme-fluid-fast", 0.6640)])
+@pytest.mark.parametrize(("network", "dice"), [("dme-fluid", 0.7001), ("dme-fluid-fast", 0.6453)])
 def test_fluid_of_a_dozen_scans(real_data, network, dice):
     model = dme.load_model(network)
     hit = sizes = 0
     for scan in a_dozen(real_data / "chiu2015"):
-        mask, _ = dme.predict(model, scan.image)
+        mask, _ = dme.predict(model, scan.image, scale_um=scan.scale_um[:2])
         known = scan.fluid != 255
         truth = (scan.fluid == 1) & known
         found = (mask == 1) & known
