@@ -27,7 +27,7 @@ from dme.common.options import (
     option_parser,
     setting,
 )
-from dme.common.scale import check_scale
+from dme.common.scale import given_scale
 from dme.common.tasks import TASKS, current_name
 from dme.common.threads import let_waiting_threads_sleep
 from dme.common.words import BACKBONE_NAMES, EYES, PRECISIONS, SCAN_SUFFIXES, WRITTEN
@@ -97,8 +97,7 @@ class Settings:
         if self.trust and (self.tta or self.threshold != FIT_THRESHOLD):
             fitted = f"without `tta`, at `threshold` {FIT_THRESHOLD:g}"
             raise InputError(f"`trust` was fitted {fitted}: leave both out")
-        if self.scale_um:
-            check_scale(self.scale_um, f"`scale` {self.scale}")
+        given_scale(self.scale)
 
     def reported(self) -> dict:
         """What stands in the results file."""
@@ -115,8 +114,7 @@ class Settings:
     @property
     def scale_um(self) -> tuple[float, ...] | None:
         """Axial, lateral and, if given, spacing."""
-        expected = "axial,lateral or axial,lateral,spacing"
-        return numbers("scale", self.scale, expected, (2, 3))
+        return given_scale(self.scale)
 
     @property
     def fovea_place(self) -> tuple[float, ...] | None:

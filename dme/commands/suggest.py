@@ -16,11 +16,10 @@ from dme.common.options import (
     add_options,
     check,
     from_options,
-    numbers,
     option_parser,
     setting,
 )
-from dme.common.scale import check_scale
+from dme.common.scale import given_scale
 from dme.common.words import SCAN_SUFFIXES
 
 if TYPE_CHECKING:  # --help is answered without torch
@@ -47,14 +46,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.scale_um:
-            check_scale(self.scale_um, f"`scale` {self.scale}")
+        given_scale(self.scale)
 
     @property
     def scale_um(self) -> tuple[float, ...] | None:
         """Axial, lateral; the spacing that `predict` takes too changes nothing here."""
-        expected = "axial,lateral or axial,lateral,spacing"
-        return numbers("scale", self.scale, expected, (2, 3))
+        return given_scale(self.scale)
 
 
 def main() -> int:

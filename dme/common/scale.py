@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from dme.common.errors import InputError
+from dme.common.options import numbers
 
 # name -> least and largest in um: wider than what instruments of today do
 PLAUSIBLE_UM = {
@@ -27,6 +28,17 @@ def check_scale(scale_um: Sequence[float], source: str) -> None:
         ranges.append(f"{name} {least:g} to {most:g}")
     expected = f"expected um: {', '.join(ranges)}"
     raise InputError(f"{source}: {_guess(scale_um)}; {expected}")
+
+
+def given_scale(text: str | None) -> tuple[float, ...] | None:
+    """Axial, lateral and, if given, spacing in um, of the option `scale`; None without it.
+
+    Raises InputError for other than two or three numbers, and for what `check_scale` refuses.
+    """
+    scale_um = numbers("scale", text, "axial,lateral or axial,lateral,spacing", (2, 3))
+    if scale_um:
+        check_scale(scale_um, f"`scale` {text}")
+    return scale_um
 
 
 def _plausible(scale_um: Sequence[float]) -> bool:
