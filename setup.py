@@ -35,6 +35,7 @@ setup(
         "dme.report": ["*.html", "web/*"],
         "dme.zoo": ["*.json", "*.pth", "*.md"],
     },
+    exclude_package_data={"dme.zoo": ["hrf-psp-64.pth"]},  # 58 MB, which a clone has
     entry_points={"console_scripts": ["dme = dme.__main__:main"]},
     install_requires=["torch>=2.11", "numpy", "scipy", "h5py", "tqdm", "Pillow", "xxhash"],
     extras_require={

@@ -188,6 +188,7 @@ def installed(tmp_path_factory) -> Path:
     assert build.returncode == 0, build.stderr
     (wheel,) = folder.glob("*.whl")
     target = folder / "packages"
+    assert wheel.stat().st_size < 40e6  # without the network of the study's width
     done = call(*pip, "install", "--no-deps", "--target", target, wheel, folder=folder)
     assert done.returncode == 0, done.stderr
     return target

@@ -82,9 +82,9 @@ def show_known() -> None:
     from dme.nets.zoo import known, path_of
 
     for name, entry in known().items():
-        place = "downloaded" if path_of(name).is_file() else "not here"
-        if "file" in entry:
-            place = "shipped"
+        place = "not here"
+        if path_of(name).is_file():
+            place = "shipped" if "file" in entry else "downloaded"
         reported = entry["reported"]
         score, value = next(iter(reported.items()))
         unit = "px" if score.endswith("_px") else "%"

@@ -20,6 +20,7 @@ DOT_COLOUR = (60, 60, 60)
 GRID_COLOUR = (225, 225, 225)
 DOT_RADIUS = 3  # px
 FEW_POINTS = 30  # lines of fewer points show each point as a dot
+LEGEND_TOP = 8  # px
 LEGEND_STEP = 18  # px between two names
 LETTERS = 13  # px
 MOST_STEPS = 6  # between the ticks of an axis, about
@@ -79,7 +80,8 @@ def line_plot(
     xs, ys = zip(*points, strict=True)
     x_ticks = _ticks(min(xs), max(xs))
     y_ticks = _ticks(min(ys), max(ys))
-    axes = _Axes(70, 40, width - 20, height - 50, x_ticks, y_ticks)
+    top = LEGEND_TOP + max(2, len(series)) * LEGEND_STEP  # the names stand above the axes
+    axes = _Axes(70, top, width - 20, height - 50, x_ticks, y_ticks)
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     write = writer(draw, LETTERS)
@@ -107,7 +109,7 @@ def line_plot(
         if len(line) < FEW_POINTS:
             for point in line:
                 draw.ellipse(axes.dot(point), fill=colour)
-        corner = (axes.right - 8, axes.top + 4 + LEGEND_STEP * i)
+        corner = (axes.right - 8, LEGEND_TOP + LEGEND_STEP * i)
         write(corner, name, fill=colour, anchor="ra")
     return np.asarray(sheet)
 

@@ -44,6 +44,10 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
         path = path_of(name)
     if "url" in entry and not path.is_file():
         raise InputError(f"{name} is not downloaded (no {path}); run ./run.sh weights {name}")
+    if "file" in entry and not path.is_file():  # too large for the installed package
+        raise InputError(
+            f"{path} is not there: {name} comes with a clone of the project; give its file"
+        )
 
     # a shipped file must be the one that was shipped
     expected = entry["sha256"] if "file" in entry else None

@@ -89,6 +89,8 @@ def _fine_tune(plan: Plan) -> None:
     model.preprocess = mean_and_std(model) | entry_of(options)
     if rank == 0:
         print(f"data: {source.description}\nstart: {start}", flush=True)
+        if options.recipe == "study" and not options.weights and start.startswith("hrf-psp "):
+            print("note: the study's network is four times as wide: --weights hrf-psp-64")
         for name in replaced:
             print(f"replaced: {name}, for {len(task.classes)} classes")
 

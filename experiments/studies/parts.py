@@ -34,6 +34,7 @@ class Settings:
     minutes: float = setting(0.0, "stop then, whatever is finished; 0: no limit", minimum=0)
     pretrain_minutes: float = setting(3.0, "of pretraining, scoring aside", minimum=0.01)
     pretrain_steps: int | None = setting(None, "instead: as many steps", minimum=1)
+    scale: float = setting(0.5, "share of the photographs' size in pretraining", above=0)
     start: str | None = setting(None, "pretraining goes on from this network, a name or file")
     jobs: int = setting(1, "runs of Tables 1 and 2 at a time", minimum=1)
     weights: str | None = setting(
@@ -109,7 +110,7 @@ def pretraining(settings: Settings, width: int, weights: Path) -> list[Task]:
     folder = settings.out / f"pretrain-{width}"
     steps = 1 if settings.rehearse else settings.pretrain_steps
     length = f"--steps {steps}" if steps else f"--minutes {settings.pretrain_minutes:g}"
-    recipe = f"--recipe openmmlab --scale 0.5 --heads psp --width {width}"
+    recipe = f"--recipe openmmlab --scale {settings.scale:g} --heads psp --width {width}"
     photographs = ["--data", settings.hrf] if settings.hrf else []
     start = ["--start", settings.start] if settings.start else []
     train = script(
@@ -188,9 +189,10 @@ def gpu_test_counts(report: Path) -> str:
 
 def vessels_found(result: dict) -> str:
     row = result["rows"][0]
+    size = f"{result['scale']:g} of their size"
     return (
         f"Pretrained: width {row['width']}, {result['training_minutes']:.1f} minutes, "
-        f"vessel Dice {row['dice_scale']:.4f} on 30 photographs at half size"
+        f"vessel Dice {row['dice_scale']:.4f} on 30 photographs at {size}"
     )
 
 

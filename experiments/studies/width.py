@@ -1,20 +1,24 @@
 """Why a narrow network falls short: the study's recipe against width, and how it was pretrained.
 
 Every network is pretrained on fundus vessels by one of two recipes of pretrain_hrf.py, at half
-size, then fine-tuned by row 10 of Table 2.
+size, then fine-tuned by row 10 of Table 2. Beside them stand networks that `reproduce` pretrained.
 
 python experiments/studies/width.py          # what has no result yet, then table and figure
 python experiments/studies/width.py --starts openmmlab-16 openmmlab-64 --seeds 0 1 2
 python experiments/studies/width.py --results experiments/results/width --print
+python experiments/studies/width.py --reproduced runs/reproduce
 """
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from dme.common.errors import run
+import numpy as np
+
+from dme.common.errors import InputError, run
 from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
@@ -32,6 +36,7 @@ class Start(NamedTuple):
 
 
 STEPS = 2000
+SIZE = 0.5  # of the photographs
 STARTS = {
     "openmmlab-16": Start("openmmlab", 16, STEPS),
     "openmmlab-32": Start("openmmlab", 32, STEPS),
@@ -48,7 +53,15 @@ RECIPES = {
 }
 
 
-TITLES = ("pretrained by", "width", "steps", "vessel Dice", "fluid Dice, row 10", "seeds")
+TITLES = (
+    "pretrained by",
+    "width",
+    "steps",
+    "photographs' size",
+    "vessel Dice",
+    "fluid Dice, row 10",
+    "seeds",
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,9 @@ class Settings:
     starts: tuple[str, ...] = setting(tuple(STARTS), "which", choices=tuple(STARTS))
     seeds: tuple[int, ...] = setting((0,), "runs of row 10 from each")
     hrf: str | None = setting(None, "the photographs (default: HRF_DATA)")
+    reproduced: tuple[Path, ...] = setting(
+        (), "also what ./run.sh reproduce left in these folders"
+    )
     __post_init__ = check
 
 
@@ -75,11 +91,15 @@ def main() -> None:
     pretrained = series.gather(args, pretraining, script="pretrain_hrf.py", may_be_empty=True)
     results = series.gather(args, finetuning_runs(settings, args.amp, args.out))
     rows = summarise(settings.starts, pretrained, results)
+    rows += [reproduced(folder) for folder in settings.reproduced]
 
     # table and figure
     table = markdown(rows, series.kind_of_scans(results.values()))
     series.write_table(args.out / "width.md", table)
-    save_png(args.out / "width.png", line_plot(curves(rows), "width", "fluid Dice"))
+    lines = curves(rows)
+    seeds = [(row["vessel"], dice) for row in rows for dice in row["seeds"]]
+    picture = line_plot(lines, "vessel Dice after pretraining", "fluid Dice, row 10", dots=seeds)
+    save_png(args.out / "width.png", picture)
     print(f"\n{table}\ntable: {args.out / 'width.md'}\nfigure: {args.out / 'width.png'}")
 
 
@@ -88,7 +108,7 @@ def pretraining_runs(starts: Sequence[str], amp: str) -> series.Runs:
     runs = {}
     for name in starts:
         start = STARTS[name]
-        network = f"--recipe {start.recipe} --scale 0.5 --heads psp --width {start.width}"
+        network = f"--recipe {start.recipe} --scale {SIZE} --heads psp --width {start.width}"
         runs[f"pretrain-{name}"] = f"{network} --steps {start.steps} --amp {amp}".split()
     return runs
 
@@ -118,23 +138,46 @@ def summarise(
             dice = [result["pooled"]["dice"][1] for result in runs]
             row = {
                 **STARTS[name]._asdict(),
-                "name": name,
+                "size": SIZE,
                 "seeds": dice,
-                "fluid": sum(dice) / len(dice),
                 "vessel": vessels["rows"][0]["dice_scale"],
             }
             rows.append(row)
     return rows
 
 
-def curves(rows: Sequence[dict]) -> dict[str, list[tuple[int, float]]]:
-    """Fluid Dice against width by recipe, of the starts of full length."""
+def reproduced(folder: Path) -> dict:
+    """The row of what `reproduce` pretrained and fine-tuned, see `summarise`.
+
+    Raises InputError when the folder lacks any of its files.
+    """
+    try:
+        (pretraining,) = folder.glob("pretrain-*")
+        vessels = json.loads((pretraining / "results.json").read_text())
+        settings = json.loads((pretraining / "config.json").read_text())["config"]
+        runs = [json.loads(file.read_text()) for file in sorted(folder.glob("table2/10-*.json"))]
+        network = vessels["rows"][0]
+        return {
+            "recipe": vessels["recipe"],
+            "width": network["width"],
+            "steps": settings["iters"],
+            "size": vessels["scale"],
+            "seeds": [run["pooled"]["dice"][1] for run in runs],
+            "vessel": network["dice_scale"],
+        }
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise InputError(
+            f"{folder} holds no finished pretraining and row 10; ./run.sh reproduce makes them"
+        ) from e
+
+
+def curves(rows: Sequence[dict]) -> dict[str, list[tuple[float, float]]]:
+    """Mean fluid Dice against vessel Dice, a line for each recipe and width."""
     lines = {}
-    for row in rows:
-        if not row["name"].endswith("half"):
-            points = lines.setdefault(RECIPES[row["recipe"]], [])
-            points.append((row["width"], row["fluid"]))
-    return lines
+    for row in sorted(rows, key=lambda row: row["vessel"]):
+        name = f"{RECIPES[row['recipe']]}, width {row['width']}"
+        lines.setdefault(name, []).append((row["vessel"], np.mean(row["seeds"])))
+    return dict(sorted(lines.items()))
 
 
 def markdown(rows: Sequence[dict], kind: str) -> str:
@@ -144,7 +187,8 @@ def markdown(rows: Sequence[dict], kind: str) -> str:
     for row in rows:
         recipe = RECIPES[row["recipe"]]
         fluid = series.mean_sd(row["seeds"])
-        cells = [recipe, row["width"], row["steps"], f"{row['vessel']:.4f}", fluid]
+        size = f"{row['size']:g}"
+        cells = [recipe, row["width"], row["steps"], size, f"{row['vessel']:.4f}", fluid]
         lines.append(series.table_line([*cells, len(row["seeds"])]))
     return "\n".join(lines) + "\n"
 

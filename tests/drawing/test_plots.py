@@ -11,7 +11,7 @@ ORANGE = (215, 95, 20)  # of the second
 # the axes of a plot of 800 x 480
 LEFT = 70
 RIGHT = 780
-TOP = 40
+TOP = 44
 BOTTOM = 430
 
 
@@ -48,7 +48,7 @@ def test_line_plot_places_points():
     points = [(0, 0.0), (5, 1.0), (10, 0.0)]
     blue = is_colour(line_plot({"": points}, "step", "loss", width=800, height=480), BLUE)
     # both axes end at ticks, here 0..10 and 0..1; the last place is half way up the first line
-    for x, y in ((LEFT, BOTTOM), (425, TOP), (RIGHT, BOTTOM), (LEFT + 177, BOTTOM - 195)):
+    for x, y in ((LEFT, BOTTOM), (425, TOP), (RIGHT, BOTTOM), (LEFT + 177, BOTTOM - 193)):
         assert blue[y - 2 : y + 3, x - 2 : x + 3].any()
     assert not blue[300:, 400:450].any()
 
@@ -58,7 +58,7 @@ def test_line_plot_names_its_lines():
     dice = {"dice": [(0, 0.0), (1, 0.5)]}
     without = line_plot(loss, "x", "y")
     both = line_plot(loss | dice, "x", "y")
-    second_name = both[62:80, 600:]
+    second_name = both[26:44, 600:]
     assert not is_colour(without, ORANGE).any()
     assert is_colour(second_name, ORANGE).any()
 

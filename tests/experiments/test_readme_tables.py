@@ -111,7 +111,24 @@ def card(name: str) -> str:
 
 
 def test_table_2(made):
-    assert_shown(made("table2", "table2", "--seeds", "0", "1", "--extended"))
+    rows = [*range(1, 14), 18, 19, 20]
+    words = [
+        "--amp",
+        "auto",
+        "--weights",
+        "runs/trip-out/b/hrf-psp-64.pth",
+        "--seeds",
+        "0",
+        "1",
+        "2",
+    ]
+    assert_shown(made("table2", "reproduce/full/table2", *words, "--rows", *map(str, rows)))
+
+
+def test_width(made):
+    folders = [RESULTS / "reproduce" / name for name in ("half", "full")]
+    words = ["--amp", "auto", "--reproduced", *folders]
+    assert_shown(made("width", "width", *words))
 
 
 def test_transfer(made):
@@ -144,10 +161,6 @@ def test_layers(made):
 
 def test_backbones(made):
     assert_shown(made("backbones", "backbones"))
-
-
-def test_width(made):
-    assert_shown(made("width", "width", "--amp", "auto"))
 
 
 BEST = ["--recipe", "best"]

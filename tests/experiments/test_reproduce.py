@@ -75,12 +75,19 @@ def test_a_cpu_gets_less(reproduce, settings, tmp_path):
 
 def test_what_is_asked_for_reaches_the_scripts(reproduce, settings):
     asked = replace(
-        settings, pretrain_steps=50, data="my scans", hrf="my photographs", amp="bf16", width=32
+        settings,
+        pretrain_steps=50,
+        data="my scans",
+        hrf="my photographs",
+        amp="bf16",
+        width=32,
+        scale=1.0,
     )
     for task in reproduce.all_tasks(asked, gpu=True):
         words = task.command
         if task.part == "pretrain" and task.folder:
             assert "--steps 50 --amp bf16" in options(words) and "--width 32" in options(words)
+            assert "--scale 1 " in options(words)
             assert words[words.index("--data") + 1] == "my photographs"
         if task.part in ("table2", "rows", "table1"):
             assert words[words.index("--data") + 1] == "my scans"
@@ -245,7 +252,7 @@ def test_summary(reproduce, settings, tmp_path):
     )
     pretraining = next(task for task in tasks if task.name == "pretraining")
     row = {"width": 64, "dice_scale": 0.75, "arch": {"head": "psp", "width": 64}}
-    write(pretraining.result, {"training_minutes": 3.04, "rows": [row]})
+    write(pretraining.result, {"training_minutes": 3.04, "scale": 1.0, "rows": [row]})
     pooled = {"mean_dice": 0.8, "mean_iou": 0.7, "dice": [0.99, 0.61], "iou": [0.98, 0.44]}
     result = {
         "data_kind": "folder",

@@ -56,17 +56,42 @@ def test_table_and_curve(script, tmp_path):
     recipe = script.RECIPES["openmmlab"]
     assert text.startswith("Row 10 of Table 2 on real scans")
     assert text.splitlines()[4:] == [
-        f"| {recipe} | 16 | 2000 | 0.7500 | 0.2500 ± 0.0707 | 2 |",
-        f"| {recipe} | 64 | 2000 | 0.7500 | 0.5000 | 1 |",
-        f"| {recipe} | 64 | 1000 | 0.7500 | 0.4000 | 1 |",
+        f"| {recipe} | 16 | 2000 | 0.5 | 0.7500 | 0.2500 ± 0.0707 | 2 |",
+        f"| {recipe} | 64 | 2000 | 0.5 | 0.7500 | 0.5000 | 1 |",
+        f"| {recipe} | 64 | 1000 | 0.5 | 0.7500 | 0.4000 | 1 |",
     ]
     rows = [
-        {"name": "openmmlab-16", "recipe": "openmmlab", "width": 16, "fluid": 0.25},
-        {"name": "openmmlab-64", "recipe": "openmmlab", "width": 64, "fluid": 0.5},
-        {"name": "openmmlab-64-half", "recipe": "openmmlab", "width": 64, "fluid": 0.4},
+        {"recipe": "openmmlab", "width": 64, "vessel": 0.8, "seeds": [0.5, 0.7]},
+        {"recipe": "openmmlab", "width": 64, "vessel": 0.7, "seeds": [0.3]},
+        {"recipe": "openmmlab", "width": 16, "vessel": 0.75, "seeds": [0.2]},
     ]
-    assert script.curves(rows) == {recipe: [(16, 0.25), (64, 0.5)]}
+    assert script.curves(rows) == {
+        f"{recipe}, width 16": [(0.75, 0.2)],
+        f"{recipe}, width 64": [(0.7, 0.3), (0.8, 0.6)],
+    }
     assert (tmp_path / "width.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_reproduce_left_stands_beside(script, tmp_path):
+    pretraining, rows = tmp_path / "pretrain-64", tmp_path / "table2"
+    pretraining.mkdir()
+    rows.mkdir()
+    network = {"width": 64, "dice_scale": 0.8}
+    results = {"recipe": "openmmlab", "scale": 1.0, "rows": [network]}
+    (pretraining / "results.json").write_text(json.dumps(results))
+    with pytest.raises(InputError, match="no finished pretraining and row 10"):
+        script.reproduced(tmp_path)
+    (pretraining / "config.json").write_text('{"config": {"iters": 4000}}')
+    for name, dice in (("10-seed0", 0.6), ("10-seed1", 0.5), ("09-seed0", 0.0)):
+        (rows / f"{name}.json").write_text(json.dumps({"pooled": {"dice": [0.99, dice]}}))
+    assert script.reproduced(tmp_path) == {
+        "recipe": "openmmlab",
+        "width": 64,
+        "steps": 4000,
+        "size": 1.0,
+        "seeds": [0.6, 0.5],
+        "vessel": 0.8,
+    }
 
 
 def test_nothing_to_print(script, tmp_path, capsys):

@@ -882,7 +882,7 @@ def test_shipped_weights_load_by_name_and_only_unaltered(zoo):
     with pytest.raises(InputError, match=message):
         load_model("tiny")
     (folder / "tiny.pth").unlink()
-    with pytest.raises(InputError, match="tiny.pth is not there"):
+    with pytest.raises(InputError, match="tiny.pth is not there: tiny comes with a clone"):
         load_model("tiny")
 
 

@@ -268,6 +268,7 @@ def test_real_scans(call, real_data, tmp_path, capsys):
     split = "split: paper, 88 train, 22 validation scans"
     assert f"{split}; 21 of the latter have a neighbour in training" in printed
     assert any(text.startswith("start: hrf-psp (sha256 ") for text in printed)
+    assert "note: the study's network is four times as wide: --weights hrf-psp-64" in printed
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (results["split"], results["leak"], len(results["scans"])) == ("paper", 21, 22)
     counts = np.array(results["counts_per_scan"]["study"])
