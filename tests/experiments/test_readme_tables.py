@@ -171,7 +171,7 @@ def test_cross_validation(made):
     texts = [
         made("crossval", "crossval", *BEST, "--leaky", "--seeds", "0", "1", "2"),
         made("crossval", "crossval_fast", *BEST, "--weights", "hrf-mobilenet_v3_small"),
-        made("crossval", "crossval_fluid"),
+        made("crossval", "crossval_fluid", "--seeds", "0", "1", "2"),
         made("crossval", "crossval_fluid_fast", *FAST),
     ]
     assert_shown(*texts)
@@ -238,6 +238,10 @@ def test_cross_validation_in_short(made, network):
 def test_what_the_front_page_says_of_eyes(made):
     text = " ".join(READMES[Path("README.md")].split())
     tables = tables_of(made("crossval", "crossval_fluid"))
+    seeds = tables_of(made("crossval", "crossval_fluid", "--seeds", "0", "1", "2"))
+    for name in ("all ten eyes", SIX):
+        spread = [float(number) for number in seeds["eyes, each seed"][name][-1].split(" ± ")]
+        assert "{:.3f} ± {:.3f}".format(*spread) in text
     dice = [float(row[3]) for row in tables["eye"].values()]
     assert f"Eyes differ much (Dice {min(dice):.2f} to {max(dice):.2f})" in text
     detail = tables["95 % intervals by eye in brackets"]
