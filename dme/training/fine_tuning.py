@@ -10,6 +10,7 @@ from dme.common import ranks
 from dme.common.errors import InputError
 from dme.common.folders import owned
 from dme.common.provenance import provenance
+from dme.common.scale import given_scale
 from dme.common.tasks import TASKS, Task
 from dme.data.cache import Cache, open_cache
 from dme.data.opening import open_source
@@ -78,6 +79,7 @@ def fine_tune(plan: Plan) -> None:
 def _fine_tune(plan: Plan) -> None:
     origin = provenance()  # of the code that runs, which may change on disk before a long run ends
     get_loss(plan.recipe.loss)  # a wrong name is refused before any work
+    given_scale(plan.finetune.scale)  # and a wrong size
     options, task = plan.finetune, TASKS[plan.finetune.task]
 
     # The network, with the task's classes and its size of scans
@@ -195,7 +197,7 @@ def open_split(source: Source, options: Finetune, seed: int, task: Task) -> Spli
     fluid where the task is to find it.
     """
     small = open_cache(source, STUDY_SIDE)
-    native = open_cache(source)
+    native = at_scale(open_cache(source), options.scale)
     check_annotated(native, task)
     name = options.split
     if name is None:
@@ -206,6 +208,12 @@ def open_split(source: Source, options: Finetune, seed: int, task: Task) -> Spli
         _require_fluid(small, training, "training", f"split {name}", "learn")
         _require_fluid(small, validation, "validation", f"split {name}", "score")
     return SplitSet(small, native, name, training, validation)
+
+
+def at_scale(scans: Cache, stated: str | None) -> Cache:
+    """The set at its own pixels, of the size that the option `scale` states, where it does."""
+    scale_um = given_scale(stated)
+    return replace(scans, scale_um=scale_um) if scale_um else scans
 
 
 def _require_fluid(cache: Cache, indices: np.ndarray, side: str, split: str, purpose: str) -> None:
@@ -272,7 +280,7 @@ def second_opinion(options: Finetune, validate: Validation) -> Validation | None
     try:
         source = open_source(options.data, other, options.fluid_value)
         small = open_cache(source, STUDY_SIDE)
-        native = open_cache(source)
+        native = at_scale(open_cache(source), options.scale)
         check_annotated(native, validate.task)
     except InputError as e:
         if ranks.rank() == 0:

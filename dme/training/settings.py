@@ -260,6 +260,9 @@ class Finetune:
         "512 x 512 squares, native pixels, half as many a side, or um: --um-per-px",
         choices=SIZE_NAMES,
     )
+    scale: str | None = setting(
+        None, "axial,lateral in um per pixel of the scans (default: what their files say)"
+    )
     um_per_px: tuple[float, ...] = setting(
         (7.74, 22.66), "of --size um: axial and lateral um of a pixel that enters", above=0
     )
