@@ -34,6 +34,14 @@ from helpers.finetuning import make_folder
         (("--iters", 0), "iters is 0; expected a finite number at least 1"),
         (("--data", "nowhere"), "no such file or folder: nowhere"),
         (("--grader", 2), "no grader 2 in"),
+        (
+            ("--scale", "11.33,3.87"),
+            "--scale 11.33,3.87: axial 11.33 and lateral 3.87 look swapped",
+        ),
+        (
+            ("--scale", "0.00387,0.01133"),
+            "--scale 0.00387,0.01133: these look like mm: in um they",
+        ),
         (("--loss", "nonsense"), "loss 'nonsense': expected ce, dice, focal, iou, ce+dice or"),
         (("--loss", "ce+dice:1"), "loss 'ce+dice:1': expected"),
         (("--aux-weight", "nan"), "aux_weight is nan; expected a finite number at least 0"),

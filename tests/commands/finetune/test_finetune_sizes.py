@@ -55,3 +55,10 @@ def test_samples_of_mixed_scans_hold_whole_scans_and_the_unknown(prepared, mixed
     assert data.frame(0) == (120, 160)
     for mask, (height, width) in zip(data.masks, SIDES, strict=True):
         assert mask.shape == (height, width) and not torch.any(mask == 255)
+
+
+def test_a_stated_scale_decides_the_size_of_training_scans(prepared, mixed):
+    physical = ("--split", "all", "--size", "um", "--um-per-px", 7.74, 22.66, "--crop", 0)
+    data = prepared("--data", mixed, *physical, "--scale", "3.87,22.66")["data"]
+    for mask, (height, width) in zip(data.masks, SIDES, strict=True):
+        assert mask.shape == (height // 2, width)
