@@ -38,6 +38,7 @@ class TrainingSet:
 
     images: uint8, grey (H, W) or RGB (3, H, W). masks: uint8 (H, W), of 0..C-1 and 255.
     fluid: the label that `Augment.on_fluid` looks for, None without fluid.
+    unlabelled: scans that are learnt from beside these, whose masks are 0 throughout.
     chosen_by: the masks on the CPU, where crops are chosen: the host never waits for the device.
     """
 
@@ -45,6 +46,7 @@ class TrainingSet:
     masks: list[Tensor]
     names: list[str]
     fluid: int | None = 1
+    unlabelled: "TrainingSet | None" = None
     chosen_by: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,7 +84,10 @@ class TrainingSet:
         crc = zlib.crc32(" ".join(self.names).encode())
         for pixels in (*self.images, *self.chosen_by):
             crc = zlib.crc32(pixels.cpu().contiguous().numpy(), crc)
-        return f"{len(self.names)} scans, crc32 {crc:08x}"
+        text = f"{len(self.names)} scans, crc32 {crc:08x}"
+        if self.unlabelled is None:
+            return text
+        return f"{text}; unlabelled: {self.unlabelled.fingerprint()}"
 
 
 def batch_indices(num_scans: int, batch: int, step: int, seed: int) -> list[int]:
@@ -147,12 +152,16 @@ def _generator(*numbers: int) -> torch.Generator:
 
 def check_fit(data: TrainingSet, augment: Augment) -> None:
     """Raise InputError for a crop larger than every scan, and for `colour` with grey scans."""
-    heights, widths = data.sides
-    if augment.crop > max(heights[-1], widths[-1]):
-        raise InputError(
-            f"crop {augment.crop} is larger than every scan, of at most "
-            f"{heights[-1]} x {widths[-1]} pixels: choose a smaller crop"
-        )
+    sets = {"scan": data}
+    if data.unlabelled is not None:
+        sets["unlabelled scan"] = data.unlabelled
+    for noun, scans in sets.items():
+        heights, widths = scans.sides
+        if augment.crop > max(heights[-1], widths[-1]):
+            raise InputError(
+                f"crop {augment.crop} is larger than every {noun}, of at most "
+                f"{heights[-1]} x {widths[-1]} pixels: choose a smaller crop"
+            )
     if augment.colour and any(image.ndim != 3 for image in data.images):
         raise InputError(
             "colour augmentation needs RGB images, found grey: use brightness, contrast, gamma"

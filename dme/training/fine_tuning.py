@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from dme.common import ranks
-from dme.common.errors import InputError
+from dme.common.errors import InputError, with_flags
 from dme.common.folders import owned
 from dme.common.provenance import provenance
 from dme.common.scale import given_scale
@@ -31,6 +31,7 @@ from dme.training.presets import FLUID, PLANS
 from dme.training.run_folder import refuse_foreign_files, start_of_resumed
 from dme.training.settings import Finetune, Plan
 from dme.training.tasks import check_annotated, training_set, with_synthetic
+from dme.training.unlabelled import unlabelled_scans
 from dme.training.validation import Validation
 
 
@@ -102,6 +103,8 @@ def _fine_tune(plan: Plan) -> None:
         announce(scans)
     validate = Validation(scans.small, scans.native, scans.validation, device, task, options.tta)
     data = scans.for_training(options, task, device)
+    if options.unlabelled is not None:
+        origin |= add_unlabelled(data, options, scans.native, task, device)
     plan = fitted(plan, data)
     if rank == 0 and (note := fit_note(data, plan.augment)):
         print(f"data note: {note}")
@@ -130,6 +133,30 @@ def _fine_tune(plan: Plan) -> None:
         report(plan, origin, trained, validate, before)
     if source.kind == "mat":
         compare_graders(options, validate, trained)
+
+
+def add_unlabelled(
+    data: TrainingSet, options: Finetune, native: Cache, task: Task, device: torch.device
+) -> dict:
+    """Lay the unlabelled scans beside the others, say so, and return what a result says of them.
+
+    native: the labelled scans at their own pixels. Raises InputError where there is none.
+    """
+    path = options.unlabelled
+    if not path.exists():
+        raise InputError(
+            f"`unlabelled` {path}: no such file or folder; give B-scans as of `data`, whose "
+            "labels are not needed"
+        )
+    source = open_source(path)
+    scans, notes = unlabelled_scans(source, native, entry_of(options), task, device)
+    if ranks.rank() == 0:
+        print(f"unlabelled: {len(scans.names)} scans beside the others, of {source.description}")
+        for note in notes:
+            print(with_flags(f"unlabelled note: {note}"))
+    data.unlabelled = scans
+    count = len(scans.names)
+    return {"unlabelled": {"data": source.description, "scans": count, "sha256": source.sha256}}
 
 
 def starting_network(options: Finetune, seed: int) -> tuple[Segmenter, str]:

@@ -21,7 +21,8 @@ from dme.training.validation import Validation, agreement
 
 PUBLISHED = {"mean_dice": 0.8430, "mean_iou": 0.7600}  # best row of the study's Table 2
 FEWEST_EYES = 3  # of which an interval is told
-NO_SETTINGS = ("data", "out", "resume")  # options that do not change what is learned
+# options that do not change what is learned, or of which more is told elsewhere
+NO_SETTINGS = ("data", "unlabelled", "out", "resume")
 
 
 def report(

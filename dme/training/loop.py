@@ -36,6 +36,7 @@ from dme.training.recipe import (
 from dme.training.run_folder import Run, Stopwatch, loss_curve, read_rows
 from dme.training.settings import Augment, Recipe
 from dme.training.state import State
+from dme.training.unlabelled import check_teacher, sure_labels
 
 SAVE_SECONDS = 50  # a checkpoint is never older than a minute, unless a step takes ten seconds
 SEED_STRIDE = 0x9E3779B1  # odd: seeds of runs lie far apart
@@ -258,15 +259,19 @@ class Training:
         if recipe.freeze_bn:
             freeze_bn(state.joint)
 
-        # gradients of `accumulate` forward passes add up; ranks exchange them after the last
+        # those without labels come last: dropout of the labelled ones is the same without them
+        draws = range(step * recipe.accumulate, (step + 1) * recipe.accumulate)
+        passes = [(self._labelled_loss, draw) for draw in draws]
+        if self.data.unlabelled is not None:
+            passes += [(self._unlabelled_loss, draw) for draw in draws]
+
+        # gradients of all forward passes add up; ranks exchange them after the last
         state.optimizer.zero_grad(set_to_none=True)
-        for part in range(recipe.accumulate):
-            x, target = self._batch(step * recipe.accumulate + part)
-            self.watch.lap("data")
-            last = part == recipe.accumulate - 1
+        for number, (loss_of, draw) in enumerate(passes, start=1):
+            last = number == len(passes)
             exchange = contextlib.nullcontext() if last or self.world == 1 else self.net.no_sync()
             with exchange:
-                loss = self._loss(x, target)
+                loss = loss_of(draw)
                 self.watch.lap("forward")
                 state.scaler.scale(loss / recipe.accumulate).backward()
             self.watch.lap("backward")
@@ -275,24 +280,49 @@ class Training:
         self.watch.lap("optimiser")
         self.steps += 1
 
-    def _batch(self, draw: int) -> tuple[Tensor, Tensor]:
+    def _labelled_loss(self, draw: int) -> Tensor:
+        """Loss of batch `draw`, which is remembered for the log."""
+        x, target = self._batch(self.data, draw, self.augment)
+        self.watch.lap("data")
+        loss, logits = self._loss(x, target)
+        self.losses.append(loss.detach())
+        self.counts += confusion_matrix(logits.detach(), target, len(self.counts))
+        return loss
+
+    def _unlabelled_loss(self, draw: int) -> Tensor:
+        """Weighted loss of a batch without labels, against what the teacher is sure of.
+
+        The teacher, the moving average, sees the same samples before their grey values change.
+        """
+        scans = self.data.unlabelled
+        x, _ = self._batch(scans, draw, self.augment, first=self.recipe.batch)
+        calm, inside = self._batch(scans, draw, self.augment.geometry, first=self.recipe.batch)
+        self.watch.lap("data")
+        target = sure_labels(self.state.average, calm, inside, self.precision)
+        loss, _ = self._loss(x, target)
+        return self.recipe.unlabelled_weight * loss
+
+    def _batch(
+        self, data: TrainingSet, draw: int, augment: Augment, first: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """This rank's share of batch `draw`: network input (B, C, H, W), and labels (B, h, w).
 
-        H and W are h and w, padded to what the networks take.
+        H and W are h and w, padded to what the networks take. first: what number the batch's
+        first sample has among all samples of the draw.
         """
         recipe = self.recipe
         offset = self.rank * self.share
-        batch = batch_indices(len(self.data.images), recipe.batch, draw, recipe.seed)
+        batch = batch_indices(len(data.images), recipe.batch, draw, recipe.seed)
         chosen = batch[offset : offset + self.share]
         images, target = sample_batch(
-            self.data, chosen, self.augment, recipe.seed, draw, offset
+            data, chosen, augment, recipe.seed, draw, first + offset
         )  # (B, C, h, w), (B, h, w)
         x = pad(normalise(images, self.preprocess))
         x = x.to(self.device, memory_format=torch.channels_last)
         return x, target.to(self.device)
 
-    def _loss(self, x: Tensor, target: Tensor) -> Tensor:
-        """Sum of the heads' losses of one forward pass, which is remembered for the log."""
+    def _loss(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of the heads' losses of one forward pass, and the first head's logits."""
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
             outputs = self.forward(x)  # of each head (B, classes, H', W')
         height, width = target.shape[-2:]
@@ -303,11 +333,7 @@ class Training:
         for head, z in enumerate(logits):
             weight = 1.0 if head < len(self.state.joint.models) else self.recipe.aux_weight
             losses.append(weight * self.loss_of(z, target))
-        loss = sum(losses)
-
-        self.losses.append(loss.detach())
-        self.counts += confusion_matrix(logits[0].detach(), target, len(self.counts))
-        return loss
+        return sum(losses), logits[0]
 
     def _update(self, step: int) -> None:
         """Let the optimiser change the weights, and the average follow them."""
@@ -422,6 +448,7 @@ def share_of_batch(
         raise InputError(
             "crops can be placed on fluid only where fluid is a class; leave on_fluid at 0"
         )
+    check_teacher(data, recipe)
     check_fit(data, augment)
     return share
 

@@ -3,7 +3,7 @@
 Python's standard library alone is needed, so a command line can be shown without torch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dme.common.errors import InputError
@@ -127,6 +127,21 @@ class Augment:
             )
 
     @property
+    def geometry(self) -> "Augment":
+        """What of this moves pixels, and leaves their values alone."""
+        return replace(
+            self,
+            brightness=0.0,
+            contrast=0.0,
+            gamma=0.0,
+            noise=0.0,
+            blur=0.0,
+            resolution=0.0,
+            grain=0.0,
+            colour=False,
+        )
+
+    @property
     def zoom_factors(self) -> tuple[float, float]:
         """Smallest and largest factor by which a frame is resized before the crop."""
         return self.zoom_range or (1 - self.zoom, 1 + self.zoom)
@@ -174,6 +189,9 @@ class Recipe:
         0.0,
         "decay per step of the weights' moving average, less in the first steps, 0 for none",
         minimum=0,
+    )
+    unlabelled_weight: float = setting(
+        1.0, "of the loss of --unlabelled scans, beside that of the labelled ones", above=0
     )
     freeze_bn: bool = setting(False, None)  # keep the batch-norm statistics as loaded
     amp: str = setting(
@@ -280,6 +298,11 @@ class Finetune:
         "background",
         "columns without layer rows, of Duke's set without any those beside 99 to 624",
         choices=("background", "ignore"),
+    )
+    unlabelled: Path | None = setting(
+        None,
+        "folder or .mat file of B-scans to learn from beside the data, their labels being what "
+        "the moving average of the weights is sure of",
     )
     tta: bool = setting(False, "score the mean over a scan and its mirror image")
     resume: bool = setting(False, "continue the run in --out")

@@ -9,10 +9,10 @@ import torch
 from dme.common.errors import InputError
 from dme.common.files import atomic_path, load_archive
 from dme.training.joint import Joint
-from dme.training.settings import Augment
+from dme.training.settings import Augment, Recipe
 
-# what a run did to its samples that began before a setting existed: nothing
-DEFAULTS = asdict(Augment())
+# of a run that began before a setting existed, which did nothing of the kind
+DEFAULTS = asdict(Augment()) | {"unlabelled_weight": Recipe.unlabelled_weight}
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import dme.training.loop
+import dme.training.unlabelled
 from dme.common import ranks
 from dme.common.errors import InputError
 from dme.nets.segmenter import Segmenter, build_model
@@ -45,6 +46,20 @@ def discs(count: int = 3, side: int = 48, seed: int = 0) -> TrainingSet:
         images.append((80 + 90 * disc + noise).clamp(0, 255).to(torch.uint8))
         masks.append(disc.to(torch.uint8))
     return TrainingSet(images, masks, [f"scan{i}" for i in range(count)])
+
+
+def without_labels(count: int = 3, side: int = 48, seed: int = 7) -> TrainingSet:
+    """Other discs, of which no mask says where they are."""
+    scans = discs(count, side, seed)
+    masks = [torch.zeros_like(mask) for mask in scans.masks]
+    return TrainingSet(scans.images, masks, [f"more{i}" for i in range(count)])
+
+
+def labelled_and_not() -> TrainingSet:
+    """Three labelled scans, and three others of another size."""
+    data = discs()
+    data.unlabelled = without_labels(side=64)
+    return data
 
 
 def networks(*heads: str, width: int = 2, dropout: bool = True) -> dict[str, Segmenter]:
@@ -133,6 +148,9 @@ if __name__ == "__main__":
         # what two ranks and one must do alike: no batch statistics, no dropout, ce
         alike = dict(augment=MOVING, iters=2, batch=4, freeze_bn=True, lr=0.1)
         fit(folder / "alike", networks(dropout=False), **alike)
+        dme.training.unlabelled.CONFIDENT = 0.5  # of networks that have not learnt much
+        taught = dict(data=labelled_and_not(), ema=0.9, unlabelled_weight=5.0)
+        fit(folder / "unlabelled", networks(dropout=False), **alike, **taught)
         fit(folder / "average", networks(), evaluate=spread, iters=2, batch=4, ema=0.9)
         fit(folder / "statistics", networks(), evaluate=spread, iters=2, batch=4)
     if job == "ranks" and ranks.rank() == 1:

@@ -731,12 +731,13 @@ def test_resume_refuses_other_settings(tmp_path):
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
-def test_resume_of_a_run_from_before_some_augmentations(tmp_path):
+def test_resume_of_a_run_from_before_some_settings(tmp_path):
     """What its settings lack did nothing then, and must not do anything now."""
     whole = weights(fit(tmp_path, augment=MOVING, iters=2))
     saved = checkpoint(tmp_path)
     for name in ("stretch", "blur", "resolution", "grain"):
         assert saved["config"].pop(name) == 0
+    assert saved["config"].pop("unlabelled_weight") == 1
     torch.save(saved, tmp_path / "last.pt")
     again = weights(fit(tmp_path, augment=MOVING, iters=2, resume=True))
     assert all(torch.equal(again[name], value) for name, value in whole.items())
@@ -932,7 +933,8 @@ def test_two_ranks(tmp_path):
     assert run_script(*launch, SCRIPT, "ranks", two) == 0
 
     # without batch statistics and dropout they do what one rank does, and rank 0 alone writes
-    assert_same(state(two / "alike"), state(one / "alike"), atol=1e-6)
+    for name in ("alike", "unlabelled"):
+        assert_same(state(two / name), state(one / name), atol=1e-6)
     assert_results_close(two / "alike", one / "alike", rel=1e-5)
     assert files(two / "alike") == files(one / "alike")
     events = list((two / "alike").glob("events.*"))

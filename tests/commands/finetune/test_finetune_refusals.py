@@ -52,6 +52,15 @@ from helpers.finetuning import make_folder
         (("--ema", 1), "ema is 1.0; expected a number from 0 to 1"),
         (("--amp", "fp8"), "amp is fp8; expected one of auto, off, bf16, fp16"),
         (("--seed", -1), "seed is -1; expected a number from 0 to"),
+        (
+            ("--unlabelled", "nowhere"),
+            "--unlabelled nowhere: no such file or folder; give B-scans",
+        ),
+        (("--unlabelled-weight", 0), "unlabelled_weight is 0.0; expected a finite number above 0"),
+        (
+            ("--unlabelled-weight", 2),
+            "--unlabelled-weight is 2.0, and there are no such scans: gi",
+        ),
         (("--eval-every", -1), "eval_every is -1; expected a finite number at least 0"),
     ],
 )
@@ -84,6 +93,15 @@ def _no_masks(root: Path) -> Path:
 )
 def test_data_that_teaches_or_tests_nothing(fails, tmp_path, make, told):
     assert told in fails("--data", make(tmp_path / "own"))
+
+
+def test_unlabelled_scans_need_a_teacher_and_must_be_others(fails, folder, tmp_path):
+    told = fails("--unlabelled", folder, "--ema", 0.9)
+    assert told.startswith("every scan of 10 B-scans from") and "give --unlabelled scans" in told
+    other = make_folder(tmp_path / "other", wet=(1,), sides=((64, 64),))
+    assert "there is none: give --ema, 0.99 say" in fails("--unlabelled", other)
+    (tmp_path / "empty").mkdir()
+    assert "no images in" in fails("--unlabelled", tmp_path / "empty", "--ema", 0.9)
 
 
 @pytest.mark.parametrize(

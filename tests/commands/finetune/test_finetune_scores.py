@@ -283,3 +283,30 @@ def test_real_scans(call, real_data, tmp_path, capsys):
         image = torch.tensor(image_256(data, name))[None]
         guess = run_protocol(model, image, "light").argmax(1)[0].numpy()
         assert np.array_equal(counts[i], confusion(truth, guess))
+
+
+def test_results_say_which_unlabelled_scans_were_learnt_from(
+    finetune, folder, done, tmp_path, capsys
+):
+    unlabelled = make_folder(tmp_path / "more", wet=(0, 0, 0), sides=((80, 96),))
+    for name in ("scan05", "scan06"):  # two that are labelled
+        (unlabelled / "images" / f"{name}.png").write_bytes(
+            (folder / "images" / f"{name}.png").read_bytes()
+        )
+    for mask in (unlabelled / "fluid").iterdir():
+        mask.unlink()
+    (unlabelled / "fluid").rmdir()
+    results = finetune("--unlabelled", unlabelled, "--ema", 0.5, "--unlabelled-weight", 0.3)
+    source = open_source(unlabelled)
+    assert results["unlabelled"] == {
+        "data": f"5 B-scans from {unlabelled} (folder, no fluid labels)",
+        "scans": 3,
+        "sha256": source.sha256,
+    }
+    assert results["settings"]["unlabelled_weight"] == 0.3
+    assert "unlabelled" not in results["settings"]
+    printed = capsys.readouterr().out
+    assert f"unlabelled: 3 scans beside the others, of 5 B-scans from {unlabelled}" in printed
+    assert "unlabelled note: 2 scans: among the labelled scans, left out" in printed
+    _, plain, _ = done
+    assert "unlabelled" not in plain
