@@ -149,7 +149,8 @@ def add_unlabelled(
             "labels are not needed"
         )
     source = open_source(path)
-    scans, notes = unlabelled_scans(source, native, entry_of(options), task, device)
+    scale_um = given_scale(options.scale)
+    scans, notes = unlabelled_scans(source, native, entry_of(options), task, device, scale_um)
     if ranks.rank() == 0:
         print(f"unlabelled: {len(scans.names)} scans beside the others, of {source.description}")
         for note in notes:

@@ -8,6 +8,7 @@ unknown.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -28,13 +29,18 @@ CONFIDENT = 0.95  # FixMatch's threshold
 
 
 def unlabelled_scans(
-    source: Source, labelled: Cache, preprocess: dict, task: Task, device: torch.device
+    source: Source,
+    labelled: Cache,
+    preprocess: dict,
+    task: Task,
+    device: torch.device,
+    scale_um: Sequence[float] | None = None,
 ) -> tuple[TrainingSet, list[str]]:
     """The scans of a source as a network with this `preprocess` sees them, and what is to be said.
 
     Their masks are 0, whatever the source knows. Scans that equal one of `labelled`, at its own
-    pixels, are left out: those are trained on already, or will be scored. Raises InputError where
-    none is left.
+    pixels, are left out: those are trained on already, or will be scored. scale_um: axial and
+    lateral um per pixel, None for what the source says. Raises InputError where no scan is left.
     """
     known = {_pixels(image) for image in labelled.images}
     images, masks, names = [], [], []
@@ -43,7 +49,8 @@ def unlabelled_scans(
         if _pixels(scan.image) in known:
             notes["among the labelled scans, left out"] += 1
             continue
-        entered = enter(torch.tensor(scan.image), preprocess, task.classes, scan.scale_um)
+        scale = scale_um or scan.scale_um
+        entered = enter(torch.tensor(scan.image), preprocess, task.classes, scale)
         if entered.size.note:
             notes[entered.size.note] += 1
         images.append(entered.image.to(device))

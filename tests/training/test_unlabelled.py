@@ -251,5 +251,9 @@ def test_they_enter_as_labelled_ones_do(tmp_path, monkeypatch, size):
         assert mask.shape == image.shape and not mask.any()
     assert "1 scans: among the labelled scans, left out" in notes
     assert (size == "um") == any("scale unknown" in note for note in notes)
+    if size == "um":  # as with any scan: half as many um to a pixel are half as many pixels
+        halved, notes = unlabelled_scans(source, known, preprocess, task, CPU, (2.5, 20.0))
+        assert halved.images[0].shape == (48, 64)
+        assert len(notes) == 1
     with pytest.raises(InputError, match="every scan of 3 B-scans from .* is among the labelled"):
         unlabelled_scans(source, native, preprocess, task, CPU)
