@@ -108,7 +108,7 @@ def test_every_eye_is_left_out_from_every_start(script, call, monkeypatch):
         == "--recipe layers --amp bf16 --seed 0 --split subject:7/7 --weights none".split()
     )
     assert runs["phantom-2"][-1] == "out/phantom/model.pt"
-    last = f"--weights out/cysts/model.pt --size um --scale 3.87,11.33 --synthetic 20".split()
+    last = "--weights out/cysts/model.pt --size um --scale 3.87,11.33 --synthetic 20".split()
     assert runs["cysts-2"][-len(last) :] == last
     series.clear()
     with pytest.raises(InputError, match="no finished runs"):
