@@ -26,13 +26,14 @@ STARTS = {
     "hrf-fcn": "vessels (HRF)",
     "phantom": "synthetic scans",
     "none": "nothing",
-    "cysts": "synthetic scans, with large cysts, beside the data too, at one scale",
+    "cysts": "synthetic scans, with large cysts, at one scale and brightness",
 }
+ENTRY = "--size um --match-brightness"
 SCALE = "3.87,11.33"  # axial as the set's source says; lateral, which it does not, as of Duke
 # starts that are runs of their own, without a row -> what they train on
-SYNTHETIC = {"phantom": "", "cysts": "--size um --match-brightness --synthetic 60"}
+SYNTHETIC = {"phantom": "", "cysts": f"{ENTRY} --synthetic 60"}
 # start -> what else its folds train with
-BESIDE = {"cysts": f"--size um --scale {SCALE} --synthetic 20"}
+BESIDE = {"cysts": f"{ENTRY} --scale {SCALE} --synthetic 20"}
 TITLES = ("pretrained on", "eyes", "scans", "all boundaries", "interval by eye", "µm")
 # starts compared
 PAIRS = (("hrf-fcn", "none"), ("phantom", "none"), ("hrf-fcn", "phantom"), ("cysts", "phantom"))

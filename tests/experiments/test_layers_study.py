@@ -99,8 +99,8 @@ def test_every_eye_is_left_out_from_every_start(script, call, monkeypatch):
     phantom, cysts, runs = series
     words = "--recipe layers --amp bf16 --seed 0 --data phantom --split random --weights none"
     assert phantom == {"phantom": words.split()}
-    entry = "--size um --match-brightness --synthetic 60"
-    assert cysts == {"cysts": f"{words} {entry}".split()}
+    entry = "--size um --match-brightness"
+    assert cysts == {"cysts": f"{words} {entry} --synthetic 60".split()}
     assert len(runs) == 28
     assert {name.rsplit("-", 1)[0] for name in runs} == {*STARTS, "cysts"}
     assert (
@@ -108,7 +108,7 @@ def test_every_eye_is_left_out_from_every_start(script, call, monkeypatch):
         == "--recipe layers --amp bf16 --seed 0 --split subject:7/7 --weights none".split()
     )
     assert runs["phantom-2"][-1] == "out/phantom/model.pt"
-    last = "--weights out/cysts/model.pt --size um --scale 3.87,11.33 --synthetic 20".split()
+    last = f"--weights out/cysts/model.pt {entry} --scale 3.87,11.33 --synthetic 20".split()
     assert runs["cysts-2"][-len(last) :] == last
     series.clear()
     with pytest.raises(InputError, match="no finished runs"):
