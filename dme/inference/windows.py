@@ -88,7 +88,8 @@ def require_finite(output: Tensor, network: nn.Module, scan: str | None = None) 
 
     Comparisons and arg-max take NaN for some class or other.
     """
-    if not output.isfinite().all():
+    ends = torch.stack(output.aminmax())  # which NaN would be
+    if not ends.isfinite().all():
         name = getattr(network, "weights_name", "the network")
         of_scan = "" if scan is None else f" of scan {scan}"
         raise InputError(

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dme.retina.greys import grey_counts, percentiles
 from dme.retina.plausible import COLLAPSED_UM, USUAL_AXIAL_UM
 from dme.retina.thickness import retina_px
 from dme.retina.wedge import saturated_wedge
@@ -30,9 +31,9 @@ def doubts_of(
 ) -> list[str]:
     """What is doubtful in a scan, uint8 (H, W), with boundaries (8, W) if they were looked for."""
     doubts = []
-    inside = image[~saturated_wedge(image)]
-    if inside.size:
-        white = np.percentile(inside, WHITE_PERCENTILE)
+    counts = grey_counts(image, ~saturated_wedge(image))
+    if counts.any():
+        (white,) = percentiles(counts, (WHITE_PERCENTILE,))
         if white < DIM:
             doubts.append(DIM_DOUBT)
         elif white >= BRIGHT:

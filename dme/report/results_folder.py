@@ -91,7 +91,7 @@ def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None
 
     # files for people, then the one for programs, which says that all is there
     write_tables(out, origin.task, rows, volumes)
-    save_png(out / "contact_sheet.png", _sheet(out, origin.task, rows))
+    save_png(out / "contact_sheet.png", _sheet(out, origin.task, rows), fast=True)
     page = write_page(out / "report.html", record, origin.task, results)
     content = {
         "notes": results.notes,

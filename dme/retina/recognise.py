@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from dme.retina.greys import grey_counts, percentiles
 from dme.retina.wedge import saturated_wedge
 
 LEAST_SIDE = 64  # px; of smaller pictures nothing is said
@@ -169,7 +170,7 @@ def is_inverted(grey: np.ndarray) -> bool:
     way to the bright one in every scan of the sets this was built with, and inverted at two thirds
     or more.
     """
-    if grey.size < LEAST_PIXELS or np.median(grey) < BRIGHT_MEDIAN:
+    if grey.size < LEAST_PIXELS or percentiles(grey_counts(grey), (50,)) < BRIGHT_MEDIAN:
         return False
     inside = grey[~saturated_wedge(grey)]
     if inside.size < LEAST_PIXELS:
@@ -182,8 +183,8 @@ def is_inverted(grey: np.ndarray) -> bool:
 
 def _nothing_seen(grey: np.ndarray, blocks: np.ndarray) -> Oddity | None:
     """Why a picture uint8 (H, W), whose blocks these are, shows nothing; None if it may."""
-    inside = grey[~saturated_wedge(grey)]
-    if not inside.size or np.ptp(np.percentile(inside, (1, 99))) < EMPTY_RANGE:
+    counts = grey_counts(grey, ~saturated_wedge(grey))
+    if not counts.any() or np.ptp(percentiles(counts, (1, 99))) < EMPTY_RANGE:
         return EMPTY
     if blocks.shape[1] < LEAST_COLUMNS:
         return NOISE_ONLY

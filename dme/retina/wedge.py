@@ -78,20 +78,33 @@ def any_wedge(image: np.ndarray) -> np.ndarray:
     # bright over so many px that noise is averaged; of its edge, averaged too, what is bright
     side = 2 * (len(image) // 120) + 3
     smooth = ndimage.uniform_filter(inner.astype(np.float32), side)
-    level = max(1.0, BRIGHT * smooth.max(), ABOVE_USUAL * np.median(smooth))
+    level = max(1.0, BRIGHT * smooth.max())
+    if (smooth > level / ABOVE_USUAL).mean() >= 0.5:  # else the median lies below: not asked for
+        level = max(level, ABOVE_USUAL * np.median(smooth))
     bright = _at_border(smooth > level, LEAST_WEDGE * image.size)
-    edge = ndimage.binary_dilation(bright, iterations=side // 2 + 1)
+    reach = side // 2 + 1
+    near = ndimage.binary_dilation(bright.any(axis=1), iterations=reach)  # rows
+    edge = np.zeros_like(bright)
+    edge[near] = ndimage.binary_dilation(bright[near], iterations=reach)
     wedge[rows] |= flat | bright | (edge & (inner > EDGE * smooth.max()))
     return wedge
 
 
 def _at_border(places: np.ndarray, least: float) -> np.ndarray:
     """The regions of bool (H, W) that reach its top or bottom and have so many pixels."""
-    regions, number = ndimage.label(places)
-    sizes = np.bincount(regions.flatten(), minlength=number + 1)
+    # they lie above the first row without a place or below the last one
+    rows = np.arange(len(places))
+    empty = np.flatnonzero(~places.any(axis=1))
+    if empty.size:
+        rows = np.r_[: empty[0] + 1, empty[-1] : len(places)]
+
+    regions, number = ndimage.label(places[rows])
+    sizes = np.bincount(regions.ravel(), minlength=number + 1)
     border = np.unique(regions[[0, -1]])
     large = border[(border > 0) & (sizes[border] >= least)]
-    return np.isin(regions, large)
+    result = np.zeros_like(places)
+    result[rows] = np.isin(regions, large)
+    return result
 
 
 def mirrored_ends(image: np.ndarray) -> np.ndarray:
