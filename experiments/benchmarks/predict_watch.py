@@ -19,6 +19,7 @@ from pathlib import Path  # noqa: E402
 
 from dme.common.errors import run  # noqa: E402
 from dme.common.options import option_parser  # noqa: E402
+from dme.common.threads import let_waiting_threads_sleep  # noqa: E402
 
 # part of a prediction -> functions (as they are called: module, then name) whose time is its own;
 # what they call and is another part counts for that one alone
@@ -107,6 +108,7 @@ def main() -> int:
     parser.add_argument("words", nargs=REMAINDER, metavar="INPUT", help="as of predict")
     args = parser.parse_args()
     sys.argv = ["dme predict", *args.words]
+    let_waiting_threads_sleep()  # as the command does; the watch brings PyTorch before it can
     from dme.commands import predict
     from dme.common.files import write_json
 
