@@ -1,11 +1,12 @@
 """What networks cost: parameters, and multiply-adds and time to predict a 496 x 768 scan.
 
-python experiments/benchmarks/costs.py unet-psp mobilenet_v3_small-lraspp
+python experiments/benchmarks/costs.py unet-psp unet-psp-64 mobilenet_v3_small-lraspp
 
 Predicted as by predict.py: at half size, batch norm folded. The networks take turns, so that a
 busy machine hits all.
 """
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,18 +18,19 @@ if TYPE_CHECKING:
     from dme.nets.segmenter import Segmenter
 
 REPEATS = 5
+NAME = re.compile(r"[^-]+-[^-]+(-\d+)?")
 TURN_S = 0.3  # a turn lasts at least as long
 
 
 def main() -> None:
     parser = option_parser(__doc__)
     add = parser.add_argument
-    add("names", nargs="+", metavar="BACKBONE-HEAD", help="networks")
+    add("names", nargs="+", metavar="BACKBONE-HEAD[-WIDTH]", help="networks")
     add("--out", type=Path, default=Path("runs/costs"), help="folder for results.json")
     args = parser.parse_args()
     for name in args.names:
-        if name.count("-") != 1:
-            raise InputError(f"{name}: expected BACKBONE-HEAD, such as unet-psp")
+        if not NAME.fullmatch(name):
+            raise InputError(f"{name}: expected BACKBONE-HEAD[-WIDTH], such as unet-psp")
     from dme.common.files import write_json
     from dme.common.folders import refuse_foreign
     from dme.common.provenance import provenance
@@ -45,11 +47,11 @@ def main() -> None:
     print(f"results: {args.out / 'results.json'}")
 
 
-def fluid_network(backbone: str, head: str) -> "Segmenter":
+def fluid_network(backbone: str, head: str, width: str | None = None) -> "Segmenter":
     """Fresh, but with classes and size as recipe best leaves them."""
     from dme.nets.segmenter import build_model, set_classes
 
-    model = build_model(backbone, head).eval()
+    model = build_model(backbone, head, width=width and int(width)).eval()
     set_classes(model, ["background", "fluid"])
     model.preprocess = model.preprocess | {"size": "half"}
     return model

@@ -239,7 +239,7 @@ def test_what_no_step_can_be_made_with_is_refused(bench, monkeypatch, capsys):
         with pytest.raises(InputError, match=f"{option} {value}: expected {least} or more"):
             arguments(bench, monkeypatch, "train", option, value)
     costs = load_script("costs")
-    for name in ("nonsense", "unet-psp-16", "unet-nonsense"):
+    for name in ("nonsense", "unet-psp-wide", "unet-psp-0", "unet-nonsense"):
         assert exit_code(costs, name) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
 

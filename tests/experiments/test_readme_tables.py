@@ -131,6 +131,23 @@ def test_width(made):
     assert_shown(made("width", "width", *words))
 
 
+def test_width_for_the_fluid_model():
+    text = " ".join(READMES[Path("experiments/README.md")].split())
+    wide, narrow = [], []
+    for split in ("paper", "subject4of5"):
+        wide.append(read(f"reproduce/full/best-{split}.json")["pooled_native"]["dice"][1])
+        narrow.append(read(f"crossval/{split}-seed0.json")["pooled_native"]["dice"][1])
+    assert (
+        f"reaches fluid Dice {wide[0]:.3f} on `paper` and {wide[1]:.3f} on `subject:4/5`" in text
+    )
+    assert f"the same recipe from `hrf-psp` {narrow[0]:.3f} and {narrow[1]:.3f}" in text
+    costs = read("reproduce/full/costs.json")["rows"]
+    ms = [1e3 * costs[name]["seconds"] for name in ("unet-psp-64", "unet-psp")]
+    gmac = [costs[name]["multiply_adds"] / 1e9 for name in ("unet-psp-64", "unet-psp")]
+    assert f"{ms[0] / ms[1]:.0f} times as long ({ms[0]:.0f} and {ms[1]:.0f} ms" in text
+    assert f"{gmac[0]:.1f} and {gmac[1]:.1f} GMAC" in text
+
+
 def test_transfer(made):
     assert_shown(made("transfer", "transfer"))
 
