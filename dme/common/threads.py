@@ -31,7 +31,7 @@ def in_order(
     waiting = deque()
     for item in items:
         waiting.append(pool.submit(step, item))
-        if len(waiting) == most:
+        while waiting and (waiting[0].done() or len(waiting) == most):
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()

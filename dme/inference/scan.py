@@ -175,7 +175,8 @@ def class_probabilities(
 
     # dropout and batch statistics of a network that is being trained stay out
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:
+        model.eval()
     by_class = probabilities(model, pixels, flip=tta, scale_um=scale_um)
     for module in training:
         module.training = True

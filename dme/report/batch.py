@@ -1,9 +1,10 @@
 """Many scans, in order: of each remain its files, a row of numbers, a line of a map.
 
-While the networks look at a scan, threads read the next ones and write what was found in those
+While the networks look at some scans, threads read the next ones and write what was found in those
 before: at most AHEAD and BEHIND of them, however many there are.
 """
 
+import contextlib
 import os
 import sys
 from collections import defaultdict
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, distributed
 from tqdm import tqdm
 
@@ -50,6 +52,7 @@ from dme.retina.wedge import columns_with_data, saturated_wedge
 
 FOLDERS = ("masks", "boundaries", "profiles", "overlays")
 WRITERS = min(4, os.cpu_count() or 1)  # threads that measure, draw and write
+LOOKERS = 4  # scans at most that networks look at side by side, which takes memory for each
 # scans that are read or wait for a network, and that are written or wait for it
 AHEAD = 2
 BEHIND = WRITERS + 1
@@ -155,14 +158,16 @@ class Work:
             yield from mine
 
     def predict(self, jobs: Iterable[Job], done: Callable[[], object] = lambda: None) -> None:
-        """Find, measure, leave files and a row of every scan; `done` is called after each.
-
-        The networks run in this thread, since PyTorch has threads of its own for them.
-        """
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITERS) as writers:
-            read = in_order(reader, partial(_unless_faulty, self._read), jobs, AHEAD)
-            seen = map(partial(_unless_faulty, self._look), read)
-            for job in in_order(writers, partial(_unless_faulty, self._leave), seen, BEHIND):
+        """Find, measure, leave files and a row of every scan; `done` is called after each."""
+        with contextlib.ExitStack() as stack:
+            lookers = stack.enter_context(side_by_side(self.networks.values()))
+            # each step of a scan has threads of its own
+            pools = []
+            for threads in (1, lookers, WRITERS):
+                pools.append(stack.enter_context(ThreadPoolExecutor(threads)))
+            read = in_order(pools[0], partial(_unless_faulty, self._read), jobs, AHEAD)
+            seen = in_order(pools[1], partial(_unless_faulty, self._look), read, lookers + 1)
+            for job in in_order(pools[2], partial(_unless_faulty, self._leave), seen, BEHIND):
                 self._keep(job)
                 done()
 
@@ -402,6 +407,23 @@ class Work:
             for volume, lines in brightness.items():
                 self.brightness[volume] |= lines
         self.rows.sort(key=lambda row: row.pop("order"))
+
+
+@contextlib.contextmanager
+def side_by_side(networks: Iterable[Segmenter]) -> Iterator[int]:
+    """How many scans networks look at side by side; PyTorch's threads are shared out to them.
+
+    Threads that have one scan between them wait for each other, the more so beside others that
+    read and write. On a GPU scans follow each other.
+    """
+    threads = torch.get_num_threads()
+    on_cpu = all(next(model.parameters()).is_cpu for model in networks)
+    lookers = min(threads, LOOKERS) if on_cpu else 1
+    torch.set_num_threads(threads // lookers)
+    try:
+        yield lookers
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _unless_faulty(step: Callable[[Job], None], job: Job) -> Job:

@@ -18,7 +18,7 @@ from helpers.scan_files import files, flat, indexed, picture
 from dme.common.errors import InputError
 from dme.data.phantom import phantom_bscan
 from dme.report import batch
-from dme.report.batch import AHEAD, BEHIND, Job, Work
+from dme.report.batch import AHEAD, BEHIND, LOOKERS, Job, Work
 from dme.report.inputs import Item, list_items
 from dme.report.scans import Scan
 from dme.retina.volume import measure_volume
@@ -186,7 +186,8 @@ def test_next_scans_are_read_while_the_network_looks(tmp_path, monkeypatch):
     for place, (kind, number) in enumerate(events):
         if kind == "read":
             looked = sum(other == "looked" for other, _ in events[:place])
-            assert number - looked <= AHEAD
+            looking = min(torch.get_num_threads(), LOOKERS)
+            assert number - looked <= AHEAD + looking + 1
     assert len(work.rows) == 30
 
 
@@ -234,7 +235,7 @@ def test_memory_stays_flat(tmp_path, monkeypatch):
     few = links_to(tmp_path / "one.npy", 15)
     many = links_to(tmp_path / "one.npy", 65)
     peak_mb(few, 15)
-    most_of_few = max(peak_mb(few, 15) for _ in range(4))
+    most_of_few = max(peak_mb(few, 15) for _ in range(3))
     assert peak_mb(many, 65) - most_of_few < 1
 
 
