@@ -290,6 +290,10 @@ def test_held_out():
     assert f"at the cost of {plain - chosen:.3f} of Dice" in words
 
 
+def test_unlabelled(made):
+    assert_shown(made("unlabelled", "unlabelled"))
+
+
 def test_layers_in_perturbed_scans():
     assert_shown(load_script("layer_robustness").markdown(read("layer_robustness.json")))
 
