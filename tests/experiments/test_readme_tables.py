@@ -188,7 +188,7 @@ def test_cross_validation(made):
     texts = [
         made("crossval", "crossval", *BEST, "--leaky", "--seeds", "0", "1", "2"),
         made("crossval", "crossval_fast", *BEST, "--weights", "hrf-mobilenet_v3_small"),
-        made("crossval", "crossval_fluid", "--seeds", "0", "1", "2"),
+        made("crossval", "crossval_fluid", "--leaky", "--seeds", "0", "1", "2"),
         made("crossval", "crossval_fluid_fast", *FAST),
     ]
     assert_shown(*texts)
