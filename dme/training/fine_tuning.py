@@ -10,7 +10,6 @@ from dme.common import ranks
 from dme.common.errors import InputError, with_flags
 from dme.common.folders import owned
 from dme.common.provenance import provenance
-from dme.common.scale import given_scale
 from dme.common.tasks import TASKS, Task
 from dme.data.cache import Cache, open_cache
 from dme.data.opening import open_source
@@ -80,7 +79,6 @@ def fine_tune(plan: Plan) -> None:
 def _fine_tune(plan: Plan) -> None:
     origin = provenance()  # of the code that runs, which may change on disk before a long run ends
     get_loss(plan.recipe.loss)  # a wrong name is refused before any work
-    given_scale(plan.finetune.scale)  # and a wrong size
     options, task = plan.finetune, TASKS[plan.finetune.task]
 
     # The network, with the task's classes and its size of scans
@@ -149,7 +147,7 @@ def add_unlabelled(
             "labels are not needed"
         )
     source = open_source(path)
-    scale_um = given_scale(options.scale)
+    scale_um = options.scale_um
     scans, notes = unlabelled_scans(source, native, entry_of(options), task, device, scale_um)
     if ranks.rank() == 0:
         print(f"unlabelled: {len(scans.names)} scans beside the others, of {source.description}")
@@ -225,7 +223,7 @@ def open_split(source: Source, options: Finetune, seed: int, task: Task) -> Spli
     fluid where the task is to find it.
     """
     small = open_cache(source, STUDY_SIDE)
-    native = at_scale(open_cache(source), options.scale)
+    native = at_scale(open_cache(source), options.scale_um)
     check_annotated(native, task)
     name = options.split
     if name is None:
@@ -238,9 +236,8 @@ def open_split(source: Source, options: Finetune, seed: int, task: Task) -> Spli
     return SplitSet(small, native, name, training, validation)
 
 
-def at_scale(scans: Cache, stated: str | None) -> Cache:
+def at_scale(scans: Cache, scale_um: tuple[float, ...] | None) -> Cache:
     """The set at its own pixels, of the size that the option `scale` states, where it does."""
-    scale_um = given_scale(stated)
     return replace(scans, scale_um=scale_um) if scale_um else scans
 
 
@@ -308,7 +305,7 @@ def second_opinion(options: Finetune, validate: Validation) -> Validation | None
     try:
         source = open_source(options.data, other, options.fluid_value)
         small = open_cache(source, STUDY_SIDE)
-        native = at_scale(open_cache(source), options.scale)
+        native = at_scale(open_cache(source), options.scale_um)
         check_annotated(native, validate.task)
     except InputError as e:
         if ranks.rank() == 0:

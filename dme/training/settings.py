@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dme.common.errors import InputError
 from dme.common.options import check, setting
+from dme.common.scale import given_scale
 from dme.common.tasks import TASKS
 from dme.common.words import BACKBONE_NAMES, HEAD_NAMES, SIZE_NAMES
 
@@ -312,6 +313,12 @@ class Finetune:
         check(self)
         if len(self.um_per_px) != 2:
             raise InputError(f"um_per_px is {self.um_per_px}; expected axial and lateral um")
+        given_scale(self.scale)
+
+    @property
+    def scale_um(self) -> tuple[float, ...] | None:
+        """Axial and lateral um per pixel, as stated."""
+        return given_scale(self.scale)
 
 
 @dataclass(frozen=True)

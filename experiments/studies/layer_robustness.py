@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from robustness import RESCALED, UNKNOWN_SCALE
 
 from dme.common.errors import InputError, run
 from dme.common.options import add_options, from_options, option_parser, setting
@@ -24,9 +25,7 @@ if TYPE_CHECKING:  # --help is answered without torch
 
 RESULTS, TABLE = "results.json", "layer_robustness.md"
 GREYS = ("as it is", "speckle 0.3", "gamma 0.5", "gamma 2", "contrast curve", "dim", "blur")
-SIZES = ("half size", "double size", "256 x 256")
-UNKNOWN_SCALE = ", scale unknown"  # of rows for which the network is not told um per pixel
-ROWS = (*GREYS, *SIZES, *(name + UNKNOWN_SCALE for name in ("as it is", *SIZES)))
+ROWS = (*GREYS, *RESCALED[1:], *(name + UNKNOWN_SCALE for name in RESCALED))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from fluid_tables import dice as pooled_dice
 from labels import RANDOM, Orders, Protocol, Trial, arguments, known_orders, number_of_all
 
 from dme.common.errors import InputError, run
@@ -147,8 +148,7 @@ def unseen(cache: "Cache", bscans: "Sequence[BScan]") -> list[int]:
 def dice(result: dict, eye: int) -> float:
     """Fluid Dice pooled over all columns of an eye's scans."""
     places = np.array(result["subjects"]) == eye
-    (_, false), (missed, hit) = np.array(result["counts_per_scan"]["native"])[places].sum(0)
-    return float(2 * hit / (2 * hit + false + missed))
+    return float(pooled_dice(np.array(result["counts_per_scan"]["native"])[places].sum(0)))
 
 
 def markdown(orders: Orders, results: series.Results) -> str:

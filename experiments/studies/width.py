@@ -157,6 +157,8 @@ def reproduced(folder: Path) -> dict:
         settings = json.loads((pretraining / "config.json").read_text())["config"]
         runs = [json.loads(file.read_text()) for file in sorted(folder.glob("table2/10-*.json"))]
         network = vessels["rows"][0]
+        if not runs:
+            raise ValueError("no row 10")
         return {
             "recipe": vessels["recipe"],
             "width": network["width"],

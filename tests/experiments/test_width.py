@@ -82,6 +82,8 @@ def test_what_reproduce_left_stands_beside(script, tmp_path):
     with pytest.raises(InputError, match="no finished pretraining and row 10"):
         script.reproduced(tmp_path)
     (pretraining / "config.json").write_text('{"config": {"iters": 4000}}')
+    with pytest.raises(InputError, match="no finished pretraining and row 10"):
+        script.reproduced(tmp_path)  # without row 10
     for name, dice in (("10-seed0", 0.6), ("10-seed1", 0.5), ("09-seed0", 0.0)):
         (rows / f"{name}.json").write_text(json.dumps({"pooled": {"dice": [0.99, dice]}}))
     assert script.reproduced(tmp_path) == {
