@@ -21,6 +21,7 @@ from dme.common.errors import InputError
 from dme.common.labels import IGNORE
 from dme.ops.crops import sample_crops
 from dme.training.devices import seen_by_devices
+from dme.training.exchange import exchanged
 from dme.training.settings import Augment
 
 REDRAWS = 10  # of a crop that one class covers, before it is taken as it is
@@ -135,6 +136,8 @@ def sample_batch(
     masks = [data.masks[i] for i in indices]
     geometry = torch.tensor(crops, dtype=torch.float64)
     x, labels, inside = sample_crops(images, masks, geometry, *frame)
+    if augment.exchange_noise or augment.exchange_style:
+        x = exchanged(x, data.images, frame, augment, noise_seeds)
     x = _photometric(x, inside, torch.tensor(parameters), augment)
     if augment.blur or augment.resolution or augment.grain:
         x = seen_by_devices(x, augment, noise_seeds)

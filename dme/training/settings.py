@@ -34,6 +34,7 @@ class Augment:
     stretch: across the scan alone, as pixels of devices are of another shape.
     blur, resolution, grain: as other devices see; each sample draws how much, from nothing to
         this. Grains are 1 to 3 pixels large.
+    exchange_noise, exchange_style: as `dme.training.exchange` says, each sample from another scan.
     colour: OpenMMLab's PhotoMetricDistortion on RGB without its rounding to 8 bits: brightness
         +-32, contrast 0.5-1.5 (before or after the next two), saturation 0.5-1.5, hue +-36 degrees
         (18 of OpenCV's units of 2 degrees), each with probability 0.5.
@@ -117,6 +118,12 @@ class Augment:
     grain: float = setting(
         0.0, "standard deviation of coarse speckle, at most", minimum=0, maximum=10
     )
+    exchange_noise: float = setting(
+        0.0, "share of samples that take the noise of another", minimum=0, maximum=1
+    )
+    exchange_style: float = setting(
+        0.0, "share of samples that take another's slow amplitudes", minimum=0, maximum=1
+    )
     colour: bool = setting(False, None)
 
     def __post_init__(self) -> None:
@@ -139,6 +146,8 @@ class Augment:
             blur=0.0,
             resolution=0.0,
             grain=0.0,
+            exchange_noise=0.0,
+            exchange_style=0.0,
             colour=False,
         )
 
@@ -273,6 +282,9 @@ class Finetune:
         None,
         "channels of a unet's first stage, or a MobileNet's factor of them "
         "(default: the checkpoint's, else 16 or 1.0)",
+    )
+    norm: str = setting(
+        "batch", "normalisation of features", choices=("batch", "instance")
     )
     size: str = setting(
         "512",

@@ -45,6 +45,9 @@ CANDIDATES = {
     "um, synthetic first": f"{SCALE} --weights {FIRST}",
     "um, synthetic first and beside": f"{FEWER} --weights {FIRST}",
     "um, synthetic first, 10 beside": f"{SCALE} --synthetic 10 --weights {FIRST}",
+    "these, noise exchanged": f"{FEWER} --weights {FIRST} --exchange-noise 0.5",
+    "these, amplitudes exchanged": f"{FEWER} --weights {FIRST} --exchange-style 0.5",
+    "these, instance norm": f"{FEWER} --weights {FIRST} --norm instance",
 }
 FOLDS = (1, 2)  # of dev:K/4, as the protocol says
 REFUSED = "inverted"  # the perturbation that is to be refused, not to be read
