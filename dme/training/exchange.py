@@ -44,7 +44,7 @@ def exchanged(
 
 
 def covering(scan: Tensor, frame: tuple[int, int], place: float) -> Tensor:
-    """A part of a grey scan, float32, of the frame's size; a smaller scan is mirrored to fill it."""
+    """A part of a grey scan, float32, of the frame's size; a smaller scan is mirrored."""
     plane = scan.float()[None, None]
     while plane.shape[2] < frame[0] or plane.shape[3] < frame[1]:
         down = min(max(frame[0] - plane.shape[2], 0), plane.shape[2] - 1)

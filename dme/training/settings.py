@@ -283,9 +283,7 @@ class Finetune:
         "channels of a unet's first stage, or a MobileNet's factor of them "
         "(default: the checkpoint's, else 16 or 1.0)",
     )
-    norm: str = setting(
-        "batch", "normalisation of features", choices=("batch", "instance")
-    )
+    norm: str = setting("batch", "normalisation of features", choices=("batch", "instance"))
     size: str = setting(
         "512",
         "512 x 512 squares, native pixels, half as many a side, or um: --um-per-px",
