@@ -1,0 +1,159 @@
+"""Does one network that finds layers and fluid hold what two networks find?
+
+python experiments/studies/one_network.py --duke chiu2015 --octlayers octlayers \\
+    --teacher runs/layers/cysts-4/model.pt --amp bf16
+python experiments/studies/one_network.py --results experiments/results/one_network --amp bf16 --print
+
+Duke's scans have fluid and no layers that this project may read, octlayers' have layers and no
+fluid. One network learns from both: boundaries in Duke's scans are those that the teacher finds, a
+network of layers that saw neither Duke's scans nor the eye of octlayers that is scored. Fluid is
+scored on the two eyes of Duke's fold 4 of 5, layers on eye 4 of octlayers, beside the networks
+that learnt one of both from the same eyes. --data is not used.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dme.bscan import BScan
+from dme.common.errors import InputError, run
+from dme.common.files import atomic_path
+from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.provenance import ROOT
+from dme.data.splits import EYE_FOLDS
+from dme.drawing.canvas import save_png
+from dme.training import series
+
+FOLD = 4  # of Duke's eyes
+EYE = 4  # of octlayers
+FIRST_EYE = 10  # octlayers' eyes are numbered after Duke's
+SCALE_UM = (3.87, 11.33)
+ENTRY = "--size um --match-brightness --scale 3.87,11.33 --synthetic 20"
+RUNS = {
+    "800 steps": f"--recipe fluid {ENTRY}",
+    "2400 steps": f"--recipe fluid {ENTRY} --iters 2400",
+}
+INDEX = "index.csv"  # written last
+ALONE = {  # the networks that find one of both
+    "fluid": "crossval_fluid/subject4of5-seed0.json",
+    "layers": "layers/cysts-4.json",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is learnt from."""
+
+    duke: Path | None = setting(None, "folder of Duke's B-scans with their fluid")
+    octlayers: Path | None = setting(None, "folder of octlayers")
+    teacher: Path | None = setting(None, "network of layers that did not see its eye 4")
+    __post_init__ = check
+
+
+def main() -> None:
+    parser = option_parser(__doc__)
+    add_options(parser, Settings)
+    series.add_arguments(parser, "runs/one_network")
+    args = parser.parse_args()
+    settings = from_options(Settings, args)
+
+    folder = args.out / "scans"
+    args.data = str(folder)
+    if not args.print and not (folder / INDEX).exists():
+        write_scans(settings, folder)
+    common = f"--task layers+fluid --split folders --amp {args.amp} --seed 0".split()
+    runs = {name.replace(" ", "-"): [*words.split(), *common] for name, words in RUNS.items()}
+    results = series.gather(args, runs)
+    table = markdown(results)
+    series.write_table(args.out / "one_network.md", table)
+    print(f"\n{table}\ntable: {args.out / 'one_network.md'}\nruns: {series.results_folder(args)}")
+
+
+# ---- the scans
+
+
+def write_scans(settings: Settings, folder: Path) -> None:
+    """Both sets as one folder whose names begin with the part they are of, train or val."""
+    for name in ("duke", "octlayers", "teacher"):
+        path = getattr(settings, name)
+        if path is None or not path.exists():
+            raise InputError(f"{name} is {path}; expected what --help says of --{name}")
+    for part in ("images", "fluid", "boundaries"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    lines = ["name,subject"]
+    for scan in both_sets(settings):
+        save_png(folder / f"images/{scan.name}.png", scan.image)
+        save_png(folder / f"fluid/{scan.name}.png", scan.fluid)
+        np.save(folder / f"boundaries/{scan.name}.npy", scan.layers)
+        lines.append(f"{scan.name},{scan.subject}")
+    with atomic_path(folder / INDEX) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def both_sets(settings: Settings) -> Iterator[BScan]:
+    """Every scan with fluid and boundaries, named after its part and set."""
+    from dme.data.opening import open_source
+    from dme.inference.scan import predict_layers
+    from dme.nets.folding import folded
+    from dme.nets.loading import load_model
+
+    teacher = folded(load_model(settings.teacher))
+    for scan in open_source(settings.duke).scans():
+        rows = predict_layers(teacher, scan.image, scale_um=SCALE_UM)
+        part = "val" if scan.subject in EYE_FOLDS[FOLD - 1] else "train"
+        fluid = (scan.fluid == 1).astype(np.uint8)
+        yield replace(scan, name=f"{part}_duke_{scan.name}", fluid=fluid, layers=rows)
+    for scan in open_source(settings.octlayers).scans():
+        part = "val" if scan.subject == EYE else "train"
+        name = f"{part}_octlayers_{scan.name}"
+        eye = FIRST_EYE + scan.subject
+        yield replace(scan, name=name, subject=eye, fluid=np.zeros_like(scan.image))
+
+
+# ---- what came out
+
+
+def markdown(results: series.Results) -> str:
+    """A row per network: fluid in Duke's scans, boundaries in octlayers'."""
+    lines = [
+        "real scans of eyes not trained on, one seed, one fold: fluid Dice pooled over all columns "
+        "of Duke's, mean absolute error of eight boundaries in octlayers' scans",
+        "",
+    ]
+    lines += series.table_head(["network", "fluid Dice", "boundaries, px"])
+    lines.append(series.table_line(["two networks", *alone()]))
+    for name, result in results.items():
+        cells = [f"{fluid_dice(result):.4f}", f"{boundary_px(result):.3f}"]
+        lines.append(series.table_line([f"one, {name.replace('-', ' ')}", *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def alone() -> list[str]:
+    """Cells of the two networks that find one of both."""
+    results = {}
+    for task, path in ALONE.items():
+        results[task] = json.loads((ROOT / "experiments/results" / path).read_text())
+    return [f"{fluid_dice(results['fluid']):.4f}", f"{boundary_px(results['layers']):.3f}"]
+
+
+def fluid_dice(result: dict) -> float:
+    """Pooled over Duke's scans: fluid is the last class."""
+    counts = np.array(result["counts_per_scan"]["native"])
+    duke = ["octlayers" not in name for name in result["scans"]]
+    pooled = counts[duke].sum(0)
+    hit = pooled[-1, -1]
+    return float(2 * hit / (pooled[-1].sum() + pooled[:, -1].sum()))
+
+
+def boundary_px(result: dict) -> float:
+    """Mean over octlayers' scans."""
+    errors = np.array(result["boundary_errors_px_per_scan"], float)
+    octlayers = ["duke" not in name for name in result["scans"]]
+    return float(np.nanmean(errors[octlayers, -1]))
+
+
+if __name__ == "__main__":
+    run(main)
