@@ -2,7 +2,8 @@
 
 python experiments/studies/one_network.py --duke chiu2015 --octlayers octlayers \\
     --teacher runs/layers/cysts-4/model.pt --amp bf16
-python experiments/studies/one_network.py --results experiments/results/one_network --amp bf16 --print
+python experiments/studies/one_network.py --print --amp bf16 \\
+    --results experiments/results/one_network
 
 Duke's scans have fluid and no layers that this project may read, octlayers' have layers and no
 fluid. One network learns from both: boundaries in Duke's scans are those that the teacher finds, a
@@ -83,12 +84,12 @@ def write_scans(settings: Settings, folder: Path) -> None:
             raise InputError(f"{name} is {path}; expected what --help says of --{name}")
     for part in ("images", "fluid", "boundaries"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    lines = ["name,subject"]
+    lines = ["name,subject,bscan"]
     for scan in both_sets(settings):
         save_png(folder / f"images/{scan.name}.png", scan.image)
         save_png(folder / f"fluid/{scan.name}.png", scan.fluid)
         np.save(folder / f"boundaries/{scan.name}.npy", scan.layers)
-        lines.append(f"{scan.name},{scan.subject}")
+        lines.append(f"{scan.name},{scan.subject},{scan.position}")
     with atomic_path(folder / INDEX) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -119,8 +120,8 @@ def both_sets(settings: Settings) -> Iterator[BScan]:
 def markdown(results: series.Results) -> str:
     """A row per network: fluid in Duke's scans, boundaries in octlayers'."""
     lines = [
-        "real scans of eyes not trained on, one seed, one fold: fluid Dice pooled over all columns "
-        "of Duke's, mean absolute error of eight boundaries in octlayers' scans",
+        "real scans of eyes not trained on, one seed, one fold: fluid Dice pooled over all "
+        "columns of Duke's, mean absolute error of eight boundaries in octlayers' scans",
         "",
     ]
     lines += series.table_head(["network", "fluid Dice", "boundaries, px"])
