@@ -35,7 +35,6 @@ SCALE_UM = (3.87, 11.33)
 ENTRY = "--size um --match-brightness --scale 3.87,11.33 --synthetic 20"
 RUNS = {
     "800 steps": f"--recipe fluid {ENTRY}",
-    "2400 steps": f"--recipe fluid {ENTRY} --iters 2400",
 }
 INDEX = "index.csv"  # written last
 ALONE = {  # the networks that find one of both
