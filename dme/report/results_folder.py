@@ -11,6 +11,7 @@ from dme.common.files import sealed, sha256_file, write_json
 from dme.common.tasks import Task
 from dme.drawing.canvas import save_png
 from dme.drawing.panels import contact_sheet
+from dme.inference.sizes import Physical
 from dme.report import journal
 from dme.report.batch import FOLDERS, Work, legend_height
 from dme.report.device_layers import distance_lines
@@ -75,7 +76,7 @@ def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None
     surfaces = draw_surfaces(work, volumes, warnings)
     warnings += write_standard(work, origin.write, origin.record["commit"] or "unknown")
     rows = [rounded(row) for row in work.rows]
-    warnings += warnings_of(origin.task, rows, volumes)
+    warnings += warnings_of(origin, rows, volumes)
     for warning in warnings:
         print(f"note: {warning}")
 
@@ -124,8 +125,10 @@ def checksums(work: Work, volumes: list[dict], page: list[str]) -> dict[str, str
     return work.files | {name: sha256_file(work.out / name) for name in names}
 
 
-def warnings_of(task: Task, rows: list[dict], volumes: list[dict]) -> list[str]:
+def warnings_of(origin: Origin, rows: list[dict], volumes: list[dict]) -> list[str]:
     """What a reader of the numbers has to know."""
+    task = origin.task
+    settings = origin.record["settings"]
     warnings = []
     # numbers in pixels only, and scans unlike those that the networks know
     unknown = sum(row["axial_um"] is None for row in rows)
@@ -134,7 +137,8 @@ def warnings_of(task: Task, rows: list[dict], volumes: list[dict]) -> list[str]:
         line = f"scale unknown for {scans}: pixels only; give it with --scale"
         warnings.append(f"{line}, else networks of a physical scale guess it")
     low = [row["scan"] for row in rows if row["height_px"] < LOW]
-    if low:
+    sizes = {settings.get(key, Physical.name) for key in ("size", "layers_size")}
+    if low and sizes != {Physical.name}:
         few = f"{len(low)} of {len(rows)} scans less than {LOW} px high ({low[0]})"
         why = "the networks learnt from larger ones and may miss much in them"
         warnings.append(f"{few}: {why}")

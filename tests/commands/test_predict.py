@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,15 +151,27 @@ def test_doubtful_scans_are_told_in_table_terminal_and_page(predict, tmp_path):
 
 # ---- volumes ------------------------------------------------------------------------------------
 def test_a_scale_that_is_guessed_for_all_makes_no_scan_doubtful(predict, tmp_path):
-    model = build_model(width=2, head="fcn", aux=False)
-    set_classes(model, ("background", "fluid"))
-    model.preprocess = model.preprocess | {"size": "um", "um_per_px": [7.74, 22.66]}
-    save_model(model, tmp_path / "um.pth")
     scans = save(tmp_path / "in.npy", [phantom.phantom_bscan(seed).image for seed in (1, 2)])
-    done = predict(scans, "--weights", tmp_path / "um.pth", networks={})
+    done = predict(scans, "--weights", of_physical_scale(tmp_path / "um.pth"), networks={})
     assert [row["doubt"] for row in done.table()] == ["", ""]
     line = "scale unknown for 2 of 2 scans: pixels only; give it with --scale, else networks of a"
     assert line in done.printed
+
+
+def test_to_a_network_of_a_physical_scale_no_scan_is_low(predict, tmp_path):
+    scan = save(tmp_path / "in.npy", phantom.phantom_bscan(1).image[:480:2, ::2])
+    weights = of_physical_scale(tmp_path / "um.pth")
+    done = predict(scan, "--scale", "7.74,22.66", "--weights", weights, networks={})
+    assert done.code == 0 and "px high" not in done.printed
+
+
+def of_physical_scale(path: Path) -> Path:
+    """A file with a fresh network that learnt at a physical scale."""
+    model = build_model(width=2, head="fcn", aux=False)
+    set_classes(model, ("background", "fluid"))
+    model.preprocess = model.preprocess | {"size": "um", "um_per_px": [7.74, 22.66]}
+    save_model(model, path)
+    return path
 
 
 def test_without_scale_it_says_so(predict, tmp_path):
