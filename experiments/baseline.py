@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dme.common.errors import InputError, run
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, parsed, setting
 from dme.common.words import BACKBONE_NAMES, SYNTHETIC_KINDS
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    settings = from_options(Settings, parser.parse_args())
+    settings = parsed(__doc__, Settings)
     import torch  # after parsing: --help does not wait for it
     from studies import table1
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from dme.common.errors import InputError, run
 from dme.common.files import atomic_path, refuse_existing
-from dme.common.options import add_options, from_options, option_parser, setting
+from dme.common.options import parsed, setting
 
 if TYPE_CHECKING:  # both need torch, for which --help does not wait
     from dme.data.cache import Cache
@@ -42,9 +42,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    settings = from_options(Settings, parser.parse_args())
+    settings = parsed(__doc__, Settings)
     from dme.data.cache import open_cache
     from dme.data.hrf import open_hrf
     from dme.data.opening import open_source

@@ -28,7 +28,7 @@ from studies.parts import SHARED, Settings, Task, all_tasks, summarise
 
 from dme.common.errors import run
 from dme.common.files import write_json
-from dme.common.options import add_options, from_options, option_parser
+from dme.common.options import parsed
 from dme.common.provenance import ROOT, device_name
 from dme.training.series import write_table
 
@@ -37,9 +37,7 @@ POLL_S = 0.1
 
 
 def parse_args() -> Settings:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    settings = from_options(Settings, parser.parse_args())
+    settings = parsed(__doc__, Settings)
     return replace(settings, out=settings.out.resolve())
 
 

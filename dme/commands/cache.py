@@ -7,7 +7,7 @@ weights, which are in a folder beside them, stay.
 from dataclasses import dataclass
 
 from dme.common.errors import by_door
-from dme.common.options import add_options, from_options, option_parser, setting
+from dme.common.options import parsed, setting
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,7 @@ class Settings:
 
 def main() -> None:
     """List the caches, or remove them."""
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    settings = from_options(Settings, parser.parse_args())
+    settings = parsed(__doc__, Settings)
 
     # imported only now, so that --help is answered at once
     from dme.common.files import cache_folder

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dme.common.errors import InputError
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, parsed, setting
 from dme.common.words import BACKBONE_NAMES
 
 if TYPE_CHECKING:  # --help is answered without torch
@@ -56,9 +56,7 @@ class Settings:
 
 def main() -> None:
     """Write the file, checked if that can be."""
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    settings = from_options(Settings, parser.parse_args())
+    settings = parsed(__doc__, Settings)
     checked = settings.format == "torch" or onnx_packages()
 
     # imported only now: --help and wrong options are answered at once

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dme.common.errors import InputError
-from dme.common.options import add_options, from_options, option_parser, setting
+from dme.common.options import parsed, setting
 from dme.common.words import LARGEST_SIDE
 
 
@@ -35,9 +35,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    settings = from_options(Settings, parser.parse_args())
+    settings = parsed(__doc__, Settings)
 
     # imported only now, so that --help is answered at once
     from dme.common.files import write_json

@@ -5,9 +5,7 @@
         batch: int = setting(2, "images per forward pass", minimum=1)
         __post_init__ = check
 
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)  # --batch 2
-    settings = from_options(Settings, parser.parse_args())
+    settings = parsed(__doc__, Settings)  # --batch 2
 
 Python's standard library alone is needed, so `--help` answers at once.
 """
@@ -82,6 +80,16 @@ def from_options(settings: type, args: argparse.Namespace, defaults: Any = None)
     made = settings(**values)
     check(made)
     return made
+
+
+def parsed(doc: str | None, settings: type) -> Any:
+    """The dataclass as the command line says it, of a script that takes nothing else.
+
+    doc: the script's docstring, which --help shows.
+    """
+    parser = option_parser(doc)
+    add_options(parser, settings)
+    return from_options(settings, parser.parse_args())
 
 
 def option_values(settings: Any) -> dict[str, Any]:

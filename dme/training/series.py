@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dme.common.errors import InputError
 from dme.common.files import atomic_path, write_json
-from dme.common.options import add_options
+from dme.common.options import add_options, from_options, option_parser
 from dme.common.provenance import ROOT
 from dme.common.words import SYNTHETIC_KINDS
 from dme.training.settings import Recipe
@@ -20,6 +21,20 @@ from dme.training.settings import Recipe
 INTERRUPTED = (130, -2)  # exit codes after Ctrl-C
 Runs = dict[str, list[str]]  # name -> arguments of the script
 Results = dict[str, dict]  # name -> what the run left in its results.json
+
+
+def parsed(
+    doc: str | None, settings: type, out: str, noun: str = "runs"
+) -> tuple[Any, argparse.Namespace]:
+    """What the command line says: the dataclass of a script's own options, and those of a series.
+
+    The rest is as of `dme.common.options.parsed` and `add_arguments`.
+    """
+    parser = option_parser(doc)
+    add_options(parser, settings)
+    add_arguments(parser, out, noun)
+    args = parser.parse_args()
+    return from_options(settings, args), args
 
 
 def add_arguments(parser: argparse.ArgumentParser, out: str, noun: str = "runs") -> None:

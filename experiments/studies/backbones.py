@@ -16,7 +16,7 @@ from pathlib import Path
 from fluid_tables import CENTRAL
 
 from dme.common.errors import run
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, setting
 from dme.training import series
 
 # backbone, head, and steps of pretraining: a quarter of an hour on one CPU thread with --amp bf16
@@ -48,11 +48,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    series.add_arguments(parser, "runs/backbones")
-    args = parser.parse_args()
-    settings = from_options(Settings, args)
+    settings, args = series.parsed(__doc__, Settings, "runs/backbones")
 
     # vessels first, which half of the other runs start from
     pretraining = pretraining_runs(settings, args.amp)

@@ -25,7 +25,7 @@ from fluid_tables import (
 )
 
 from dme.common.errors import run
-from dme.common.options import add_options, from_options, option_parser, setting
+from dme.common.options import setting
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
 from dme.retina.agreement import LIMIT_SD
@@ -82,11 +82,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    series.add_arguments(parser, "runs/crossval", "folds")
-    args = parser.parse_args()
-    settings = from_options(Settings, args)
+    settings, args = series.parsed(__doc__, Settings, "runs/crossval", "folds")
 
     results = series.gather(args, all_runs(settings, args.amp), "folds")
     table = markdown(settings, results)

@@ -17,7 +17,7 @@ import numpy as np
 
 from dme.common.by_eye import INTERVALS, mean_interval
 from dme.common.errors import InputError, run
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, parsed, setting
 
 if TYPE_CHECKING:  # --help is answered without torch
     from dme.data.cache import Cache
@@ -50,9 +50,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    settings = from_options(Settings, parser.parse_args())
+    settings = parsed(__doc__, Settings)
     from dme.common.files import write_json
     from dme.common.folders import refuse_foreign
     from dme.common.provenance import provenance

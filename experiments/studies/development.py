@@ -14,7 +14,7 @@ import numpy as np
 from fluid_tables import CENTRAL
 
 from dme.common.errors import run
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, setting
 from dme.training import series
 
 BASE = (
@@ -48,11 +48,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    series.add_arguments(parser, "runs/development")
-    args = parser.parse_args()
-    settings = from_options(Settings, args)
+    settings, args = series.parsed(__doc__, Settings, "runs/development")
 
     results = series.gather(args, all_runs(settings, args.amp))
     table = markdown(settings, results)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dme.common.errors import run
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, setting
 from dme.data.phantom_devices import KINDS, PER_KIND
 from dme.training import series
 
@@ -76,11 +76,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    series.add_arguments(parser, "runs/devices")
-    args = parser.parse_args()
-    settings = from_options(Settings, args)
+    settings, args = series.parsed(__doc__, Settings, "runs/devices")
 
     # one candidate after the other, so that each is known as soon as it can be
     eyes: series.Results = {}

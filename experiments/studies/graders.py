@@ -24,7 +24,7 @@ from dme.common.by_eye import INTERVALS, interval_by_eye
 from dme.common.errors import InputError, run
 from dme.common.files import sha256_file, write_json
 from dme.common.folders import refuse_foreign
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, parsed, setting
 from dme.common.provenance import ROOT, provenance
 from dme.retina import agreement
 from dme.training import series
@@ -76,9 +76,7 @@ class Readings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    settings = from_options(Settings, parser.parse_args())
+    settings = parsed(__doc__, Settings)
     refuse_foreign(settings.out, "results.json", ["graders.md"])
     folds = read_folds(settings)
     readings = from_masks(settings.data, folds) if settings.data else from_table(settings, folds)

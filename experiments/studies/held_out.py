@@ -23,7 +23,7 @@ from dme.common.by_eye import INTERVALS
 from dme.common.errors import InputError, run
 from dme.common.files import write_json
 from dme.common.folders import refuse_foreign
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, parsed, setting
 from dme.common.provenance import provenance
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
@@ -83,9 +83,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    settings = from_options(Settings, parser.parse_args())
+    settings = parsed(__doc__, Settings)
     refuse_foreign(settings.out, "results.json", ["held_out.md", "reliability.png"])
     path = settings.out / "results.json"
     if settings.print:

@@ -23,7 +23,7 @@ import numpy as np
 
 from dme.common.errors import InputError, run
 from dme.common.files import write_json
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, setting
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
 from dme.training import series
@@ -122,11 +122,8 @@ Orders = dict[str, dict[str, list[str]]]  # split -> order -> names, the first l
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    series.add_arguments(parser, "runs/labels")
-    args = parser.parse_args()
-    task = from_options(Settings, args).task
+    settings, args = series.parsed(__doc__, Settings, "runs/labels")
+    task = settings.task
     protocol = PROTOCOLS[task]
 
     # stage by stage: what suggest chooses is known once the network before is trained

@@ -16,7 +16,7 @@ import numpy as np
 from robustness import RESCALED, UNKNOWN_SCALE
 
 from dme.common.errors import InputError, run
-from dme.common.options import add_options, from_options, option_parser, setting
+from dme.common.options import parsed, setting
 from dme.data.perturbations import Labelled, perturbed, scale_after
 
 if TYPE_CHECKING:  # --help is answered without torch
@@ -44,9 +44,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    settings = from_options(Settings, parser.parse_args())
+    settings = parsed(__doc__, Settings)
     from dme.common.files import write_json
     from dme.common.folders import refuse_foreign
     from dme.common.provenance import provenance

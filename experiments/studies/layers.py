@@ -15,7 +15,7 @@ import numpy as np
 
 from dme.common.by_eye import INTERVALS, mean_interval
 from dme.common.errors import run
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, setting
 from dme.retina.accuracy import over_scans
 from dme.retina.rows import BOUNDARIES
 from dme.training import series
@@ -56,11 +56,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    series.add_arguments(parser, "runs/layers")
-    args = parser.parse_args()
-    settings = from_options(Settings, args)
+    settings, args = series.parsed(__doc__, Settings, "runs/layers")
 
     # starts from synthetic scans come first
     recipe = f"--recipe layers --amp {args.amp} --seed 0"

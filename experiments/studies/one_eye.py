@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dme.common.errors import InputError, run
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, setting
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
 from dme.training import series
@@ -64,11 +64,7 @@ class Eye:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    series.add_arguments(parser, "runs/one_eye")
-    args = parser.parse_args()
-    settings = from_options(Settings, args)
+    settings, args = series.parsed(__doc__, Settings, "runs/one_eye")
 
     # fold by fold, so that each eye is known as soon as it can be
     eyes: list[Eye] = []

@@ -22,7 +22,7 @@ import numpy as np
 from dme.bscan import BScan
 from dme.common.errors import InputError, run
 from dme.common.files import atomic_path
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, setting
 from dme.common.provenance import ROOT
 from dme.data.splits import EYE_FOLDS
 from dme.drawing.canvas import save_png
@@ -54,11 +54,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    series.add_arguments(parser, "runs/one_network")
-    args = parser.parse_args()
-    settings = from_options(Settings, args)
+    settings, args = series.parsed(__doc__, Settings, "runs/one_network")
 
     folder = args.out / "scans"
     args.data = str(folder)

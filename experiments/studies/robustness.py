@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dme.common.errors import InputError, run
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, parsed, setting
 from dme.data.perturbations import PERTURBATIONS, Labelled, perturbed, scale_after
 
 if TYPE_CHECKING:  # --help is answered without torch
@@ -64,9 +64,7 @@ class Scans(NamedTuple):
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    settings = from_options(Settings, parser.parse_args())
+    settings = parsed(__doc__, Settings)
     from dme.common.files import write_json
     from dme.common.folders import refuse_foreign
     from dme.common.provenance import provenance

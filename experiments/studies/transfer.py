@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dme.common.errors import run
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, setting
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
 from dme.training import series
@@ -38,11 +38,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    series.add_arguments(parser, "runs/transfer")
-    args = parser.parse_args()
-    settings = from_options(Settings, args)
+    settings, args = series.parsed(__doc__, Settings, "runs/transfer")
 
     results = series.gather(args, all_runs(settings, args.amp))
     table = markdown(settings, results)

@@ -21,7 +21,7 @@ from labels import RANDOM, Orders, Protocol, Trial, arguments, known_orders, num
 
 from dme.common.errors import InputError, run
 from dme.common.files import atomic_path
-from dme.common.options import add_options, from_options, option_parser, setting
+from dme.common.options import setting
 from dme.training import series
 
 if TYPE_CHECKING:  # --help is answered without torch
@@ -50,11 +50,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    series.add_arguments(parser, "runs/unlabelled")
-    args = parser.parse_args()
-    settings = from_options(Settings, args)
+    settings, args = series.parsed(__doc__, Settings, "runs/unlabelled")
 
     orders = known_orders(args, PROTOCOL)
     folder = args.out / "volume"

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dme.common.errors import InputError, run
-from dme.common.options import add_options, check, from_options, option_parser, setting
+from dme.common.options import check, setting
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
 from dme.training import series
@@ -78,11 +78,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = option_parser(__doc__)
-    add_options(parser, Settings)
-    series.add_arguments(parser, "runs/width")
-    args = parser.parse_args()
-    settings = from_options(Settings, args)
+    settings, args = series.parsed(__doc__, Settings, "runs/width")
 
     if settings.hrf:
         os.environ["HRF_DATA"] = settings.hrf  # which pretrain_hrf.py reads
