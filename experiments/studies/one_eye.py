@@ -8,6 +8,7 @@ fine-tuning on 1, 2 and 4 of the eye's scans, whose truth plays the person who c
 first is the scan in which the network finds most fluid, each next one the farthest from those
 before. All are scored on the eye's scans that are never corrected, which are the same for every
 count. Neighbouring B-scans are near copies: the gain is this eye's and says nothing of others.
+How to fine-tune was tried on four scans of each eye of folds 1 and 2, which chose recipes before.
 """
 
 from dataclasses import dataclass
@@ -23,9 +24,15 @@ from dme.training import series
 FOLDS = 5
 EVERY_FOLD = tuple(range(1, FOLDS + 1))
 BEFORE = "--recipe fluid"
-# about a minute of one core
-SHORT = "--iters 120 --batch 2 --lr 5e-4 --warmup 10 --ema 0.9"
-AFTER = f"--recipe fluid --synthetic 0 {SHORT} --split all"
+# about a minute of one core; what was tried first, and in the end
+COMMON = "--iters 120 --batch 2 --warmup 10 --ema 0.9 --split all"
+CHOSEN = "synthetic scans beside"
+TUNINGS = {
+    "as fast as from the start": f"--recipe fluid --synthetic 0 --lr 5e-4 {COMMON}",
+    "slower": f"--recipe fluid --synthetic 0 --lr 1e-4 {COMMON}",
+    CHOSEN: f"--recipe fluid --synthetic 20 --lr 2e-4 {COMMON}",
+}
+TRIED_ON = (1, 2)  # folds
 CORRECTED = (1, 2, 4)
 
 
@@ -58,9 +65,9 @@ class Eye:
             places.append(int(distances.argmax()))
         return [self.names[place] for place in places]
 
-    def run_name(self, count: int) -> str:
+    def run_name(self, count: int, tuning: str = CHOSEN) -> str:
         """Of the fine-tuning on so many corrected scans."""
-        return f"eye{self.number}-{count}"
+        return f"{tuning.replace(' ', '-')}-eye{self.number}-{count}"
 
 
 def main() -> None:
@@ -77,6 +84,8 @@ def main() -> None:
             seen = eyes_of(name, networks[name])
             weights = str(args.out / name / "model.pt")
             tuned = fine_tunings(seen, weights, args.amp)
+            if fold in TRIED_ON:
+                tuned |= trials(seen, weights, args.amp)
             results |= networks | series.gather(args, tuned, may_be_empty=True)
             eyes += seen
     if not eyes:
@@ -112,10 +121,24 @@ def fine_tunings(eyes: list[Eye], weights: str, amp: str) -> series.Runs:
     runs = {}
     for eye in eyes:
         for count in CORRECTED:
-            words = f"{AFTER} --amp {amp} --seed 0 --weights".split()
-            names = eye.corrected[:count]
-            runs[eye.run_name(count)] = [*words, weights, "--train-on", *names]
+            runs[eye.run_name(count)] = arguments(eye, count, CHOSEN, weights, amp)
     return runs
+
+
+def trials(eyes: list[Eye], weights: str, amp: str) -> series.Runs:
+    """As `fine_tunings`, of every way on most corrected scans."""
+    runs = {}
+    most = max(CORRECTED)
+    for eye in eyes:
+        for tuning in TUNINGS:
+            runs[eye.run_name(most, tuning)] = arguments(eye, most, tuning, weights, amp)
+    return runs
+
+
+def arguments(eye: Eye, count: int, tuning: str, weights: str, amp: str) -> list[str]:
+    """Of finetune.py."""
+    words = f"{TUNINGS[tuning]} --amp {amp} --seed 0 --weights {weights} --train-on".split()
+    return [*words, *eye.corrected[:count]]
 
 
 # ---- what came out
@@ -182,7 +205,25 @@ def markdown(eyes: list[Eye], results: series.Results) -> str:
     absent = [str(eye.number) for eye in eyes if eye not in complete]
     if absent:
         lines += ["", f"Missing: runs of eyes {', '.join(absent)}."]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *tried(eyes, results)]) + "\n"
+
+
+def tried(eyes: list[Eye], results: series.Results) -> list[str]:
+    """A row per way to fine-tune: on the eyes of which every way is finished, most scans."""
+    most = max(CORRECTED)
+    columns = []
+    for eye in eyes:
+        runs = series.present(results, [eye.run_name(most, tuning) for tuning in TUNINGS])
+        if len(runs) == len(TUNINGS):
+            columns.append((eye, [results[eye.network], *runs]))
+    if not columns:
+        return []
+    titles = [f"eye {eye.number}" for eye, _ in columns]
+    lines = series.table_head([f"how to fine-tune on {most} scans", *titles])
+    for place, name in enumerate(("not at all", *TUNINGS)):
+        cells = [cell(other_counts(eye, runs[place])) for eye, runs in columns]
+        lines.append(series.table_line([name, *cells]))
+    return lines
 
 
 def cell(counts: np.ndarray) -> str:

@@ -79,24 +79,28 @@ def test_series_of_tiny_networks(script, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "FOLDS", 2)
     tiny = "--recipe best --iters 2 --batch 2 --size native"
     monkeypatch.setattr(script, "BEFORE", f"{tiny} --width 2 --weights none")
-    monkeypatch.setattr(script, "AFTER", f"{tiny} --split all")
+    ways = {"fast": f"{tiny} --split all --lr 1e-3", script.CHOSEN: f"{tiny} --split all"}
+    monkeypatch.setattr(script, "TUNINGS", ways)
+    chosen = script.CHOSEN.replace(" ", "-")
     data = make_folder(tmp_path / "data", wet=(1,) * SCANS, sides=((64, 96),), index=INDEX)
     monkeypatch.setenv("DME_DATA", str(data))
     out = tmp_path / "out"
     words = ("--data", data, "--amp", "off", "--folds", "2")
     text = written_table(script, out, *words)
-    assert calls == ["fold2", "eye2-1", "eye2-2", "eye2-4"]
+    made = [f"{chosen}-eye2-{count}" for count in (1, 2, 4)]
+    assert calls == ["fold2", *made, "fast-eye2-4"]
     assert "| 2 | 4 |" in text and "Missing" not in text
+    assert "| fast |" in text and f"| {script.CHOSEN} |" in text
     assert (out / "one_eye.png").read_bytes().startswith(b"\x89PNG")
 
     # each learned from scans of this eye alone, and started from the network that never saw it
     for count in (1, 2, 4):
-        result = json.loads((out / "runs" / f"eye2-{count}.json").read_text())
+        result = json.loads((out / "runs" / f"{chosen}-eye2-{count}.json").read_text())
         names = result["settings"]["train_on"]
         assert len(names) == count and all(int(name[-2:]) >= 8 for name in names)
         assert result["settings"]["weights"].endswith("fold2/model.pt")
     assert written_table(script, out, "--amp", "off", "--folds", "2", "--print") == text
-    assert len(calls) == 4
+    assert len(calls) == 5
 
 
 def test_an_eye_without_scans_to_spare_is_refused(script, eye):
