@@ -22,7 +22,7 @@ def folded(model: Segmenter, precision: str = "float32") -> Segmenter:
     model = copy.deepcopy(model).eval().requires_grad_(False)
     model.aux_head = None  # only training needs it
     for block in model.modules():
-        if isinstance(block, ConvBN) and isinstance(block.bn, nn.BatchNorm2d):
+        if isinstance(block, ConvBN):
             block.conv = fuse_conv_bn_eval(block.conv, block.bn)
             block.bn = nn.Identity().eval()
     if precision != "float32":

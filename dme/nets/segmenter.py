@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from dme.common.errors import InputError
-from dme.nets.blocks import ConvBN
 from dme.nets.heads import ASPPHead, FCNHead, LRASPPHead, PSPHead
 from dme.nets.mobilenet_v2 import MobileNetV2
 from dme.nets.mobilenet_v3 import MobileNetV3Large, MobileNetV3Small
@@ -76,7 +75,6 @@ def build_model(  # noqa: PLR0913 - public, each may be left out
     aux: bool | None = None,
     aux_channels: int | None = None,
     fresh: bool = True,
-    norm: str = "batch",
 ) -> Segmenter:
     """A network with fresh weights: He's, those of classifiers normal with deviation 0.01.
 
@@ -127,20 +125,6 @@ def build_model(  # noqa: PLR0913 - public, each may be left out
     model = Segmenter(body, decode_head, aux_head, arch)
     if fresh:
         _initialise(model)
-    return with_instance_norm(model) if norm == "instance" else model
-
-
-def with_instance_norm(model: Segmenter) -> Segmenter:
-    """The network, its features normalised scan by scan; factors and offsets are kept."""
-    for name, module in list(model.named_modules()):
-        # a pool's few values have no spread of their own
-        if isinstance(module, ConvBN) and "pool" not in name:
-            old = module.bn
-            module.bn = nn.InstanceNorm2d(old.num_features, old.eps, affine=True)
-            with torch.no_grad():
-                module.bn.weight.copy_(old.weight)
-                module.bn.bias.copy_(old.bias)
-    model.arch = model.arch | {"norm": "instance"}
     return model
 
 

@@ -20,8 +20,6 @@ from torch import Tensor
 from dme.common.errors import InputError
 from dme.common.labels import IGNORE
 from dme.ops.crops import sample_crops
-from dme.training.devices import seen_by_devices
-from dme.training.exchange import exchanged
 from dme.training.settings import Augment
 
 REDRAWS = 10  # of a crop that one class covers, before it is taken as it is
@@ -136,11 +134,7 @@ def sample_batch(
     masks = [data.masks[i] for i in indices]
     geometry = torch.tensor(crops, dtype=torch.float64)
     x, labels, inside = sample_crops(images, masks, geometry, *frame)
-    if augment.exchange_noise or augment.exchange_style:
-        x = exchanged(x, data.images, frame, augment, noise_seeds)
     x = _photometric(x, inside, torch.tensor(parameters), augment)
-    if augment.blur or augment.resolution or augment.grain:
-        x = seen_by_devices(x, augment, noise_seeds)
     if augment.noise:
         _add_noise(x, augment.noise, noise_seeds)
     return x.clamp_(0, 255).mul_(inside[:, None]), labels.long()
@@ -214,9 +208,8 @@ def _draw_crop(
     zoom, turn, down, right, mirror = draws
     smallest, largest = augment.zoom_factors
     ratio = smallest + zoom * (largest - smallest)
-    across = ratio * _draw_stretch(augment.stretch, generator)
     height = max(1, int(labels.shape[0] * ratio + 0.5))
-    width = max(1, int(labels.shape[1] * across + 0.5))
+    width = max(1, int(labels.shape[1] * ratio + 0.5))
     # source pixels per pixel of the scaled frame
     step = (labels.shape[0] / height, labels.shape[1] / width)
     angle = math.radians(augment.rotate) * (2 * turn - 1)
@@ -238,14 +231,6 @@ def _draw_crop(
 
     mirrored = augment.flip and mirror < 0.5
     return [top, left, *step, angle, mirrored]
-
-
-def _draw_stretch(most: float, generator: torch.Generator) -> float:
-    """A factor, log-uniform in 1/(1 + most) to 1 + most; nothing is drawn where that is 1."""
-    if not most:
-        return 1.0
-    draw = torch.rand((), generator=generator, dtype=torch.float64).item()
-    return (1 + most) ** (2 * draw - 1)
 
 
 def _draw_target(

@@ -21,14 +21,7 @@ from dme.inference.sizes import STUDY_SIDE, Physical
 from dme.losses import get_loss
 from dme.nets.folding import folded
 from dme.nets.loading import load_model
-from dme.nets.segmenter import (
-    Segmenter,
-    build_model,
-    require_arch,
-    set_classes,
-    start_at_shares,
-    with_instance_norm,
-)
+from dme.nets.segmenter import Segmenter, build_model, require_arch, set_classes, start_at_shares
 from dme.nets.zoo import known
 from dme.training.augment import TrainingSet, fit_note
 from dme.training.fine_tuning_report import report, report_second_opinion
@@ -179,8 +172,6 @@ def starting_network(options: Finetune, seed: int) -> tuple[Segmenter, str]:
         weights = start_of_resumed(options.out, weights)
     model = load_model(weights)
     require_arch(model, **asked)
-    if options.norm == "instance" and "norm" not in model.arch:
-        model = with_instance_norm(model)
     # a seed's fresh classifiers are those that follow the draws of a whole network
     torch.manual_seed(seed)
     build_model(**model.arch)

@@ -31,10 +31,6 @@ class Augment:
     rotate: about the crop's centre. shift: of the frame, in whole pixels.
     brightness: a fraction of 255 that is added. contrast: about the crop's mean.
     noise: multiplicative and normal, the same in all channels.
-    stretch: across the scan alone, as pixels of devices are of another shape.
-    blur, resolution, grain: as other devices see; each sample draws how much, from nothing to
-        this. Grains are 1 to 3 pixels large.
-    exchange_noise, exchange_style: as `dme.training.exchange` says, each sample from another scan.
     colour: OpenMMLab's PhotoMetricDistortion on RGB without its rounding to 8 bits: brightness
         +-32, contrast 0.5-1.5 (before or after the next two), saturation 0.5-1.5, hue +-36 degrees
         (18 of OpenCV's units of 2 degrees), each with probability 0.5.
@@ -102,28 +98,6 @@ class Augment:
         maximum=10,
         aliases=("speckle",),
     )
-    stretch: float = setting(
-        0.0,
-        "factor across, log-uniform in 1/(1 + this) to 1 + this",
-        minimum=0,
-        maximum=10,
-    )
-    blur: float = setting(0.0, "standard deviation in pixels, at most", minimum=0, maximum=10)
-    resolution: float = setting(
-        0.0,
-        "samples are made coarser by 1 to 1 + this, and enlarged again",
-        minimum=0,
-        maximum=10,
-    )
-    grain: float = setting(
-        0.0, "standard deviation of coarse speckle, at most", minimum=0, maximum=10
-    )
-    exchange_noise: float = setting(
-        0.0, "share of samples that take the noise of another", minimum=0, maximum=1
-    )
-    exchange_style: float = setting(
-        0.0, "share of samples that take another's slow amplitudes", minimum=0, maximum=1
-    )
     colour: bool = setting(False, None)
 
     def __post_init__(self) -> None:
@@ -143,11 +117,6 @@ class Augment:
             contrast=0.0,
             gamma=0.0,
             noise=0.0,
-            blur=0.0,
-            resolution=0.0,
-            grain=0.0,
-            exchange_noise=0.0,
-            exchange_style=0.0,
             colour=False,
         )
 
@@ -283,7 +252,6 @@ class Finetune:
         "channels of a unet's first stage, or a MobileNet's factor of them "
         "(default: the checkpoint's, else 16 or 1.0)",
     )
-    norm: str = setting("batch", "normalisation of features", choices=("batch", "instance"))
     size: str = setting(
         "512",
         "512 x 512 squares, native pixels, half as many a side, or um: --um-per-px",

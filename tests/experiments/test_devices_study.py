@@ -70,6 +70,15 @@ def test_dice_is_pooled_over_the_folds(script, tmp_path):
     assert "| matched brightness |" not in text  # its second fold is missing
 
 
+def test_what_went_is_shown_and_never_run(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(script.series, "_run", lambda *run: pytest.fail(f"run: {run}"))
+    for fold in (1, 2):
+        write(script, tmp_path, "fewer, grain", fold, 80, 60)
+    text = written_table(script, tmp_path, "--candidates", "fewer, stretch", "fewer, grain")
+    assert "| fewer, grain |" in text and "| fewer, stretch |" not in text
+    assert set(script.GONE) < set(script.CANDIDATES)
+
+
 def test_the_eyes_are_those_of_the_protocol(script, tmp_path):
     splits = set()
     for candidate in script.CANDIDATES:

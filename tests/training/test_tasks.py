@@ -1,17 +1,12 @@
-"""What other devices make of a sample, and training beside synthetic scans."""
-
-from dataclasses import replace
+"""Training sets: synthetic scans beside the data."""
 
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
 
 from dme.common.tasks import TASKS
 from dme.data.phantom_cysts import training_scans
-from dme.training.augment import TrainingSet, sample_batch
-from dme.training.devices import blurred, coarsened, speckle
-from dme.training.settings import Augment
+from dme.training.augment import TrainingSet
 from dme.training.tasks import with_synthetic
 
 CPU = torch.device("cpu")
@@ -23,49 +18,6 @@ def data():
     images = [torch.randint(0, 256, (40, 60), generator=generator).byte() for _ in range(2)]
     masks = [(image > 128).byte() for image in images]
     return TrainingSet(images, masks, ["a", "b"])
-
-
-def test_blur_is_scipys(data):
-    sample = data.images[0][None].float()
-    expected = gaussian_filter(sample[0].numpy(), 1.5, mode="nearest", truncate=10 / 3)
-    assert np.abs(blurred(sample, 1.5)[0].numpy() - expected).max() < 0.3
-    assert blurred(sample, 0.1) is sample
-
-
-def test_coarser_samples_keep_their_size_and_mean(data):
-    sample = data.images[0][None].float()
-    coarse = coarsened(sample, 2.5)
-    assert coarse.shape == sample.shape
-    assert coarse.mean() == pytest.approx(sample.mean().item(), rel=0.03)
-    assert coarse.std() < 0.5 * sample.std()
-    assert coarsened(sample, 1.0) is sample
-
-
-def test_grains_are_as_large_as_asked():
-    for pixels in (1.0, 3.0):
-        noise = speckle(torch.Size((200, 200)), pixels, torch.Generator().manual_seed(1))
-        assert noise.mean().abs() < 1e-5
-        assert noise.std() == pytest.approx(1, abs=1e-4)
-        neighbours = (noise[:, 1:] * noise[:, :-1]).mean().item()
-        assert neighbours < 0.05 if pixels == 1 else neighbours > 0.5
-
-
-def test_nothing_new_is_drawn_unless_asked_for(data):
-    plain = Augment(flip=True, rotate=8, zoom=0.2, gamma=0.2, noise=0.1)
-    x, labels = sample_batch(data, [0, 1], plain, 3, 5)
-    again, _ = sample_batch(data, [0, 1], replace(plain, grain=1e-9), 3, 5)
-    assert torch.allclose(x, again, atol=1e-3)
-    other, moved = sample_batch(data, [0, 1], replace(plain, stretch=0.5), 3, 5)
-    assert not torch.equal(labels, moved)
-    assert other.shape == x.shape
-
-
-def test_each_sample_has_a_device_of_its_own_which_a_resumed_run_repeats(data):
-    augment = Augment(blur=2, resolution=2, grain=0.6)
-    first, _ = sample_batch(data, [0, 0], augment, 0, 7)
-    again, _ = sample_batch(data, [0, 0], augment, 0, 7)
-    assert torch.equal(first, again)
-    assert not torch.allclose(first[0], first[1])
 
 
 def test_synthetic_scans_stand_beside_the_data(data):
