@@ -156,6 +156,10 @@ def test_development(made):
     assert_shown(made("development", "development", "--folds", "1", "2"))
 
 
+def test_one_network(made):
+    assert_shown(made("one_network", "one_network"))
+
+
 def test_devices(made):
     assert_shown(made("devices", "devices"))
 
