@@ -156,6 +156,13 @@ def test_development(made):
     assert_shown(made("development", "development", "--folds", "1", "2"))
 
 
+def test_one_eye(made):
+    text = made("one_eye", "one_eye")
+    assert_shown(text)
+    gains = [line for line in text.splitlines() if line.startswith("- ")]
+    assert len(gains) == 3 and all(line in EVERYTHING for line in gains)
+
+
 def test_one_network(made):
     assert_shown(made("one_network", "one_network"))
 
