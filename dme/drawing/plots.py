@@ -1,5 +1,6 @@
 """Lines over axes, and the round numbers at which axes have ticks."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -70,15 +71,20 @@ def line_plot(
     width: int = 800,
     height: int = 480,
     dots: Sequence[Point] = (),
+    x_doubles: bool = False,
 ) -> np.ndarray:
     """Lines over common axes with ticks and a legend, and single dots.
 
-    series: name -> (x, y) points, finite. Returns uint8 (height, width, 3).
+    series: name -> (x, y) points, finite. x_doubles: x is above 0, and its ticks are powers of two
+    one step apart. Returns uint8 (height, width, 3).
     """
     # the axes hold all points
+    if x_doubles:
+        dots = _doublings(dots)
+        series = {name: _doublings(line) for name, line in series.items()}
     points = list(chain(*series.values(), dots)) or [(0.0, 0.0)]
     xs, ys = zip(*points, strict=True)
-    x_ticks = _ticks(min(xs), max(xs))
+    x_ticks = _whole(min(xs), max(xs)) if x_doubles else _ticks(min(xs), max(xs))
     y_ticks = _ticks(min(ys), max(ys))
     top = LEGEND_TOP + max(2, len(series)) * LEGEND_STEP  # the names stand above the axes
     axes = _Axes(70, top, width - 20, height - 50, x_ticks, y_ticks)
@@ -94,7 +100,8 @@ def line_plot(
         write((axes.left - 8, y), f"{tick:g}", anchor="rm")
     for tick in x_ticks:
         x = axes.x(tick)
-        write((x, axes.bottom + 6), f"{tick:g}", anchor="ma")
+        shown = 2**tick if x_doubles else tick
+        write((x, axes.bottom + 6), f"{shown:g}", anchor="ma")
     middle = (axes.left + axes.right) / 2
     write((middle, height - 18), x_label, anchor="ma")
     write((8, 8), y_label)
@@ -121,6 +128,18 @@ def round_step(least: float) -> float:
         if factor * power >= least:
             return factor * power
     return 10 * power
+
+
+def _doublings(points: Sequence[Point]) -> list[Point]:
+    """Points with the power of two that each x is."""
+    return [(float(np.log2(x)), y) for x, y in points]
+
+
+def _whole(low: float, high: float) -> list[float]:
+    """Whole numbers that span low..high, at least two."""
+    first = math.floor(low)
+    last = max(math.ceil(high), first + 1)
+    return [float(number) for number in range(first, last + 1)]
 
 
 def _ticks(low: float, high: float) -> list[float]:

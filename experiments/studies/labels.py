@@ -433,13 +433,12 @@ def picture(task: str, orders: Orders, results: series.Results) -> np.ndarray:
     for (start, rule, count), trials in rows(protocol).items():
         values = scores(task, results, trials)
         if values:
-            doublings = float(np.log2(count or number_of_all(orders)))
-            point = (doublings, float(np.mean(values)))
+            labelled = float(count or number_of_all(orders))
+            point = (labelled, float(np.mean(values)))
             name = f"{STARTS[start]}, {rule} {only_fold(protocol, trials)}"
             lines.setdefault(name.strip(), []).append(point)
     scans = series.kind_of_scans(results.values())
-    label = f"labelled scans as a power of two (3: 8, 5: 32), {scans} scans"
-    return line_plot(lines, label, UNITS[task])
+    return line_plot(lines, f"labelled scans ({scans})", UNITS[task], x_doubles=True)
 
 
 if __name__ == "__main__":

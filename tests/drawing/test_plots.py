@@ -53,6 +53,15 @@ def test_line_plot_places_points():
     assert not blue[300:, 400:450].any()
 
 
+def test_line_plot_over_doublings():
+    """1, 4 and 16 are as far apart as 0, 2 and 4."""
+    logarithmic = line_plot({"": [(1, 0.0), (4, 1.0), (16, 0.0)]}, "scans", "dice", x_doubles=True)
+    plain = line_plot({"": [(0, 0.0), (2, 1.0), (4, 0.0)]}, "scans", "dice")
+    np.testing.assert_array_equal(logarithmic[:BOTTOM], plain[:BOTTOM])
+    ticks = slice(BOTTOM + 4, BOTTOM + 24)
+    assert (logarithmic[ticks] != plain[ticks]).any()  # 16 instead of 4
+
+
 def test_line_plot_names_its_lines():
     loss = {"loss": [(0, 1.0), (1, 0.5)]}
     dice = {"dice": [(0, 0.0), (1, 0.5)]}

@@ -156,6 +156,13 @@ def test_development(made):
     assert_shown(made("development", "development", "--folds", "1", "2"))
 
 
+def test_labels(made):
+    text = made("labels", "labels")
+    assert_shown(text)
+    sentences = [line for line in text.splitlines() if line.startswith("With ")]
+    assert len(sentences) == 2 and all(line in EVERYTHING for line in sentences)
+
+
 def test_one_eye(made):
     text = made("one_eye", "one_eye")
     assert_shown(text)
