@@ -20,7 +20,7 @@ def pytest_configure(config):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "slow: takes more than ten seconds; run with --slow")
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
-    config.addinivalue_line("markers", "browser: needs Chromium, its driver and selenium")
+    config.addinivalue_line("markers", "browser: needs Chromium or WebKit, its driver, selenium")
 
 
 def pytest_collection_modifyitems(config, items):

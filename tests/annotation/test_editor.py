@@ -1,4 +1,4 @@
-"""The page of `annotate` in Chromium: paint, undo, save, reload, boundaries, two windows."""
+"""The page of `annotate` in a browser: paint, undo, save, reload, boundaries, two windows."""
 
 import json
 import threading

@@ -118,7 +118,7 @@ IS_LARGE = "document.querySelector('dialog img').naturalHeight === 84"
 
 
 @pytest.mark.browser
-def test_sort_in_chromium(page, browser):
+def test_sort_in_a_browser(page, browser):
     browser.open(page)
     assert browser.get(NAMES) == ["a9", "b<i>", "a10", "c"]
 
@@ -137,7 +137,7 @@ def test_sort_in_chromium(page, browser):
 
 
 @pytest.mark.browser
-def test_long_tables_are_sorted_whole_in_chromium(page, browser, monkeypatch):
+def test_long_tables_are_sorted_whole_in_a_browser(page, browser, monkeypatch):
     monkeypatch.setattr(html, "ROWS_INSIDE", 2)
     columns = [Column("scan", "scan"), Column("area", "area mm2", 2)]
     rows = [{"scan": f"<b>{i}", "area": float(i)} for i in range(5)]
@@ -153,7 +153,7 @@ def test_long_tables_are_sorted_whole_in_chromium(page, browser, monkeypatch):
 
 
 @pytest.mark.browser
-def test_enlarge_in_chromium(page, browser):
+def test_enlarge_in_a_browser(page, browser):
     browser.open(page)
     browser.click("th:nth-child(4) button")  # a10, a9, c, b<i>
     assert browser.get(SHOWN) is False
@@ -177,7 +177,7 @@ def test_enlarge_in_chromium(page, browser):
 
 
 @pytest.mark.browser
-def test_page_without_its_pictures_in_chromium(page, browser):
+def test_page_without_its_pictures_in_a_browser(page, browser):
     (page.parent / "overlays").rename(page.parent / "elsewhere")  # some files were left behind
     browser.open(page)
     browser.click("tbody tr:nth-child(2) .picture")

@@ -1,4 +1,4 @@
-"""The page's viewer in Chromium: it pages, sorts, zooms, reads values, follows maps."""
+"""The page's viewer in a browser: it pages, sorts, zooms, reads values, follows maps."""
 
 import pytest
 from helpers.browser import MIDDLE
@@ -97,6 +97,14 @@ def test_values_under_the_cursor(viewer):
     assert viewer.get("dme.stage.cursor[0]") == 26
     assert viewer.get(OPEN) == "eye_bscan003"
     viewer.wait("document.querySelector('#aloud').textContent.includes('column 26')")
+
+
+def test_a_click_leaves_the_cursor_where_it_is(viewer):
+    viewer.click("#stage canvas", **place(viewer, 25, 12))
+    viewer.leave("#stage canvas")
+    assert viewer.get("dme.stage.cursor") == [25, 12]
+    viewer.leave("#stage canvas", down=-0.1)
+    assert viewer.get("dme.stage.cursor") is None
 
 
 def test_layers_are_toggled_with_an_opacity(viewer):
@@ -252,6 +260,7 @@ def test_missing_files_are_said(page, browser):
 
 
 def test_phone_needs_no_sideways_scrolling(page, browser):
+    browser.needs_chromium()
     emulate = "Emulation.setDeviceMetricsOverride"
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     browser.driver.execute_cdp_cmd(emulate, phone)
@@ -288,6 +297,7 @@ def test_several_volumes_are_paged_apart(tmp_path, browser):
 
 
 def test_fingers_zoom_and_pan(page, browser):
+    browser.needs_chromium()
     touch = "Input.dispatchTouchEvent"
     browser.open(page)
     browser.wait("dme.loaded")
@@ -315,6 +325,7 @@ def test_fingers_zoom_and_pan(page, browser):
 
 
 def test_a_volume_opens_in_less_than_a_second_of_work(tmp_path, browser):
+    browser.needs_chromium()
     page = write_viewer_page(tmp_path, scan_rows(61), 61)
     browser.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
     browser.open(page)

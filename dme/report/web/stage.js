@@ -242,6 +242,10 @@ dme.setCursor = function (place) {
   dme.redraw();
 };
 
+// Whether a pointer is outside the canvas; WebKit says after each click that it left
+dme.isOutside = event =>
+  document.elementFromPoint(event.clientX, event.clientY) !== dme.stage.canvas;
+
 const fingers = new Map(); // pointer -> its last event
 
 const handlers = {
@@ -268,7 +272,7 @@ const handlers = {
     if (fingers.delete(event.pointerId)) dme.tool?.up?.(dme.placeOf(event), event);
   },
   pointerleave(event) {
-    if (event.pointerType === "mouse") dme.setCursor(null);
+    if (event.pointerType === "mouse" && dme.isOutside(event)) dme.setCursor(null);
   },
   wheel(event) { // the page scrolls, unless the scan was clicked before
     const zooms = event.ctrlKey || event.metaKey || document.activeElement === dme.stage.canvas;
