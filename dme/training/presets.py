@@ -25,6 +25,7 @@ STRONG = Recipe(
     schedule="cosine",
     warmup=50,
     clip=1.0,
+    amp="fast",
 )
 
 # Chosen by ./run.sh development, which compares candidates on eyes 1 to 8
@@ -86,6 +87,6 @@ PRETRAININGS = {
             brightness=0.05,
             contrast=0.2,
         ),
-        recipe=replace(STRONG, iters=1500, ema=0.995),
+        recipe=replace(STRONG, iters=1500, ema=0.995, amp="auto"),
     ),
 }

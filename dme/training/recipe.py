@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from dme.nets.folding import computes_fast
 from dme.training.settings import Recipe
 
 POLY_POWER = 0.9  # of the study's schedule
@@ -39,9 +40,10 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     """Type that autocast uses, None for float32 throughout."""
-    if amp == "auto":
+    if amp in ("auto", "fast"):
         if device.type != "cuda":
-            return None
+            fast = amp == "fast" and computes_fast("bfloat16", device)
+            return torch.bfloat16 if fast else None
         # a GPU that only emulates bf16 is faster with fp16
         native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native_bf16 else torch.float16

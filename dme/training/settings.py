@@ -175,8 +175,9 @@ class Recipe:
     freeze_bn: bool = setting(False, None)  # keep the batch-norm statistics as loaded
     amp: str = setting(
         "auto",
-        "auto (bf16 or fp16 on a GPU, float32 on a CPU), off, bf16 or fp16",
-        choices=("auto", "off", "bf16", "fp16"),
+        "auto (bf16 or fp16 on a GPU, float32 on a CPU), fast (as auto, and bf16 on a CPU with "
+        "instructions for it), off, bf16 or fp16",
+        choices=("auto", "fast", "off", "bf16", "fp16"),
     )
     compile: bool = setting(False, "torch.compile the training step")
     seed: int = setting(

@@ -39,7 +39,7 @@ from dme.training.settings import Recipe, default_aux_weight, default_lr_min
         ({"seed": 2**31}, "seed is 2147483648; expected a number from 0 to 2147483647"),
         ({"optimizer": "lion"}, "optimizer is lion; expected one of sgd, adam, adamw"),
         ({"schedule": "step"}, "schedule is step; expected one of poly, cosine, constant"),
-        ({"amp": "fp8"}, "amp is fp8; expected one of auto, off, bf16, fp16"),
+        ({"amp": "fp8"}, "amp is fp8; expected one of auto, fast, off, bf16, fp16"),
     ],
 )
 def test_values_out_of_range_are_refused(wrong, message):
@@ -119,12 +119,17 @@ def test_optimizers_by_hand(name, after):
         ("auto", "cpu", True, None),
         ("auto", "cuda", True, torch.bfloat16),
         ("auto", "cuda", False, torch.float16),
+        ("fast", "cpu", True, torch.bfloat16),
+        ("fast", "cpu", False, None),
+        ("fast", "cuda", False, torch.float16),
         ("off", "cuda", True, None),
         ("bf16", "cpu", False, torch.bfloat16),
         ("fp16", "cuda", True, torch.float16),
     ],
 )
 def test_precision(monkeypatch, amp, kind, bf16, expected):
+    # as a processor without its instructions says
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: bf16)
     # without emulation: a GPU that only emulates bf16 is faster with fp16
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation: bf16 or including_emulation
