@@ -50,7 +50,7 @@ from helpers.finetuning import make_folder
         (("--optimizer", "lion"), "optimizer is lion; expected one of sgd, adam, adamw"),
         (("--schedule", "step"), "schedule is step; expected one of poly, cosine, constant"),
         (("--ema", 1), "ema is 1.0; expected a number from 0 to 1"),
-        (("--amp", "fp8"), "amp is fp8; expected one of auto, off, bf16, fp16"),
+        (("--amp", "fp8"), "amp is fp8; expected one of auto, fast, off, bf16, fp16"),
         (("--seed", -1), "seed is -1; expected a number from 0 to"),
         (
             ("--unlabelled", "nowhere"),
