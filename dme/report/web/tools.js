@@ -336,7 +336,9 @@ dme.on("drawn", () => { // the brush, and the points that were dragged
 });
 
 dme.stage.canvas.addEventListener("pointermove", event => { dme.edit.pointer = dme.placeOf(event); });
-dme.stage.canvas.addEventListener("pointerleave", () => { dme.edit.pointer = null; });
+dme.stage.canvas.addEventListener("pointerleave", event => {
+  if (dme.isOutside(event)) dme.edit.pointer = null;
+});
 
 // A tool draws only on a sheet that is here, and not with the second finger of a pinch
 dme.edit.choose = function (id) {
