@@ -290,26 +290,23 @@ class Training:
         return loss
 
     def _unlabelled_loss(self, draw: int) -> Tensor:
-        """Weighted loss of a batch without labels, against what the teacher is sure of.
+        """Weighted loss of a batch without labels: how far the network is from its teacher.
 
         The teacher, the moving average, sees the same samples before their grey values change.
         """
+        recipe = self.recipe
         scans = self.data.unlabelled
-        x, _ = self._batch(scans, draw, self.augment, first=self.recipe.batch)
-        calm, inside = self._batch(scans, draw, self.augment.geometry, first=self.recipe.batch)
+        x, _ = self._batch(scans, draw, self.augment, first=recipe.batch)
+        calm, inside = self._batch(scans, draw, self.augment.geometry, first=recipe.batch)
         self.watch.lap("data")
         with torch.no_grad():
-            teacher = self._probabilities(self.state.average.eval(), calm, inside)
-        probability = self._probabilities(self.forward, x, inside)
-        weight = self.recipe.unlabelled_weight * ramp(draw, self.recipe.iters)
-        return weight * consistency(probability, teacher, inside)
+            believed = self._logits(self.state.average.eval(), calm, inside)[0].softmax(1)
+        decoded, *others = self._logits(self.forward, x, inside)
 
-    def _probabilities(self, net: Callable, x: Tensor, target: Tensor) -> Tensor:
-        """Of the first head's classes, (B, classes, h, w)."""
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            logits = net(x)[0]
-        height, width = target.shape[-2:]
-        return resize(logits.float(), x.shape[-2:])[..., :height, :width].softmax(1)
+        weight = recipe.unlabelled_weight * ramp(draw // recipe.accumulate / recipe.iters)
+        loss = weight * consistency(decoded.softmax(1), believed, inside)
+        # the other heads learn nothing, but ranks wait for all gradients
+        return loss + 0 * sum(z.sum() for z in others)
 
     def _batch(
         self, data: TrainingSet, draw: int, augment: Augment, first: int = 0
@@ -330,12 +327,16 @@ class Training:
         x = x.to(self.device, memory_format=torch.channels_last)
         return x, target.to(self.device)
 
+    def _logits(self, net: Callable, x: Tensor, target: Tensor) -> list[Tensor]:
+        """Of each head, the auxiliary one last: float32 (B, classes, h, w), as large as labels."""
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+            outputs = net(x)  # of each head (B, classes, H', W')
+        height, width = target.shape[-2:]
+        return [resize(z.float(), x.shape[-2:])[..., :height, :width] for z in outputs]
+
     def _loss(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the heads' losses of one forward pass, and the first head's logits."""
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            outputs = self.forward(x)  # of each head (B, classes, H', W')
-        height, width = target.shape[-2:]
-        logits = [resize(z.float(), x.shape[-2:])[..., :height, :width] for z in outputs]
+        logits = self._logits(self.forward, x, target)
 
         # after the decode heads comes the auxiliary one
         losses = []

@@ -80,7 +80,7 @@ def check_teacher(data: TrainingSet, recipe: Recipe) -> None:
 
 
 def consistency(probability: Tensor, teacher: Tensor, inside: Tensor) -> Tensor:
-    """How far two networks are apart in the same pixels, 0 to 1, whatever a class covers.
+    """How far two networks are apart in the same pixels, 0 to 1, however little a class covers.
 
     probability, teacher: (B, classes, h, w). inside: (B, h, w), 255 outside the scans. The squared
     difference over the sum of squares, which is 1 minus the soft Dice; mean over the classes but
@@ -94,7 +94,7 @@ def consistency(probability: Tensor, teacher: Tensor, inside: Tensor) -> Tensor:
     return (apart / (p.square().sum(over) + q.square().sum(over) + 1)).mean()
 
 
-def ramp(step: int, iters: int) -> float:
-    """Weight of a step: rises over the first half of the run (Laine & Aila 2017)."""
-    left = max(0.0, 1 - 2 * step / iters)
+def ramp(share: float) -> float:
+    """Weight after a share of the run; it rises over the first half (Laine & Aila 2017)."""
+    left = max(0.0, 1 - share / 0.5)
     return math.exp(-5 * left**2)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import dme.training.loop
-import dme.training.unlabelled
 from dme.common import ranks
 from dme.common.errors import InputError
 from dme.nets.segmenter import Segmenter, build_model
@@ -148,10 +147,9 @@ if __name__ == "__main__":
         # what two ranks and one must do alike: no batch statistics, no dropout, ce
         alike = dict(augment=MOVING, iters=2, batch=4, freeze_bn=True, lr=0.1)
         fit(folder / "alike", networks(dropout=False), **alike)
-        dme.training.unlabelled.CONFIDENT = 0.5  # of networks that have not learnt much
-        taught = dict(data=labelled_and_not(), ema=0.9, unlabelled_weight=5.0)
-        fit(folder / "unlabelled", networks(dropout=False), **alike, **taught)
         fit(folder / "average", networks(), evaluate=spread, iters=2, batch=4, ema=0.9)
+        taught = dict(data=labelled_and_not(), evaluate=spread, iters=3, batch=4, ema=0.9)
+        fit(folder / "unlabelled", networks(), **taught)
         fit(folder / "statistics", networks(), evaluate=spread, iters=2, batch=4)
     if job == "ranks" and ranks.rank() == 1:
         dme.training.loop.get_loss = lambda name: lambda logits, target: logits.sum() * math.nan

@@ -1,4 +1,4 @@
-"""Unlabelled scans: what the teacher labels, what a step makes of it, across interruptions."""
+"""Unlabelled scans: the mean teacher, what a step makes of it, across interruptions."""
 
 import copy
 
@@ -17,7 +17,6 @@ from helpers.tiny_training import (
     state,
     without_labels,
 )
-from torch import nn
 from torch.nn import functional as F
 
 from dme.common.errors import InputError
@@ -26,26 +25,17 @@ from dme.data.cache import open_cache
 from dme.data.opening import open_source
 from dme.inference.entry import MATCHED
 from dme.nets.segmenter import normalise
-from dme.training import loop, unlabelled
+from dme.training import loop
 from dme.training.augment import TrainingSet, batch_indices, sample_batch
 from dme.training.settings import Augment, Recipe
 from dme.training.tasks import training_set
-from dme.training.unlabelled import sure_labels, unlabelled_scans
+from dme.training.unlabelled import consistency, ramp, unlabelled_scans
 
 CPU = torch.device("cpu")
 
 
 def at_scans(logits: torch.Tensor, side: int) -> torch.Tensor:
     return F.interpolate(logits, (side, side), mode="bilinear")
-
-
-def widest_gap(values: torch.Tensor) -> float:
-    """The middle of the widest gap in the middle half: rounding does not move a value across."""
-    ordered = values.flatten().sort().values
-    quarter = len(ordered) // 4
-    middle = ordered[quarter:-quarter]
-    place = int(middle.diff().argmax())
-    return float(middle[place] + middle[place + 1]) / 2
 
 
 def test_a_step_by_hand(tmp_path, monkeypatch):
@@ -55,25 +45,22 @@ def test_a_step_by_hand(tmp_path, monkeypatch):
     teacher = networks(dropout=False)["fcn"].eval()
     x = normalise(torch.stack(data.unlabelled.images), teacher.preprocess)
     with torch.no_grad():
-        probability, label = at_scans(teacher(x), 48).softmax(1).max(1)
-    threshold = widest_gap(probability)
-    target = torch.where(probability >= threshold, label, 255)
-    assert 0.2 < (target == 255).float().mean() < 0.8
+        believed = at_scans(teacher(x), 48).softmax(1)
 
+    # cross-entropy of the labelled, then 1 minus the soft Dice of the others
     reference = networks(dropout=False)["fcn"].train()
+    x = normalise(torch.stack(data.images), reference.preprocess)
+    target = torch.stack(data.masks).long()
+    decode, auxiliary = (at_scans(z, 48) for z in reference.forward_with_aux(x))
+    labelled = F.cross_entropy(decode, target) + 0.4 * F.cross_entropy(auxiliary, target)
+    x = normalise(torch.stack(data.unlabelled.images), reference.preprocess)
+    decode, _ = reference.forward_with_aux(x)
+    p = at_scans(decode, 48).softmax(1)[:, 1]
+    q = believed[:, 1]
+    squares = (p**2).sum() + (q**2).sum()
+    (labelled + 0.7 * (squares - 2 * (p * q).sum()) / (squares + 1)).backward()
 
-    def loss_of(images: list, target: torch.Tensor) -> torch.Tensor:
-        x = normalise(torch.stack(images), reference.preprocess)
-        decode, auxiliary = (at_scans(z, 48) for z in reference.forward_with_aux(x))
-        pixels = target.numel()  # the unknown count too
-        main = F.cross_entropy(decode, target, ignore_index=255, reduction="sum") / pixels
-        aux = F.cross_entropy(auxiliary, target, ignore_index=255, reduction="sum") / pixels
-        return main + 0.4 * aux
-
-    labelled = loss_of(data.images, torch.stack(data.masks).long())
-    (labelled + 0.7 * loss_of(data.unlabelled.images, target)).backward()
-
-    monkeypatch.setattr(unlabelled, "CONFIDENT", threshold)
+    monkeypatch.setattr(loop, "ramp", lambda share: 1.0)
     model = networks(dropout=False)["fcn"]
     recipe = dict(iters=1, lr=0.1, ema=0.9, unlabelled_weight=0.7)
     fit(tmp_path, {"fcn": model}, data, **recipe)
@@ -86,33 +73,32 @@ def test_a_step_by_hand(tmp_path, monkeypatch):
         torch.testing.assert_close(found, statistics, rtol=0, atol=1e-5, msg=name)
 
 
-class Fixed(nn.Module):
-    """A teacher that says the same of everything."""
-
-    def __init__(self, logits: torch.Tensor):
-        super().__init__()
-        self.logits = nn.Parameter(logits)
-
-    def forward(self, x):
-        return [self.logits, -self.logits]
-
-
-def test_only_sure_pixels_inside_the_scan_are_labelled():
+def test_how_far_two_networks_are_apart():
     generator = torch.Generator().manual_seed(0)
-    logits = 4 * torch.randn(2, 3, 6, 8, generator=generator)
-    logits[0, :, 2, 2] = torch.nan
-    inside = torch.zeros(2, 5, 7, dtype=torch.int64)  # padded to (6, 8)
+    shape = (2, 3, 5, 7)
+    p, q = (torch.randn(shape, generator=generator).softmax(1) for _ in range(2))
+    inside = torch.zeros(2, 5, 7, dtype=torch.int64)
     inside[1, :, :2] = 255
-    found = sure_labels(Fixed(logits), torch.zeros(2, 3, 6, 8), inside, None)
-    assert not found.requires_grad
-    expected = np.full((2, 5, 7), 255)
-    for scan, row, column in np.ndindex(2, 5, 7):
-        odds = np.exp(logits[scan, :, row, column].double().numpy())
-        share = odds / odds.sum()
-        if not inside[scan, row, column] and share.max() >= 0.95:
-            expected[scan, row, column] = share.argmax()
-    assert np.array_equal(found, expected)
-    assert set(expected.flatten()) == {0, 1, 2, 255}
+    known = (inside == 0).numpy()
+    apart = []
+    for label in (1, 2):  # background does not count
+        mine, theirs = (each[:, label].numpy()[known].astype(float) for each in (p, q))
+        apart.append(((mine - theirs) ** 2).sum() / (mine @ mine + theirs @ theirs + 1))
+    assert consistency(p, q, inside).item() == pytest.approx(np.mean(apart), rel=1e-5)
+    assert consistency(p, p, inside) == 0
+    elsewhere = p.clone()
+    elsewhere[1, :, :, :2] = q[1, :, :, :2]
+    assert consistency(p, elsewhere, inside) == 0
+
+    # found by one alone: as far apart as can be, but for the 1 that keeps it finite
+    fluid = torch.zeros(1, 2, 10, 10)
+    fluid[:, 1] = 1
+    none = fluid.flip(1)
+    assert consistency(fluid, none, torch.zeros(1, 10, 10)).item() == pytest.approx(100 / 101)
+
+
+def test_the_weight_rises_over_half_of_the_run():
+    assert [round(ramp(share), 4) for share in (0, 0.25, 0.5, 1)] == [0.0067, 0.2865, 1, 1]
 
 
 def inputs_of_a_run(out, monkeypatch, data: TrainingSet, **recipe) -> dict[bool, list]:
@@ -124,7 +110,6 @@ def inputs_of_a_run(out, monkeypatch, data: TrainingSet, **recipe) -> dict[bool,
         seen[module.training].append(arguments[0].clone())
 
     models["psp"].backbone.register_forward_pre_hook(keep)
-    monkeypatch.setattr(unlabelled, "CONFIDENT", 0.5)
     recipe = dict(iters=2, accumulate=2, ema=0.9, lr=0.05) | recipe
     fit(out, models, data, MOVING, **recipe)
     return seen
@@ -163,7 +148,6 @@ def test_labelled_batches_and_their_dropout_stay(tmp_path, monkeypatch):
 
 
 def test_unlabelled_scans_change_what_is_learnt_and_a_run_is_resumed(tmp_path, monkeypatch):
-    monkeypatch.setattr(unlabelled, "CONFIDENT", 0.5)
     whole = tmp_path / "whole"
     fit(whole, data=labelled_and_not(), augment=MOVING, **FULL)
     plain = tmp_path / "plain"
@@ -206,7 +190,6 @@ def test_unlabelled_scans_change_what_is_learnt_and_a_run_is_resumed(tmp_path, m
 
 @pytest.mark.parametrize(("head", "amp"), [("psp", "bf16"), ("deeplabv3", "fp16")])
 def test_every_head_and_precision(tmp_path, monkeypatch, head, amp):
-    monkeypatch.setattr(unlabelled, "CONFIDENT", 0.5)
     models = networks(head, "fcn")
     before = copy.deepcopy(models[head].head.state_dict())
     fit(tmp_path, models, labelled_and_not(), ema=0.5, amp=amp, loss="ce+dice", iters=2)
