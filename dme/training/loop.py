@@ -36,7 +36,7 @@ from dme.training.recipe import (
 from dme.training.run_folder import Run, Stopwatch, loss_curve, read_rows
 from dme.training.settings import Augment, Recipe
 from dme.training.state import State
-from dme.training.unlabelled import check_teacher, sure_labels
+from dme.training.unlabelled import check_teacher, consistency, ramp
 
 SAVE_SECONDS = 50  # a checkpoint is never older than a minute, unless a step takes ten seconds
 SEED_STRIDE = 0x9E3779B1  # odd: seeds of runs lie far apart
@@ -298,9 +298,18 @@ class Training:
         x, _ = self._batch(scans, draw, self.augment, first=self.recipe.batch)
         calm, inside = self._batch(scans, draw, self.augment.geometry, first=self.recipe.batch)
         self.watch.lap("data")
-        target = sure_labels(self.state.average, calm, inside, self.precision)
-        loss, _ = self._loss(x, target)
-        return self.recipe.unlabelled_weight * loss
+        with torch.no_grad():
+            teacher = self._probabilities(self.state.average.eval(), calm, inside)
+        probability = self._probabilities(self.forward, x, inside)
+        weight = self.recipe.unlabelled_weight * ramp(draw, self.recipe.iters)
+        return weight * consistency(probability, teacher, inside)
+
+    def _probabilities(self, net: Callable, x: Tensor, target: Tensor) -> Tensor:
+        """Of the first head's classes, (B, classes, h, w)."""
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+            logits = net(x)[0]
+        height, width = target.shape[-2:]
+        return resize(logits.float(), x.shape[-2:])[..., :height, :width].softmax(1)
 
     def _batch(
         self, data: TrainingSet, draw: int, augment: Augment, first: int = 0

@@ -1,12 +1,11 @@
-"""Scans without labels beside those with: their labels are what a mean teacher is sure of.
+"""Scans without labels beside those with: the network is to agree with a mean teacher.
 
 The teacher is the moving average of the network's weights (mean teacher: Tarvainen & Valpola 2017,
-arXiv 1703.01780). It labels a scan whose grey values are as they are; pixels whose most probable
-class has at least CONFIDENT are the truth for the network, which sees the same scan with its grey
-values changed (FixMatch: Sohn et al. 2020, arXiv 2001.07685, pixel by pixel). All other pixels are
-unknown.
+arXiv 1703.01780). It sees a scan whose grey values are as they are, the network the same scan with
+its grey values changed; their probabilities are to agree.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -20,12 +19,8 @@ from dme.common.tasks import Task
 from dme.data.cache import Cache
 from dme.data.source import Source
 from dme.inference.entry import enter
-from dme.inference.windows import resize
 from dme.training.augment import TrainingSet
-from dme.training.joint import Joint
 from dme.training.settings import Recipe
-
-CONFIDENT = 0.95  # FixMatch's threshold
 
 
 def unlabelled_scans(
@@ -84,19 +79,22 @@ def check_teacher(data: TrainingSet, recipe: Recipe) -> None:
         )
 
 
-@torch.no_grad()
-def sure_labels(
-    teacher: Joint, x: Tensor, inside: Tensor, precision: torch.dtype | None
-) -> Tensor:
-    """Labels int64 (B, h, w) by the teacher's first head, 255 where it is not sure.
+def consistency(probability: Tensor, teacher: Tensor, inside: Tensor) -> Tensor:
+    """How far two networks are apart in the same pixels, 0 to 1, whatever a class covers.
 
-    x: network input (B, C, H, W), (h, w) padded. inside: (B, h, w), 255 outside the scans.
-    precision: of autocast, None for float32.
+    probability, teacher: (B, classes, h, w). inside: (B, h, w), 255 outside the scans. The squared
+    difference over the sum of squares, which is 1 minus the soft Dice; mean over the classes but
+    the first.
     """
-    with torch.autocast(x.device.type, precision, enabled=precision is not None):
-        logits = teacher.eval()(x)[0]
-    height, width = inside.shape[-2:]
-    logits = resize(logits.float(), x.shape[-2:])[..., :height, :width]
-    probability, label = logits.softmax(1).max(1)
-    sure = (probability >= CONFIDENT) & (inside != IGNORE)
-    return label.masked_fill(~sure, IGNORE)
+    known = (inside != IGNORE)[:, None]
+    p = (probability * known)[:, 1:]
+    q = (teacher * known)[:, 1:]
+    over = (0, 2, 3)
+    apart = (p - q).square().sum(over)
+    return (apart / (p.square().sum(over) + q.square().sum(over) + 1)).mean()
+
+
+def ramp(step: int, iters: int) -> float:
+    """Weight of a step: rises over the first half of the run (Laine & Aila 2017)."""
+    left = max(0.0, 1 - 2 * step / iters)
+    return math.exp(-5 * left**2)
