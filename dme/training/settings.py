@@ -281,8 +281,8 @@ class Finetune:
     )
     unlabelled: Path | None = setting(
         None,
-        "folder or .mat file of B-scans to learn from beside the data, their labels being what "
-        "the moving average of the weights is sure of",
+        "folder or .mat file of B-scans to learn from beside the data, without labels: network "
+        "and moving average of its weights are to agree on them",
     )
     tta: bool = setting(False, "score the mean over a scan and its mirror image")
     resume: bool = setting(False, "continue the run in --out")

@@ -74,7 +74,7 @@ def check_teacher(data: TrainingSet, recipe: Recipe) -> None:
         )
     if data.unlabelled is not None and not recipe.ema:
         raise InputError(
-            "`unlabelled` scans get their labels from the moving average of the weights, and "
+            "on `unlabelled` scans the network follows the moving average of its weights, and "
             "there is none: give `ema`, 0.99 say"
         )
 
