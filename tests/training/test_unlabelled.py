@@ -199,7 +199,7 @@ def test_every_head_and_precision(tmp_path, monkeypatch, head, amp):
 
 def test_what_cannot_be_learnt_from_is_refused():
     recipe = Recipe(ema=0.9)
-    with pytest.raises(InputError, match="moving average of the weights.*give `ema`"):
+    with pytest.raises(InputError, match="moving average of its weights.*give `ema`"):
         loop.share_of_batch(networks(), labelled_and_not(), Augment(), Recipe(), 1)
     with pytest.raises(InputError, match="`unlabelled_weight` is 0.5, and there are no such"):
         weighted = Recipe(ema=0.9, unlabelled_weight=0.5)
