@@ -296,8 +296,9 @@ def test_what_the_front_page_says_of_eyes(made):
 
 def test_held_out():
     result = read("held_out/results.json")
-    text = load_script("held_out").markdown(result)
-    assert_shown(text)
+    markdown = load_script("held_out").markdown
+    text = markdown(result)
+    assert_shown(text, markdown(read("held_out_before/results.json")))
     tables = tables_of(text)
     fluid = [float(tables["probability given"][f"0.{i} to 0.{i + 1}"][2]) for i in (5, 6, 7)]
     shares = f"{100 * min(fluid):.0f} to {100 * max(fluid):.0f} % are fluid"
