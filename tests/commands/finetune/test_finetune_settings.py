@@ -115,6 +115,7 @@ PRESETS = {
             "warmup": 50,
             "clip": 1.0,
             "ema": 0.99,
+            "amp": "fast",
         },
     ),
 }
@@ -242,7 +243,7 @@ def test_help_needs_no_package_at_all():
     environment = {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "--max-class-share" in done.stdout and "--amp {auto,off,bf16,fp16}" in done.stdout
+    assert "--max-class-share" in done.stdout and "--amp {auto,fast,off,bf16,fp16}" in done.stdout
 
 
 @pytest.mark.parametrize(
