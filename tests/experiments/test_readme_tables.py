@@ -399,7 +399,8 @@ def test_speed():
     script = load_script("speed_table")
     assert_shown(script.markdown(RESULTS / "bench"))
     assert_shown(load_script("predict_table").markdown(RESULTS / "bench"))
-    assert_shown(load_script("precision").markdown(RESULTS / "bench"))
+    markdown = load_script("precision").markdown
+    assert_shown(markdown(RESULTS / "bench"), markdown(RESULTS / "bench/layers"))
     assert_shown(load_script("gpu_table").markdown(RESULTS / "bench"))
 
 
