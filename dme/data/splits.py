@@ -13,6 +13,7 @@ from dme.data.duke import EYE_FOLDS, PAPER_VALIDATION
 from dme.data.mirage import PARTS
 from dme.data.source import listing
 
+DRAWS = 100  # of a random split, until both sides hold fluid
 DEVELOPMENT_FOLDS = 4  # of EYE_FOLDS; the eyes of the last one stay unseen until the end
 
 
@@ -20,7 +21,7 @@ def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, n
     """Indices (train, validation) into the cache: int64, sorted, disjoint but for `all`.
 
     paper: the study's own validation scans; everything else trains. Leaks: see `leak`.
-    random: 80:20 by B-scan, drawn from `seed`. Leaks too.
+    random: 80:20 by B-scan, drawn from `seed`, fluid on both sides if it can be. Leaks too.
     subject:K/N: fold K (from 1) of N validates, no eye is on both sides. With N = 5 and eyes 1..10
     the folds are EYE_FOLDS; otherwise the sorted subjects are dealt round-robin.
     all: every scan is on both sides, for a network to be used; its scores say nothing.
@@ -44,7 +45,7 @@ def split_indices(cache: Cache, name: str, seed: int = 0) -> tuple[np.ndarray, n
     if name == "paper":
         validates = _paper_validation(cache, name)
     elif name == "random":
-        validates = _random_fifth(len(cache), seed)
+        validates = _random_fifth(cache, seed)
     elif development:
         folds = EYE_FOLDS[:DEVELOPMENT_FOLDS]
         used = np.isin(cache.subjects, folds) & ~_paper_validation(cache, name)
@@ -117,11 +118,21 @@ def _parts(cache: Cache, name: str) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _random_fifth(count: int, seed: int) -> np.ndarray:
-    order = np.random.default_rng(seed).permutation(count)
-    chosen = np.zeros(count, bool)
-    chosen[order[: round(count / 5)]] = True
-    return chosen
+def _random_fifth(cache: Cache, seed: int) -> np.ndarray:
+    """Which scans validate, bool (N,): the seed's first draw with fluid on both sides, or its first."""
+    count = len(cache)
+    wet = np.ones(count, bool)
+    if cache.fluid is not None:
+        wet = np.array([(mask == 1).any() for mask in cache.fluid], bool)
+    generator = np.random.default_rng(seed)
+    draws = []
+    for _ in range(DRAWS):
+        chosen = np.zeros(count, bool)
+        chosen[generator.permutation(count)[: round(count / 5)]] = True
+        if wet[chosen].any() and wet[~chosen].any():
+            return chosen
+        draws.append(chosen)
+    return draws[0]
 
 
 def _held_out_subjects(cache: Cache, name: str, fold: int, folds: int) -> Sequence[int]:

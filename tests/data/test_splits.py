@@ -14,7 +14,7 @@ DUKE = sorted(DUKE_ANNOTATED)
 
 
 class Set(SimpleNamespace):
-    """Subjects and positions of a cache."""
+    """Subjects, positions and fluid of a cache."""
 
     def __len__(self) -> int:
         return len(self.subjects)
@@ -27,7 +27,7 @@ class Set(SimpleNamespace):
 
 def make_set(pairs) -> Set:
     subjects, positions = np.array(pairs, np.int64).T
-    return Set(subjects=subjects, positions=positions)
+    return Set(subjects=subjects, positions=positions, fluid=None)
 
 
 def without(*pairs):
@@ -78,6 +78,22 @@ def test_paper_split_needs_all_22():
 
 
 # ---- random, all ------------------------------------------------------------------------------
+
+
+def test_random_split_leaves_fluid_on_both_sides():
+    """Of five scans one validates: of two with fluid it is one, whatever the seed's first draw."""
+    cache = make_set([(1, position) for position in range(5)])
+    first = [split_indices(cache, "random", seed)[1][0] for seed in range(20)]
+    cache.fluid = [np.full((2, 2), label, np.uint8) for label in (0, 1, 255, 1, 0)]
+    drawn = [split_indices(cache, "random", seed)[1].tolist() for seed in range(20)]
+    assert all(validation in ([1], [3]) for validation in drawn)
+    kept = [place for place, wanted in zip(drawn, first, strict=True) if wanted in (1, 3)]
+    assert kept == [[wanted] for wanted in first if wanted in (1, 3)] and len(set(first)) > 3
+
+    # where it cannot be, the set is left to what refuses it
+    cache.fluid = cache.fluid[:1] * 5
+    _, validation = split_indices(cache, "random", 0)
+    assert len(validation) == 1
 
 
 def test_random_split_is_80_20_and_seeded():
