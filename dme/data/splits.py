@@ -119,7 +119,7 @@ def _parts(cache: Cache, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _random_fifth(cache: Cache, seed: int) -> np.ndarray:
-    """Which scans validate, bool (N,): the seed's first draw with fluid on both sides, or its first."""
+    """Which scans validate, bool (N,): the first draw with fluid on both sides, else the first."""
     count = len(cache)
     wet = np.ones(count, bool)
     if cache.fluid is not None:
