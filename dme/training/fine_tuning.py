@@ -102,7 +102,7 @@ def _fine_tune(plan: Plan) -> None:
     validate = Validation(scans.small, scans.native, scans.validation, device, task, options.tta)
     data = scans.for_training(options, task, device)
     if options.unlabelled is not None:
-        origin |= add_unlabelled(data, options, scans.native, task, device)
+        origin |= add_unlabelled(data, options, scans, task, device)
     plan = fitted(plan, data)
     if rank == 0 and (note := fit_note(data, plan.augment)):
         print(f"data note: {note}")
@@ -134,11 +134,12 @@ def _fine_tune(plan: Plan) -> None:
 
 
 def add_unlabelled(
-    data: TrainingSet, options: Finetune, native: Cache, task: Task, device: torch.device
+    data: TrainingSet, options: Finetune, scans: SplitSet, task: Task, device: torch.device
 ) -> dict:
     """Lay the unlabelled scans beside the others, say so, and return what a result says of them.
 
-    native: the labelled scans at their own pixels. Raises InputError where there is none.
+    scans: the labelled ones; of the training side, those left out by `train_on` may be among the
+    unlabelled. Raises InputError where there is no unlabelled scan.
     """
     path = options.unlabelled
     if not path.exists():
@@ -148,13 +149,14 @@ def add_unlabelled(
         )
     source = open_source(path)
     scale_um = options.scale_um
-    scans, notes = unlabelled_scans(source, native, entry_of(options), task, device, scale_um)
+    taken = [scans.native.images[i] for i in (*scans.training, *scans.validation)]
+    others, notes = unlabelled_scans(source, taken, entry_of(options), task, device, scale_um)
     if ranks.rank() == 0:
-        print(f"unlabelled: {len(scans.names)} scans beside the others, of {source.description}")
+        print(f"unlabelled: {len(others.names)} scans beside the others, of {source.description}")
         for note in notes:
             print(with_flags(f"unlabelled note: {note}"))
-    data.unlabelled = scans
-    count = len(scans.names)
+    data.unlabelled = others
+    count = len(others.names)
     return {"unlabelled": {"data": source.description, "scans": count, "sha256": source.sha256}}
 
 

@@ -7,7 +7,7 @@ its grey values changed; their probabilities are to agree.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 from dme.common.errors import InputError
 from dme.common.labels import IGNORE
 from dme.common.tasks import Task
-from dme.data.cache import Cache
 from dme.data.source import Source
 from dme.inference.entry import enter
 from dme.training.augment import TrainingSet
@@ -25,7 +24,7 @@ from dme.training.settings import Recipe
 
 def unlabelled_scans(
     source: Source,
-    labelled: Cache,
+    taken: Iterable[np.ndarray],
     preprocess: dict,
     task: Task,
     device: torch.device,
@@ -33,16 +32,16 @@ def unlabelled_scans(
 ) -> tuple[TrainingSet, list[str]]:
     """The scans of a source as a network with this `preprocess` sees them, and what is to be said.
 
-    Their masks are 0, whatever the source knows. Scans that equal one of `labelled`, at its own
-    pixels, are left out: those are trained on already, or will be scored. scale_um: axial and
+    Their masks are 0, whatever the source knows. taken: images, at their own pixels, that are
+    trained on already or will be scored; scans that equal one are left out. scale_um: axial and
     lateral um per pixel, None for what the source says. Raises InputError where no scan is left.
     """
-    known = {_pixels(image) for image in labelled.images}
+    known = {_pixels(image) for image in taken}
     images, masks, names = [], [], []
     notes: Counter[str] = Counter()
     for scan in source.scans(labelled_only=False):
         if _pixels(scan.image) in known:
-            notes["among the labelled scans, left out"] += 1
+            notes["trained on or scored already, left out"] += 1
             continue
         scale = scale_um or scan.scale_um
         entered = enter(torch.tensor(scan.image), preprocess, task.classes, scale)
@@ -53,8 +52,8 @@ def unlabelled_scans(
         names.append(scan.name)
     if not images:
         raise InputError(
-            f"every scan of {source.description} is among the labelled ones: give `unlabelled` "
-            "scans beside those, or leave it out"
+            f"every scan of {source.description} is trained on or scored already: give "
+            "`unlabelled` scans beside those, or leave it out"
         )
     told = [f"{count} scans: {note}" for note, count in notes.items()]
     return TrainingSet(images, masks, names, task.fluid_label), told

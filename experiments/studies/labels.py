@@ -7,8 +7,9 @@ python experiments/studies/labels.py --results experiments/results/labels --amp 
 Each run is finetune.py on some scans of a fold's training eyes, scored on the fold's other eyes.
 At random: the first N of an order drawn by the seed. By suggest: the first scan as of seed 0, then
 round by round the scans that suggest chooses with the network trained on those chosen before, so
-that no network which chooses has seen another label or a scored eye. An order begins with a scan
-that holds fluid, without which nothing can be learned. Runs go in order of worth; the table of an
+that no network which chooses has seen another label or a scored eye. Rest unlabelled: beside those
+that suggest chose the fold's other training scans, without their labels. An order begins with a
+scan that holds fluid, without which nothing can be learned. Runs go in order of worth; the table of an
 unfinished series says what is missing. Every finished run is a file in --results, beside
 orders.json, which says in which order scans are labelled.
 """
@@ -17,12 +18,13 @@ import argparse
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dme.common.errors import InputError, run
-from dme.common.files import write_json
+from dme.common.files import atomic_path, write_json
 from dme.common.options import check, setting
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
@@ -38,6 +40,7 @@ STARTS = {
     "none": "nothing",
 }
 RANDOM, SUGGEST = "random", "suggest"
+REST = "suggest, rest unlabelled"
 FIRST = "seed0"  # an order that every split has
 FILE = "orders.json"
 NOTES = (
@@ -59,6 +62,7 @@ class Protocol:
     worth: int  # the count that is run first and judged
     seeds: tuple[int, ...] = (0,)  # of the random orders, and of the trainings
     suggests: bool = False  # whether suggest chooses too, once
+    unlabelled: str = ""  # arguments where the rest is unlabelled, of finetune.py; "" for no such
     others: tuple[str, ...] = ()  # further starts, no synthetic scans: seed 0, first fold
     few: tuple[int, ...] = ()  # their counts
 
@@ -72,6 +76,7 @@ PROTOCOLS = {
         worth=8,
         seeds=(0, 1, 2),
         suggests=True,
+        unlabelled="--iters 600",
         others=("hrf-psp", "none"),
         few=(2, 8),
     ),
@@ -99,7 +104,7 @@ class Trial:
     """One run."""
 
     start: str
-    rule: str  # RANDOM or SUGGEST
+    rule: str  # RANDOM, SUGGEST or REST
     count: int | None  # of labelled scans, None for all
     split: str
     seed: int = 0
@@ -109,12 +114,13 @@ class Trial:
         """Of its folder and its result."""
         count = "all" if self.count is None else self.count
         split = series.in_name(self.split)
-        return f"{self.start}-{self.rule}-{count}-{split}-seed{self.seed}"
+        rule = "unlabelled" if self.rule == REST else self.rule
+        return f"{self.start}-{rule}-{count}-{split}-seed{self.seed}"
 
     @property
     def order(self) -> str:
         """Which of the split's orders it takes its scans from."""
-        return SUGGEST if self.rule == SUGGEST else f"seed{self.seed}"
+        return f"seed{self.seed}" if self.rule == RANDOM else SUGGEST
 
 
 Row = tuple[str, str, int | None]  # of the table: start, rule, count
@@ -134,8 +140,10 @@ def main() -> None:
         for trial in stage:
             if trial.rule == SUGGEST and not args.print:
                 extend(orders, trial, protocol, args)
+            if trial.rule == REST and not args.print:
+                copy_training(trial.split, protocol, args)
             if is_known(orders, trial):
-                runs[trial.name] = arguments(trial, orders, protocol, args.amp)
+                runs[trial.name] = arguments(trial, orders, protocol, args)
         results |= series.gather(args, runs, may_be_empty=True)
     series.refuse_mixed(results.values(), series.results_folder(args))
     if not results:
@@ -167,6 +175,7 @@ def stages(protocol: Protocol) -> list[list[Trial]]:
     # suggest goes as far as the count of worth before all that is left
     rounds = suggested_rounds(protocol)
     soon = [stage for stage in rounds if stage[0].count <= protocol.worth]
+    soon += more_seeds(protocol)
     later = [stage for stage in rounds if stage[0].count > protocol.worth]
     if rounds:  # which begin with the first random scan
         for split in protocol.splits:
@@ -207,19 +216,77 @@ def is_known(orders: Orders, trial: Trial) -> bool:
     return trial.count <= len(order)
 
 
-def arguments(trial: Trial, orders: Orders, protocol: Protocol, amp: str) -> list[str]:
+def arguments(
+    trial: Trial, orders: Orders, protocol: Protocol, args: argparse.Namespace
+) -> list[str]:
     """Of finetune.py."""
     words = f"{protocol.recipe} --weights {trial.start} --split {trial.split}".split()
-    words += f"--amp {amp} --seed {trial.seed}".split()
+    words += f"--amp {args.amp} --seed {trial.seed}".split()
     if trial.start in protocol.others:
         words += ["--synthetic", "0"]
+    if trial.rule == REST:
+        folder = training_folder(trial.split, args)
+        words += [*protocol.unlabelled.split(), "--unlabelled", str(folder)]
     if trial.count is None:
         return words
     order = orders[trial.split][trial.order]
     return [*words, "--train-on", *order[: trial.count]]
 
 
+def more_seeds(protocol: Protocol) -> list[list[Trial]]:
+    """The scans of worth that suggest chose, by every seed; the rest unlabelled beside them."""
+    if not protocol.unlabelled:
+        return []
+    trials = []
+    for rule in (SUGGEST, REST):
+        for seed in protocol.seeds:
+            for split in protocol.splits:
+                if rule == REST or seed > 0:
+                    trials.append(_trial(protocol, rule, protocol.worth, split, seed))
+    return [trials]
+
+
 # ---- which scans
+
+
+def training_folder(split: str, args: argparse.Namespace) -> Path:
+    """Where a split's training scans are without their labels."""
+    return args.out / f"training-{series.in_name(split)}"
+
+
+def copy_training(split: str, protocol: Protocol, args: argparse.Namespace) -> None:
+    """Write a split's training scans; of them finetune.py leaves out those it has labels of."""
+    cache, training = open_scans(args.data, protocol)
+    scans = []
+    for i in training[split].tolist():
+        eye, position = cache.places[i]
+        scans.append((cache.names[i], eye, position, cache.images[i]))
+    write_scans(training_folder(split, args), scans, cache.scale_um)
+
+
+def write_scans(
+    folder: Path,
+    scans: Iterable[tuple[str, int, int, np.ndarray]],
+    scale_um: Sequence[float] | None,
+) -> None:
+    """A folder of B-scans as finetune.py takes it: name, eye, position and image of each.
+
+    scale_um: axial, lateral and between B-scans, None where it is not known.
+    """
+    head = "name,subject,bscan"
+    scale = ""
+    if scale_um:
+        head += ",axial_um,lateral_um,spacing_um"
+        scale = "".join(f",{um}" for um in scale_um)
+
+    # pictures, and the index that says which are read
+    lines = [head]
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for name, eye, position, image in scans:
+        save_png(folder / "images" / f"{name}.png", image)
+        lines.append(f"{name},{eye},{position}{scale}")
+    with atomic_path(folder / "index.csv") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def known_orders(args: argparse.Namespace, protocol: Protocol) -> Orders:
@@ -415,13 +482,15 @@ def sentences(task: str, orders: Orders, results: series.Results) -> list[str]:
     ]
 
     # of layers suggest chooses none
-    suggested = table.get((protocol.start, SUGGEST, protocol.worth), [])
-    chosen = scores(task, results, suggested)
-    if chosen:
+    told = {SUGGEST: "that suggest chose", REST: "that suggest chose and the rest unlabelled"}
+    for rule, words in told.items():
+        chosen = scores(task, results, table.get((protocol.start, rule, protocol.worth), []))
+        if not chosen:
+            continue
         gain = np.mean(chosen) - np.mean(few)
         lines.append(
-            f"With {protocol.worth} that suggest chose: {share(chosen, everything)} "
-            f"({np.mean(chosen):.4f}, {gain:+.4f} against random; one seed)."
+            f"With {protocol.worth} {words}: {share(chosen, everything)} "
+            f"({np.mean(chosen):.4f}, {gain:+.4f} against random; seeds: {len(chosen)})."
         )
     return lines
 

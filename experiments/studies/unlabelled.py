@@ -17,10 +17,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from fluid_tables import dice as pooled_dice
-from labels import RANDOM, Orders, Protocol, Trial, arguments, known_orders, number_of_all
+from labels import (
+    RANDOM,
+    Orders,
+    Protocol,
+    Trial,
+    arguments,
+    known_orders,
+    number_of_all,
+    write_scans,
+)
 
 from dme.common.errors import InputError, run
-from dme.common.files import atomic_path
 from dme.common.options import setting
 from dme.training import series
 
@@ -56,7 +64,7 @@ def main() -> None:
     folder = args.out / "volume"
     if not args.print:
         copy_unseen(settings.volume, args, folder)
-    results = series.gather(args, pairs(orders, folder, args.amp))
+    results = series.gather(args, pairs(orders, folder, args))
     table = markdown(orders, results)
     series.write_table(args.out / "unlabelled.md", table)
     print(f"\n{table}\ntable: {args.out / 'unlabelled.md'}\nruns: {series.results_folder(args)}")
@@ -76,11 +84,11 @@ def with_volume(trial: Trial) -> str:
     return f"{trial.name}-unlabelled"
 
 
-def pairs(orders: Orders, folder: Path, amp: str) -> series.Runs:
+def pairs(orders: Orders, folder: Path, args: argparse.Namespace) -> series.Runs:
     """Names, and arguments of finetune.py, of each trial without and with unlabelled scans."""
     runs = {}
     for trial in trials():
-        words = arguments(trial, orders, PROTOCOL, amp)
+        words = arguments(trial, orders, PROTOCOL, args)
         runs[trial.name] = words
         runs[with_volume(trial)] = [*words, "--unlabelled", str(folder)]
     return runs
@@ -93,28 +101,15 @@ def copy_unseen(volume: Path | None, args: argparse.Namespace, folder: Path) -> 
     """
     from dme.data.cache import open_cache
     from dme.data.opening import open_source
-    from dme.drawing.canvas import save_png
 
     if volume is None:
         raise InputError("no volume: give `volume`, the folder of all B-scans of eye 1")
     cache = open_cache(open_source(args.data))
     bscans = list(open_source(volume).scans(labelled_only=False))
-    head = "name,subject,bscan"
-    scale = ""
-    if cache.scale_um:
-        head += ",axial_um,lateral_um,spacing_um"
-        scale = "".join(f",{um}" for um in cache.scale_um)
-
-    # pictures, and the index that says which are read
-    rows = [head]
-    positions = unseen(cache, bscans)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    for position in positions:
-        name = f"bscan_{position:02}"
-        save_png(folder / "images" / f"{name}.png", bscans[position].image)
-        rows.append(f"{name},{EYE},{position}{scale}")
-    with atomic_path(folder / "index.csv") as temporary:
-        temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    scans = []
+    for position in unseen(cache, bscans):
+        scans.append((f"bscan_{position:02}", EYE, position, bscans[position].image))
+    write_scans(folder, scans, cache.scale_um)
 
 
 def unseen(cache: "Cache", bscans: "Sequence[BScan]") -> list[int]:

@@ -1,5 +1,6 @@
 """The label curve: tiny networks trained on SYNTHETIC scans, and the table from made-up runs."""
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ def tiny(script, monkeypatch):
         counts=(1, 2, 4),
         worth=2,
         suggests=True,
+        unlabelled="--ema 0.5",
     )
     monkeypatch.setitem(script.PROTOCOLS, "fluid", protocol)
     calls = []
@@ -55,7 +57,7 @@ def test_series_of_tiny_networks(script, tiny, tmp_path, monkeypatch):
     out = tmp_path / "out"
     words = ("--data", data, "--amp", "off")
     text = written_table(script, out, *words)
-    assert len(tiny) == len(set(tiny)) == 4 + 2  # at random, and by suggest
+    assert len(tiny) == len(set(tiny)) == 4 + 2 + 1  # random, suggest, rest unlabelled
     assert (out / "labels.png").read_bytes().startswith(b"\x89PNG")
 
     # what is chosen is of the training eyes, and one round keeps what the round before chose
@@ -71,12 +73,18 @@ def test_series_of_tiny_networks(script, tiny, tmp_path, monkeypatch):
         ("random-2", orders["seed0"][:2]),
         ("suggest-2", orders["suggest"][:2]),
         ("suggest-4", orders["suggest"]),
+        ("unlabelled-2", orders["suggest"][:2]),
         ("random-all", []),
     ):
         path = out / "runs" / f"none-{run}-subject1of2-seed0.json"
         result = json.loads(path.read_text())
         assert result["settings"]["train_on"] == chosen
         assert set(result["subjects"]) == {1, 3}
+        # beside them the rest of the training eyes, and nothing of the scored ones
+        seen = result.get("unlabelled", {}).get("scans")
+        assert seen == (4 if run.startswith("unlabelled") else None)
+    index = (out / "training-subject1of2" / "index.csv").read_text().splitlines()[1:]
+    assert {int(line.split(",")[1]) for line in index} == {2, 4} and len(index) == 6
 
     # nothing is run again, and the table is the same from files alone
     before = list(tiny)
@@ -106,13 +114,14 @@ def write(script, orders, tmp_path):
     """write(trial, hit, missed): a finished run, of two scans whose pixels add up to these."""
     folder = tmp_path / "runs"
     folder.mkdir()
+    args = argparse.Namespace(amp="auto", out=tmp_path)
     (folder / "orders.json").write_text(json.dumps({"data_sha256": "a", "orders": orders}))
 
     def write(trial, hit: int, missed: int) -> None:
         protocol = script.PROTOCOLS["fluid"]
         counts = [[[90, 0], [missed, 0]], [[90, 0], [0, hit]]]
         content = {
-            "arguments": script.arguments(trial, orders, protocol, "auto"),
+            "arguments": script.arguments(trial, orders, protocol, args),
             "data_kind": "folder",
             "data_sha256": "a",
             "counts_per_scan": {"native": counts},
@@ -131,6 +140,8 @@ def test_table_says_what_is_there_and_what_is_missing(script, write, orders, tmp
     for split in (first, second):
         write(script.Trial("devices-psp", "random", None, split, 0), 80, 20)
         write(script.Trial("devices-psp", "suggest", 8, split), 70, 30)
+        for seed, hit in ((0, 74), (1, 78)):
+            write(script.Trial("devices-psp", script.REST, 8, split, seed), hit, 100 - hit)
     write(script.Trial("none", "random", 2, first), 30, 70)
     text = written_table(script, tmp_path, "--print")
 
@@ -149,19 +160,26 @@ def test_table_says_what_is_there_and_what_is_missing(script, write, orders, tmp
     assert f"| nothing | random | 2 | {dice((30, 70)):.4f} |  |  |  | 1 |  |" in text
     assert "| nothing | random | 8 |  |  |  |  | 0 | 1 of 1 |" in text
     assert f"With 8 labels drawn at random you get {share} of the fluid Dice that all 88" in text
-    gain = f"({chosen:.4f}, {chosen - np.mean(few):+.4f} against random; one seed)"
+    gain = f"({chosen:.4f}, {chosen - np.mean(few):+.4f} against random; seeds: 1)"
     assert f"With 8 that suggest chose: {100 * chosen / every:.0f} % {gain}" in text
+    both = [dice((hit, 100 - hit), (hit, 100 - hit)) for hit in (74, 78)]
+    mean = f"{np.mean(both):.4f} ± {np.std(both, ddof=1):.4f}"
+    share = f"{100 * np.mean(both) / every:.0f} %"
+    assert f"suggest, rest unlabelled | 8 | {mean} | {mean} | {mean} | {share} | 2 |" in text
+    assert f"chose and the rest unlabelled: {share} ({np.mean(both):.4f}, " in text
 
 
 def test_order_of_worth(script):
     protocol = script.PROTOCOLS["fluid"]
     stages = script.stages(protocol)
     trials = [trial for stage in stages for trial in stage]
-    assert len(trials) == len(set(trials)) == len({trial.name for trial in trials}) == 58
+    assert len(trials) == len(set(trials)) == len({trial.name for trial in trials}) == 58 + 4 + 6
     assert {trial.count for trial in stages[0][:12]} == {8, None}
     assert {trial.count for trial in stages[0][:4]} == {8, None}  # of one seed, on both folds
     by_suggest = [trial.count for trial in trials if trial.rule == "suggest"]
-    assert by_suggest == sorted(by_suggest) and len(by_suggest) == 2 * 5
+    assert by_suggest == sorted(by_suggest) and len(by_suggest) == 2 * 5 + 4
+    # whose network chooses is trained before the rest is unlabelled beside its scans
+    assert [trial.rule for trial in stages[4]] == ["suggest"] * 4 + [script.REST] * 6
     others = [trial for trial in trials if trial.start != "devices-psp"]
     assert len(others) == 6 and {trial.split for trial in others} == {protocol.splits[0]}
 

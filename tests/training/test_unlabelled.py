@@ -226,17 +226,17 @@ def test_they_enter_as_labelled_ones_do(tmp_path, monkeypatch, size):
 
     other = make_folder(tmp_path / "other", wet=(0, 0), sides=((80, 144),))
     (other / "images" / "scan00.png").write_bytes((root / "images" / "scan01.png").read_bytes())
-    known = open_cache(open_source(other))  # one of the three is there too
+    known = open_cache(open_source(other)).images  # one of the three is there too
     scans, notes = unlabelled_scans(source, known, preprocess, task, CPU)
     assert scans.names == ["scan00", "scan02"]
     for image, mask, place in zip(scans.images, scans.masks, (0, 2), strict=True):
         assert torch.equal(image, labelled.images[place])
         assert mask.shape == image.shape and not mask.any()
-    assert "1 scans: among the labelled scans, left out" in notes
+    assert "1 scans: trained on or scored already, left out" in notes
     assert (size == "um") == any("scale unknown" in note for note in notes)
     if size == "um":  # as with any scan: half as many um to a pixel are half as many pixels
         halved, notes = unlabelled_scans(source, known, preprocess, task, CPU, (2.5, 20.0))
         assert halved.images[0].shape == (48, 64)
         assert len(notes) == 1
-    with pytest.raises(InputError, match="every scan of 3 B-scans from .* is among the labelled"):
-        unlabelled_scans(source, native, preprocess, task, CPU)
+    with pytest.raises(InputError, match="every scan of 3 B-scans from .* is trained on or sco"):
+        unlabelled_scans(source, native.images, preprocess, task, CPU)

@@ -307,6 +307,18 @@ def test_results_say_which_unlabelled_scans_were_learnt_from(
     assert "unlabelled" not in results["settings"]
     printed = capsys.readouterr().out
     assert f"unlabelled: 3 scans beside the others, of 5 B-scans from {unlabelled}" in printed
-    assert "unlabelled note: 2 scans: among the labelled scans, left out" in printed
+    assert "unlabelled note: 2 scans: trained on or scored already, left out" in printed
     _, plain, _ = done
     assert "unlabelled" not in plain
+
+
+def test_scans_that_train_on_leaves_out_may_be_unlabelled_ones(finetune, folder, done, capsys):
+    _, plain, _ = done
+    scored = set(plain["scans"])
+    wet = "scan01" if "scan01" not in scored else "scan02"
+    words = ("--unlabelled", folder, "--ema", 0.5, "--train-on", wet)
+    results = finetune(*words)
+    assert set(results["scans"]) == scored
+    assert results["unlabelled"]["scans"] == 10 - len(scored) - 1
+    left_out = f"unlabelled note: {len(scored) + 1} scans: trained on or scored already, left out"
+    assert left_out in capsys.readouterr().out
