@@ -76,7 +76,7 @@ PROTOCOLS = {
         worth=8,
         seeds=(0, 1, 2),
         suggests=True,
-        unlabelled="--iters 600",
+        unlabelled="--iters 600 --ema 0.99",
         others=("hrf-psp", "none"),
         few=(2, 8),
     ),
