@@ -103,11 +103,9 @@ def main() -> None:
     for number in numbers:
         for seed in args.seeds:
             runs |= run_of(number, seed, args.weights, args.amp)
-    results = series.gather(args, runs, "rows")
+    results = series.gather(args, runs)
     table = markdown({number: rows[number] for number in numbers}, results)
-    path = args.out / "table2.md"
-    series.write_table(path, table)
-    print(f"\n{table}\ntable: {path}\nrows: {series.results_folder(args, 'rows')}")
+    series.leave_table(args, "table2", table)
 
 
 def run_of(number: int, seed: int, weights: str, amp: str) -> dict[str, list[str]]:

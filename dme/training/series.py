@@ -39,6 +39,7 @@ def parsed(
 
 def add_arguments(parser: argparse.ArgumentParser, out: str, noun: str = "runs") -> None:
     """The options that every series has. out: default folder. noun: how its runs are called."""
+    parser.set_defaults(noun=noun)
     add = parser.add_argument
     add(
         "--data",
@@ -54,15 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser, out: str, noun: str = "runs")
     )
 
 
-def results_folder(args: argparse.Namespace, noun: str = "runs") -> Path:
-    """Where the finished runs' files lie."""
-    return args.results or args.out / noun
+def results_folder(args: argparse.Namespace) -> Path:
+    """Where the finished runs' files lie; args as of `add_arguments`."""
+    return args.results or args.out / args.noun
 
 
 def gather(
     args: argparse.Namespace,
     runs: Runs,
-    noun: str = "runs",
     script: str = "finetune.py",
     may_be_empty: bool = False,
 ) -> Results:
@@ -70,7 +70,7 @@ def gather(
 
     Raises InputError when there is none, unless that may be.
     """
-    folder = results_folder(args, noun)
+    folder = results_folder(args)
     if args.data:
         os.environ["DME_DATA"] = args.data  # which the scripts read too
     if args.print:
@@ -78,8 +78,15 @@ def gather(
     else:
         results = run_missing(script, runs, args.out, folder)
     if not results and not may_be_empty:
-        raise InputError(f"no finished {noun} in {folder}; run without --print first")
+        raise InputError(f"no finished {args.noun} in {folder}; run without --print first")
     return results
+
+
+def leave_table(args: argparse.Namespace, name: str, table: str) -> None:
+    """Write OUT/NAME.md, and print the table and where it and the finished runs' files lie."""
+    path = args.out / f"{name}.md"
+    write_table(path, table)
+    print(f"\n{table}\ntable: {path}\n{args.noun}: {results_folder(args)}")
 
 
 def write_table(path: Path, table: str) -> None:

@@ -60,8 +60,7 @@ def main() -> None:
     costs = series.run_missing("benchmarks/costs.py", measuring, args.out, folder)["costs"]
 
     table = markdown(settings, costs["rows"], pretrained, results)
-    series.write_table(args.out / "backbones.md", table)
-    print(f"\n{table}\ntable: {args.out / 'backbones.md'}\nruns: {folder}")
+    series.leave_table(args, "backbones", table)
 
 
 def pretraining_runs(settings: Settings, amp: str) -> series.Runs:

@@ -84,17 +84,15 @@ class Settings:
 def main() -> None:
     settings, args = series.parsed(__doc__, Settings, "runs/crossval", "folds")
 
-    results = series.gather(args, all_runs(settings, args.amp), "folds")
+    results = series.gather(args, all_runs(settings, args.amp))
     table = markdown(settings, results)
-    series.write_table(args.out / "crossval.md", table)
-    print(f"\n{table}\ntable: {args.out / 'crossval.md'}")
+    series.leave_table(args, "crossval", table)
 
     folds = folds_of(settings.seeds[0], results)
     if folds and folds[0]["scale_um"]:
         kind = series.kind_of_scans(folds)
         save_png(args.out / "bland_altman.png", bland_altman(held_out(folds), kind))
         print(f"picture: {args.out / 'bland_altman.png'}")
-    print(f"folds: {series.results_folder(args)}")
 
 
 def all_runs(settings: Settings, amp: str) -> series.Runs:

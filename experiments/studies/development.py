@@ -52,8 +52,7 @@ def main() -> None:
 
     results = series.gather(args, all_runs(settings, args.amp))
     table = markdown(settings, results)
-    series.write_table(args.out / "development.md", table)
-    print(f"\n{table}\ntable: {args.out / 'development.md'}\nruns: {series.results_folder(args)}")
+    series.leave_table(args, "development", table)
 
 
 def all_runs(settings: Settings, amp: str) -> series.Runs:

@@ -100,8 +100,7 @@ def main() -> None:
         eyes |= gather_trials(args, trained, "eyes")
         devices |= gather_trials(args, trained, "devices")
     table = markdown(settings, eyes, devices)
-    series.write_table(args.out / "devices.md", table)
-    print(f"\n{table}\ntable: {args.out / 'devices.md'}\nruns: {series.results_folder(args)}")
+    series.leave_table(args, "devices", table)
 
 
 def trainings(out: Path, candidate: str, amp: str) -> series.Runs:

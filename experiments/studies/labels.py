@@ -9,8 +9,8 @@ At random: the first N of an order drawn by the seed. By suggest: the first scan
 round by round the scans that suggest chooses with the network trained on those chosen before, so
 that no network which chooses has seen another label or a scored eye. Rest unlabelled: beside those
 that suggest chose the fold's other training scans, without their labels. An order begins with a
-scan that holds fluid, without which nothing can be learned. Runs go in order of worth; the table of an
-unfinished series says what is missing. Every finished run is a file in --results, beside
+scan that holds fluid, without which nothing can be learned. Runs go in order of worth; the table
+of an unfinished series says what is missing. Every finished run is a file in --results, beside
 orders.json, which says in which order scans are labelled.
 """
 
@@ -150,10 +150,9 @@ def main() -> None:
         raise InputError("no run is finished; run without --print first")
 
     table = markdown(task, orders, results)
-    series.write_table(args.out / "labels.md", table)
+    series.leave_table(args, "labels", table)
     save_png(args.out / "labels.png", picture(task, orders, results))
-    print(f"\n{table}\ntable: {args.out / 'labels.md'}\ncurve: {args.out / 'labels.png'}")
-    print(f"runs: {series.results_folder(args)}")
+    print(f"curve: {args.out / 'labels.png'}")
 
 
 # ---- what is run

@@ -67,8 +67,7 @@ def main() -> None:
     results = series.gather(args, all_runs(settings, recipe, args.out))
 
     table = markdown(settings, results)
-    series.write_table(args.out / "layers.md", table)
-    print(f"\n{table}\ntable: {args.out / 'layers.md'}\nruns: {series.results_folder(args)}")
+    series.leave_table(args, "layers", table)
 
 
 def all_runs(settings: Settings, recipe: str, out: Path) -> series.Runs:

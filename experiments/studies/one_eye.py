@@ -93,10 +93,9 @@ def main() -> None:
     series.refuse_mixed(results.values(), series.results_folder(args))
 
     table = markdown(eyes, results)
-    series.write_table(args.out / "one_eye.md", table)
+    series.leave_table(args, "one_eye", table)
     save_png(args.out / "one_eye.png", picture(eyes, results))
-    print(f"\n{table}\ntable: {args.out / 'one_eye.md'}\ncurve: {args.out / 'one_eye.png'}")
-    print(f"runs: {series.results_folder(args)}")
+    print(f"curve: {args.out / 'one_eye.png'}")
 
 
 def eyes_of(network: str, result: dict) -> list[Eye]:

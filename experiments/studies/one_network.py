@@ -64,8 +64,7 @@ def main() -> None:
     runs = {name.replace(" ", "-"): [*words.split(), *common] for name, words in RUNS.items()}
     results = series.gather(args, runs)
     table = markdown(results)
-    series.write_table(args.out / "one_network.md", table)
-    print(f"\n{table}\ntable: {args.out / 'one_network.md'}\nruns: {series.results_folder(args)}")
+    series.leave_table(args, "one_network", table)
 
 
 # ---- the scans

@@ -42,11 +42,10 @@ def main() -> None:
 
     results = series.gather(args, all_runs(settings, args.amp))
     table = markdown(settings, results)
-    series.write_table(args.out / "transfer.md", table)
+    series.leave_table(args, "transfer", table)
     picture = line_plot(curves(settings, results), "step", "fluid Dice")
     save_png(args.out / "transfer.png", picture)
-    print(f"\n{table}\ntable: {args.out / 'transfer.md'}\ncurve: {args.out / 'transfer.png'}")
-    print(f"runs: {series.results_folder(args)}")
+    print(f"curve: {args.out / 'transfer.png'}")
 
 
 def all_runs(settings: Settings, amp: str) -> series.Runs:

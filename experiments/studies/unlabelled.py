@@ -66,8 +66,7 @@ def main() -> None:
         copy_unseen(settings.volume, args, folder)
     results = series.gather(args, pairs(orders, folder, args))
     table = markdown(orders, results)
-    series.write_table(args.out / "unlabelled.md", table)
-    print(f"\n{table}\ntable: {args.out / 'unlabelled.md'}\nruns: {series.results_folder(args)}")
+    series.leave_table(args, "unlabelled", table)
 
 
 # ---- what is run

@@ -91,12 +91,12 @@ def main() -> None:
 
     # table and figure
     table = markdown(rows, series.kind_of_scans(results.values()))
-    series.write_table(args.out / "width.md", table)
+    series.leave_table(args, "width", table)
     lines = curves(rows)
     seeds = [(row["vessel"], dice) for row in rows for dice in row["seeds"]]
     picture = line_plot(lines, "vessel Dice after pretraining", "fluid Dice, row 10", dots=seeds)
     save_png(args.out / "width.png", picture)
-    print(f"\n{table}\ntable: {args.out / 'width.md'}\nfigure: {args.out / 'width.png'}")
+    print(f"figure: {args.out / 'width.png'}")
 
 
 def pretraining_runs(starts: Sequence[str], amp: str) -> series.Runs:
