@@ -1,6 +1,7 @@
 """What a fine-tuning reports: tables on the screen, results.json, the network and pictures."""
 
 import json
+from functools import partial
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from dme.metrics import CONVENTIONS, by_convention, scores
 from dme.nets.checkpoint import save_model
 from dme.nets.segmenter import Segmenter
 from dme.retina.accuracy import over_scans
+from dme.retina.agreement import dice as class_dice
 from dme.retina.rows import BOUNDARIES, THICKNESSES
 from dme.training.run_folder import read_rows, seconds_per_step
 from dme.training.settings import Finetune, Plan
@@ -167,11 +169,7 @@ def eyes_table(counts: np.ndarray, eyes: np.ndarray, fluid: int) -> dict:
     if len(np.unique(eyes)) < FEWEST_EYES:
         return {}
 
-    def dice(sums: np.ndarray) -> np.ndarray:
-        hit = sums[:, fluid, fluid]
-        return 2 * hit / (sums[:, fluid].sum(1) + sums[:, :, fluid].sum(1))
-
-    low, high = interval_by_eye(dice, counts, eyes)
+    low, high = interval_by_eye(partial(class_dice, label=fluid), counts, eyes)
     print(f"fluid Dice at native size, 95 % interval by eye: {low:.4f} to {high:.4f}\n{INTERVALS}")
     return {"dice_native_interval_by_eye": [low, high]}
 

@@ -18,7 +18,6 @@ from fluid_tables import (
     areas_mm2,
     by_eye,
     by_group,
-    dice,
     groups_of,
     held_out,
     together,
@@ -28,7 +27,7 @@ from dme.common.errors import run
 from dme.common.options import setting
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
-from dme.retina.agreement import LIMIT_SD
+from dme.retina.agreement import LIMIT_SD, dice
 from dme.training import series
 
 FOLDS = [f"subject:{k}/5" for k in range(1, 6)]

@@ -19,6 +19,7 @@ import numpy as np
 from dme.common.errors import run
 from dme.common.options import check, setting
 from dme.data.phantom_devices import KINDS, PER_KIND
+from dme.retina import agreement
 from dme.training import series
 
 BASE = "--recipe best --iters 300 --batch 2 --ema 0.98"
@@ -178,8 +179,7 @@ def cells(runs: list[dict]) -> list[str]:
 
 def pooled_dice(counts_per_fold: list) -> float:
     """Fluid Dice over all eyes of all folds; counts_per_fold: (eyes, 2, 2) each."""
-    (_, false), (missed, hit) = np.concatenate(counts_per_fold).sum(0)
-    return 2 * hit / (2 * hit + false + missed)
+    return float(agreement.dice(np.concatenate(counts_per_fold).sum(0)))
 
 
 if __name__ == "__main__":

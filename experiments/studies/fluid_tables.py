@@ -7,6 +7,7 @@ import numpy as np
 
 from dme.common.by_eye import INTERVALS, interval_by_eye, mean_interval
 from dme.retina import agreement
+from dme.retina.agreement import dice
 from dme.training import series
 
 COLUMNS = {"native": "all columns", "central": "central columns"}
@@ -34,6 +35,22 @@ class HeldOut:
     counts: dict[str, np.ndarray]  # (N, 2, 2) of each of COLUMNS: rows truth, columns prediction
     pixel_mm2: float | None  # None without a scale
 
+    @classmethod
+    def of_folds(
+        cls,
+        folds: Sequence[dict],
+        counts: dict[str, np.ndarray],
+        scale_um: Sequence[float] | None,
+    ) -> "HeldOut":
+        """Scans and eyes as each fold names them, in the order of the folds; counts likewise."""
+        from dme.retina.fluid import area_mm2  # after parsing: it needs SciPy
+
+        names = []
+        for fold in folds:
+            names += fold["scans"]
+        eyes = np.concatenate([fold["subjects"] for fold in folds])
+        return cls(names, eyes, counts, area_mm2(1, scale_um))
+
     def of_eyes(self, eyes: Sequence[int]) -> "HeldOut":
         """The scans of those eyes alone."""
         chosen = np.isin(self.eyes, list(eyes))
@@ -44,17 +61,10 @@ class HeldOut:
 
 def held_out(folds: Sequence[dict]) -> HeldOut:
     """The scans of all folds together; folds: results.json of each."""
-    # in the order of the folds
-    names = []
-    for fold in folds:
-        names += fold["scans"]
     counts = {}
     for kind in COLUMNS:
         counts[kind] = np.concatenate([fold["counts_per_scan"][kind] for fold in folds])
-    eyes = np.concatenate([fold["subjects"] for fold in folds])
-    scale_um = folds[0]["scale_um"]
-    pixel_mm2 = scale_um[0] * scale_um[1] / 1e6 if scale_um else None
-    return HeldOut(names, eyes, counts, pixel_mm2)
+    return HeldOut.of_folds(folds, counts, folds[0]["scale_um"])
 
 
 # ---- scores of counts
@@ -63,13 +73,6 @@ def held_out(folds: Sequence[dict]) -> HeldOut:
 def fluid_px(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of fluid in counts (..., 2, 2): of the truth and of the prediction, (...) each."""
     return counts[..., 1, :].sum(-1), counts[..., :, 1].sum(-1)
-
-
-def dice(counts: np.ndarray) -> np.ndarray:
-    """Fluid Dice of counts (..., 2, 2), NaN where fluid is in neither."""
-    truth, found = fluid_px(counts)
-    with np.errstate(invalid="ignore"):
-        return 2 * counts[..., 1, 1] / (truth + found)
 
 
 def iou(counts: np.ndarray) -> np.ndarray:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from fluid_tables import HeldOut, dice_interval, fluid_px, held_out, with_interval
-from fluid_tables import dice as fluid_dice
 
 from dme.common.by_eye import INTERVALS, interval_by_eye
 from dme.common.errors import InputError, run
@@ -183,7 +182,7 @@ def from_masks(data: str, folds: list[dict]) -> Readings:
     for rater in [rater for rater in masks if rater != GRADER1]:
         counts = []
         for name in scans.names:
-            counts.append(confusion(masks[GRADER1][name], masks[rater][name]))
+            counts.append(agreement.confusion(masks[GRADER1][name], masks[rater][name]))
         overlap[(rater, GRADER1)] = np.stack(counts)
         first, areas_px[rater] = fluid_px(overlap[(rater, GRADER1)])
         if (first != truth).any():
@@ -192,12 +191,6 @@ def from_masks(data: str, folds: list[dict]) -> Readings:
             )
     overlap |= second_opinions(folds)
     return Readings(scans, areas_px, overlap, {"areas": "masks of both graders in .mat files"})
-
-
-def confusion(truth: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Counts (2, 2) of two masks (H, W) of bool, rows truth."""
-    both = 2 * truth.ravel() + other.ravel()
-    return np.bincount(both, minlength=4).reshape(2, 2)
 
 
 def second_opinions(folds: list[dict]) -> dict[tuple[str, str], np.ndarray]:
@@ -318,7 +311,7 @@ def overlaps(result: dict) -> list[str]:
     for pair in result["overlap"]:
         counts = np.array(pair["counts_per_eye"])
         low, high = dice_interval(counts, np.array(result["eyes"]))
-        cell = f"{fluid_dice(counts.sum(0)):.4f} ({low:.4f} to {high:.4f})"
+        cell = f"{agreement.dice(counts.sum(0)):.4f} ({low:.4f} to {high:.4f})"
         lines.append(series.table_line([pair["who"], pair["against"], cell]))
     return lines
 

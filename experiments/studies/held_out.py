@@ -27,6 +27,7 @@ from dme.common.options import check, parsed, setting
 from dme.common.provenance import provenance
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
+from dme.retina.agreement import confusion
 from dme.retina.calibration import (
     BINS,
     FLUID,
@@ -202,9 +203,8 @@ def scan_counts(
     guess = rule.mask(probability) & known
     spacing = scan.scale_um[:2] if scan.scale_um else (1.0, 1.0)
     ids = region_ids(truth) if scan.regions is None else scan.regions
-    pairs = np.bincount((2 * truth + guess)[known], minlength=4)
     return {
-        "counts": pairs.reshape(2, 2),
+        "counts": confusion(truth, guess, known),
         "reliability": reliability_counts(rule.probability(probability), scan.fluid),
         "outlines": outline_counts(truth, guess, settings.tolerance_um, spacing),
         "lesions": lesion_counts(ids, guess),
@@ -221,13 +221,8 @@ def joined(result: dict, kind: str, key: str) -> np.ndarray:
 
 def scans_of(result: dict, kind: str) -> HeldOut:
     """All scans held out, counted over all columns by one of RULES."""
-    names = []
-    for fold in result["folds"]:
-        names += fold["scans"]
-    eyes = np.concatenate([fold["subjects"] for fold in result["folds"]])
-    scale_um = result["scale_um"]
-    pixel_mm2 = scale_um[0] * scale_um[1] / 1e6 if scale_um else None
-    return HeldOut(names, eyes, {"native": joined(result, kind, "counts")}, pixel_mm2)
+    counts = {"native": joined(result, kind, "counts")}
+    return HeldOut.of_folds(result["folds"], counts, result["scale_um"])
 
 
 def markdown(result: dict) -> str:

@@ -28,6 +28,7 @@ from dme.common.files import atomic_path, write_json
 from dme.common.options import check, setting
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
+from dme.retina.agreement import dice
 from dme.training import series
 
 if TYPE_CHECKING:  # --help is answered without torch
@@ -386,8 +387,7 @@ def score(task: str, runs: Iterable[dict]) -> float:
         px = np.concatenate([result["boundary_errors_px_per_scan"] for result in runs])
         return float(np.nanmean(px.astype(float)[:, -1]))
     counts = np.concatenate([result["counts_per_scan"]["native"] for result in runs])
-    (_, false), (missed, hit) = counts.sum(0)
-    return float(2 * hit / (2 * hit + false + missed))
+    return float(dice(counts.sum(0)))
 
 
 def scores(task: str, results: series.Results, trials: Sequence[Trial]) -> list[float]:

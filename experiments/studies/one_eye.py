@@ -19,6 +19,7 @@ from dme.common.errors import InputError, run
 from dme.common.options import check, setting
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
+from dme.retina.agreement import dice
 from dme.training import series
 
 FOLDS = 5
@@ -149,13 +150,6 @@ def other_counts(eye: Eye, result: dict) -> np.ndarray:
     by_name = dict(zip(result["scans"], counts, strict=True))
     others = [by_name[name] for name in eye.names if name not in eye.corrected]
     return np.sum(others, axis=0)
-
-
-def dice(counts: np.ndarray) -> float:
-    """Fluid Dice of (2, 2), NaN where there is no fluid in truth and prediction."""
-    (_, false), (missed, hit) = counts
-    total = 2 * hit + false + missed
-    return float(2 * hit / total) if total else np.nan
 
 
 def counts_of(eye: Eye, results: series.Results) -> list[np.ndarray] | None:

@@ -26,6 +26,7 @@ from dme.common.options import check, setting
 from dme.common.provenance import ROOT
 from dme.data.splits import EYE_FOLDS
 from dme.drawing.canvas import save_png
+from dme.retina.agreement import dice
 from dme.training import series
 
 FOLD = 4  # of Duke's eyes
@@ -138,9 +139,7 @@ def fluid_dice(result: dict) -> float:
     """Pooled over Duke's scans: fluid is the last class."""
     counts = np.array(result["counts_per_scan"]["native"])
     duke = ["octlayers" not in name for name in result["scans"]]
-    pooled = counts[duke].sum(0)
-    hit = pooled[-1, -1]
-    return float(2 * hit / (pooled[-1].sum() + pooled[:, -1].sum()))
+    return float(dice(counts[duke].sum(0)))
 
 
 def boundary_px(result: dict) -> float:

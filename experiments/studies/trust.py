@@ -31,6 +31,7 @@ from dme.inference.trust import (
     judge_left_out,
     quantities_of,
 )
+from dme.retina.fluid import area_mm2
 
 DIGITS = 3
 
@@ -133,18 +134,11 @@ def samples_of(folder: Path, source: Source, out: Path) -> list[dict]:
                 "found_share": float(mask.mean()),
                 "true_share": float(truth.mean()),
                 "dice": 2 * both / total if total else 1.0,
-                "mm2": _scan_mm2(scan.image.shape, scan.scale_um),
+                "mm2": area_mm2(truth.size, scan.scale_um),
             }
         )
     write_json(kept, {"weights_sha256": sha256, "samples": entries})
     return entries
-
-
-def _scan_mm2(shape: tuple[int, int], scale_um: tuple | None) -> float | None:
-    """Area of a whole scan."""
-    if scale_um is None:
-        return None
-    return shape[0] * shape[1] * scale_um[0] * scale_um[1] / 1e6
 
 
 def sample_from(entry: dict) -> Sample:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from fluid_tables import dice as pooled_dice
 from labels import (
     RANDOM,
     Orders,
@@ -30,6 +29,7 @@ from labels import (
 
 from dme.common.errors import InputError, run
 from dme.common.options import setting
+from dme.retina import agreement
 from dme.training import series
 
 if TYPE_CHECKING:  # --help is answered without torch
@@ -138,7 +138,8 @@ def unseen(cache: "Cache", bscans: "Sequence[BScan]") -> list[int]:
 def dice(result: dict, eye: int) -> float:
     """Fluid Dice pooled over all columns of an eye's scans."""
     places = np.array(result["subjects"]) == eye
-    return float(pooled_dice(np.array(result["counts_per_scan"]["native"])[places].sum(0)))
+    counts = np.array(result["counts_per_scan"]["native"])
+    return float(agreement.dice(counts[places].sum(0)))
 
 
 def markdown(orders: Orders, results: series.Results) -> str:
