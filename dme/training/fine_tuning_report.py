@@ -110,7 +110,7 @@ def report_second_opinion(options: Finetune, validate: Validation, other: Valida
         lines.append(("fluid Dice", network["dice"][-1], grader["dice"][-1]))
         lines.append(("fluid IoU", network["iou"][-1], grader["iou"][-1]))
     if validate.task.finds_layers:
-        network_px = np.nanmean(other.errors_px[:, -1])
+        network_px = np.nanmean(other.boundary_errors_px[:, -1])
         lines.append(("mean boundary error, px", network_px, np.nanmean(errors_px[:, -1])))
 
     # On the screen, and into the file
@@ -189,10 +189,12 @@ def layers_table(validate: Validation, dice: np.ndarray) -> dict:
     """
     axial_um = validate.native.scale_um[0] if validate.native.scale_um else None
     unit = "um" if axial_um else "px"
-    lengths = validate.thickness_px * (axial_um or 1)  # (N, 2, 8): size and sign of the error
-    boundaries = over_scans(validate.errors_px, [*BOUNDARIES, "all"])
-    thickness = over_scans(lengths[:, 0], THICKNESSES)
-    bias = over_scans(lengths[:, 1], THICKNESSES)
+    lengths = validate.thickness_errors_px * (
+        axial_um or 1
+    )  # (N, 2, 8): size and sign of the error
+    boundaries = over_scans(validate.boundary_errors_px, [*BOUNDARIES, "all"])
+    thickness = over_scans(errors[:, 0], THICKNESSES)
+    bias = over_scans(errors[:, 1], THICKNESSES)
 
     # Boundaries, then layers
     heading = f"{'mean absolute error of boundaries':34} {'px':>7} {'sd':>7}"
@@ -208,5 +210,5 @@ def layers_table(validate: Validation, dice: np.ndarray) -> dict:
         "boundaries_px": boundaries,
         f"thickness_{unit}": thickness,
         f"thickness_bias_{unit}": bias,
-        "boundary_errors_px_per_scan": validate.errors_px,
+        "boundary_errors_px_per_scan": validate.boundary_errors_px,
     }
