@@ -189,9 +189,7 @@ def layers_table(validate: Validation, dice: np.ndarray) -> dict:
     """
     axial_um = validate.native.scale_um[0] if validate.native.scale_um else None
     unit = "um" if axial_um else "px"
-    lengths = validate.thickness_errors_px * (
-        axial_um or 1
-    )  # (N, 2, 8): size and sign of the error
+    errors = validate.thickness_errors_px * (axial_um or 1)  # (N, 2, 8): absolute, with sign
     boundaries = over_scans(validate.boundary_errors_px, [*BOUNDARIES, "all"])
     thickness = over_scans(errors[:, 0], THICKNESSES)
     bias = over_scans(errors[:, 1], THICKNESSES)
