@@ -23,6 +23,7 @@ from dme.common.by_eye import INTERVALS
 from dme.common.errors import InputError, run
 from dme.common.files import write_json
 from dme.common.folders import refuse_foreign
+from dme.common.labels import IGNORE
 from dme.common.options import check, parsed, setting
 from dme.common.provenance import provenance
 from dme.drawing.canvas import save_png
@@ -198,7 +199,7 @@ def scan_counts(
 ) -> dict[str, np.ndarray]:
     """Of one scan: confusion (2, 2), reliability (BINS, 3), outlines (4,), lesions (4,)."""
     # unknown pixels are neither right nor wrong
-    known = scan.fluid != 255
+    known = scan.fluid != IGNORE
     truth = scan.fluid == 1
     guess = rule.mask(probability) & known
     spacing = scan.scale_um[:2] if scan.scale_um else (1.0, 1.0)
