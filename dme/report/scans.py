@@ -16,7 +16,7 @@ from dme.bscan import BScan
 from dme.common.errors import InputError, with_flags
 from dme.common.words import EYES
 from dme.data import phantom
-from dme.data.arrays import COLOURS, StoredArray, check_axes, open_npy
+from dme.data.arrays import COLOURS, StoredArray, open_npy
 from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
 from dme.data.images import (
     Survey,
@@ -34,12 +34,12 @@ from dme.data.source import natural
 from dme.data.volume_files import open_volume
 from dme.data.volume_record import VolumeRecord
 from dme.data.volume_scale import scale_fault, spacing_fault
+from dme.data.volume_stack import check_stack
 from dme.report.truth import Truth, folder_truth
 from dme.retina.recognise import has_colours
 
 # names that say which volume and which B-scan of it a file is
 VOLUME_NAMES = (r"(subject_?\d+)_(\d+)", r"(.*?)[ _-]?b-?scan[ _-]?(\d+)")
-LOOKED_AT = 64  # B-scans of a volume, to see whether they are B-scans
 PHANTOM_BSCANS = 20
 
 
@@ -235,9 +235,7 @@ def open_array(path: Path, notes: list[str]) -> list[Scan]:
     # which axis is which
     bscans, height, width = array.shape[:3]
     if len(array.shape) == 3:
-        first = max(0, (bscans - LOOKED_AT) // 2)
-        looked_at = range(first, min(bscans, first + LOOKED_AT))
-        check_axes(path, array.shape, np.stack([array.read_part(i) for i in looked_at]))
+        check_stack(path, array.shape, array.read_part)
     notes.append(f"{path}: {bscans} B-scans of {height} x {width} px")
 
     # one grey rule for all B-scans, which are read one at a time
