@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dme.bscan import BScan
 from dme.common.errors import InputError, run
-from dme.common.files import atomic_path, write_json
+from dme.common.files import write_json
 from dme.common.options import check, setting
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
@@ -256,37 +257,16 @@ def training_folder(split: str, args: argparse.Namespace) -> Path:
 
 def copy_training(split: str, protocol: Protocol, args: argparse.Namespace) -> None:
     """Write a split's training scans; of them finetune.py leaves out those it has labels of."""
+    from dme.data.folder_writing import write_folder
+
     cache, training = open_scans(args.data, protocol)
     scans = []
     for i in training[split].tolist():
         eye, position = cache.places[i]
-        scans.append((cache.names[i], eye, position, cache.images[i]))
-    write_scans(training_folder(split, args), scans, cache.scale_um)
-
-
-def write_scans(
-    folder: Path,
-    scans: Iterable[tuple[str, int, int, np.ndarray]],
-    scale_um: Sequence[float] | None,
-) -> None:
-    """A folder of B-scans as finetune.py takes it: name, eye, position and image of each.
-
-    scale_um: axial, lateral and between B-scans, None where it is not known.
-    """
-    head = "name,subject,bscan"
-    scale = ""
-    if scale_um:
-        head += ",axial_um,lateral_um,spacing_um"
-        scale = "".join(f",{um}" for um in scale_um)
-
-    # pictures, and the index that says which are read
-    lines = [head]
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    for name, eye, position, image in scans:
-        save_png(folder / "images" / f"{name}.png", image)
-        lines.append(f"{name},{eye},{position}{scale}")
-    with atomic_path(folder / "index.csv") as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        image = cache.images[i]
+        scan = BScan(cache.names[i], image, None, None, eye, position, cache.scale_um)
+        scans.append(scan)
+    write_folder(training_folder(split, args), scans)
 
 
 def known_orders(args: argparse.Namespace, protocol: Protocol) -> Orders:

@@ -24,16 +24,15 @@ from labels import (
     arguments,
     known_orders,
     number_of_all,
-    write_scans,
 )
 
+from dme.bscan import BScan
 from dme.common.errors import InputError, run
 from dme.common.options import setting
 from dme.retina import agreement
 from dme.training import series
 
 if TYPE_CHECKING:  # --help is answered without torch
-    from dme.bscan import BScan
     from dme.data.scan_set import Cache
 
 EYE = 1  # whose volume is there
@@ -99,6 +98,7 @@ def copy_unseen(volume: Path | None, args: argparse.Namespace, folder: Path) -> 
     Raises InputError for a volume that is not that of the annotated scans.
     """
     from dme.data.cache import open_cache
+    from dme.data.folder_writing import write_folder
     from dme.data.opening import open_source
 
     if volume is None:
@@ -107,11 +107,13 @@ def copy_unseen(volume: Path | None, args: argparse.Namespace, folder: Path) -> 
     bscans = list(open_source(volume).scans(labelled_only=False))
     scans = []
     for position in unseen(cache, bscans):
-        scans.append((f"bscan_{position:02}", EYE, position, bscans[position].image))
-    write_scans(folder, scans, cache.scale_um)
+        name = f"bscan_{position:02}"
+        image = bscans[position].image
+        scans.append(BScan(name, image, None, None, EYE, position, cache.scale_um))
+    write_folder(folder, scans)
 
 
-def unseen(cache: "Cache", bscans: "Sequence[BScan]") -> list[int]:
+def unseen(cache: "Cache", bscans: Sequence[BScan]) -> list[int]:
     """Positions of the B-scans of eye 1 that are not annotated.
 
     Raises InputError unless each annotated scan is the volume's B-scan of its position.
