@@ -13,9 +13,9 @@ from dme.common.tasks import Task
 from dme.data.corrections import Annotation, Place
 from dme.report.inputs import list_items
 from dme.report.scans import Scan
-from dme.report.stored import Stored, scale_of
+from dme.report.stored import Stored
 from dme.retina.rows import BOUNDARIES
-from dme.retina.volume import SCALE
+from dme.retina.volume import SCALE, scale_of
 
 LAST_READ = 8  # scans that stay in memory
 

@@ -95,14 +95,13 @@ def _paper_validation(cache: Cache, name: str) -> np.ndarray:
     """Which scans are of the study's validation, bool (N,). Raises InputError unless all are
     there.
     """
-    places = list(zip(cache.subjects.tolist(), cache.positions.tolist(), strict=True))
-    present = len(set(PAPER_VALIDATION) & set(places))
+    present = len(set(PAPER_VALIDATION) & set(cache.places))
     if present < len(PAPER_VALIDATION):
         found = (
             f"{present} of the study's {len(PAPER_VALIDATION)} validation scans are in this set"
         )
         raise InputError(f"split {name}: {found}, expected all (10 Duke eyes): use --split random")
-    return np.array([place in PAPER_VALIDATION for place in places])
+    return np.array([place in PAPER_VALIDATION for place in cache.places])
 
 
 def _parts(cache: Cache, name: str) -> tuple[np.ndarray, np.ndarray]:

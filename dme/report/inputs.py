@@ -11,6 +11,7 @@ from dme.common.words import IMAGE_SUFFIXES, SCAN_SUFFIXES
 from dme.data.layout import masks_beside
 from dme.data.source import natural
 from dme.data.volume_files import holds_volume, is_part, names_pictures, volume_reader
+from dme.report.output_folder import RESULTS
 from dme.report.privacy import Privacy
 from dme.report.scans import (
     Scan,
@@ -30,7 +31,7 @@ COMPANIONS = ("images", "fluid", "masks", "boundaries", "vessels", "labelsTr", "
 # of layouts, the first that there is, in the order of `dme.data.layout.find_layout`
 IMAGE_FOLDERS = ("imagesTr", "img_dir", "bscan", "images", "imagesTs")
 ARRAY_OPENERS = {".npy": open_array, ".mat": open_mat}
-RUN_FILES = ("measurements.json", "results.json")  # of folders that this program made
+RUN_FILES = (RESULTS, "results.json")  # of folders that this program made
 
 
 @dataclass
