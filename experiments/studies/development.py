@@ -66,6 +66,7 @@ def all_runs(settings: Settings, amp: str) -> series.Runs:
 
 
 def run_name(candidate: str, fold: int) -> str:
+    """Of a candidate on one of the folds dev:K/4."""
     return f"{candidate.replace(',', '').replace(' ', '-')}-{fold}of4"
 
 

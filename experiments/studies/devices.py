@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from development import run_name
+from robustness import UNKNOWN_SCALE
 
 from dme.common.errors import run
 from dme.common.options import check, setting
@@ -62,7 +64,6 @@ GONE = (
 FOLDS = (1, 2)  # of dev:K/4, as the protocol says
 REFUSED = "inverted"  # the perturbation that is to be refused, not to be read
 PLAIN = "as it is"
-UNKNOWN_SCALE = ", scale unknown"
 HELD_OUT = ["--data", "phantom:devices", "--rows", "as it is"]
 TITLES = (
     "candidate",
@@ -112,10 +113,6 @@ def trainings(out: Path, candidate: str, amp: str) -> series.Runs:
         words = f"{BASE} {options} --split dev:{fold}/4 --amp {amp} --seed 0"
         runs[run_name(candidate, fold)] = words.split()
     return runs
-
-
-def run_name(candidate: str, fold: int) -> str:
-    return f"{candidate.replace(',', '').replace(' ', '-')}-{fold}of4"
 
 
 def gather_trials(args: argparse.Namespace, trained: series.Results, scans: str) -> series.Results:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from tried_scans import scans_with
 
 from dme.common.errors import InputError, run
 from dme.common.options import check, parsed, setting
@@ -103,21 +104,10 @@ def main() -> None:
 
 def labelled_scans(settings: Settings) -> Scans:
     """Raises InputError for a set without masks of fluid."""
-    from dme.data.cache import open_cache
     from dme.data.opening import open_source
-    from dme.data.splits import split_indices
 
     source = open_source(settings.data, settings.grader, settings.fluid_value)
-    cache = open_cache(source)
-    if cache.fluid is None:
-        raise InputError(
-            f"the scans of {cache.description} have no fluid masks; give labelled scans, "
-            "or let `healthy` name those without fluid"
-        )
-    indices = np.arange(len(cache))
-    if settings.split:
-        _, indices = split_indices(cache, settings.split)
-    return Scans(cache, indices)
+    return Scans(*scans_with("fluid", source, settings.split))
 
 
 def healthy_scans(folder: str) -> Scans:
