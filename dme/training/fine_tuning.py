@@ -25,11 +25,11 @@ from dme.nets.segmenter import Segmenter, build_model, require_arch, set_classes
 from dme.nets.zoo import known
 from dme.training.augment import TrainingSet, fit_note
 from dme.training.fine_tuning_report import report, report_second_opinion
+from dme.training.labelled import check_annotated, training_set, with_synthetic
 from dme.training.loop import train
 from dme.training.presets import FLUID, PLANS
 from dme.training.run_folder import refuse_foreign_files, start_of_resumed
 from dme.training.settings import Finetune, Plan
-from dme.training.tasks import check_annotated, training_set, with_synthetic
 from dme.training.unlabelled import unlabelled_scans
 from dme.training.validation import Validation
 

@@ -24,7 +24,7 @@ from dme.nets.segmenter import Segmenter
 from dme.retina.accuracy import boundary_errors_px, thickness_errors_px
 from dme.retina.boundaries import boundaries_from_probabilities
 from dme.retina.rows import BOUNDARIES, THICKNESSES
-from dme.training.tasks import labels
+from dme.training.labelled import labels
 
 TRUTHS = ("study", "native", "central")
 BOUNDARY_ERRORS = len(BOUNDARIES) + 1  # of each, and their mean

@@ -18,7 +18,7 @@ from dme.inference.sizes import NATIVE, SIZES
 from dme.inference.windows import sliding_window, whole
 from dme.metrics import scores
 from dme.nets.segmenter import build_model, normalise, set_classes
-from dme.training.tasks import check_annotated, labels, training_set
+from dme.training.labelled import check_annotated, labels, training_set
 from dme.training.validation import Validation, agreement
 
 CPU = torch.device("cpu")

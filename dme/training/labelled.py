@@ -1,4 +1,4 @@
-"""From the cache to training: scans and labels of a task at a network's size."""
+"""Scans with labels: from the cache to a training set, at a network's size and of a task."""
 
 import numpy as np
 import torch
