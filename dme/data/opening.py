@@ -54,7 +54,7 @@ def open_source(
     root = Path(path)
     if not root.exists():
         raise InputError(
-            f"no such file or folder: {root}; give a .mat file or a folder (--data or DME_DATA)"
+            f"no such file or folder: {root}; give a .mat file or a folder (`data` or DME_DATA)"
         )
     if root.is_file() and root.suffix.lower() != ".mat":
         raise InputError(

@@ -192,8 +192,8 @@ def _shipped_weights(options: Finetune) -> str:
                 return f"{data}-{part}"
     if options.backbone not in (None, "unet"):
         raise InputError(
-            f"no weights for a {options.backbone} ship with dme; give --weights FILE, "
-            "from ./run.sh pretrain, or --weights none"
+            f"no weights for a {options.backbone} ship with dme; give `weights` FILE, "
+            "from ./run.sh pretrain, or `weights` none"
         )
     return f"{pretrained_on[0]}-psp"
 
@@ -248,7 +248,7 @@ def _require_fluid(cache: Cache, indices: np.ndarray, side: str, split: str, pur
         return
     raise InputError(
         f"none of the {len(indices)} {side} scans of {split} holds fluid, which leaves nothing "
-        f"to {purpose}; choose another split, --seed or data"
+        f"to {purpose}; choose another split, `seed` or data"
     )
 
 
@@ -311,7 +311,7 @@ def second_opinion(options: Finetune, validate: Validation) -> Validation | None
         check_annotated(native, validate.task)
     except InputError as e:
         if ranks.rank() == 0:
-            print(f"\nno comparison with grader {other}: {e}")
+            print(f"\nno comparison with grader {other}: {with_flags(str(e))}")
         return None
 
     # Both must have annotated every validation scan

@@ -494,5 +494,5 @@ def refuse_nonfinite(
         kept = f"the last good checkpoint is {checkpoint}"
     raise InputError(
         f"{fault} step {draw // recipe.accumulate + 1} (scans {scans}); {kept}; "
-        "lower --lr, clip the gradients or use --amp off"
+        "lower `lr`, clip the gradients or use `amp` off"
     )

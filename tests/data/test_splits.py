@@ -75,7 +75,7 @@ def test_paper_split_works_in_any_order():
 
 
 def test_paper_split_needs_all_22():
-    with pytest.raises(InputError, match="20 of the study's 22 .*--split random"):
+    with pytest.raises(InputError, match="20 of the study's 22 .*`split` random"):
         split_indices(without((1, 30), (10, 35)), "paper")
     with pytest.raises(InputError, match="0 of the study's 22"):
         split_indices(make_set([(1, 0), (2, 0)]), "paper")
