@@ -5,16 +5,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dme.common.errors import InputError
-from dme.common.files import atomic_path, write_json
+from dme.common.files import write_json
 from dme.common.options import add_options, from_options, option_parser
 from dme.common.provenance import ROOT
+from dme.common.tables import write_table
 from dme.common.words import SYNTHETIC_KINDS
 from dme.training.settings import Recipe
 
@@ -89,45 +88,15 @@ def leave_table(args: argparse.Namespace, name: str, table: str) -> None:
     print(f"\n{table}\ntable: {path}\n{args.noun}: {results_folder(args)}")
 
 
-def write_table(path: Path, table: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(table, encoding="utf-8")
-
-
-def mean_sd(values: Sequence[float]) -> str:
-    """Cell of a table: the mean, of several with their standard deviation; empty for none."""
-    if len(values) == 0:
-        return ""
-    mean = f"{np.mean(values):.4f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {np.std(values, ddof=1):.4f}"
-
-
 def kind_of_scans(results: Iterable[dict]) -> str:
     """real or SYNTHETIC, as every table of a series says; results.json of runs on one data set."""
     kinds = {result.get("data_kind") for result in results}
     return "SYNTHETIC" if kinds & set(SYNTHETIC_KINDS) else "real"
 
 
-def table_line(cells: Iterable[object]) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def table_head(titles: Sequence[str]) -> list[str]:
-    """The first two lines of a table."""
-    return [table_line(titles), "|---" * len(titles) + "|"]
-
-
 def present(results: Results, names: Iterable[str]) -> list[dict]:
     """Results of those of the names that are finished, in their order."""
     return [results[name] for name in names if name in results]
-
-
-def fewest_to_most(counts: Collection[int]) -> str:
-    """Cell of a table: how many runs its other cells rest on."""
-    fewest, most = min(counts), max(counts)
-    return f"{fewest}-{most}" if fewest < most else f"{most}"
 
 
 def in_name(split: str) -> str:

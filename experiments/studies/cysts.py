@@ -19,6 +19,7 @@ from tried_scans import scans_with
 from dme.common.by_eye import INTERVALS, mean_interval
 from dme.common.errors import run
 from dme.common.options import check, parsed, setting
+from dme.common.tables import table_head, table_line, write_table
 
 if TYPE_CHECKING:  # --help is answered without torch
     from dme.data.cache import Cache
@@ -57,7 +58,6 @@ def main() -> None:
     from dme.common.provenance import provenance
     from dme.data.opening import open_source
     from dme.nets.loading import load_model
-    from dme.training.series import write_table
 
     # networks and scans are looked at before the work begins
     refuse_foreign(settings.out, RESULTS, [TABLE])
@@ -116,7 +116,6 @@ def errors_px(
 def markdown(result: dict) -> str:
     """A row for each set and place, a column for each network."""
     from dme.data.phantom_cysts import LARGE
-    from dme.training import series
 
     names = [f"{n['weights']} ({n['weights_sha256'][:8]})" for n in result["networks"]]
     lines = [
@@ -125,7 +124,7 @@ def markdown(result: dict) -> str:
         "",
         *descriptions(result),
         "",
-        *series.table_head(["scans", "where", *names]),
+        *table_head(["scans", "where", *names]),
     ]
     for name, scans in result["sets"].items():
         title = "SYNTHETIC eyes" if name == "cysts" else "healthy eyes"
@@ -136,11 +135,11 @@ def markdown(result: dict) -> str:
                 continue  # no large cyst in healthy eyes
             cells = [cell(errors, scans["eyes"]) for errors in values]
             where = where if name == "cysts" else where.removesuffix(" beside them")
-            lines.append(series.table_line([title, where, *cells]))
+            lines.append(table_line([title, where, *cells]))
             if key == "ilm_cysts":
                 cells = [lost(errors) for errors in values]
                 where = f"scans whose ILM is off by more than {LOST_PX:g} px there"
-                lines.append(series.table_line([title, where, *cells]))
+                lines.append(table_line([title, where, *cells]))
     return "\n".join([*lines, "", INTERVALS]) + "\n"
 
 

@@ -20,6 +20,7 @@ from robustness import UNKNOWN_SCALE
 
 from dme.common.errors import run
 from dme.common.options import check, setting
+from dme.common.tables import table_head, table_line
 from dme.data.phantom_devices import KINDS, PER_KIND
 from dme.retina import agreement
 from dme.training import series
@@ -136,14 +137,14 @@ def gather_trials(args: argparse.Namespace, trained: series.Results, scans: str)
 
 def markdown(settings: Settings, eyes: series.Results, devices: series.Results) -> str:
     """A line for each candidate whose folds are finished."""
-    lines = series.table_head(TITLES)
+    lines = table_head(TITLES)
     for candidate in settings.candidates:
         names = [run_name(candidate, fold) for fold in FOLDS]
         on_eyes = series.present(eyes, names)
         on_devices = series.present(devices, names)
         if len(on_eyes) == len(on_devices) == len(FOLDS):
             line = [candidate, *cells(on_eyes), *device_cells(on_devices)]
-            lines.append(series.table_line(line))
+            lines.append(table_line(line))
     return "\n".join(lines) + "\n"
 
 

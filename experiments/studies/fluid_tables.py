@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dme.common.by_eye import INTERVALS, interval_by_eye, mean_interval
+from dme.common.tables import mean_sd, table_head, table_line
 from dme.retina import agreement
 from dme.retina.agreement import dice
-from dme.training import series
 
 COLUMNS = {"native": "all columns", "central": "central columns"}
 CENTRAL = (
@@ -100,14 +100,14 @@ def by_group(scans: HeldOut) -> list[str]:
     titles = ["eyes", "scans"]
     for kind in COLUMNS.values():
         titles += [f"{kind}: fluid Dice, pooled (95 % interval by eye)", "mean over eyes"]
-    lines = series.table_head(titles)
+    lines = table_head(titles)
     for name, eyes in groups_of(scans).items():
         group = scans.of_eyes(eyes)
         cells = [name, len(group.names)]
         for kind in COLUMNS:
             cells.append(pooled_cell(group, kind))
-            cells.append(series.mean_sd(dice_per_eye(group, kind)))
-        lines.append(series.table_line(cells))
+            cells.append(mean_sd(dice_per_eye(group, kind)))
+        lines.append(table_line(cells))
     return lines
 
 
@@ -134,7 +134,7 @@ def by_eye(scans: HeldOut) -> list[str]:
     titles = ["eye", "scans", "with fluid", "share of all fluid"]
     titles += [f"{kind}: fluid Dice" for kind in COLUMNS.values()]
     titles += ["found fluid beside the central columns", "area error per scan, mm²"]
-    lines = series.table_head(titles)
+    lines = table_head(titles)
     # a row per eye, the columns as in the table of groups
     all_fluid = fluid_px(scans.counts["native"].sum(0))[0]
     for eye in np.unique(scans.eyes):
@@ -148,7 +148,7 @@ def by_eye(scans: HeldOut) -> list[str]:
         if scans.pixel_mm2:
             sums = agreement.moments(*areas_mm2(own)).sum(0)
             area = f"{agreement.bias(sums):+.4f}"
-        lines.append(series.table_line([*cells, area]))
+        lines.append(table_line([*cells, area]))
     return lines
 
 
@@ -167,9 +167,9 @@ def together(scans: HeldOut) -> list[str]:
         cells = summary(scans, kind) | presence_cells(scans, kind) | area_cells(scans, kind)
         for name, cell in cells.items():
             rows.setdefault(name, []).append(cell)
-    lines = series.table_head(["95 % intervals by eye in brackets", *COLUMNS.values()])
+    lines = table_head(["95 % intervals by eye in brackets", *COLUMNS.values()])
     for name, cells in rows.items():
-        lines.append(series.table_line([name, *cells]))
+        lines.append(table_line([name, *cells]))
     return [*lines, "", INTERVALS, "", agreement.LIMITS, "", CENTRAL]
 
 
@@ -185,13 +185,13 @@ def summary(scans: HeldOut, kind: str) -> dict[str, str]:
         f"fluid Dice, {pooled}": pooled_cell(scans, kind),
         f"fluid IoU, {pooled}": f"{iou(counts.sum(0)):.4f} ({low:.4f} to {high:.4f})",
     }
-    cells["fluid Dice, mean over eyes"] = series.mean_sd(dice_per_eye(scans, kind))
+    cells["fluid Dice, mean over eyes"] = mean_sd(dice_per_eye(scans, kind))
     # scan by scan
     for key, found in by_convention(counts).items():
         if key != "pooled":
             low, high = mean_interval(found["dice"], scans.eyes)
             known = found["dice"][~np.isnan(found["dice"])]
-            mean = f"{series.mean_sd(known)} ({low:.4f} to {high:.4f})"
+            mean = f"{mean_sd(known)} ({low:.4f} to {high:.4f})"
             cells[f"fluid Dice, {CONVENTIONS[key]}"] = f"{mean}, {found['scans']} scans"
     return cells
 

@@ -25,6 +25,7 @@ from dme.common.files import sha256_file, write_json
 from dme.common.folders import refuse_foreign
 from dme.common.options import check, parsed, setting
 from dme.common.provenance import ROOT, provenance
+from dme.common.tables import table_head, table_line, write_table
 from dme.retina import agreement
 from dme.training import series
 
@@ -82,7 +83,7 @@ def main() -> None:
 
     result = results(readings, settings, folds)
     table = markdown(result)
-    series.write_table(settings.out / "graders.md", table)
+    write_table(settings.out / "graders.md", table)
     write_json(settings.out / "results.json", result)
     print(f"{table}\ntable: {settings.out / 'graders.md'}")
     print(f"results: {settings.out / 'results.json'}")
@@ -254,7 +255,7 @@ def markdown(result: dict) -> str:
         f"Fluid in {result['scans']} {kind} scans of {len(eyes)} eyes, all columns; network: "
         "cross-validated, no eye in its own training; in brackets 95 % intervals by eye",
         "",
-        *series.table_head(["who", "against", *measures(unit), f"limits of agreement, {unit}"]),
+        *table_head(["who", "against", *measures(unit), f"limits of agreement, {unit}"]),
     ]
     # a row per pair, every number with its interval
     for pair in result["areas_mm2"]:
@@ -263,7 +264,7 @@ def markdown(result: dict) -> str:
         for statistic, form in measures(unit).values():
             cells.append(with_interval(statistic, sums, eyes, form))
         lower, upper = agreement.limits_of_agreement(sums.sum(0))
-        lines.append(series.table_line([*cells, f"{lower:+.4f} to {upper:+.4f}"]))
+        lines.append(table_line([*cells, f"{lower:+.4f} to {upper:+.4f}"]))
     lines += ["", *differences(result, unit), *overlaps(result), "", INTERVALS]
     lines += ["", agreement.LIMITS, "", PRESENCE]
     if "note" in result:
@@ -290,7 +291,7 @@ def differences(result: dict, unit: str) -> list[str]:
         sums[(pair["who"], pair["against"])] = np.array(pair["moments_per_eye"])
     both = np.stack([sums[(NETWORK, GRADER1)], sums[(GRADER2, GRADER1)]], axis=1)  # (eyes, 2, 11)
     titles = ["network minus grader 2", "both against grader 1 (interval by eye)"]
-    lines = series.table_head([*titles, "interval holds 0"])
+    lines = table_head([*titles, "interval holds 0"])
     for title, (statistic, _) in measures(unit).items():
 
         def difference(sums: np.ndarray, statistic: agreement.Statistic = statistic) -> np.ndarray:
@@ -298,7 +299,7 @@ def differences(result: dict, unit: str) -> list[str]:
 
         low, high = interval_by_eye(difference, both, np.array(result["eyes"]))
         cell = f"{difference(both.sum(0)):+.4f} ({low:+.4f} to {high:+.4f})"
-        lines.append(series.table_line([title, cell, "yes" if low <= 0 <= high else "no"]))
+        lines.append(table_line([title, cell, "yes" if low <= 0 <= high else "no"]))
     return lines
 
 
@@ -307,12 +308,12 @@ def overlaps(result: dict) -> list[str]:
     if not result["overlap"]:
         return []
     titles = ["overlap", "against", "fluid Dice, pooled (95 % interval by eye)"]
-    lines = ["", *series.table_head(titles)]
+    lines = ["", *table_head(titles)]
     for pair in result["overlap"]:
         counts = np.array(pair["counts_per_eye"])
         low, high = dice_interval(counts, np.array(result["eyes"]))
         cell = f"{agreement.dice(counts.sum(0)):.4f} ({low:.4f} to {high:.4f})"
-        lines.append(series.table_line([pair["who"], pair["against"], cell]))
+        lines.append(table_line([pair["who"], pair["against"], cell]))
     return lines
 
 

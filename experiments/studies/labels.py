@@ -27,6 +27,7 @@ from dme.bscan import BScan
 from dme.common.errors import InputError, run
 from dme.common.files import write_json
 from dme.common.options import check, setting
+from dme.common.tables import mean_sd, table_head, table_line
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
 from dme.retina.agreement import dice
@@ -417,21 +418,21 @@ def markdown(task: str, orders: Orders, results: series.Results) -> str:
         measure = "mean absolute error of boundaries in px"
     lines = [f"{kind} scans of eyes not trained on: {measure}; mean ± sd over seeds", ""]
     titles = ["pretrained on", "chosen", "labelled scans", *protocol.splits, "folds together"]
-    lines += series.table_head([*titles, "share", "seeds", "missing runs"])
+    lines += table_head([*titles, "share", "seeds", "missing runs"])
     for (start, rule, count), trials in rows(protocol).items():
         cells = [STARTS[start], rule, count or f"all ({number_of_all(orders)})"]
         # fold by fold
         for split in protocol.splits:
             of_fold = [trial for trial in trials if trial.split == split]
-            cells.append(series.mean_sd(scores(task, results, of_fold)))
+            cells.append(mean_sd(scores(task, results, of_fold)))
         # together, and what is missing
         together = scores(task, results, trials)
-        cells.append("" if only_fold(protocol, trials) else series.mean_sd(together))
+        cells.append("" if only_fold(protocol, trials) else mean_sd(together))
         everything = scores(task, results, rows(protocol)[start, RANDOM, None])
         cells.append(share(together, everything))
         absent = sum(trial.name not in results for trial in trials)
         cells += [len(together), f"{absent} of {len(trials)}" if absent else ""]
-        lines.append(series.table_line(cells))
+        lines.append(table_line(cells))
     lines += ["", *sentences(task, orders, results), "", NOTES]
     return "\n".join([*lines, NOT_BLIND] if protocol.others else lines) + "\n"
 

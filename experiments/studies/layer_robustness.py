@@ -18,6 +18,7 @@ from tried_scans import scans_with
 
 from dme.common.errors import run
 from dme.common.options import parsed, setting
+from dme.common.tables import table_head, table_line, write_table
 from dme.data.perturbations import Labelled, perturbed, scale_after
 
 if TYPE_CHECKING:  # --help is answered without torch
@@ -52,7 +53,6 @@ def main() -> None:
     from dme.common.scale import given_scale
     from dme.data.opening import open_source
     from dme.nets.loading import load_model
-    from dme.training.series import write_table
 
     # networks and scans are looked at before the work begins
     refuse_foreign(settings.out, RESULTS, [TABLE])
@@ -130,7 +130,7 @@ def markdown(result: dict) -> str:
         f"Mean absolute error of eight boundaries in perturbed {kind} scans, px of the scan as it "
         f"is, mean over {len(subjects)} scans, 95 % interval by eye ({result['data']}{split})",
         "",
-        *series.table_head(["perturbation", *names]),
+        *table_head(["perturbation", *names]),
     ]
     for row in ROWS:
         cells = [row]
@@ -138,7 +138,7 @@ def markdown(result: dict) -> str:
             errors = np.array(network["errors_px_per_scan"][row])
             low, high = mean_interval(errors, subjects)
             cells.append(f"{np.nanmean(errors):.2f} ({low:.2f} to {high:.2f})")
-        lines.append(series.table_line(cells))
+        lines.append(table_line(cells))
     return "\n".join([*lines, "", INTERVALS]) + "\n"
 
 

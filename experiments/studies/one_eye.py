@@ -17,6 +17,7 @@ import numpy as np
 
 from dme.common.errors import InputError, run
 from dme.common.options import check, setting
+from dme.common.tables import mean_sd, table_head, table_line
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
 from dme.retina.agreement import dice
@@ -183,17 +184,17 @@ def markdown(eyes: list[Eye], results: series.Results) -> str:
         "",
     ]
     titles = [f"{count} corrected" for count in CORRECTED]
-    lines += series.table_head(["eye", "scans scored", "before", *titles])
+    lines += table_head(["eye", "scans scored", "before", *titles])
     scored = 0
     for eye, of_eye in zip(complete, counts, strict=True):
         others = len(eye.names) - len(eye.corrected)
         scored += others
         cells = [cell(pixels) for pixels in of_eye]
-        lines.append(series.table_line([eye.number, others, *cells]))
+        lines.append(table_line([eye.number, others, *cells]))
     # all eyes together
     if complete:
         cells = [cell(pixels) for pixels in counts.sum(0)]
-        lines.append(series.table_line(["all", scored, *cells]))
+        lines.append(table_line(["all", scored, *cells]))
         lines += ["", *gains(counts)]
     absent = [str(eye.number) for eye in eyes if eye not in complete]
     if absent:
@@ -212,10 +213,10 @@ def tried(eyes: list[Eye], results: series.Results) -> list[str]:
     if not columns:
         return []
     titles = [f"eye {eye.number}" for eye, _ in columns]
-    lines = series.table_head([f"how to fine-tune on {most} scans", *titles])
+    lines = table_head([f"how to fine-tune on {most} scans", *titles])
     for place, name in enumerate(("not at all", *TUNINGS)):
         cells = [cell(other_counts(eye, runs[place])) for eye, runs in columns]
-        lines.append(series.table_line([name, *cells]))
+        lines.append(table_line([name, *cells]))
     return lines
 
 
@@ -237,7 +238,7 @@ def gains(counts: np.ndarray) -> list[str]:
         if len(gained):
             lines.append(
                 f"- {count} corrected: {pooled[place] - pooled[0]:+.4f} pooled, "
-                f"{series.mean_sd(gained.tolist())} mean over eyes; better in "
+                f"{mean_sd(gained.tolist())} mean over eyes; better in "
                 f"{int((gained > 0).sum())} of {len(gained)} eyes."
             )
     return lines

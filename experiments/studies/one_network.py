@@ -24,6 +24,7 @@ from dme.common.errors import InputError, run
 from dme.common.files import sha256_file, write_json
 from dme.common.options import check, setting
 from dme.common.provenance import ROOT
+from dme.common.tables import table_head, table_line
 from dme.data.splits import EYE_FOLDS
 from dme.retina.agreement import dice
 from dme.training import series
@@ -143,11 +144,11 @@ def markdown(results: series.Results) -> str:
         "columns of Duke's, mean absolute error of eight boundaries in octlayers' scans",
         "",
     ]
-    lines += series.table_head(["network", "fluid Dice", "boundaries, px"])
-    lines.append(series.table_line(["two networks", *alone()]))
+    lines += table_head(["network", "fluid Dice", "boundaries, px"])
+    lines.append(table_line(["two networks", *alone()]))
     for name, result in results.items():
         cells = [f"{fluid_dice(result):.4f}", f"{boundary_px(result):.3f}"]
-        lines.append(series.table_line([f"one, {name.replace('-', ' ')}", *cells]))
+        lines.append(table_line([f"one, {name.replace('-', ' ')}", *cells]))
     return "\n".join(lines) + "\n"
 
 

@@ -23,6 +23,7 @@ from dme.common.folders import refuse_foreign
 from dme.common.labels import IGNORE
 from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.common.provenance import provenance
+from dme.common.tables import table_head, table_line
 from dme.data.opening import open_source
 from dme.data.source import Source
 from dme.inference.trust import (
@@ -42,6 +43,14 @@ if TYPE_CHECKING:  # --help is answered without torch
     from dme.nets.segmenter import Segmenter
 
 DIGITS = 3
+TITLES = (
+    "eye",
+    "scans",
+    f"Dice below {LOW_DICE}",
+    "of these flagged",
+    "of others flagged",
+    "areas that hold",
+)
 
 
 @dataclass(frozen=True)
@@ -198,15 +207,12 @@ def by_eye(samples: list[Sample], judged: list[Trust]) -> dict[str, dict]:
 
 
 def markdown(record: dict) -> str:
-    head = (
-        "| eye | scans | Dice below 0.5 | of these flagged | of others flagged | areas that hold |"
-    )
-    lines = [head, "|---|---|---|---|---|---|"]
+    lines = table_head(TITLES)
     for name, row in [*record["by_eye"].items(), ("all", record["outcome"])]:
         others = row["scans"] - row["low"]
         cells = [name, row["scans"], row["low"], row["low_flagged"]]
         cells += [f"{row['others_flagged']} of {others}", row["areas_hold"]]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        lines.append(table_line(cells))
 
     # shares over all, and of areas also the mean and the least of the eyes
     total = record["outcome"]

@@ -29,6 +29,7 @@ from labels import (
 from dme.bscan import BScan
 from dme.common.errors import InputError, run
 from dme.common.options import setting
+from dme.common.tables import mean_sd, table_head, table_line
 from dme.retina import agreement
 from dme.training import series
 
@@ -151,7 +152,7 @@ def markdown(orders: Orders, results: series.Results) -> str:
     titles = ["labelled scans", "draw"]
     for eye in (EYE, CONTROL):
         titles += [f"eye {eye}, labelled alone", "with unlabelled", "gain"]
-    lines += series.table_head(titles)
+    lines += table_head(titles)
 
     # few labels draw by draw and their mean, then all of them
     few = []
@@ -186,8 +187,8 @@ def row(count: object, draw: object, values: Sequence[Sequence[float]]) -> str:
         gain = f"{gains.mean():+.4f}"
         if len(gains) > 1:
             gain += f" ± {gains.std(ddof=1):.4f}"
-        cells += [series.mean_sd(alone), series.mean_sd(beside), gain]
-    return series.table_line(cells)
+        cells += [mean_sd(alone), mean_sd(beside), gain]
+    return table_line(cells)
 
 
 if __name__ == "__main__":
