@@ -28,7 +28,8 @@ from helpers.finetuning import make_folder
         (("--split", "nonsense"), "unknown split 'nonsense': expected paper, random"),
         (
             ("--split", "subject:1/2"),
-            "2 folds need 2 subjects, found 1; use fewer folds or --split random",
+            "split subject:1/2: 2 folds need 2 subjects, found 1; "
+            "use fewer folds or --split random",
         ),
         (("--head", "fcn"), "--head fcn does not fit the weights"),
         (("--width", 4), "--width 4 does not fit the weights"),
