@@ -85,9 +85,11 @@ def main() -> None:
         if networks:
             seen = eyes_of(name, networks[name])
             weights = str(args.out / name / "model.pt")
-            tuned = fine_tunings(seen, weights, args.amp)
+            ways = [(CHOSEN, count) for count in CORRECTED]
+            tuned = fine_tunings(seen, ways, weights, args.amp)
             if fold in TRIED_ON:
-                tuned |= trials(seen, weights, args.amp)
+                ways = [(tuning, max(CORRECTED)) for tuning in TUNINGS]
+                tuned |= fine_tunings(seen, ways, weights, args.amp)
             results |= networks | series.gather(args, tuned, may_be_empty=True)
             eyes += seen
     if not eyes:
@@ -117,22 +119,17 @@ def eyes_of(network: str, result: dict) -> list[Eye]:
     return eyes
 
 
-def fine_tunings(eyes: list[Eye], weights: str, amp: str) -> series.Runs:
-    """Names, and arguments of finetune.py; the scans of all eyes are scored, few are looked at."""
+def fine_tunings(
+    eyes: list[Eye], ways: list[tuple[str, int]], weights: str, amp: str
+) -> series.Runs:
+    """Names, and arguments of finetune.py; the scans of all eyes are scored, few are looked at.
+
+    ways: one of TUNINGS, and on how many corrected scans.
+    """
     runs = {}
     for eye in eyes:
-        for count in CORRECTED:
-            runs[eye.run_name(count)] = arguments(eye, count, CHOSEN, weights, amp)
-    return runs
-
-
-def trials(eyes: list[Eye], weights: str, amp: str) -> series.Runs:
-    """As `fine_tunings`, of every way on most corrected scans."""
-    runs = {}
-    most = max(CORRECTED)
-    for eye in eyes:
-        for tuning in TUNINGS:
-            runs[eye.run_name(most, tuning)] = arguments(eye, most, tuning, weights, amp)
+        for tuning, count in ways:
+            runs[eye.run_name(count, tuning)] = arguments(eye, count, tuning, weights, amp)
     return runs
 
 
