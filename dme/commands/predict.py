@@ -69,7 +69,7 @@ class Settings:
     trust: Path | None = setting(
         None,
         "what experiments/studies/trust.py left for the network: a predicted Dice and an interval "
-        "of the area for every scan (five times the time)",
+        "of the area for every scan (five more predictions of it)",
     )
     eye: str | None = setting(
         None, "right (OD) or left (OS): sectors become nasal and temporal", choices=EYES

@@ -11,7 +11,7 @@ import numpy as np
 LIMIT_SD = 1.96  # limits of agreement, in standard deviations
 LIMITS = (
     "Limits of agreement: mean difference ± 1.96 standard deviations over the scans (Bland and "
-    "Altman), as if the eleven scans of an eye were independent; other seeds, networks and "
+    "Altman), as if the scans of an eye were independent; other seeds, networks and "
     "graders are left out."
 )
 # places of the sums in `moments`
