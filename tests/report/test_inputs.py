@@ -367,6 +367,14 @@ def test_the_folder_of_images_is_that_of_the_layout(tmp_path):
     np.testing.assert_array_equal(scan.read(), other.image)
 
 
+def test_the_picture_of_the_surface_is_no_scan_without_labels_either(tmp_path):
+    for i in range(5):
+        save(tmp_path / f"bscan_{i}.png", picture(seed=i))
+    save(tmp_path / "export.png", picture(60, 60))
+    read_alike(tmp_path)
+    assert "taken for en-face pictures, left out: export.png" in open_source(tmp_path).notes
+
+
 def test_what_only_finetune_reads_is_said(tmp_path):
     for part, name in (("train", "a"), ("val", "b")):
         save(tmp_path / "parts" / "img_dir" / part / f"{name}.png", picture())
