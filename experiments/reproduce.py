@@ -30,7 +30,7 @@ from dme.common.errors import run
 from dme.common.files import write_json
 from dme.common.options import parsed
 from dme.common.provenance import ROOT, device_name
-from dme.training.series import write_table
+from dme.common.tables import write_table
 
 GRACE_S = 30  # to write a checkpoint, when time is over
 POLL_S = 0.1

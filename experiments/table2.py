@@ -16,6 +16,7 @@ import numpy as np
 
 from dme.common.errors import InputError, run
 from dme.common.options import option_parser
+from dme.common.tables import mean_sd, table_head, table_line
 from dme.training import series
 
 
@@ -66,10 +67,8 @@ MEASURED: tuple[Callable[[dict], float], ...] = (
     lambda pooled: pooled["dice"][1],
     lambda pooled: pooled["iou"][1],
 )
-HEADING = (
-    "| row | | published mDice | mIoU | fluid Dice | IoU "
-    "| ours: mDice | mIoU | fluid Dice | IoU | seeds | s/it |"
-)
+SCORES = ("mIoU", "fluid Dice", "IoU")
+TITLES = ("row", "", "published mDice", *SCORES, "ours: mDice", *SCORES, "seeds", "s/it")
 
 
 def parse_args() -> argparse.Namespace:
@@ -103,11 +102,9 @@ def main() -> None:
     for number in numbers:
         for seed in args.seeds:
             runs |= run_of(number, seed, args.weights, args.amp)
-    results = series.gather(args, runs, "rows")
+    results = series.gather(args, runs)
     table = markdown({number: rows[number] for number in numbers}, results)
-    path = args.out / "table2.md"
-    series.write_table(path, table)
-    print(f"\n{table}\ntable: {path}\nrows: {series.results_folder(args, 'rows')}")
+    series.leave_table(args, "table2", table)
 
 
 def run_of(number: int, seed: int, weights: str, amp: str) -> dict[str, list[str]]:
@@ -131,13 +128,12 @@ def markdown(rows: dict[int, Row], results: dict[str, dict]) -> str:
         f"Published, and ours on {scans}: head PSP if nothing else is said, "
         f"width {first['arch']['width']}, {count} validation scans of split paper",
         "",
-        HEADING,
-        "|---" * 12 + "|",
+        *table_head(TITLES),
     ]
     for number, row in rows.items():
         of_row = [results[name] for name in results if name.startswith(f"{number:02}-")]
         if of_row:
-            lines.append(f"| {' | '.join([str(number), *_cells(row, of_row)])} |")
+            lines.append(table_line([number, *_cells(row, of_row)]))
 
     background = [result["pooled"]["dice"][0] for result in results.values()]
     lines += [
@@ -157,7 +153,7 @@ def _cells(row: Row, results: Sequence[dict]) -> list[str]:
     for value in (row.mean_dice, row.mean_iou, row.fluid_dice, row.fluid_iou):
         cells.append("" if value is None else f"{value:.4f}")
     for score in MEASURED:
-        cells.append(series.mean_sd([score(result["pooled"]) for result in results]))
+        cells.append(mean_sd([score(result["pooled"]) for result in results]))
     seconds = np.median([result["seconds_per_iteration"] for result in results])
     return [*cells, str(len(results)), f"{seconds:.2f}"]
 

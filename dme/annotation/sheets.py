@@ -8,14 +8,14 @@ from functools import lru_cache
 import numpy as np
 
 from dme.annotation.server import Drawable
-from dme.common.errors import InputError
+from dme.common.errors import InputError, with_flags
 from dme.common.tasks import Task
 from dme.data.corrections import Annotation, Place
 from dme.report.inputs import list_items
 from dme.report.scans import Scan
-from dme.report.stored import Stored, scale_of
+from dme.report.stored import Stored
 from dme.retina.rows import BOUNDARIES
-from dme.retina.volume import SCALE
+from dme.retina.volume import SCALE, scale_of
 
 LAST_READ = 8  # scans that stay in memory
 
@@ -83,7 +83,7 @@ def sheets_of_scans(
         try:
             image = scan.read_grey()
         except InputError as e:
-            print(f"skipped: {e}", file=sys.stderr)
+            print(f"skipped: {with_flags(str(e))}", file=sys.stderr)
             continue
         bscan = index if scan.position is None else scan.position
         place = Place(scan.name, subjects[scan.volume], bscan, scan.scale_um)

@@ -69,7 +69,7 @@ class Settings:
     trust: Path | None = setting(
         None,
         "what experiments/studies/trust.py left for the network: a predicted Dice and an interval "
-        "of the area for every scan (five times the time)",
+        "of the area for every scan (five more predictions of it)",
     )
     eye: str | None = setting(
         None, "right (OD) or left (OS): sectors become nasal and temporal", choices=EYES
@@ -199,7 +199,7 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
     from dme.report.inputs import list_items
     from dme.report.journal import Journal
     from dme.report.networks import choose_networks, trust_for
-    from dme.report.place import place_for
+    from dme.report.output_folder import folder_for
     from dme.report.privacy import Privacy
 
     # whatever can be wrong with the arguments is said before anything is written
@@ -220,18 +220,18 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
 
     # rank 0 holds the folder; every rank waits until it is ready, then takes its share
     with contextlib.ExitStack() as stack:
-        place = None
+        folder = None
         if rank == 0:
-            holding = place_for(out, record["fingerprint"], settings.overwrite)
-            place = stack.enter_context(holding)
-            results_folder.announce(place.out, origin)
+            holding = folder_for(out, record["fingerprint"], settings.overwrite)
+            folder = stack.enter_context(holding)
+            results_folder.announce(folder.out, origin)
             print_networks(networks.values(), record["device"])
-        place = ranks.shared(place)
-        journal = stack.enter_context(contextlib.closing(Journal(place.out, rank)))
+        folder = ranks.shared(folder)
+        journal = stack.enter_context(contextlib.closing(Journal(folder.out, rank)))
         privacy = Privacy(settings.keep_identifiers, settings.keep_dates)
         privacy.add_inputs([*args.inputs, str(out)])
         work = Work(
-            place.out,
+            folder.out,
             networks,
             settings.threshold,
             settings.tta,
@@ -248,7 +248,7 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
         work.gather()
         journal.close()
         if rank == 0:
-            results_folder.complete(work, origin, notes_of(items), place)
+            results_folder.complete(work, origin, notes_of(items), folder)
     ranks.leave()
     # torchrun would end rank 0 if another rank failed before it
     return int(rank == 0 and bool(work.skipped))
@@ -273,7 +273,7 @@ def record_of(inputs: list[str], settings: Settings, networks: "dict[str, Segmen
     """Where the results come from: provenance, inputs, settings, and a fingerprint of all that."""
     from dme.common.provenance import provenance
     from dme.report.networks import network_settings
-    from dme.report.place import fingerprint_of
+    from dme.report.output_folder import fingerprint_of
     from dme.retina.fluid import CONNECTIVITY
 
     record = provenance()
@@ -315,12 +315,12 @@ def print_comparison(folder_a: str, folder_b: str, out: Path) -> int:
     from dme.common.provenance import provenance
     from dme.report.compare import change_columns, change_lines, compare
     from dme.report.compare_page import write_comparison_page
-    from dme.report.place import new_place
+    from dme.report.output_folder import new_folder
     from dme.report.tables import write_csv
 
     comparison = compare(folder_a, folder_b)
     rows = comparison.rows
-    with new_place(out) as place:
+    with new_folder(out) as folder:
         print(f"A: {folder_a}\nB: {folder_b}")
         print(
             "not registered: B-scans pair by position, sectors lie around the centre of each visit"
@@ -329,8 +329,8 @@ def print_comparison(folder_a: str, folder_b: str, out: Path) -> int:
             print(with_flags(note))
         for line in change_lines(rows):
             print(line)
-        write_csv(place.out / "comparison.csv", change_columns(rows), rows)
-        write_comparison_page(place.out, comparison, provenance())
+        write_csv(folder.out / "comparison.csv", change_columns(rows), rows)
+        write_comparison_page(folder.out, comparison, provenance())
     written = "open comparison.html; comparison.csv. Not a medical device."
-    print(f"\nwrote {place.out}: {written}")
+    print(f"\nwrote {folder.out}: {written}")
     return 0

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from dme.common.errors import InputError
 from dme.common.labels import IGNORE
 from dme.data.boundary_files import read_boundaries
 from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
-from dme.data.images import Survey, read_grey, survey_images
+from dme.data.images import Survey, image_shapes, read_grey, survey_images
 from dme.data.index import MOST_BSCAN, MOST_SUBJECT, IndexRow, read_index
-from dme.data.layout import find_layout, image_folder
+from dme.data.layout import Layout, enface_pictures, find_layout, image_folder
 from dme.data.masks import INSTANCES, MaskValues, check_meaning, mask_lookup, read_mask
 from dme.data.mirage import INFO, class_lookup
 from dme.data.source import SUBJECTS_UNKNOWN, Source, files_in, fingerprint, listing, readable
@@ -56,6 +56,8 @@ def open_folder(root: Path, fluid_value: tuple[int, ...] = ()) -> Source:
     if index.is_file():
         rows = read_index(index, layout.images)
     else:
+        if layout.masks is None and not boundaries:
+            layout = _without_enface(layout, notes)
         rows = _rows_by_name(layout.images, notes)
     rows.sort()
     _check_places(root, rows)
@@ -98,6 +100,16 @@ def _nothing_in(root: Path) -> str:
             "of the same names into fluid/, and the eyes into index.csv (name,subject,bscan)"
         )
     return message
+
+
+def _without_enface(layout: Layout, notes: list[str]) -> Layout:
+    """The layout without images that show the surface of the eye, as in an export of a device."""
+    pictures = enface_pictures(image_shapes(layout.images.values()))
+    if pictures:
+        left_out = listing([picture.name for picture in pictures])
+        notes.append(f"taken for en-face pictures, left out: {left_out}")
+    images = {name: file for name, file in layout.images.items() if file not in pictures}
+    return replace(layout, images=images)
 
 
 def _rows_by_name(images: dict[str, Path], notes: list[str]) -> list[IndexRow]:

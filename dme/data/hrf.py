@@ -40,7 +40,7 @@ def open_hrf(path: str | Path | None = None, scale: float = 1.0) -> Source:
     path = path or os.environ.get("HRF_DATA")
     if not path:
         raise InputError(
-            "no fundus photographs: give --data or HRF_DATA the folder of the unpacked HRF set"
+            "no fundus photographs: give `data` or HRF_DATA the folder of the unpacked HRF set"
         )
     if not 0 < scale <= 1:
         raise InputError(

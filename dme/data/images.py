@@ -1,5 +1,6 @@
 """Pixels of one image file, and grey values of any kind as the uint8 that networks see."""
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,15 @@ def survey_images(files: Iterable[Path]) -> Survey:
         remedy = "are they of another depth, read them apart from the others"
         notes.append(f"{_files(dark)} dark beside the other 16-bit images, {white}: {remedy}")
     return Survey(peak, shapes, notes)
+
+
+def image_shapes(files: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    """(height, width) of image files by their headers, as `Survey.shapes`."""
+    shapes = {}
+    for file in files:
+        with contextlib.suppress(Exception):  # of Pillow: reading the file itself will say it
+            shapes[file] = read_header(file).shape
+    return shapes
 
 
 def _files(files: list[Path]) -> str:

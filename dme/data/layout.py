@@ -20,7 +20,7 @@ from dme.common.errors import InputError
 from dme.common.words import IMAGE_SUFFIXES
 from dme.data import mirage
 from dme.data.image_files import read_picture
-from dme.data.source import files_in, listing, natural
+from dme.data.source import by_stem, files_in, listing, natural
 
 MASK_FOLDERS = ("fluid", "masks")
 NNUNET = ("imagesTr", "labelsTr")
@@ -66,7 +66,7 @@ def find_layout(root: Path) -> Layout:
     beside = masks_beside(files)
     if not beside:
         return Layout(files_in(folder, IMAGE_SUFFIXES), None, str(root))
-    images = {file.stem: file for file in files if file not in beside.values()}
+    images = by_stem(file for file in files if file not in beside.values())
     by_name = {image.stem: mask for image, mask in beside.items()}
     image, mask = next(iter(beside.items()))
     note = f"masks beside their images, as {mask.name} beside {image.name}"
@@ -78,20 +78,30 @@ def image_folder(root: Path) -> Path:
     return root / "images" if (root / "images").is_dir() else root
 
 
+def images_by_name(files: Iterable[Path]) -> dict[str, Path]:
+    """Images of one folder by the names that masks and index.csv call them.
+
+    Those are their stems, in nnU-Net's folder without the channel. Raises InputError for two
+    images of one name.
+    """
+    files = list(by_stem(files).values())
+    images: dict[str, Path] = {}
+    for file in files:
+        channel = CHANNEL.fullmatch(file.stem) if file.parent.name == NNUNET[0] else None
+        name = channel[1] if channel else file.stem
+        if name in images:
+            found = f"{images[name].name} and {file.name} are channels of one scan"
+            raise InputError(f"{file.parent}: {found}; keep the one that is the B-scan")
+        images[name] = file
+    return images
+
+
 def _is_image(file: Path) -> bool:
     return file.name[0] != "." and file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
 
 
 def _nnunet(root: Path) -> Layout:
-    """Images by the names of their labels."""
-    images = {}
-    for stem, file in files_in(root / NNUNET[0], IMAGE_SUFFIXES).items():
-        match = CHANNEL.fullmatch(stem)
-        name = match[1] if match else stem
-        if name in images:
-            found = f"{images[name].name} and {file.name} are channels of one scan"
-            raise InputError(f"{root / NNUNET[0]}: {found}; keep the one that is the B-scan")
-        images[name] = file
+    images = images_by_name(files_in(root / NNUNET[0], IMAGE_SUFFIXES).values())
     masks = None
     if (root / NNUNET[1]).is_dir():
         masks = files_in(root / NNUNET[1], IMAGE_SUFFIXES)

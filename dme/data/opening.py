@@ -5,7 +5,8 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from dme.bscan import BScan
@@ -54,7 +55,7 @@ def open_source(
     root = Path(path)
     if not root.exists():
         raise InputError(
-            f"no such file or folder: {root}; give a .mat file or a folder (--data or DME_DATA)"
+            f"no such file or folder: {root}; give a .mat file or a folder (`data` or DME_DATA)"
         )
     if root.is_file() and root.suffix.lower() != ".mat":
         raise InputError(
@@ -78,32 +79,33 @@ def _check_values(fluid_value: tuple[int, ...], path: str | Path | None) -> None
 
 
 def _open_phantom(why: str) -> Source:
-    digest = hashlib.sha256(f"phantom_set() version {phantom.VERSION}\n".encode())
     text = f"SYNTHETIC phantom B-scans, {why} (results say nothing about real scans)"
-    return Source("phantom", "", digest.hexdigest(), text, _read_phantom)
+    version = f"phantom_set() version {phantom.VERSION}"
+    return _synthetic("phantom", version, text, phantom.phantom_set)
 
 
 def _open_devices() -> Source:
-    version = f"held_out_scans() version {phantom_devices.VERSION}\n"
-    digest = hashlib.sha256(version.encode())
     text = "SYNTHETIC B-scans of a device that no training sees (they say nothing about real ones)"
-    return Source("devices", "", digest.hexdigest(), text, _read_devices)
+    version = f"held_out_scans() version {phantom_devices.VERSION}"
+    return _synthetic("devices", version, text, phantom_devices.held_out_scans)
 
 
 def _open_cysts() -> Source:
-    version = f"cysts, held_out_scans() version {phantom_cysts.VERSION}\n"
-    digest = hashlib.sha256(version.encode())
     text = "SYNTHETIC eyes with large cysts that no training sees (they say nothing of real ones)"
-    return Source("cysts", "", digest.hexdigest(), text, _read_cysts)
+    version = f"cysts, held_out_scans() version {phantom_cysts.VERSION}"
+    return _synthetic("cysts", version, text, phantom_cysts.held_out_scans)
 
 
-def _read_devices(source: Source, labelled_only: bool) -> Iterator[BScan]:
-    return phantom_devices.held_out_scans()
+def _synthetic(
+    kind: str, version: str, description: str, scans: Callable[[], Iterator[BScan]]
+) -> Source:
+    """Scans that a function makes up; version: what makes them, in the fingerprint."""
+    digest = hashlib.sha256(f"{version}\n".encode())
+    reader = partial(_read_synthetic, scans)
+    return Source(kind, "", digest.hexdigest(), description, reader)
 
 
-def _read_cysts(source: Source, labelled_only: bool) -> Iterator[BScan]:
-    return phantom_cysts.held_out_scans()
-
-
-def _read_phantom(source: Source, labelled_only: bool) -> Iterator[BScan]:
-    return phantom.phantom_set()
+def _read_synthetic(
+    scans: Callable[[], Iterator[BScan]], source: Source, labelled_only: bool
+) -> Iterator[BScan]:
+    return scans()

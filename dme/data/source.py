@@ -51,17 +51,23 @@ def subjects_known(notes: Iterable[str]) -> bool:
 
 def files_in(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Files of a folder by stem, in natural order, without hidden ones (._x of macOS)."""
-    files: dict[str, Path] = {}
+    files = []
     for file in sorted(folder.iterdir(), key=natural):
-        hidden = file.name[0] == "."
         of_this_kind = file.suffix.lower() in suffixes
-        if hidden or not of_this_kind or not file.is_file():
-            continue
-        if file.stem in files:
-            earlier = files[file.stem]
+        if file.name[0] != "." and of_this_kind and file.is_file():
+            files.append(file)
+    return by_stem(files)
+
+
+def by_stem(files: Iterable[Path]) -> dict[str, Path]:
+    """Files of one folder by stem. Raises InputError for two that have the same."""
+    named: dict[str, Path] = {}
+    for file in files:
+        if file.stem in named:
+            earlier = named[file.stem]
             raise InputError(f"{earlier} and {file.name} have the same name: keep one")
-        files[file.stem] = file
-    return files
+        named[file.stem] = file
+    return named
 
 
 def readable(text: str | Path) -> str:

@@ -95,14 +95,13 @@ def _paper_validation(cache: Cache, name: str) -> np.ndarray:
     """Which scans are of the study's validation, bool (N,). Raises InputError unless all are
     there.
     """
-    places = list(zip(cache.subjects.tolist(), cache.positions.tolist(), strict=True))
-    present = len(set(PAPER_VALIDATION) & set(places))
+    present = len(set(PAPER_VALIDATION) & set(cache.places))
     if present < len(PAPER_VALIDATION):
         found = (
             f"{present} of the study's {len(PAPER_VALIDATION)} validation scans are in this set"
         )
-        raise InputError(f"split {name}: {found}, expected all (10 Duke eyes): use --split random")
-    return np.array([place in PAPER_VALIDATION for place in places])
+        raise InputError(f"split {name}: {found}, expected all (10 Duke eyes): use `split` random")
+    return np.array([place in PAPER_VALIDATION for place in cache.places])
 
 
 def _parts(cache: Cache, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +111,7 @@ def _parts(cache: Cache, name: str) -> tuple[np.ndarray, np.ndarray]:
     if others:
         found = f"names that begin with {min(others)}"
         expected = "expected those of a set in train/, val/ and test/, as MIRAGE's are"
-        raise InputError(f"split {name}: {found}, {expected}: use --split random")
+        raise InputError(f"split {name}: {found}, {expected}: use `split` random")
     return np.array([part == "val" for part in parts]), np.array(
         [part == "test" for part in parts]
     )
@@ -142,7 +141,7 @@ def _held_out_subjects(cache: Cache, name: str, fold: int, folds: int) -> Sequen
     subjects = sorted(set(cache.subjects.tolist()))
     if len(subjects) < folds:
         found = f"{folds} folds need {folds} subjects, found {len(subjects)}"
-        raise InputError(f"split {name}: {found}; use fewer folds or --split random")
+        raise InputError(f"split {name}: {found}; use fewer folds or `split` random")
     ten_eyes = subjects == list(range(1, 11))
     if ten_eyes and folds == len(EYE_FOLDS):
         return EYE_FOLDS[fold - 1]

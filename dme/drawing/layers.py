@@ -10,6 +10,7 @@ from dme.drawing.canvas import Letters, writer
 from dme.drawing.overlays import CYAN, overlay
 from dme.drawing.plots import round_step
 from dme.retina.rows import BOUNDARIES, THICKNESSES, check_rows
+from dme.retina.thickness import thickness_px
 
 # of the boundaries from the top; a layer has the colour of its upper one, the retina the last
 COLOURS = np.array(
@@ -29,6 +30,7 @@ ENLARGED = 2  # so that lines do not cover thin layers
 LEGEND_LINE = 22  # px, height of a line of the legend
 LEGEND_DASH = 22  # px, length of a sample of colour
 RETINA = len(THICKNESSES) - 1  # index of the whole retina, after the seven layers
+PROFILE_WIDTH = 900  # px
 PROFILE_HEIGHT = 640
 LETTERS = 14  # px
 UPPER_AXES = (38, 228)  # px, top and bottom
@@ -118,26 +120,22 @@ def thickness_profile(
     axial_um: float | None = None,
     lateral_um: float | None = None,
     title: str = "",
-    width: int = 900,
 ) -> np.ndarray:
     """Thickness along a scan: the whole retina above, the seven layers below, gaps where unknown.
 
     boundaries: rows (8, W). In um over mm, in pixels where a scale is unknown. A layer has the
-    colour of the boundary above it, as in `draw_boundaries`. Returns uint8 (640, width, 3).
+    colour of the boundary above it, as in `draw_boundaries`. Returns uint8 (640, 900, 3).
     """
-    rows = check_rows(boundaries)
-    retina = rows[-1:] - rows[:1]
-    thickness_px = np.vstack([np.diff(rows, axis=0), retina])  # (8, W)
-    thickness = thickness_px * (axial_um or 1)
-    x = np.arange(rows.shape[1])
+    thickness = thickness_px(boundaries) * (axial_um or 1)  # (8, W)
+    x = np.arange(thickness.shape[1])
     if lateral_um:
         x = x * (lateral_um / 1000)
-    sheet = Image.new("RGB", (width, PROFILE_HEIGHT), SHEET)
+    sheet = Image.new("RGB", (PROFILE_WIDTH, PROFILE_HEIGHT), SHEET)
     draw = ImageDraw.Draw(sheet)
     write = writer(draw, LETTERS, INK)
     write_small = writer(draw, SMALL_LETTERS, QUIET)
     left = 62
-    right = width - 112
+    right = PROFILE_WIDTH - 112
 
     # what the axes mean
     quantity = "thickness in µm" if axial_um else "thickness in px"

@@ -21,8 +21,8 @@ from dme.common.errors import InputError
 from dme.common.words import LARGEST_SIDE
 from dme.data.phantom import phantom_bscan
 from dme.inference.brightness import GREYS, SHARES
-from dme.inference.entering import at_scan, averaging, enlarged, half, sliding_512
 from dme.inference.entry import MATCHED
+from dme.inference.export_operators import at_scan, averaging, enlarged, half, sliding_512
 from dme.inference.sizes import SIZES
 from dme.inference.windows import SLIDE_STRIDE, WINDOW, whole
 from dme.nets.segmenter import Segmenter, normalise

@@ -170,8 +170,8 @@ def require_arch(model: Segmenter, **asked: str | float | None) -> None:
         if value not in (None, model.arch[key]):
             value = value if isinstance(value, str) else f"{value:g}"
             raise InputError(
-                f"--{key} {value} does not fit the weights {model.weights_name}, whose {key} is "
-                f"{model.arch[key]}; leave out --{key}, or give weights of such a network"
+                f"`{key}` {value} does not fit the weights {model.weights_name}, whose {key} is "
+                f"{model.arch[key]}; leave out `{key}`, or give weights of such a network"
             )
 
 

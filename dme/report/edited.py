@@ -25,11 +25,12 @@ from dme.report.columns import EDITED
 from dme.report.eyes import ORIGIN, VolumePlace, eye_in_name
 from dme.report.inputs import Item
 from dme.report.journal import Journal, Left
-from dme.report.place import fingerprint_of, place_for
+from dme.report.output_folder import fingerprint_of, folder_for
 from dme.report.privacy import Privacy
 from dme.report.scans import Scan
-from dme.report.stored import Stored, open_results, scale_of
+from dme.report.stored import Stored, open_results
 from dme.report.surfaces import surface_file
+from dme.retina.volume import scale_of
 
 PROBABILITY = "mean_fluid_probability"
 CHANGED = "changed"
@@ -219,16 +220,16 @@ def remeasure(results: Path, masks: Path | None, out: Path, overwrite: bool) -> 
     origin = results_folder.Origin(stored.task, None, None, record)
 
     # measured as a prediction is
-    with place_for(out, record["fingerprint"], overwrite) as place:
-        results_folder.announce(place.out, origin)
-        with contextlib.closing(Journal(place.out, 0)) as journal:
-            work = _work(place.out, stored, edits, journal)
+    with folder_for(out, record["fingerprint"], overwrite) as folder:
+        results_folder.announce(folder.out, origin)
+        with contextlib.closing(Journal(folder.out, 0)) as journal:
+            work = _work(folder.out, stored, edits, journal)
             work.run([StoredItem(str(results), list, stored=stored)])
             work.gather()
         notes = [_note(work.rows), *_keep_surfaces(stored, work)]
         for note in notes:
             print(note)
-        results_folder.complete(work, origin, [*stored.record["input_notes"], *notes], place)
+        results_folder.complete(work, origin, [*stored.record["input_notes"], *notes], folder)
     return int(bool(work.skipped))
 
 

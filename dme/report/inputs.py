@@ -11,6 +11,7 @@ from dme.common.words import IMAGE_SUFFIXES, SCAN_SUFFIXES
 from dme.data.layout import masks_beside
 from dme.data.source import natural
 from dme.data.volume_files import holds_volume, is_part, names_pictures, volume_reader
+from dme.report.output_folder import RESULTS
 from dme.report.privacy import Privacy
 from dme.report.scans import (
     Scan,
@@ -27,15 +28,10 @@ MOST_LEFT_OUT = 5  # in a note
 DEEPEST = 3  # folders in folders: a hospital's, a patient's, a visit's
 # folders that belong to the images beside them
 COMPANIONS = ("images", "fluid", "masks", "boundaries", "vessels", "labelsTr", "ann_dir", "semseg")
-IMAGE_FOLDERS = (
-    "images",
-    "imagesTr",
-    "imagesTs",
-    "img_dir",
-    "bscan",
-)  # of layouts in `dme.data.layout`
+# of layouts, the first that there is, in the order of `dme.data.layout.find_layout`
+IMAGE_FOLDERS = ("imagesTr", "img_dir", "bscan", "images", "imagesTs")
 ARRAY_OPENERS = {".npy": open_array, ".mat": open_mat}
-RUN_FILES = ("measurements.json", "results.json")  # of folders that this program made
+RUN_FILES = (RESULTS, "results.json")  # of folders that this program made
 
 
 @dataclass
@@ -159,6 +155,8 @@ def _folder_items(root: Path, volume: bool, depth: int = 0) -> list[Item]:
     if not images and not others:
         items = _items_below(folder, below, volume, depth)
         if items:
+            if index:
+                items[0].notes.append(f"{index}: not read, it is for the images of one folder")
             return items
         names = sorted(file.name for file in folder.iterdir())
         found = ", ".join(names[:MOST_LISTED]) or "nothing"
@@ -176,15 +174,18 @@ def _folder_items(root: Path, volume: bool, depth: int = 0) -> list[Item]:
     items += map(_file_item, others)
 
     # what is not read is said
-    left_out = [file.name for file in rest if file != index]
-    if left_out:
-        items[0].notes.append(f"{folder}: {_left_out(left_out, 'files of other kinds')}")
-    if masks:
-        names = [file.name for file in masks]
-        items[0].notes.append(f"{folder}: {_left_out(names, 'masks beside their images')}")
-    unread = [file.name for file in below if file.name not in COMPANIONS]
-    if unread:
-        items[0].notes.append(f"{folder}: {_left_out(unread, 'folders beside the files')}")
+    notes = items[0].notes
+    rest = [file for file in rest if file != index]
+    unread = [path for path in below if path.name not in COMPANIONS]
+    _note_left_out(notes, folder, rest, "files of other kinds")
+    _note_left_out(notes, folder, masks, "masks beside their images")
+    _note_left_out(notes, folder, unread, "folders beside the files")
+    if folder != root:
+        beside, others_beside, _ = _sorted_out(root)
+        kind = f"files of scans beside {folder.name}/"
+        _note_left_out(notes, root, beside + others_beside, kind)
+    if index and not images:
+        notes.append(f"{index}: not read, it is for images")
     return items
 
 
@@ -208,13 +209,13 @@ def _items_below(root: Path, folders: list[Path], volume: bool, depth: int) -> l
         try:
             below = _folder_items(folder, volume, depth + 1)
         except InputError:
-            empty.append(folder.name)
+            empty.append(folder)
             continue
         for item in below:
             item.prefix = f"{folder.name}/{item.prefix}" if item.prefix else folder.name
         items += below
-    if items and empty:
-        items[0].notes.append(f"{root}: {_left_out(empty, 'folders without scans')}")
+    if items:
+        _note_left_out(items[0].notes, root, empty, "folders without scans")
     return items
 
 
@@ -235,11 +236,14 @@ def _sorted_out(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
     return images, others, rest
 
 
-def _left_out(names: list[str], kind: str) -> str:
-    shown = ", ".join(names[:MOST_LEFT_OUT])
-    if len(names) > MOST_LEFT_OUT:
+def _note_left_out(notes: list[str], folder: Path, paths: list[Path], kind: str) -> None:
+    """Add a note on what is left out of a folder, if anything is."""
+    if not paths:
+        return
+    shown = ", ".join(path.name for path in paths[:MOST_LEFT_OUT])
+    if len(paths) > MOST_LEFT_OUT:
         shown += ", ..."
-    return f"{len(names)} {kind} left out: {shown}"
+    notes.append(f"{folder}: {len(paths)} {kind} left out: {shown}")
 
 
 def _file_item(path: Path) -> Item:

@@ -12,7 +12,7 @@ from dme.report.tables import read_rows, write_rows
 from dme.retina.fluid import measure_fluid_in_layers
 from dme.retina.plausible import USUAL_AXIAL_UM, Mended, mend
 from dme.retina.thickness import measure_layers
-from dme.retina.volume import SCALE, enface_map
+from dme.retina.volume import enface_map, scale_of
 
 
 def mend_volume(
@@ -44,11 +44,9 @@ def _measure_again(work: Work, row: dict, jumping: np.ndarray) -> None:
     boundaries = read_rows(work.out / row["boundaries"])
     boundaries[:, jumping] = np.nan
     write_rows(work.out / row["boundaries"], boundaries)
-    scale_um = None
-    if row["axial_um"] is not None:
-        scale_um = [row[key] for key in SCALE]
 
     # its numbers, those of fluid in layers too
+    scale_um = scale_of(row)
     row |= measure_layers(boundaries, scale_um)
     row["left_out_columns"] += int(jumping.sum())
     if row.get("mask"):

@@ -17,8 +17,8 @@ from dme.report.batch import FOLDERS, Work, legend_height
 from dme.report.device_layers import distance_lines
 from dme.report.doubts import doubt_lines
 from dme.report.mending import mending_lines
+from dme.report.output_folder import RESULTS, OutputFolder, put_in_place
 from dme.report.page_contents import Results, write_page
-from dme.report.place import RESULTS, Place, put_in_place
 from dme.report.standard_files import FOLDERS as STANDARD_FOLDERS
 from dme.report.standard_files import write_standard
 from dme.report.surfaces import draw_surfaces
@@ -61,10 +61,10 @@ def announce(out: Path, origin: Origin) -> None:
     write_json(out / RESULTS, sealed({"finished": False, **nameless}))
 
 
-def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None:
+def complete(work: Work, origin: Origin, notes: list[str], folder: OutputFolder) -> None:
     """Volumes, tables, contact sheet and report, from what every scan left; prints the outcome.
 
-    notes: of the inputs. place: of the folder. Raises InputError if no scan could be predicted.
+    notes: of the inputs. folder: that of `work`. Raises InputError if no scan could be predicted.
     """
     out = work.out
     if not work.rows:
@@ -106,9 +106,9 @@ def complete(work: Work, origin: Origin, notes: list[str], place: Place) -> None
     content["files"] = checksums(work, volumes, [*page, *pictures])
     write_json(out / RESULTS, sealed({"finished": True, **record, **content}))
     journal.remove(out)
-    if place.final != out:
-        put_in_place(place)
-    _print_outcome(place.final, origin.task, results)
+    if folder.final != out:
+        put_in_place(folder)
+    _print_outcome(folder.final, origin.task, results)
 
 
 def checksums(work: Work, volumes: list[dict], page: list[str]) -> dict[str, str]:

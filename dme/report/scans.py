@@ -14,11 +14,12 @@ import numpy as np
 
 from dme.bscan import BScan
 from dme.common.errors import InputError, with_flags
-from dme.common.words import EYES, IMAGE_SUFFIXES
+from dme.common.words import EYES
 from dme.data import phantom
-from dme.data.arrays import COLOURS, StoredArray, check_axes, open_npy
+from dme.data.arrays import COLOURS, StoredArray, open_npy
 from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
 from dme.data.images import (
+    Survey,
     brightest,
     read_as_seen,
     survey_images,
@@ -27,18 +28,18 @@ from dme.data.images import (
     white_of,
 )
 from dme.data.index import MOST_BSCAN, IndexRow, read_index
-from dme.data.layout import enface_pictures
+from dme.data.layout import enface_pictures, images_by_name
 from dme.data.matlab import open_mat as open_mat_source
-from dme.data.source import files_in, natural
+from dme.data.source import natural
 from dme.data.volume_files import open_volume
 from dme.data.volume_record import VolumeRecord
 from dme.data.volume_scale import scale_fault, spacing_fault
+from dme.data.volume_stack import check_stack
 from dme.report.truth import Truth, folder_truth
 from dme.retina.recognise import has_colours
 
 # names that say which volume and which B-scan of it a file is
 VOLUME_NAMES = (r"(subject_?\d+)_(\d+)", r"(.*?)[ _-]?b-?scan[ _-]?(\d+)")
-LOOKED_AT = 64  # B-scans of a volume, to see whether they are B-scans
 PHANTOM_BSCANS = 20
 
 
@@ -96,6 +97,15 @@ def open_images(
 ) -> list[Scan]:
     """index: a table of volumes and scales. volume: without one, all are B-scans of one volume."""
     label = folder.resolve().name or "scans"
+
+    # those that the index lists are the set
+    rows: dict[Path, IndexRow] = {}
+    unlisted = 0
+    if index:
+        by_name = images_by_name(files)
+        rows = {by_name[row.name]: row for row in read_index(index, by_name)}
+        unlisted = len(files) - len(rows)
+        files = [file for file in files if file in rows]
     survey = survey_images(files)  # the largest value of 16-bit images becomes the white of all
     if survey.peak:
         notes.append(f"{folder}: 16-bit values scaled by 255/{white_of(survey.peak)}")
@@ -118,9 +128,11 @@ def open_images(
 
     # which B-scan of which volume each of them is
     if index:
-        _place_by_index(scans, index, label, set(survey.shapes.values()), notes)
-        return [scan for scan in scans if scan.volume]
-    if volume:
+        _place_by_index(scans, rows, index, label)
+        if unlisted:
+            notes.append(f"{index}: {unlisted} images without a line in it left out")
+        _recognise_duke(scans, rows, index, survey, notes)
+    elif volume:
         for position, scan in enumerate(scans):
             scan.volume = label
             scan.position = position
@@ -130,14 +142,11 @@ def open_images(
 
 
 def _place_by_index(
-    scans: list[Scan], index: Path, label: str, shapes: set, notes: list[str]
+    scans: list[Scan], rows: dict[Path, IndexRow], index: Path, label: str
 ) -> None:
-    """What index.csv says of each image; those that it does not list get no volume."""
-    by_name = {scan.name: scan for scan in scans}
-    images = files_in(Path(scans[0].source).parent, IMAGE_SUFFIXES)
-    rows = read_index(index, images)
-    for row in rows:
-        scan = by_name[row.name]
+    """What index.csv says of each image. rows: by the scans' files."""
+    for scan in scans:
+        row = rows[Path(scan.source)]
         scan.volume = f"{label}_subject{row.subject:02d}"
         scan.position = row.position
         scan.scale_um = row.scale_um
@@ -145,27 +154,16 @@ def _place_by_index(
         scan.fovea = row.fovea
     _part_eyes(scans, rows)
     _spread(scans, index)
-    extra = len(scans) - len(rows)
-    if extra:
-        notes.append(f"{index}: {extra} images without a line in it left out")
-
-    # the Duke set is known by its subjects and positions; its scale is not in its files
-    scale_given = any(row.scale_um for row in rows)
-    row_places = [row.place for row in rows]
-    if not scale_given and is_duke(row_places, shapes):
-        notes.append(f"{index}: {DUKE_RECOGNISED}")
-        for scan in scans:
-            scan.scale_um = DUKE_SCALE_UM
 
 
-def _part_eyes(scans: list[Scan], rows: list[IndexRow]) -> None:
+def _part_eyes(scans: list[Scan], rows: dict[Path, IndexRow]) -> None:
     """Both eyes of a subject are two volumes."""
     eyes: dict[int, set[str | None]] = {}
-    for row in rows:
+    for row in rows.values():
         eyes.setdefault(row.subject, set()).add(row.eye)
-    both = {row.name for row in rows if set(EYES) <= eyes[row.subject]}
     for scan in scans:
-        if scan.name in both and scan.eye:
+        both = set(EYES) <= eyes[rows[Path(scan.source)].subject]
+        if both and scan.eye:
             scan.volume += f"_{scan.eye}"
 
 
@@ -180,6 +178,18 @@ def _spread(scans: list[Scan], index: Path) -> None:
                 raise InputError(f"{index}: {key} of volume {scan.volume} is {found}: keep one")
         for scan in scans:
             setattr(scan, key, known.get(scan.volume))
+
+
+def _recognise_duke(
+    scans: list[Scan], rows: dict[Path, IndexRow], index: Path, survey: Survey, notes: list[str]
+) -> None:
+    """The Duke set is known by its subjects and positions; its scale is not in its files."""
+    scale_given = any(row.scale_um for row in rows.values())
+    places = [row.place for row in rows.values()]
+    if not scale_given and is_duke(places, survey.shapes.values()):
+        notes.append(f"{index}: {DUKE_RECOGNISED}")
+        for scan in scans:
+            scan.scale_um = DUKE_SCALE_UM
 
 
 def _place_by_name(scans: list[Scan], label: str, notes: list[str]) -> None:
@@ -225,9 +235,7 @@ def open_array(path: Path, notes: list[str]) -> list[Scan]:
     # which axis is which
     bscans, height, width = array.shape[:3]
     if len(array.shape) == 3:
-        first = max(0, (bscans - LOOKED_AT) // 2)
-        looked_at = range(first, min(bscans, first + LOOKED_AT))
-        check_axes(path, array.shape, np.stack([array.read_part(i) for i in looked_at]))
+        check_stack(path, array.shape, array.read_part)
     notes.append(f"{path}: {bscans} B-scans of {height} x {width} px")
 
     # one grey rule for all B-scans, which are read one at a time

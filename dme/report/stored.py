@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from dme.common.errors import InputError
-from dme.common.files import is_plain_name, sha256_file, unsealed
+from dme.common.files import is_plain_name, sha256_file
 from dme.common.tasks import TASKS, Task
 from dme.data.image_files import read_pixels
 from dme.report.batch import Finding
+from dme.report.output_folder import RESULTS
 from dme.report.truth import Truth
-from dme.report.visits import RESULTS, read_results
+from dme.report.visits import checked_record
 from dme.retina.rows import BOUNDARIES
-from dme.retina.volume import SCALE
 
 NEEDED = ("image", "values")  # files of a scan, which earlier versions did not leave
 
@@ -108,8 +108,7 @@ def is_results(folder: Path) -> bool:
 
 def open_results(folder: Path) -> Stored:
     """The results of a finished prediction. Raises InputError for anything else."""
-    read_results(folder)  # which checks them
-    record = unsealed(json.loads((folder / RESULTS).read_text(encoding="utf-8")))
+    record = checked_record(folder)
     _check_names(folder, record)
     for row in record["scans"]:
         missing = [key for key in NEEDED if key not in row]
@@ -135,12 +134,6 @@ def _check_names(folder: Path, record: dict) -> None:
             path = (folder / str(row.get(key, ""))).resolve()
             if not path.is_relative_to(folder.resolve()):
                 raise InputError(f"{folder}: {row[key]} lies outside; predict again")
-
-
-def scale_of(row: dict) -> tuple[float, ...] | None:
-    """Axial, lateral and spacing of a scan or a volume, as far as they are known."""
-    known = [row[key] for key in SCALE if row[key] is not None]
-    return tuple(known) or None
 
 
 def _array(text: str | None, kind: type, shape: tuple[int, int]) -> np.ndarray | None:

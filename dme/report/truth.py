@@ -8,8 +8,9 @@ import numpy as np
 
 from dme.common.errors import InputError
 from dme.data.boundary_files import read_boundaries
-from dme.data.layout import find_layout
+from dme.data.layout import Layout, find_layout
 from dme.data.masks import MaskValues, check_meaning, mask_lookup, read_mask
+from dme.data.mirage import INFO, PARTS, class_lookup
 from dme.data.source import files_in
 
 
@@ -60,7 +61,7 @@ def folder_truth(root: Path, names: Iterable[str], notes: list[str]) -> FolderTr
             if image.stem in wanted and name in (layout.masks or {}):
                 masks[image.stem] = layout.masks[name]
         if masks:
-            lookup, meaning = _meaning(masks.values(), layout.mask_place)
+            lookup, meaning = _meaning(masks.values(), layout)
             notes.append(f"{root}: {len(masks)} masks of graders are shown beside: {meaning}")
     except InputError as e:
         masks = {}
@@ -75,11 +76,15 @@ def folder_truth(root: Path, names: Iterable[str], notes: list[str]) -> FolderTr
     return FolderTruth(masks, boundaries, lookup)
 
 
-def _meaning(files: Iterable[Path], place: str) -> tuple[np.ndarray, str]:
-    """What the values of the masks of a set mean, as of `mask_lookup`."""
+def _meaning(files: Iterable[Path], layout: Layout) -> tuple[np.ndarray, str]:
+    """What the values of the masks of a set mean, as of `mask_lookup` or `class_lookup`."""
     values = MaskValues()
     for file in files:
         values.add(read_mask(file))
+    if layout.classes:  # one list for all parts of a set
+        of_part = layout.classes.name in PARTS and not (layout.classes / INFO).is_file()
+        folder = layout.classes.parent if of_part else layout.classes
+        return class_lookup(folder, values)
     lookup, meaning = mask_lookup(values)
-    check_meaning(values, lookup, place)
+    check_meaning(values, lookup, layout.mask_place)
     return lookup, meaning

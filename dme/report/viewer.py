@@ -84,8 +84,7 @@ def _scan(row: dict, columns: list[dict]) -> dict:
 
 def flags_of(row: dict) -> list[str]:
     """Why the numbers of a scan are doubtful, in words."""
-    texts = [*row["doubt"].split(SEPARATOR), *row.get("flags", ())]
-    return [shown_units(text) for text in texts if text]
+    return [shown_units(text) for text in row["doubt"].split(SEPARATOR) if text]
 
 
 def _intervals(rows: list[dict]) -> dict[str, tuple[str, str]]:

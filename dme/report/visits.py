@@ -12,9 +12,10 @@ import numpy as np
 from dme.common.errors import InputError
 from dme.common.files import unsealed
 from dme.data.image_files import read_pixels
+from dme.report.output_folder import RESULTS
+from dme.report.tables import read_rows
 from dme.retina.volume import SECTORS, enface_map
 
-RESULTS = "measurements.json"
 # what the comparison reads of a volume and of its scans, by what was measured
 VOLUME_NUMBERS = (
     "height_px",
@@ -63,7 +64,7 @@ class Visit:
         for scan in self.bscans(volume):
             try:
                 columns[scan["bscan"]] = read(Path(self.folder), scan)
-            except (InputError, OSError, ValueError, KeyError, TypeError):
+            except (InputError, OSError, ValueError, LookupError, TypeError):
                 return None
             if columns[scan["bscan"]].shape != (volume["width_px"],):
                 return None
@@ -86,16 +87,28 @@ def _mask_lines(folder: Path, scan: dict) -> np.ndarray:
 
 
 def _retina_lines(folder: Path, scan: dict) -> np.ndarray:
-    table = np.loadtxt(folder / scan["boundaries"], delimiter=",", skiprows=1, ndmin=2)
-    return table[:, -1] - table[:, 1]
+    rows = read_rows(folder / scan["boundaries"])
+    return rows[-1] - rows[0]
 
 
 def read_results(folder: str | Path) -> Visit:
     """What a finished `predict` left in a folder. Raises InputError for anything else."""
+    return _visit(folder, checked_record(folder))
+
+
+def _visit(folder: str | Path, record: dict) -> Visit:
+    return Visit(folder, record["settings"], record["scans"], record["volumes"])
+
+
+def checked_record(folder: str | Path) -> dict:
+    """All that measurements.json holds of a finished `predict`.
+
+    Raises InputError for anything else, and where a number is missing that `Visit` speaks of.
+    """
     path = Path(folder) / RESULTS
     try:
-        content = unsealed(json.loads(path.read_text(encoding="utf-8")))
-        visit = Visit(folder, content["settings"], content["scans"], content["volumes"])
+        record = unsealed(json.loads(path.read_text(encoding="utf-8")))
+        visit = _visit(folder, record)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         reason = str(getattr(e, "strerror", None) or e)
         if isinstance(e, KeyError):
@@ -103,14 +116,14 @@ def read_results(folder: str | Path) -> Visit:
         raise InputError(
             f"{folder} holds no results of ./run.sh predict (no readable {path.name}: {reason})"
         ) from e
-    if not content.get("finished"):
+    if not record.get("finished"):
         raise InputError(f"{folder}: the prediction did not finish; run it again")
     fault = _fault(visit)
     if fault:
         raise InputError(
             f"{path}: {fault}; it is damaged or of another version: predict this visit again"
         )
-    return visit
+    return record
 
 
 def _fault(visit: Visit) -> str | None:

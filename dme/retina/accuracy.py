@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dme.retina.rows import check_rows
-from dme.retina.thickness import thickness_um
+from dme.retina.thickness import thickness_px
 
 
 def boundary_errors_px(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -20,17 +20,15 @@ def boundary_errors_px(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.append(errors, _mean(errors, axis=0))
 
 
-def thickness_errors_um(
-    predicted: np.ndarray, truth: np.ndarray, axial_um: float | None
-) -> tuple[np.ndarray, np.ndarray]:
+def thickness_errors_px(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Errors of the thicknesses of one scan, float64 (8,) each, in the order of THICKNESSES.
 
     predicted, truth: rows (8, W). The first is the mean absolute error per column. The second,
     positive when predicted too thick, is the error of the scan's mean thickness.
     """
-    truth_um = thickness_um(truth, axial_um)
-    predicted_um = thickness_um(check_rows(predicted, truth_um.shape[1]), axial_um)
-    errors = predicted_um - truth_um
+    truth_px = thickness_px(truth)
+    predicted_px = thickness_px(check_rows(predicted, truth_px.shape[1]))
+    errors = predicted_px - truth_px
     absolute = _mean(np.abs(errors), axis=1)
     bias = _mean(errors, axis=1)
     return absolute, bias

@@ -1,7 +1,7 @@
-"""How well two measurements of the fluid in the same scans agree: its presence and its area.
+"""How well two measurements of the fluid in the same scans agree: overlap, presence and area.
 
-Everything follows from sums over scans (`moments`), so that `dme.common.by_eye.interval_by_eye`
-gives an interval for each number.
+Everything follows from sums over scans (`confusion`, `moments`), so that
+`dme.common.by_eye.interval_by_eye` gives an interval for each number.
 """
 
 from collections.abc import Callable
@@ -11,13 +11,47 @@ import numpy as np
 LIMIT_SD = 1.96  # limits of agreement, in standard deviations
 LIMITS = (
     "Limits of agreement: mean difference ± 1.96 standard deviations over the scans (Bland and "
-    "Altman), as if the eleven scans of an eye were independent; other seeds, networks and "
+    "Altman), as if the scans of an eye were independent; other seeds, networks and "
     "graders are left out."
 )
 # places of the sums in `moments`
 SCANS, TRUTH, OTHER, TRUTH2, OTHER2, PRODUCT, ABSOLUTE, BOTH, MISSED, FALSE, NEITHER = range(11)
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # of sums (..., 11), numbers (...)
+
+
+# ---- overlap
+
+
+def confusion(truth: np.ndarray, other: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+    """Pixels of two masks in counts, int64 (2, 2): rows truth, columns other.
+
+    truth, other: bool (H, W), where fluid is. known: bool (H, W), the pixels that count (default:
+    all). Raises ValueError for masks of other types or of different shapes.
+    """
+    known = np.ones_like(truth) if known is None else known
+    masks = [truth, other, known]
+    if any(mask.dtype != bool or mask.shape != truth.shape for mask in masks):
+        types = ", ".join(f"{mask.dtype} {mask.shape}" for mask in masks)
+        raise ValueError(f"masks are {types}; expected bool of one shape")
+    pairs = 2 * truth[known] + other[known]
+    return np.bincount(pairs, minlength=4).reshape(2, 2)
+
+
+def dice(counts: np.ndarray, label: int = -1) -> np.ndarray:
+    """Dice of a class, float64 (...), NaN where it is in neither truth nor prediction.
+
+    counts: pixels (..., C, C), rows truth, columns prediction. label: the class, by default the
+    last one, which fluid is.
+    """
+    counts = np.asarray(counts)
+    truth = counts[..., label, :].sum(-1)
+    predicted = counts[..., :, label].sum(-1)
+    with np.errstate(invalid="ignore"):
+        return 2 * counts[..., label, label] / (truth + predicted)
+
+
+# ---- sums of presence and area
 
 
 def moments(truth: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -6,9 +6,10 @@ import numpy as np
 from scipy import ndimage
 
 from dme.common.labels import IGNORE
+from dme.retina.outlines import NEIGHBOURS
 from dme.retina.rows import CLASSES, check_rows, in_tables, layer_labels
 
-CONNECTIVITY = 8  # fluid pixels that touch at a side or a corner are one region
+CONNECTIVITY = int(NEIGHBOURS.sum()) - 1  # neighbours that belong to a pixel's region: 8
 # fluid above the retina and below it is a mistake of one of the networks: shown, not hidden
 FLUID_COLUMNS = {
     "px": tuple(f"fluid_{in_tables(name)}_px" for name in CLASSES),
@@ -27,7 +28,7 @@ def measure_scan(
     """
     # regions, whose sizes follow that of the background
     fluid = mask == 1
-    regions, count = ndimage.label(fluid, np.ones((3, 3)))
+    regions, count = ndimage.label(fluid, NEIGHBOURS)
     sizes_px = np.bincount(regions.ravel())[1:]
     fluid_px = int(fluid.sum())
     largest_px = int(sizes_px.max(initial=0))

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from dme.retina.greys import grey_counts, percentiles
+from dme.retina.outlines import NEIGHBOURS
 from dme.retina.wedge import saturated_wedge
 
 LEAST_SIDE = 64  # px; of smaller pictures nothing is said
@@ -285,7 +286,7 @@ def has_marks(grey: np.ndarray) -> bool:
     border.
     """
     height, width = grey.shape
-    regions, _ = ndimage.label(grey >= DRAWN_WHITE, np.ones((3, 3)))
+    regions, _ = ndimage.label(grey >= DRAWN_WHITE, NEIGHBOURS)
     sizes = np.bincount(regions.ravel())
     letters = 0
     for number, (rows, columns) in enumerate(ndimage.find_objects(regions), start=1):
@@ -301,7 +302,7 @@ def has_marks(grey: np.ndarray) -> bool:
             slice(columns.start - 1, columns.stop + 1),
         )
         mark = regions[around] == number
-        rim = ndimage.binary_dilation(mark, np.ones((3, 3))) & ~mark
+        rim = ndimage.binary_dilation(mark, NEIGHBOURS) & ~mark
         if (grey[around][rim] > DARK).mean() > 1 - DARK_AROUND:
             continue
         letters += 1

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dme.common.errors import InputError
 from dme.retina.rows import THICKNESSES, check_rows, in_tables
 
 THICKNESS_COLUMNS = {
@@ -22,15 +21,6 @@ def thickness_px(boundaries: np.ndarray) -> np.ndarray:
     layers = np.diff(rows, axis=0)  # (7, W)
     retina = rows[7:] - rows[:1]  # (1, W)
     return np.vstack([layers, retina])
-
-
-def thickness_um(boundaries: np.ndarray, axial_um: float | None) -> np.ndarray:
-    """The same in um. Raises InputError without an axial scale."""
-    if not axial_um:
-        raise InputError(
-            "thickness in um needs the axial scale, which is unknown: give it in index.csv"
-        )
-    return thickness_px(boundaries) * axial_um
 
 
 def retina_px(boundaries: np.ndarray) -> np.ndarray:

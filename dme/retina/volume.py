@@ -21,6 +21,12 @@ ROUNDED_UM = 1.5  # gaps that differ by no more are equal: devices round places 
 UNEQUAL = 0.05  # or by no more than this share
 
 
+def scale_of(row: dict) -> tuple[float, ...] | None:
+    """Axial, lateral and spacing of a scan or a volume, as far as they are known."""
+    known = [row[key] for key in SCALE if row[key] is not None]
+    return tuple(known) or None
+
+
 def enface_map(
     columns: Mapping[int, np.ndarray],
     first: int,

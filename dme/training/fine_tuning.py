@@ -25,11 +25,11 @@ from dme.nets.segmenter import Segmenter, build_model, require_arch, set_classes
 from dme.nets.zoo import known
 from dme.training.augment import TrainingSet, fit_note
 from dme.training.fine_tuning_report import report, report_second_opinion
+from dme.training.labelled import check_annotated, training_set, with_synthetic
 from dme.training.loop import train
 from dme.training.presets import FLUID, PLANS
 from dme.training.run_folder import refuse_foreign_files, start_of_resumed
 from dme.training.settings import Finetune, Plan
-from dme.training.tasks import check_annotated, training_set, with_synthetic
 from dme.training.unlabelled import unlabelled_scans
 from dme.training.validation import Validation
 
@@ -192,8 +192,8 @@ def _shipped_weights(options: Finetune) -> str:
                 return f"{data}-{part}"
     if options.backbone not in (None, "unet"):
         raise InputError(
-            f"no weights for a {options.backbone} ship with dme; give --weights FILE, "
-            "from ./run.sh pretrain, or --weights none"
+            f"no weights for a {options.backbone} ship with dme; give `weights` FILE, "
+            "from ./run.sh pretrain, or `weights` none"
         )
     return f"{pretrained_on[0]}-psp"
 
@@ -248,7 +248,7 @@ def _require_fluid(cache: Cache, indices: np.ndarray, side: str, split: str, pur
         return
     raise InputError(
         f"none of the {len(indices)} {side} scans of {split} holds fluid, which leaves nothing "
-        f"to {purpose}; choose another split, --seed or data"
+        f"to {purpose}; choose another split, `seed` or data"
     )
 
 
@@ -311,7 +311,7 @@ def second_opinion(options: Finetune, validate: Validation) -> Validation | None
         check_annotated(native, validate.task)
     except InputError as e:
         if ranks.rank() == 0:
-            print(f"\nno comparison with grader {other}: {e}")
+            print(f"\nno comparison with grader {other}: {with_flags(str(e))}")
         return None
 
     # Both must have annotated every validation scan

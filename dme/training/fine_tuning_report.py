@@ -1,6 +1,7 @@
 """What a fine-tuning reports: tables on the screen, results.json, the network and pictures."""
 
 import json
+from functools import partial
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from dme.metrics import CONVENTIONS, by_convention, scores
 from dme.nets.checkpoint import save_model
 from dme.nets.segmenter import Segmenter
 from dme.retina.accuracy import over_scans
+from dme.retina.agreement import dice as class_dice
 from dme.retina.rows import BOUNDARIES, THICKNESSES
 from dme.training.run_folder import read_rows, seconds_per_step
 from dme.training.settings import Finetune, Plan
@@ -108,7 +110,7 @@ def report_second_opinion(options: Finetune, validate: Validation, other: Valida
         lines.append(("fluid Dice", network["dice"][-1], grader["dice"][-1]))
         lines.append(("fluid IoU", network["iou"][-1], grader["iou"][-1]))
     if validate.task.finds_layers:
-        network_px = np.nanmean(other.errors_px[:, -1])
+        network_px = np.nanmean(other.boundary_errors_px[:, -1])
         lines.append(("mean boundary error, px", network_px, np.nanmean(errors_px[:, -1])))
 
     # On the screen, and into the file
@@ -167,11 +169,7 @@ def eyes_table(counts: np.ndarray, eyes: np.ndarray, fluid: int) -> dict:
     if len(np.unique(eyes)) < FEWEST_EYES:
         return {}
 
-    def dice(sums: np.ndarray) -> np.ndarray:
-        hit = sums[:, fluid, fluid]
-        return 2 * hit / (sums[:, fluid].sum(1) + sums[:, :, fluid].sum(1))
-
-    low, high = interval_by_eye(dice, counts, eyes)
+    low, high = interval_by_eye(partial(class_dice, label=fluid), counts, eyes)
     print(f"fluid Dice at native size, 95 % interval by eye: {low:.4f} to {high:.4f}\n{INTERVALS}")
     return {"dice_native_interval_by_eye": [low, high]}
 
@@ -191,10 +189,10 @@ def layers_table(validate: Validation, dice: np.ndarray) -> dict:
     """
     axial_um = validate.native.scale_um[0] if validate.native.scale_um else None
     unit = "um" if axial_um else "px"
-    lengths = validate.thickness_px * (axial_um or 1)  # (N, 2, 8): size and sign of the error
-    boundaries = over_scans(validate.errors_px, [*BOUNDARIES, "all"])
-    thickness = over_scans(lengths[:, 0], THICKNESSES)
-    bias = over_scans(lengths[:, 1], THICKNESSES)
+    errors = validate.thickness_errors_px * (axial_um or 1)  # (N, 2, 8): absolute, with sign
+    boundaries = over_scans(validate.boundary_errors_px, [*BOUNDARIES, "all"])
+    thickness = over_scans(errors[:, 0], THICKNESSES)
+    bias = over_scans(errors[:, 1], THICKNESSES)
 
     # Boundaries, then layers
     heading = f"{'mean absolute error of boundaries':34} {'px':>7} {'sd':>7}"
@@ -210,5 +208,5 @@ def layers_table(validate: Validation, dice: np.ndarray) -> dict:
         "boundaries_px": boundaries,
         f"thickness_{unit}": thickness,
         f"thickness_bias_{unit}": bias,
-        "boundary_errors_px_per_scan": validate.errors_px,
+        "boundary_errors_px_per_scan": validate.boundary_errors_px,
     }

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dme.common import ranks
 from dme.common.errors import InputError
+from dme.common.labels import IGNORE
 from dme.common.provenance import device_name
 from dme.drawing.canvas import save_png
 from dme.inference.windows import pad, resize
@@ -202,7 +203,7 @@ class Training:
         optimizer = make_optimizer(list(joint.parameters()), recipe.lr, recipe.l2)
         scaling = self.precision is torch.float16
         scaler = torch.amp.GradScaler(self.device.type, enabled=scaling)
-        config = settings(models, data, augment, recipe, self.precision)
+        config = run_config(models, data, augment, recipe, self.precision)
         self.state = State(joint, average, optimizer, scaler, config)
 
         # since the last line of the log; on the device: reading them makes the host wait
@@ -297,14 +298,15 @@ class Training:
         recipe = self.recipe
         scans = self.data.unlabelled
         x, _ = self._batch(scans, draw, self.augment, first=recipe.batch)
-        calm, inside = self._batch(scans, draw, self.augment.geometry, first=recipe.batch)
+        calm, labels = self._batch(scans, draw, self.augment.geometry, first=recipe.batch)
         self.watch.lap("data")
         with torch.no_grad():
-            believed = self._logits(self.state.average.eval(), calm, inside)[0].softmax(1)
-        decoded, *others = self._logits(self.forward, x, inside)
+            believed = self._logits(self.state.average.eval(), calm, labels)[0].softmax(1)
+        decoded, *others = self._logits(self.forward, x, labels)
 
         weight = recipe.unlabelled_weight * ramp(draw // recipe.accumulate / recipe.iters)
-        loss = weight * consistency(decoded.softmax(1), believed, inside)
+        within_scans = labels != IGNORE
+        loss = weight * consistency(decoded.softmax(1), believed, within_scans)
         # the other heads learn nothing, but ranks wait for all gradients
         return loss + 0 * sum(z.sum() for z in others)
 
@@ -415,7 +417,7 @@ def dropout_seed(seed: int, step: int, rank: int) -> int:
     return (seed << 32) + low % (1 << 32)
 
 
-def settings(
+def run_config(
     models: dict[str, Segmenter],
     data: TrainingSet,
     augment: Augment,
@@ -492,5 +494,5 @@ def refuse_nonfinite(
         kept = f"the last good checkpoint is {checkpoint}"
     raise InputError(
         f"{fault} step {draw // recipe.accumulate + 1} (scans {scans}); {kept}; "
-        "lower --lr, clip the gradients or use --amp off"
+        "lower `lr`, clip the gradients or use `amp` off"
     )

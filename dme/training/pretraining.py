@@ -171,7 +171,7 @@ def starting_networks(options: Pretrain) -> dict[str, Segmenter]:
     head = model.arch["head"]
     require_arch(model, width=options.width)
     if options.heads not in (None, (head,)):
-        raise InputError(f"--heads {' '.join(options.heads)}: {options.start} has the head {head}")
+        raise InputError(f"`heads` {' '.join(options.heads)}: {options.start} has the head {head}")
     print(f"start: {model.weights_name} (sha256 {model.weights_sha256[:12]})")
     return {head: model}
 

@@ -5,16 +5,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dme.common.errors import InputError
-from dme.common.files import atomic_path, write_json
+from dme.common.files import write_json
 from dme.common.options import add_options, from_options, option_parser
 from dme.common.provenance import ROOT
+from dme.common.tables import write_table
 from dme.common.words import SYNTHETIC_KINDS
 from dme.training.settings import Recipe
 
@@ -39,6 +38,7 @@ def parsed(
 
 def add_arguments(parser: argparse.ArgumentParser, out: str, noun: str = "runs") -> None:
     """The options that every series has. out: default folder. noun: how its runs are called."""
+    parser.set_defaults(noun=noun)
     add = parser.add_argument
     add(
         "--data",
@@ -54,15 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser, out: str, noun: str = "runs")
     )
 
 
-def results_folder(args: argparse.Namespace, noun: str = "runs") -> Path:
-    """Where the finished runs' files lie."""
-    return args.results or args.out / noun
+def results_folder(args: argparse.Namespace) -> Path:
+    """Where the finished runs' files lie; args as of `add_arguments`."""
+    return args.results or args.out / args.noun
 
 
 def gather(
     args: argparse.Namespace,
     runs: Runs,
-    noun: str = "runs",
     script: str = "finetune.py",
     may_be_empty: bool = False,
 ) -> Results:
@@ -70,7 +69,7 @@ def gather(
 
     Raises InputError when there is none, unless that may be.
     """
-    folder = results_folder(args, noun)
+    folder = results_folder(args)
     if args.data:
         os.environ["DME_DATA"] = args.data  # which the scripts read too
     if args.print:
@@ -78,23 +77,15 @@ def gather(
     else:
         results = run_missing(script, runs, args.out, folder)
     if not results and not may_be_empty:
-        raise InputError(f"no finished {noun} in {folder}; run without --print first")
+        raise InputError(f"no finished {args.noun} in {folder}; run without --print first")
     return results
 
 
-def write_table(path: Path, table: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(table, encoding="utf-8")
-
-
-def mean_sd(values: Sequence[float]) -> str:
-    """Cell of a table: the mean, of several with their standard deviation; empty for none."""
-    if len(values) == 0:
-        return ""
-    mean = f"{np.mean(values):.4f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {np.std(values, ddof=1):.4f}"
+def leave_table(args: argparse.Namespace, name: str, table: str) -> None:
+    """Write OUT/NAME.md, and print the table and where it and the finished runs' files lie."""
+    path = args.out / f"{name}.md"
+    write_table(path, table)
+    print(f"\n{table}\ntable: {path}\n{args.noun}: {results_folder(args)}")
 
 
 def kind_of_scans(results: Iterable[dict]) -> str:
@@ -103,24 +94,9 @@ def kind_of_scans(results: Iterable[dict]) -> str:
     return "SYNTHETIC" if kinds & set(SYNTHETIC_KINDS) else "real"
 
 
-def table_line(cells: Iterable[object]) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def table_head(titles: Sequence[str]) -> list[str]:
-    """The first two lines of a table."""
-    return [table_line(titles), "|---" * len(titles) + "|"]
-
-
 def present(results: Results, names: Iterable[str]) -> list[dict]:
     """Results of those of the names that are finished, in their order."""
     return [results[name] for name in names if name in results]
-
-
-def fewest_to_most(counts: Collection[int]) -> str:
-    """Cell of a table: how many runs its other cells rest on."""
-    fewest, most = min(counts), max(counts)
-    return f"{fewest}-{most}" if fewest < most else f"{most}"
 
 
 def in_name(split: str) -> str:

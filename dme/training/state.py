@@ -56,7 +56,7 @@ class State:
         Raises InputError for a file that is absent, damaged or does not fit.
         """
         if not path.exists():
-            raise InputError(f"nothing to resume: {path} does not exist; start without --resume")
+            raise InputError(f"nothing to resume: {path} does not exist; start without `resume`")
         try:
             saved = load_archive(path, device)
             saved_config = saved["config"]
@@ -64,7 +64,7 @@ class State:
             reason = " ".join(str(e).split()) or type(e).__name__
             raise InputError(
                 f"{path} is damaged or no training checkpoint ({reason}); "
-                "start again without --resume"
+                "start again without `resume`"
             ) from e
 
         # the settings must be those of this run
@@ -77,7 +77,7 @@ class State:
         if changes:
             raise InputError(
                 f"{path} was made with other settings ({', '.join(changes)}); "
-                "resume with the same or choose another --out"
+                "resume with the same or choose another `out`"
             )
 
         try:
@@ -93,5 +93,5 @@ class State:
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
             raise InputError(
                 f"{path} holds another network or was written by another version of dme "
-                f"({' '.join(str(e).split())[:200]}); start again without --resume"
+                f"({' '.join(str(e).split())[:200]}); start again without `resume`"
             ) from e

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from dme.common.errors import InputError
-from dme.common.labels import IGNORE
 from dme.common.tasks import Task
 from dme.data.source import Source
 from dme.inference.entry import enter
@@ -78,16 +77,15 @@ def check_teacher(data: TrainingSet, recipe: Recipe) -> None:
         )
 
 
-def consistency(probability: Tensor, teacher: Tensor, inside: Tensor) -> Tensor:
+def consistency(probability: Tensor, teacher: Tensor, known: Tensor) -> Tensor:
     """How far two networks are apart in the same pixels, 0 to 1, however little a class covers.
 
-    probability, teacher: (B, classes, h, w). inside: (B, h, w), 255 outside the scans. The squared
-    difference over the sum of squares, which is 1 minus the soft Dice; mean over the classes but
-    the first.
+    probability, teacher: (B, classes, h, w). known: bool (B, h, w), the pixels that count: those
+    of the scans. The squared difference over the sum of squares, which is 1 minus the soft Dice;
+    mean over the classes but the first.
     """
-    known = (inside != IGNORE)[:, None]
-    p = (probability * known)[:, 1:]
-    q = (teacher * known)[:, 1:]
+    p = (probability * known[:, None])[:, 1:]
+    q = (teacher * known[:, None])[:, 1:]
     over = (0, 2, 3)
     apart = (p - q).square().sum(over)
     return (apart / (p.square().sum(over) + q.square().sum(over) + 1)).mean()

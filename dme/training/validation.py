@@ -21,11 +21,13 @@ from dme.inference.sizes import NATIVE, SIZES, STUDY
 from dme.metrics import ConfusionMeter, scores
 from dme.nets.folding import folded
 from dme.nets.segmenter import Segmenter
-from dme.retina.accuracy import boundary_errors_px, thickness_errors_um
+from dme.retina.accuracy import boundary_errors_px, thickness_errors_px
 from dme.retina.boundaries import boundaries_from_probabilities
-from dme.training.tasks import labels
+from dme.retina.rows import BOUNDARIES, THICKNESSES
+from dme.training.labelled import labels
 
 TRUTHS = ("study", "native", "central")
+BOUNDARY_ERRORS = len(BOUNDARIES) + 1  # of each, and their mean
 
 
 @dataclass
@@ -43,11 +45,11 @@ class Validation:
     device: torch.device
     task: Task = TASKS["fluid"]
     flip: bool = False  # average over each scan and its mirror image
-    # Of the last call: counts (N, C, C), boundary_errors_px (N, 9), both of thickness_errors_um
-    # (N, 2, 8), and pictures
+    # Of the last call: counts (N, C, C), errors of boundaries (N, 9) and of thickness (N, 2, 8),
+    # absolute and with sign, and pictures
     counts: dict[str, np.ndarray] = field(default_factory=dict, init=False)
-    errors_px: np.ndarray | None = field(default=None, init=False)
-    thickness_px: np.ndarray | None = field(default=None, init=False)
+    boundary_errors_px: np.ndarray | None = field(default=None, init=False)
+    thickness_errors_px: np.ndarray | None = field(default=None, init=False)
     after: list[np.ndarray] = field(default_factory=list, init=False)
 
     @property
@@ -94,7 +96,7 @@ class Validation:
         model = folded(model)
         measured = self._count(model)
         if self.task.finds_layers:
-            measured["boundary-error-px"] = float(np.nanmean(self.errors_px[:, -1]))
+            measured["boundary-error-px"] = float(np.nanmean(self.boundary_errors_px[:, -1]))
             score = -measured["boundary-error-px"]
         else:
             score = measured["study-dice"]
@@ -105,8 +107,9 @@ class Validation:
         """Fill counts, and with layers the errors; returns Dice and IoU of each count."""
         rank, world, _ = ranks.join()
         meters = {kind: ConfusionMeter(model.arch["num_classes"]) for kind in TRUTHS}
-        # (N, 9 boundary errors, 8 + 8 errors of thickness); each rank fills the rows of its scans
-        errors = torch.zeros(len(self.indices), 25, dtype=torch.float64, device=self.device)
+        # Each rank fills the rows of its scans
+        shape = (len(self.indices), BOUNDARY_ERRORS + 2 * len(THICKNESSES))
+        errors_px = torch.zeros(shape, dtype=torch.float64, device=self.device)
         places = range(rank, len(self.indices), world)
 
         # Each rank measures its share of the scans
@@ -117,13 +120,14 @@ class Validation:
                 sized = _at(by_class, truth.shape)
                 meters[kind].update(sized, truth[None].to(self.device), [self.small.names[i]])
             if self.task.finds_layers:
-                errors[place] = self._layer_errors(by_class, i)
+                errors_px[place] = self._layer_errors_px(by_class, i)
 
         # What all ranks found, put together
         if self.task.finds_layers:
-            all_errors = ranks.total(errors).cpu().numpy()
-            self.errors_px = all_errors[:, :9]
-            self.thickness_px = all_errors[:, 9:].reshape(-1, 2, 8)
+            all_px = ranks.total(errors_px).cpu().numpy()
+            self.boundary_errors_px = all_px[:, :BOUNDARY_ERRORS]
+            of_thickness_px = all_px[:, BOUNDARY_ERRORS:]
+            self.thickness_errors_px = of_thickness_px.reshape(-1, 2, len(THICKNESSES))
 
         # Scores pooled over the scans
         measured = {}
@@ -136,12 +140,13 @@ class Validation:
                 measured[f"{kind}-{measure}"] = float(np.nanmean(pooled[measure][1:]))
         return measured
 
-    def _layer_errors(self, by_class: Tensor, index: int) -> Tensor:
-        """(25,): of boundaries in px, and of thickness in px, absolute and with sign."""
+    def _layer_errors_px(self, by_class: Tensor, index: int) -> Tensor:
+        """Of one scan: of boundaries, and of thickness, absolute and with sign, in a row."""
         rows = self.boundaries(by_class, index)
         truth = self.native.layers[index]
-        thickness = thickness_errors_um(rows, truth, 1)  # of px 1 um long
-        return torch.from_numpy(np.concatenate([boundary_errors_px(rows, truth), *thickness]))
+        absolute, bias = thickness_errors_px(rows, truth)
+        errors_px = np.concatenate([boundary_errors_px(rows, truth), absolute, bias])
+        return torch.from_numpy(errors_px)
 
     def drawn(self, model: Segmenter, colour: tuple[int, int, int]) -> list[np.ndarray]:
         """Pictures of the scans `shown` with what the network, in eval mode, finds."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from speed_table import memory, milliseconds, times_as_long
 
 from dme.common.errors import InputError, run
+from dme.common.tables import table_head, table_line
 
 
 class Work(NamedTuple):
@@ -53,7 +54,7 @@ def markdown(results: Path) -> str:
     if not path.exists():
         raise InputError(f"{path} is not there; run gpu.py on a machine with a GPU first")
     content = json.loads(path.read_text())
-    lines = ["| work on a GPU | `dme` | against | times as long |", "|---" * 4 + "|"]
+    lines = table_head(["work on a GPU", "`dme`", "against", "times as long"])
     for work in WORKS:
         rows = content
         for key in work.keys:
@@ -64,7 +65,7 @@ def markdown(results: Path) -> str:
             if way != work.way:
                 peer = f"{way}: {milliseconds(row)}{memory(row)}"
                 times = times_as_long(rows, work.way, way)
-                lines.append(f"| {title} | {ours} | {peer} | {times} |")
+                lines.append(table_line([title, ours, peer, times]))
                 title = ours = ""  # said once
     return "\n".join(lines) + "\n"
 

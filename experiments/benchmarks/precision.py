@@ -16,11 +16,31 @@ from pathlib import Path
 
 from dme.common.errors import InputError, run
 from dme.common.options import option_parser
+from dme.common.tables import table_head, table_line
 
 RESULTS = "precision.json"
 REFERENCE = "dme, float32"  # as of ways.py
 MOST_DICE, LEAST_ICC, MOST_PX = 0.002, 0.999, 0.05
 CALIBRATE_EVERY = 10  # th scan of --data, for the ways in 8 bits
+WAY_TITLES = (
+    "way",
+    "ms a scan",
+    "times as long",
+    "volume, s: network",
+    "with entry and mask",
+    "ready after, s",
+    "change of Dice",
+    "ICC of areas",
+    "same fluid",
+)
+LAYER_TITLES = (
+    "boundaries by bfloat16, px from float32",
+    "scans",
+    "mean",
+    "95 % below",
+    "largest",
+    "within 0.05 px",
+)
 
 
 def parse_args() -> Namespace:
@@ -99,11 +119,7 @@ def markdown(results: Path) -> str:
     if not path.exists():
         raise InputError(f"{path} is not there; run ./run.sh bench precision first")
     content = json.loads(path.read_text())
-    lines = [
-        "| way | ms a scan | times as long | volume, s: network | with entry and mask "
-        "| ready after, s | change of Dice | ICC of areas | same fluid |",
-        "|---" * 9 + "|",
-    ]
+    lines = table_head(WAY_TITLES)
     for name, row in sorted(content["ways"].items(), key=lambda item: item[1]["ratio"]):
         network_s = row["phases_s"]["network"]
         cells = [
@@ -117,7 +133,7 @@ def markdown(results: Path) -> str:
             number(row["icc"], ".6f"),
             "yes" if passes(row) else "no",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(table_line(cells))
     if "layers" in content:
         lines += ["", *layer_lines(content["layers"]["sets"])]
     return "\n".join(lines) + "\n"
@@ -130,15 +146,11 @@ def number(value: float | None, form: str) -> str:
 
 def layer_lines(sets: list[dict]) -> list[str]:
     """The table of boundaries."""
-    lines = [
-        "| boundaries by bfloat16, px from float32 | scans | mean | 95 % below | largest "
-        "| within 0.05 px |",
-        "|---" * 6 + "|",
-    ]
+    lines = table_head(LAYER_TITLES)
     for row in sets:
-        numbers = " | ".join(f"{row[key]:.3f}" for key in ("mean_px", "p95_px", "largest_px"))
+        numbers = [f"{row[key]:.3f}" for key in ("mean_px", "p95_px", "largest_px")]
         same = "yes" if row["largest_px"] <= MOST_PX else "no"
-        lines.append(f"| {row['data']} | {row['scans']} | {numbers} | {same} |")
+        lines.append(table_line([row["data"], row["scans"], *numbers, same]))
     return lines
 
 

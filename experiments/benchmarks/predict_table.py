@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from dme.common.errors import InputError, run
+from dme.common.tables import table_head, table_line
 
 # part of a scan, as in predict_watch.py -> in words
 OF_A_SCAN = {
@@ -43,10 +44,10 @@ def lines(content: dict) -> list[str]:
     warm = [runs["warm"] for runs in content["tasks"].values()]
     cold = [runs["cold"] for runs in content["tasks"].values()]
     title = f"{content['scans']} scans, medians of {content['repeats']} runs"
-    table = [f"| {title} | {' | '.join(content['tasks'])} |", "|---" * (1 + len(warm)) + "|"]
+    table = table_head([title, *content["tasks"]])
 
     def add(title: str, cell: Callable[[dict], str], runs: Sequence[dict] = warm) -> None:
-        table.append(f"| {title} | {' | '.join(map(cell, runs))} |")
+        table.append(table_line([title, *map(cell, runs)]))
 
     # until the scans begin, of every scan, and when they are done: the parts
     add("start: Python", partial(moment, "python"))

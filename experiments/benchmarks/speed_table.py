@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dme.common.errors import InputError, run
+from dme.common.tables import table_head, table_line
 
 MIB = 2**20
 
@@ -124,7 +125,7 @@ def markdown(results: Path) -> str:
 
     Raises InputError when a bench is not finished.
     """
-    lines = ["| work | `dme` | against | times as long |", "|---" * 4 + "|"]
+    lines = table_head(["work", "`dme`", "against", "times as long"])
     for work in WORKS:
         path = results / f"{work.bench}.json"
         if not path.exists():
@@ -136,7 +137,7 @@ def markdown(results: Path) -> str:
         for way, name in work.against.items():
             peer = name.format(ms=milliseconds(rows[way])) + memory(rows[way])
             times = times_as_long(rows, work.way, way)
-            lines.append(f"| {title} | {ours} | {peer} | {times} |")
+            lines.append(table_line([title, ours, peer, times]))
             title = ours = ""  # said once
     return "\n".join(lines) + "\n"
 

@@ -17,6 +17,7 @@ from fluid_tables import CENTRAL
 
 from dme.common.errors import run
 from dme.common.options import check, setting
+from dme.common.tables import fewest_to_most, mean_sd, table_head, table_line
 from dme.training import series
 
 # backbone, head, and steps of pretraining: a quarter of an hour on one CPU thread with --amp bf16
@@ -60,8 +61,7 @@ def main() -> None:
     costs = series.run_missing("benchmarks/costs.py", measuring, args.out, folder)["costs"]
 
     table = markdown(settings, costs["rows"], pretrained, results)
-    series.write_table(args.out / "backbones.md", table)
-    print(f"\n{table}\ntable: {args.out / 'backbones.md'}\nruns: {folder}")
+    series.leave_table(args, "backbones", table)
 
 
 def pretraining_runs(settings: Settings, amp: str) -> series.Runs:
@@ -119,14 +119,14 @@ def markdown(
     splits = []
     for split in settings.splits:
         splits += [f"{split}, from {STARTS[start]}" for start in settings.starts]
-    lines += series.table_head(["network", *COSTS, *splits, "seeds"])
+    lines += table_head(["network", *COSTS, *splits, "seeds"])
     for network in settings.networks:
         cells = cost_cells(costs[network], pretrained.get(f"pretrain-{network}"))
         lines += row(settings, network, cells, results, "pooled_native")
 
     # the same within the central columns, which once stood alone
     lines += ["", f"The same within the central columns. {CENTRAL}", ""]
-    lines += series.table_head(["central columns", *splits, "seeds"])
+    lines += table_head(["central columns", *splits, "seeds"])
     for network in settings.networks:
         lines += row(settings, network, (), results, "pooled_central")
     return "\n".join(lines) + "\n"
@@ -140,9 +140,9 @@ def row(
     if not any(scores):
         return []
     cells = [network.replace("-", ", "), *costs]
-    cells += [series.mean_sd(dice) for dice in scores]
-    cells.append(series.fewest_to_most([len(dice) for dice in scores]))
-    return [series.table_line(cells)]
+    cells += [mean_sd(dice) for dice in scores]
+    cells.append(fewest_to_most([len(dice) for dice in scores]))
+    return [table_line(cells)]
 
 
 def fluid_dice(

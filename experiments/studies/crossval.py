@@ -18,7 +18,6 @@ from fluid_tables import (
     areas_mm2,
     by_eye,
     by_group,
-    dice,
     groups_of,
     held_out,
     together,
@@ -26,9 +25,10 @@ from fluid_tables import (
 
 from dme.common.errors import run
 from dme.common.options import setting
+from dme.common.tables import mean_sd, table_head, table_line
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
-from dme.retina.agreement import LIMIT_SD
+from dme.retina.agreement import LIMIT_SD, dice
 from dme.training import series
 
 FOLDS = [f"subject:{k}/5" for k in range(1, 6)]
@@ -84,17 +84,15 @@ class Settings:
 def main() -> None:
     settings, args = series.parsed(__doc__, Settings, "runs/crossval", "folds")
 
-    results = series.gather(args, all_runs(settings, args.amp), "folds")
+    results = series.gather(args, all_runs(settings, args.amp))
     table = markdown(settings, results)
-    series.write_table(args.out / "crossval.md", table)
-    print(f"\n{table}\ntable: {args.out / 'crossval.md'}")
+    series.leave_table(args, "crossval", table)
 
     folds = folds_of(settings.seeds[0], results)
     if folds and folds[0]["scale_um"]:
         kind = series.kind_of_scans(folds)
         save_png(args.out / "bland_altman.png", bland_altman(held_out(folds), kind))
         print(f"picture: {args.out / 'bland_altman.png'}")
-    print(f"folds: {series.results_folder(args)}")
 
 
 def all_runs(settings: Settings, amp: str) -> series.Runs:
@@ -144,8 +142,8 @@ def markdown(settings: Settings, results: series.Results) -> str:
     lines += leaking(results)
     if kind == "real":
         lines += ["", "Published on this set, each by its own definition:", ""]
-        lines += series.table_head(PUBLISHED_TITLES)
-        lines += map(series.table_line, PUBLISHED)
+        lines += table_head(PUBLISHED_TITLES)
+        lines += map(table_line, PUBLISHED)
     return "\n".join(lines) + "\n"
 
 
@@ -162,13 +160,13 @@ def whole_seeds(settings: Settings, results: series.Results) -> dict[int, HeldOu
 def seeds_table(by_seed: dict[int, HeldOut]) -> list[str]:
     """Lines of a table: what another seed changes, for each group of eyes."""
     titles = ["eyes, each seed", *(f"seed {seed}" for seed in by_seed), "mean ± sd"]
-    lines = series.table_head(titles)
+    lines = table_head(titles)
     for name, eyes in groups_of(next(iter(by_seed.values()))).items():
         values = []
         for scans in by_seed.values():
             values.append(float(dice(scans.of_eyes(eyes).counts["native"].sum(0))))
         cells = [f"{value:.4f}" for value in values]
-        lines.append(series.table_line([name, *cells, series.mean_sd(values)]))
+        lines.append(table_line([name, *cells, mean_sd(values)]))
     return lines
 
 
@@ -177,7 +175,7 @@ def fold_by_fold(settings: Settings, results: series.Results) -> list[str]:
     titles = ["fold", "eyes", "scans"]
     for kind in COLUMNS.values():
         titles += [f"{kind}: fluid Dice", "IoU"]
-    lines = series.table_head(titles)
+    lines = table_head(titles)
     for split in FOLDS:
         runs = series.present(results, [run_name(split, seed) for seed in settings.seeds])
         if runs:
@@ -187,7 +185,7 @@ def fold_by_fold(settings: Settings, results: series.Results) -> list[str]:
             for kind in COLUMNS:
                 cells.append(mean_score(runs, kind, "dice"))
                 cells.append(mean_score(runs, kind, "iou"))
-            lines.append(series.table_line(cells))
+            lines.append(table_line(cells))
     return lines
 
 
@@ -199,14 +197,14 @@ def leaking(results: series.Results) -> list[str]:
         runs = [result for name, result in results.items() if name.startswith(prefix)]
         if runs:
             cells = [mean_score(runs, kind, "dice") for kind in (*COLUMNS, "study")]
-            lines.append(series.table_line([split, len(runs), *cells]))
+            lines.append(table_line([split, len(runs), *cells]))
     if not lines:
         return []
     titles = ["split", "runs"]
     titles += [f"{kind}: fluid Dice" for kind in COLUMNS.values()]
     titles.append("at 256 x 256")
     title = "The same recipe on splits by B-scan, which leak:"
-    return ["", title, "", *series.table_head(titles), *lines]
+    return ["", title, "", *table_head(titles), *lines]
 
 
 def mean_score(runs: Sequence[dict], kind: str, score: str) -> str:
@@ -217,7 +215,7 @@ def mean_score(runs: Sequence[dict], kind: str, score: str) -> str:
     for result in runs:
         pooled = np.array(result["counts_per_scan"][kind]).sum(0)
         values.append(float(scores(pooled)[score][1]))
-    return series.mean_sd(values)
+    return mean_sd(values)
 
 
 def bland_altman(scans: HeldOut, kind: str) -> np.ndarray:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tried_scans import scans_with
 
 from dme.common.by_eye import INTERVALS, mean_interval
-from dme.common.errors import InputError, run
+from dme.common.errors import run
 from dme.common.options import check, parsed, setting
+from dme.common.tables import table_head, table_line, write_table
 
 if TYPE_CHECKING:  # --help is answered without torch
     from dme.data.cache import Cache
@@ -54,16 +56,17 @@ def main() -> None:
     from dme.common.files import write_json
     from dme.common.folders import refuse_foreign
     from dme.common.provenance import provenance
+    from dme.data.opening import open_source
     from dme.nets.loading import load_model
-    from dme.training.series import write_table
 
     # networks and scans are looked at before the work begins
     refuse_foreign(settings.out, RESULTS, [TABLE])
     result = provenance()
     models = [load_model(name) for name in settings.weights]
-    sets = {"cysts": graded_scans("phantom:cysts", None)}
+    sets = {"cysts": scans_with("layers", open_source("phantom:cysts"))}
     if settings.healthy:
-        sets["healthy"] = graded_scans(settings.healthy, settings.split)
+        healthy = open_source(settings.healthy)
+        sets["healthy"] = scans_with("layers", healthy, settings.split)
 
     result |= {"split": settings.split, "sets": {}, "networks": []}
     for name, (cache, indices) in sets.items():
@@ -83,23 +86,6 @@ def main() -> None:
     table = markdown(result)
     write_table(settings.out / TABLE, table)
     print(f"\n{table}\ntable: {settings.out / TABLE}")
-
-
-def graded_scans(data: str, split: str | None) -> tuple["Cache", np.ndarray]:
-    """Scans and which of them are tried. Raises InputError for a set without boundaries."""
-    from dme.data.cache import open_cache
-    from dme.data.opening import open_source
-    from dme.data.splits import split_indices
-
-    cache = open_cache(open_source(data))
-    if cache.layers is None:
-        raise InputError(
-            f"the scans of {cache.description} have no layer boundaries; expected "
-            "boundaries/NAME.npy beside images/"
-        )
-    if not split:
-        return cache, np.arange(len(cache))
-    return cache, split_indices(cache, split)[1]
 
 
 def errors_px(
@@ -130,7 +116,6 @@ def errors_px(
 def markdown(result: dict) -> str:
     """A row for each set and place, a column for each network."""
     from dme.data.phantom_cysts import LARGE
-    from dme.training import series
 
     names = [f"{n['weights']} ({n['weights_sha256'][:8]})" for n in result["networks"]]
     lines = [
@@ -139,7 +124,7 @@ def markdown(result: dict) -> str:
         "",
         *descriptions(result),
         "",
-        *series.table_head(["scans", "where", *names]),
+        *table_head(["scans", "where", *names]),
     ]
     for name, scans in result["sets"].items():
         title = "SYNTHETIC eyes" if name == "cysts" else "healthy eyes"
@@ -150,11 +135,11 @@ def markdown(result: dict) -> str:
                 continue  # no large cyst in healthy eyes
             cells = [cell(errors, scans["eyes"]) for errors in values]
             where = where if name == "cysts" else where.removesuffix(" beside them")
-            lines.append(series.table_line([title, where, *cells]))
+            lines.append(table_line([title, where, *cells]))
             if key == "ilm_cysts":
                 cells = [lost(errors) for errors in values]
                 where = f"scans whose ILM is off by more than {LOST_PX:g} px there"
-                lines.append(series.table_line([title, where, *cells]))
+                lines.append(table_line([title, where, *cells]))
     return "\n".join([*lines, "", INTERVALS]) + "\n"
 
 

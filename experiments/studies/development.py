@@ -15,6 +15,7 @@ from fluid_tables import CENTRAL
 
 from dme.common.errors import run
 from dme.common.options import check, setting
+from dme.common.tables import table_head, table_line
 from dme.training import series
 
 BASE = (
@@ -52,8 +53,7 @@ def main() -> None:
 
     results = series.gather(args, all_runs(settings, args.amp))
     table = markdown(settings, results)
-    series.write_table(args.out / "development.md", table)
-    print(f"\n{table}\ntable: {args.out / 'development.md'}\nruns: {series.results_folder(args)}")
+    series.leave_table(args, "development", table)
 
 
 def all_runs(settings: Settings, amp: str) -> series.Runs:
@@ -67,6 +67,7 @@ def all_runs(settings: Settings, amp: str) -> series.Runs:
 
 
 def run_name(candidate: str, fold: int) -> str:
+    """Of a candidate on one of the folds dev:K/4."""
     return f"{candidate.replace(',', '').replace(' ', '-')}-{fold}of4"
 
 
@@ -76,7 +77,7 @@ def markdown(settings: Settings, results: series.Results) -> str:
     kind = series.kind_of_scans(results.values())
     lines = [f"Fluid Dice pooled over {kind} scans of eyes not trained on, one seed", ""]
     titles = [f"{columns}, folds {folds}" for columns in ("all columns", "central")]
-    lines += series.table_head(["candidate", *KINDS.values(), *titles])
+    lines += table_head(["candidate", *KINDS.values(), *titles])
     for candidate in settings.candidates:
         # a mean over some folds would not compare with one over all
         names = [run_name(candidate, fold) for fold in settings.folds]
@@ -85,7 +86,7 @@ def markdown(settings: Settings, results: series.Results) -> str:
             row = cells([result["counts_per_scan"] for result in runs])
             # its files are called by what those columns were once called
             name = candidate.replace("ungraded", "outer columns")
-            lines.append(series.table_line([name, *row]))
+            lines.append(table_line([name, *row]))
     return "\n".join([*lines, "", CENTRAL]) + "\n"
 
 

@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from development import run_name
+from robustness import UNKNOWN_SCALE
 
 from dme.common.errors import run
 from dme.common.options import check, setting
+from dme.common.tables import table_head, table_line
 from dme.data.phantom_devices import KINDS, PER_KIND
+from dme.retina import agreement
 from dme.training import series
 
 BASE = "--recipe best --iters 300 --batch 2 --ema 0.98"
@@ -61,7 +65,6 @@ GONE = (
 FOLDS = (1, 2)  # of dev:K/4, as the protocol says
 REFUSED = "inverted"  # the perturbation that is to be refused, not to be read
 PLAIN = "as it is"
-UNKNOWN_SCALE = ", scale unknown"
 HELD_OUT = ["--data", "phantom:devices", "--rows", "as it is"]
 TITLES = (
     "candidate",
@@ -100,8 +103,7 @@ def main() -> None:
         eyes |= gather_trials(args, trained, "eyes")
         devices |= gather_trials(args, trained, "devices")
     table = markdown(settings, eyes, devices)
-    series.write_table(args.out / "devices.md", table)
-    print(f"\n{table}\ntable: {args.out / 'devices.md'}\nruns: {series.results_folder(args)}")
+    series.leave_table(args, "devices", table)
 
 
 def trainings(out: Path, candidate: str, amp: str) -> series.Runs:
@@ -112,10 +114,6 @@ def trainings(out: Path, candidate: str, amp: str) -> series.Runs:
         words = f"{BASE} {options} --split dev:{fold}/4 --amp {amp} --seed 0"
         runs[run_name(candidate, fold)] = words.split()
     return runs
-
-
-def run_name(candidate: str, fold: int) -> str:
-    return f"{candidate.replace(',', '').replace(' ', '-')}-{fold}of4"
 
 
 def gather_trials(args: argparse.Namespace, trained: series.Results, scans: str) -> series.Results:
@@ -139,14 +137,14 @@ def gather_trials(args: argparse.Namespace, trained: series.Results, scans: str)
 
 def markdown(settings: Settings, eyes: series.Results, devices: series.Results) -> str:
     """A line for each candidate whose folds are finished."""
-    lines = series.table_head(TITLES)
+    lines = table_head(TITLES)
     for candidate in settings.candidates:
         names = [run_name(candidate, fold) for fold in FOLDS]
         on_eyes = series.present(eyes, names)
         on_devices = series.present(devices, names)
         if len(on_eyes) == len(on_devices) == len(FOLDS):
             line = [candidate, *cells(on_eyes), *device_cells(on_devices)]
-            lines.append(series.table_line(line))
+            lines.append(table_line(line))
     return "\n".join(lines) + "\n"
 
 
@@ -179,8 +177,7 @@ def cells(runs: list[dict]) -> list[str]:
 
 def pooled_dice(counts_per_fold: list) -> float:
     """Fluid Dice over all eyes of all folds; counts_per_fold: (eyes, 2, 2) each."""
-    (_, false), (missed, hit) = np.concatenate(counts_per_fold).sum(0)
-    return 2 * hit / (2 * hit + false + missed)
+    return float(agreement.dice(np.concatenate(counts_per_fold).sum(0)))
 
 
 if __name__ == "__main__":

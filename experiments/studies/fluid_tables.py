@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dme.common.by_eye import INTERVALS, interval_by_eye, mean_interval
+from dme.common.tables import mean_sd, table_head, table_line
 from dme.retina import agreement
-from dme.training import series
+from dme.retina.agreement import dice
 
 COLUMNS = {"native": "all columns", "central": "central columns"}
 CENTRAL = (
@@ -34,6 +35,22 @@ class HeldOut:
     counts: dict[str, np.ndarray]  # (N, 2, 2) of each of COLUMNS: rows truth, columns prediction
     pixel_mm2: float | None  # None without a scale
 
+    @classmethod
+    def of_folds(
+        cls,
+        folds: Sequence[dict],
+        counts: dict[str, np.ndarray],
+        scale_um: Sequence[float] | None,
+    ) -> "HeldOut":
+        """Scans and eyes as each fold names them, in the order of the folds; counts likewise."""
+        from dme.retina.fluid import area_mm2  # after parsing: it needs SciPy
+
+        names = []
+        for fold in folds:
+            names += fold["scans"]
+        eyes = np.concatenate([fold["subjects"] for fold in folds])
+        return cls(names, eyes, counts, area_mm2(1, scale_um))
+
     def of_eyes(self, eyes: Sequence[int]) -> "HeldOut":
         """The scans of those eyes alone."""
         chosen = np.isin(self.eyes, list(eyes))
@@ -44,17 +61,10 @@ class HeldOut:
 
 def held_out(folds: Sequence[dict]) -> HeldOut:
     """The scans of all folds together; folds: results.json of each."""
-    # in the order of the folds
-    names = []
-    for fold in folds:
-        names += fold["scans"]
     counts = {}
     for kind in COLUMNS:
         counts[kind] = np.concatenate([fold["counts_per_scan"][kind] for fold in folds])
-    eyes = np.concatenate([fold["subjects"] for fold in folds])
-    scale_um = folds[0]["scale_um"]
-    pixel_mm2 = scale_um[0] * scale_um[1] / 1e6 if scale_um else None
-    return HeldOut(names, eyes, counts, pixel_mm2)
+    return HeldOut.of_folds(folds, counts, folds[0]["scale_um"])
 
 
 # ---- scores of counts
@@ -63,13 +73,6 @@ def held_out(folds: Sequence[dict]) -> HeldOut:
 def fluid_px(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of fluid in counts (..., 2, 2): of the truth and of the prediction, (...) each."""
     return counts[..., 1, :].sum(-1), counts[..., :, 1].sum(-1)
-
-
-def dice(counts: np.ndarray) -> np.ndarray:
-    """Fluid Dice of counts (..., 2, 2), NaN where fluid is in neither."""
-    truth, found = fluid_px(counts)
-    with np.errstate(invalid="ignore"):
-        return 2 * counts[..., 1, 1] / (truth + found)
 
 
 def iou(counts: np.ndarray) -> np.ndarray:
@@ -97,14 +100,14 @@ def by_group(scans: HeldOut) -> list[str]:
     titles = ["eyes", "scans"]
     for kind in COLUMNS.values():
         titles += [f"{kind}: fluid Dice, pooled (95 % interval by eye)", "mean over eyes"]
-    lines = series.table_head(titles)
+    lines = table_head(titles)
     for name, eyes in groups_of(scans).items():
         group = scans.of_eyes(eyes)
         cells = [name, len(group.names)]
         for kind in COLUMNS:
             cells.append(pooled_cell(group, kind))
-            cells.append(series.mean_sd(dice_per_eye(group, kind)))
-        lines.append(series.table_line(cells))
+            cells.append(mean_sd(dice_per_eye(group, kind)))
+        lines.append(table_line(cells))
     return lines
 
 
@@ -131,7 +134,7 @@ def by_eye(scans: HeldOut) -> list[str]:
     titles = ["eye", "scans", "with fluid", "share of all fluid"]
     titles += [f"{kind}: fluid Dice" for kind in COLUMNS.values()]
     titles += ["found fluid beside the central columns", "area error per scan, mm²"]
-    lines = series.table_head(titles)
+    lines = table_head(titles)
     # a row per eye, the columns as in the table of groups
     all_fluid = fluid_px(scans.counts["native"].sum(0))[0]
     for eye in np.unique(scans.eyes):
@@ -145,7 +148,7 @@ def by_eye(scans: HeldOut) -> list[str]:
         if scans.pixel_mm2:
             sums = agreement.moments(*areas_mm2(own)).sum(0)
             area = f"{agreement.bias(sums):+.4f}"
-        lines.append(series.table_line([*cells, area]))
+        lines.append(table_line([*cells, area]))
     return lines
 
 
@@ -164,9 +167,9 @@ def together(scans: HeldOut) -> list[str]:
         cells = summary(scans, kind) | presence_cells(scans, kind) | area_cells(scans, kind)
         for name, cell in cells.items():
             rows.setdefault(name, []).append(cell)
-    lines = series.table_head(["95 % intervals by eye in brackets", *COLUMNS.values()])
+    lines = table_head(["95 % intervals by eye in brackets", *COLUMNS.values()])
     for name, cells in rows.items():
-        lines.append(series.table_line([name, *cells]))
+        lines.append(table_line([name, *cells]))
     return [*lines, "", INTERVALS, "", agreement.LIMITS, "", CENTRAL]
 
 
@@ -182,13 +185,13 @@ def summary(scans: HeldOut, kind: str) -> dict[str, str]:
         f"fluid Dice, {pooled}": pooled_cell(scans, kind),
         f"fluid IoU, {pooled}": f"{iou(counts.sum(0)):.4f} ({low:.4f} to {high:.4f})",
     }
-    cells["fluid Dice, mean over eyes"] = series.mean_sd(dice_per_eye(scans, kind))
+    cells["fluid Dice, mean over eyes"] = mean_sd(dice_per_eye(scans, kind))
     # scan by scan
     for key, found in by_convention(counts).items():
         if key != "pooled":
             low, high = mean_interval(found["dice"], scans.eyes)
             known = found["dice"][~np.isnan(found["dice"])]
-            mean = f"{series.mean_sd(known)} ({low:.4f} to {high:.4f})"
+            mean = f"{mean_sd(known)} ({low:.4f} to {high:.4f})"
             cells[f"fluid Dice, {CONVENTIONS[key]}"] = f"{mean}, {found['scans']} scans"
     return cells
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from fluid_tables import HeldOut, dice_interval, fluid_px, held_out, with_interval
-from fluid_tables import dice as fluid_dice
 
 from dme.common.by_eye import INTERVALS, interval_by_eye
 from dme.common.errors import InputError, run
@@ -26,6 +25,7 @@ from dme.common.files import sha256_file, write_json
 from dme.common.folders import refuse_foreign
 from dme.common.options import check, parsed, setting
 from dme.common.provenance import ROOT, provenance
+from dme.common.tables import table_head, table_line, write_table
 from dme.retina import agreement
 from dme.training import series
 
@@ -83,7 +83,7 @@ def main() -> None:
 
     result = results(readings, settings, folds)
     table = markdown(result)
-    series.write_table(settings.out / "graders.md", table)
+    write_table(settings.out / "graders.md", table)
     write_json(settings.out / "results.json", result)
     print(f"{table}\ntable: {settings.out / 'graders.md'}")
     print(f"results: {settings.out / 'results.json'}")
@@ -183,7 +183,7 @@ def from_masks(data: str, folds: list[dict]) -> Readings:
     for rater in [rater for rater in masks if rater != GRADER1]:
         counts = []
         for name in scans.names:
-            counts.append(confusion(masks[GRADER1][name], masks[rater][name]))
+            counts.append(agreement.confusion(masks[GRADER1][name], masks[rater][name]))
         overlap[(rater, GRADER1)] = np.stack(counts)
         first, areas_px[rater] = fluid_px(overlap[(rater, GRADER1)])
         if (first != truth).any():
@@ -192,12 +192,6 @@ def from_masks(data: str, folds: list[dict]) -> Readings:
             )
     overlap |= second_opinions(folds)
     return Readings(scans, areas_px, overlap, {"areas": "masks of both graders in .mat files"})
-
-
-def confusion(truth: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Counts (2, 2) of two masks (H, W) of bool, rows truth."""
-    both = 2 * truth.ravel() + other.ravel()
-    return np.bincount(both, minlength=4).reshape(2, 2)
 
 
 def second_opinions(folds: list[dict]) -> dict[tuple[str, str], np.ndarray]:
@@ -261,7 +255,7 @@ def markdown(result: dict) -> str:
         f"Fluid in {result['scans']} {kind} scans of {len(eyes)} eyes, all columns; network: "
         "cross-validated, no eye in its own training; in brackets 95 % intervals by eye",
         "",
-        *series.table_head(["who", "against", *measures(unit), f"limits of agreement, {unit}"]),
+        *table_head(["who", "against", *measures(unit), f"limits of agreement, {unit}"]),
     ]
     # a row per pair, every number with its interval
     for pair in result["areas_mm2"]:
@@ -270,7 +264,7 @@ def markdown(result: dict) -> str:
         for statistic, form in measures(unit).values():
             cells.append(with_interval(statistic, sums, eyes, form))
         lower, upper = agreement.limits_of_agreement(sums.sum(0))
-        lines.append(series.table_line([*cells, f"{lower:+.4f} to {upper:+.4f}"]))
+        lines.append(table_line([*cells, f"{lower:+.4f} to {upper:+.4f}"]))
     lines += ["", *differences(result, unit), *overlaps(result), "", INTERVALS]
     lines += ["", agreement.LIMITS, "", PRESENCE]
     if "note" in result:
@@ -297,7 +291,7 @@ def differences(result: dict, unit: str) -> list[str]:
         sums[(pair["who"], pair["against"])] = np.array(pair["moments_per_eye"])
     both = np.stack([sums[(NETWORK, GRADER1)], sums[(GRADER2, GRADER1)]], axis=1)  # (eyes, 2, 11)
     titles = ["network minus grader 2", "both against grader 1 (interval by eye)"]
-    lines = series.table_head([*titles, "interval holds 0"])
+    lines = table_head([*titles, "interval holds 0"])
     for title, (statistic, _) in measures(unit).items():
 
         def difference(sums: np.ndarray, statistic: agreement.Statistic = statistic) -> np.ndarray:
@@ -305,7 +299,7 @@ def differences(result: dict, unit: str) -> list[str]:
 
         low, high = interval_by_eye(difference, both, np.array(result["eyes"]))
         cell = f"{difference(both.sum(0)):+.4f} ({low:+.4f} to {high:+.4f})"
-        lines.append(series.table_line([title, cell, "yes" if low <= 0 <= high else "no"]))
+        lines.append(table_line([title, cell, "yes" if low <= 0 <= high else "no"]))
     return lines
 
 
@@ -314,12 +308,12 @@ def overlaps(result: dict) -> list[str]:
     if not result["overlap"]:
         return []
     titles = ["overlap", "against", "fluid Dice, pooled (95 % interval by eye)"]
-    lines = ["", *series.table_head(titles)]
+    lines = ["", *table_head(titles)]
     for pair in result["overlap"]:
         counts = np.array(pair["counts_per_eye"])
         low, high = dice_interval(counts, np.array(result["eyes"]))
-        cell = f"{fluid_dice(counts.sum(0)):.4f} ({low:.4f} to {high:.4f})"
-        lines.append(series.table_line([pair["who"], pair["against"], cell]))
+        cell = f"{agreement.dice(counts.sum(0)):.4f} ({low:.4f} to {high:.4f})"
+        lines.append(table_line([pair["who"], pair["against"], cell]))
     return lines
 
 

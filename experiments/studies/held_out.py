@@ -23,10 +23,13 @@ from dme.common.by_eye import INTERVALS
 from dme.common.errors import InputError, run
 from dme.common.files import write_json
 from dme.common.folders import refuse_foreign
+from dme.common.labels import IGNORE
 from dme.common.options import check, parsed, setting
 from dme.common.provenance import provenance
+from dme.common.tables import table_head, table_line, write_table
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
+from dme.retina.agreement import confusion
 from dme.retina.calibration import (
     BINS,
     FLUID,
@@ -94,7 +97,7 @@ def main() -> None:
     result = json.loads(path.read_text())
 
     table = markdown(result)
-    series.write_table(settings.out / "held_out.md", table)
+    write_table(settings.out / "held_out.md", table)
     save_png(settings.out / "reliability.png", diagram(result))
     print(f"{table}\ntable: {settings.out / 'held_out.md'}")
     print(f"picture: {settings.out / 'reliability.png'}\nresults: {path}")
@@ -197,14 +200,13 @@ def scan_counts(
 ) -> dict[str, np.ndarray]:
     """Of one scan: confusion (2, 2), reliability (BINS, 3), outlines (4,), lesions (4,)."""
     # unknown pixels are neither right nor wrong
-    known = scan.fluid != 255
+    known = scan.fluid != IGNORE
     truth = scan.fluid == 1
     guess = rule.mask(probability) & known
     spacing = scan.scale_um[:2] if scan.scale_um else (1.0, 1.0)
     ids = region_ids(truth) if scan.regions is None else scan.regions
-    pairs = np.bincount((2 * truth + guess)[known], minlength=4)
     return {
-        "counts": pairs.reshape(2, 2),
+        "counts": confusion(truth, guess, known),
         "reliability": reliability_counts(rule.probability(probability), scan.fluid),
         "outlines": outline_counts(truth, guess, settings.tolerance_um, spacing),
         "lesions": lesion_counts(ids, guess),
@@ -221,13 +223,8 @@ def joined(result: dict, kind: str, key: str) -> np.ndarray:
 
 def scans_of(result: dict, kind: str) -> HeldOut:
     """All scans held out, counted over all columns by one of RULES."""
-    names = []
-    for fold in result["folds"]:
-        names += fold["scans"]
-    eyes = np.concatenate([fold["subjects"] for fold in result["folds"]])
-    scale_um = result["scale_um"]
-    pixel_mm2 = scale_um[0] * scale_um[1] / 1e6 if scale_um else None
-    return HeldOut(names, eyes, {"native": joined(result, kind, "counts")}, pixel_mm2)
+    counts = {"native": joined(result, kind, "counts")}
+    return HeldOut.of_folds(result["folds"], counts, result["scale_um"])
 
 
 def markdown(result: dict) -> str:
@@ -242,9 +239,9 @@ def markdown(result: dict) -> str:
     ]
     # a column per rule
     columns = {kind: measures(result, kind) for kind in RULES}
-    lines += series.table_head(["95 % intervals by eye", *RULES.values()])
+    lines += table_head(["95 % intervals by eye", *RULES.values()])
     for name, plain in columns[PLAIN].items():
-        lines.append(series.table_line([name, plain, columns[CHOSEN][name]]))
+        lines.append(table_line([name, plain, columns[CHOSEN][name]]))
     lines += ["", *rules_of(result), "", *bins_of(result), "", DEFINITIONS, "", CHOICE]
     return "\n".join([*lines, "", INTERVALS]) + "\n"
 
@@ -274,17 +271,17 @@ def possible_error(counts: np.ndarray) -> np.ndarray:
 
 
 def rules_of(result: dict) -> list[str]:
-    lines = series.table_head(["fold", "eyes held out", "temperature", "threshold", "smallest px"])
+    lines = table_head(["fold", "eyes held out", "temperature", "threshold", "smallest px"])
     for fold in result["folds"]:
         eyes = ", ".join(map(str, sorted(set(fold["subjects"]))))
-        lines.append(series.table_line([fold["run"], eyes, *fold["rule"].values()]))
+        lines.append(table_line([fold["run"], eyes, *fold["rule"].values()]))
     return lines
 
 
 def bins_of(result: dict) -> list[str]:
     """A row per bin of probability: how many pixels, and which share of them is fluid."""
     titles = ["probability given", "pixels", "mean", "fluid", "pixels by rule", "mean", "fluid"]
-    lines = series.table_head(titles)
+    lines = table_head(titles)
     sums = {kind: joined(result, kind, "reliability").sum(0) for kind in RULES}
     for place in range(BINS):
         cells = [f"{place / BINS:.1f} to {(place + 1) / BINS:.1f}"]
@@ -293,7 +290,7 @@ def bins_of(result: dict) -> list[str]:
             cells.append(f"{int(row[PIXELS]):,}")
             for part in (PROBABILITY, FLUID):
                 cells.append(f"{row[part] / row[PIXELS]:.3f}" if row[PIXELS] else "")
-        lines.append(series.table_line(cells))
+        lines.append(table_line(cells))
     return lines
 
 

@@ -9,8 +9,8 @@ At random: the first N of an order drawn by the seed. By suggest: the first scan
 round by round the scans that suggest chooses with the network trained on those chosen before, so
 that no network which chooses has seen another label or a scored eye. Rest unlabelled: beside those
 that suggest chose the fold's other training scans, without their labels. An order begins with a
-scan that holds fluid, without which nothing can be learned. Runs go in order of worth; the table of an
-unfinished series says what is missing. Every finished run is a file in --results, beside
+scan that holds fluid, without which nothing can be learned. Runs go in order of worth; the table
+of an unfinished series says what is missing. Every finished run is a file in --results, beside
 orders.json, which says in which order scans are labelled.
 """
 
@@ -23,11 +23,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dme.bscan import BScan
 from dme.common.errors import InputError, run
-from dme.common.files import atomic_path, write_json
+from dme.common.files import write_json
 from dme.common.options import check, setting
+from dme.common.tables import mean_sd, table_head, table_line
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
+from dme.retina.agreement import dice
 from dme.training import series
 
 if TYPE_CHECKING:  # --help is answered without torch
@@ -150,10 +153,9 @@ def main() -> None:
         raise InputError("no run is finished; run without --print first")
 
     table = markdown(task, orders, results)
-    series.write_table(args.out / "labels.md", table)
+    series.leave_table(args, "labels", table)
     save_png(args.out / "labels.png", picture(task, orders, results))
-    print(f"\n{table}\ntable: {args.out / 'labels.md'}\ncurve: {args.out / 'labels.png'}")
-    print(f"runs: {series.results_folder(args)}")
+    print(f"curve: {args.out / 'labels.png'}")
 
 
 # ---- what is run
@@ -256,37 +258,16 @@ def training_folder(split: str, args: argparse.Namespace) -> Path:
 
 def copy_training(split: str, protocol: Protocol, args: argparse.Namespace) -> None:
     """Write a split's training scans; of them finetune.py leaves out those it has labels of."""
+    from dme.data.folder_writing import write_folder
+
     cache, training = open_scans(args.data, protocol)
     scans = []
     for i in training[split].tolist():
         eye, position = cache.places[i]
-        scans.append((cache.names[i], eye, position, cache.images[i]))
-    write_scans(training_folder(split, args), scans, cache.scale_um)
-
-
-def write_scans(
-    folder: Path,
-    scans: Iterable[tuple[str, int, int, np.ndarray]],
-    scale_um: Sequence[float] | None,
-) -> None:
-    """A folder of B-scans as finetune.py takes it: name, eye, position and image of each.
-
-    scale_um: axial, lateral and between B-scans, None where it is not known.
-    """
-    head = "name,subject,bscan"
-    scale = ""
-    if scale_um:
-        head += ",axial_um,lateral_um,spacing_um"
-        scale = "".join(f",{um}" for um in scale_um)
-
-    # pictures, and the index that says which are read
-    lines = [head]
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    for name, eye, position, image in scans:
-        save_png(folder / "images" / f"{name}.png", image)
-        lines.append(f"{name},{eye},{position}{scale}")
-    with atomic_path(folder / "index.csv") as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        image = cache.images[i]
+        scan = BScan(cache.names[i], image, None, None, eye, position, cache.scale_um)
+        scans.append(scan)
+    write_folder(training_folder(split, args), scans)
 
 
 def known_orders(args: argparse.Namespace, protocol: Protocol) -> Orders:
@@ -387,8 +368,7 @@ def score(task: str, runs: Iterable[dict]) -> float:
         px = np.concatenate([result["boundary_errors_px_per_scan"] for result in runs])
         return float(np.nanmean(px.astype(float)[:, -1]))
     counts = np.concatenate([result["counts_per_scan"]["native"] for result in runs])
-    (_, false), (missed, hit) = counts.sum(0)
-    return float(2 * hit / (2 * hit + false + missed))
+    return float(dice(counts.sum(0)))
 
 
 def scores(task: str, results: series.Results, trials: Sequence[Trial]) -> list[float]:
@@ -438,21 +418,21 @@ def markdown(task: str, orders: Orders, results: series.Results) -> str:
         measure = "mean absolute error of boundaries in px"
     lines = [f"{kind} scans of eyes not trained on: {measure}; mean ± sd over seeds", ""]
     titles = ["pretrained on", "chosen", "labelled scans", *protocol.splits, "folds together"]
-    lines += series.table_head([*titles, "share", "seeds", "missing runs"])
+    lines += table_head([*titles, "share", "seeds", "missing runs"])
     for (start, rule, count), trials in rows(protocol).items():
         cells = [STARTS[start], rule, count or f"all ({number_of_all(orders)})"]
         # fold by fold
         for split in protocol.splits:
             of_fold = [trial for trial in trials if trial.split == split]
-            cells.append(series.mean_sd(scores(task, results, of_fold)))
+            cells.append(mean_sd(scores(task, results, of_fold)))
         # together, and what is missing
         together = scores(task, results, trials)
-        cells.append("" if only_fold(protocol, trials) else series.mean_sd(together))
+        cells.append("" if only_fold(protocol, trials) else mean_sd(together))
         everything = scores(task, results, rows(protocol)[start, RANDOM, None])
         cells.append(share(together, everything))
         absent = sum(trial.name not in results for trial in trials)
         cells += [len(together), f"{absent} of {len(trials)}" if absent else ""]
-        lines.append(series.table_line(cells))
+        lines.append(table_line(cells))
     lines += ["", *sentences(task, orders, results), "", NOTES]
     return "\n".join([*lines, NOT_BLIND] if protocol.others else lines) + "\n"
 

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from robustness import RESCALED, UNKNOWN_SCALE
+from tried_scans import scans_with
 
-from dme.common.errors import InputError, run
+from dme.common.errors import run
 from dme.common.options import parsed, setting
+from dme.common.tables import table_head, table_line, write_table
 from dme.data.perturbations import Labelled, perturbed, scale_after
 
 if TYPE_CHECKING:  # --help is answered without torch
@@ -49,14 +51,14 @@ def main() -> None:
     from dme.common.folders import refuse_foreign
     from dme.common.provenance import provenance
     from dme.common.scale import given_scale
+    from dme.data.opening import open_source
     from dme.nets.loading import load_model
-    from dme.training.series import write_table
 
     # networks and scans are looked at before the work begins
     refuse_foreign(settings.out, RESULTS, [TABLE])
     origin = provenance()
     models = [load_model(name) for name in settings.weights]
-    cache, indices = scans_with_layers(settings)
+    cache, indices = scans_with("layers", open_source(settings.data), settings.split)
     scale_um = given_scale(settings.scale) or cache.scale_um
     print(f"data: {cache.description}, {len(indices)} scans")
 
@@ -79,23 +81,6 @@ def main() -> None:
     table = markdown(result)
     write_table(settings.out / TABLE, table)
     print(f"\n{table}\ntable: {settings.out / TABLE}")
-
-
-def scans_with_layers(settings: Settings) -> tuple["Cache", np.ndarray]:
-    """The set, and the places of its scans that are tried. InputError without boundaries."""
-    from dme.data.cache import open_cache
-    from dme.data.opening import open_source
-    from dme.data.splits import split_indices
-
-    cache = open_cache(open_source(settings.data))
-    if cache.layers is None:
-        raise InputError(
-            f"the scans of {cache.description} have no boundaries; give a folder with boundaries/"
-        )
-    indices = np.arange(len(cache))
-    if settings.split:
-        _, indices = split_indices(cache, settings.split)
-    return cache, indices
 
 
 def tried(
@@ -145,7 +130,7 @@ def markdown(result: dict) -> str:
         f"Mean absolute error of eight boundaries in perturbed {kind} scans, px of the scan as it "
         f"is, mean over {len(subjects)} scans, 95 % interval by eye ({result['data']}{split})",
         "",
-        *series.table_head(["perturbation", *names]),
+        *table_head(["perturbation", *names]),
     ]
     for row in ROWS:
         cells = [row]
@@ -153,7 +138,7 @@ def markdown(result: dict) -> str:
             errors = np.array(network["errors_px_per_scan"][row])
             low, high = mean_interval(errors, subjects)
             cells.append(f"{np.nanmean(errors):.2f} ({low:.2f} to {high:.2f})")
-        lines.append(series.table_line(cells))
+        lines.append(table_line(cells))
     return "\n".join([*lines, "", INTERVALS]) + "\n"
 
 

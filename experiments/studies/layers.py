@@ -16,6 +16,7 @@ import numpy as np
 from dme.common.by_eye import INTERVALS, mean_interval
 from dme.common.errors import run
 from dme.common.options import check, setting
+from dme.common.tables import table_head, table_line
 from dme.retina.accuracy import over_scans
 from dme.retina.rows import BOUNDARIES
 from dme.training import series
@@ -67,8 +68,7 @@ def main() -> None:
     results = series.gather(args, all_runs(settings, recipe, args.out))
 
     table = markdown(settings, results)
-    series.write_table(args.out / "layers.md", table)
-    print(f"\n{table}\ntable: {args.out / 'layers.md'}\nruns: {series.results_folder(args)}")
+    series.leave_table(args, "layers", table)
 
 
 def all_runs(settings: Settings, recipe: str, out: Path) -> series.Runs:
@@ -91,25 +91,25 @@ def markdown(settings: Settings, results: series.Results) -> str:
         f"± sd over scans of eyes not trained on, one seed; {arch['backbone']} of width "
         f"{arch['width']}, {arch['head']} head",
         "",
-        *series.table_head([*TITLES, *BOUNDARIES]),
+        *table_head([*TITLES, *BOUNDARIES]),
     ]
     for start in settings.starts:
         runs = series.present(results, [f"{start}-{eye}" for eye in settings.eyes])
         if runs:
-            lines.append(series.table_line([STARTS[start], len(runs), *errors(runs)]))
+            lines.append(table_line([STARTS[start], len(runs), *errors(runs)]))
     lines += ["", *differences(settings, results), "", INTERVALS]
     if kind == "real":
         lines += ["", "Published, on other sets:", ""]
         titles = ["published", "source", "eyes in training", "definition", "error"]
-        lines += series.table_head(titles)
-        lines += map(series.table_line, PUBLISHED)
+        lines += table_head(titles)
+        lines += map(table_line, PUBLISHED)
     return "\n".join(lines) + "\n"
 
 
 def differences(settings: Settings, results: series.Results) -> list[str]:
     """Two starts on the same scans, eye by eye: a row per pair that shares eyes."""
     titles = ["start", "against", "eyes", "difference of the error, px (interval by eye)"]
-    lines = series.table_head([*titles, "eyes in which it is worse"])
+    lines = table_head([*titles, "eyes in which it is worse"])
     for start, other in PAIRS:
         eyes = []
         errors_px = []
@@ -125,7 +125,7 @@ def differences(settings: Settings, results: series.Results) -> list[str]:
             worse = sum(float(np.nanmean(errors)) > 0 for errors in errors_px)
             cells = [STARTS[start], STARTS[other], len(eyes)]
             cells.append(f"{np.nanmean(of_scans):+.3f} ({low:+.3f} to {high:+.3f})")
-            lines.append(series.table_line([*cells, f"{worse} of {len(eyes)}"]))
+            lines.append(table_line([*cells, f"{worse} of {len(eyes)}"]))
     return lines
 
 

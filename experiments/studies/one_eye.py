@@ -17,8 +17,10 @@ import numpy as np
 
 from dme.common.errors import InputError, run
 from dme.common.options import check, setting
+from dme.common.tables import mean_sd, table_head, table_line
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
+from dme.retina.agreement import dice
 from dme.training import series
 
 FOLDS = 5
@@ -83,9 +85,11 @@ def main() -> None:
         if networks:
             seen = eyes_of(name, networks[name])
             weights = str(args.out / name / "model.pt")
-            tuned = fine_tunings(seen, weights, args.amp)
+            ways = [(CHOSEN, count) for count in CORRECTED]
+            tuned = fine_tunings(seen, ways, weights, args.amp)
             if fold in TRIED_ON:
-                tuned |= trials(seen, weights, args.amp)
+                ways = [(tuning, max(CORRECTED)) for tuning in TUNINGS]
+                tuned |= fine_tunings(seen, ways, weights, args.amp)
             results |= networks | series.gather(args, tuned, may_be_empty=True)
             eyes += seen
     if not eyes:
@@ -93,10 +97,9 @@ def main() -> None:
     series.refuse_mixed(results.values(), series.results_folder(args))
 
     table = markdown(eyes, results)
-    series.write_table(args.out / "one_eye.md", table)
+    series.leave_table(args, "one_eye", table)
     save_png(args.out / "one_eye.png", picture(eyes, results))
-    print(f"\n{table}\ntable: {args.out / 'one_eye.md'}\ncurve: {args.out / 'one_eye.png'}")
-    print(f"runs: {series.results_folder(args)}")
+    print(f"curve: {args.out / 'one_eye.png'}")
 
 
 def eyes_of(network: str, result: dict) -> list[Eye]:
@@ -116,22 +119,17 @@ def eyes_of(network: str, result: dict) -> list[Eye]:
     return eyes
 
 
-def fine_tunings(eyes: list[Eye], weights: str, amp: str) -> series.Runs:
-    """Names, and arguments of finetune.py; the scans of all eyes are scored, few are looked at."""
+def fine_tunings(
+    eyes: list[Eye], ways: list[tuple[str, int]], weights: str, amp: str
+) -> series.Runs:
+    """Names, and arguments of finetune.py; the scans of all eyes are scored, few are looked at.
+
+    ways: one of TUNINGS, and on how many corrected scans.
+    """
     runs = {}
     for eye in eyes:
-        for count in CORRECTED:
-            runs[eye.run_name(count)] = arguments(eye, count, CHOSEN, weights, amp)
-    return runs
-
-
-def trials(eyes: list[Eye], weights: str, amp: str) -> series.Runs:
-    """As `fine_tunings`, of every way on most corrected scans."""
-    runs = {}
-    most = max(CORRECTED)
-    for eye in eyes:
-        for tuning in TUNINGS:
-            runs[eye.run_name(most, tuning)] = arguments(eye, most, tuning, weights, amp)
+        for tuning, count in ways:
+            runs[eye.run_name(count, tuning)] = arguments(eye, count, tuning, weights, amp)
     return runs
 
 
@@ -150,13 +148,6 @@ def other_counts(eye: Eye, result: dict) -> np.ndarray:
     by_name = dict(zip(result["scans"], counts, strict=True))
     others = [by_name[name] for name in eye.names if name not in eye.corrected]
     return np.sum(others, axis=0)
-
-
-def dice(counts: np.ndarray) -> float:
-    """Fluid Dice of (2, 2), NaN where there is no fluid in truth and prediction."""
-    (_, false), (missed, hit) = counts
-    total = 2 * hit + false + missed
-    return float(2 * hit / total) if total else np.nan
 
 
 def counts_of(eye: Eye, results: series.Results) -> list[np.ndarray] | None:
@@ -190,17 +181,17 @@ def markdown(eyes: list[Eye], results: series.Results) -> str:
         "",
     ]
     titles = [f"{count} corrected" for count in CORRECTED]
-    lines += series.table_head(["eye", "scans scored", "before", *titles])
+    lines += table_head(["eye", "scans scored", "before", *titles])
     scored = 0
     for eye, of_eye in zip(complete, counts, strict=True):
         others = len(eye.names) - len(eye.corrected)
         scored += others
         cells = [cell(pixels) for pixels in of_eye]
-        lines.append(series.table_line([eye.number, others, *cells]))
+        lines.append(table_line([eye.number, others, *cells]))
     # all eyes together
     if complete:
         cells = [cell(pixels) for pixels in counts.sum(0)]
-        lines.append(series.table_line(["all", scored, *cells]))
+        lines.append(table_line(["all", scored, *cells]))
         lines += ["", *gains(counts)]
     absent = [str(eye.number) for eye in eyes if eye not in complete]
     if absent:
@@ -219,10 +210,10 @@ def tried(eyes: list[Eye], results: series.Results) -> list[str]:
     if not columns:
         return []
     titles = [f"eye {eye.number}" for eye, _ in columns]
-    lines = series.table_head([f"how to fine-tune on {most} scans", *titles])
+    lines = table_head([f"how to fine-tune on {most} scans", *titles])
     for place, name in enumerate(("not at all", *TUNINGS)):
         cells = [cell(other_counts(eye, runs[place])) for eye, runs in columns]
-        lines.append(series.table_line([name, *cells]))
+        lines.append(table_line([name, *cells]))
     return lines
 
 
@@ -244,7 +235,7 @@ def gains(counts: np.ndarray) -> list[str]:
         if len(gained):
             lines.append(
                 f"- {count} corrected: {pooled[place] - pooled[0]:+.4f} pooled, "
-                f"{series.mean_sd(gained.tolist())} mean over eyes; better in "
+                f"{mean_sd(gained.tolist())} mean over eyes; better in "
                 f"{int((gained > 0).sum())} of {len(gained)} eyes."
             )
     return lines

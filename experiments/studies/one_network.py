@@ -21,11 +21,12 @@ import numpy as np
 
 from dme.bscan import BScan
 from dme.common.errors import InputError, run
-from dme.common.files import atomic_path
+from dme.common.files import sha256_file, write_json
 from dme.common.options import check, setting
 from dme.common.provenance import ROOT
+from dme.common.tables import table_head, table_line
 from dme.data.splits import EYE_FOLDS
-from dme.drawing.canvas import save_png
+from dme.retina.agreement import dice
 from dme.training import series
 
 FOLD = 4  # of Duke's eyes
@@ -36,7 +37,7 @@ ENTRY = "--size um --match-brightness --scale 3.87,11.33 --synthetic 20"
 RUNS = {
     "800 steps": f"--recipe fluid {ENTRY}",
 }
-INDEX = "index.csv"  # written last
+MADE_FROM = "made_from.json"  # beside the scans: sha256 of both sets and of the teacher
 ALONE = {  # the networks that find one of both
     "fluid": "crossval_fluid/subject4of5-seed0.json",
     "layers": "layers/cysts-4.json",
@@ -58,39 +59,61 @@ def main() -> None:
 
     folder = args.out / "scans"
     args.data = str(folder)
-    if not args.print and not (folder / INDEX).exists():
-        write_scans(settings, folder)
+    if not args.print:
+        prepare_scans(settings, folder)
     common = f"--task layers+fluid --split folders --amp {args.amp} --seed 0".split()
     runs = {name.replace(" ", "-"): [*words.split(), *common] for name, words in RUNS.items()}
     results = series.gather(args, runs)
     table = markdown(results)
-    series.write_table(args.out / "one_network.md", table)
-    print(f"\n{table}\ntable: {args.out / 'one_network.md'}\nruns: {series.results_folder(args)}")
+    series.leave_table(args, "one_network", table)
 
 
 # ---- the scans
 
 
-def write_scans(settings: Settings, folder: Path) -> None:
-    """Both sets as one folder whose names begin with the part they are of, train or val."""
+def prepare_scans(settings: Settings, folder: Path) -> None:
+    """Both sets as one folder, unless it is there already, and what it is made from beside it.
+
+    Raises InputError for a folder that was made from other scans or by another teacher.
+    """
+    from dme.data.folder_writing import INDEX, write_folder
+
+    made_from = fingerprints(settings)
+    if not (folder / INDEX).exists():
+        write_json(folder / MADE_FROM, made_from)
+        write_folder(folder, both_sets(settings))
+        return
+    path = folder / MADE_FROM
+    earlier = json.loads(path.read_text()) if path.is_file() else {}
+    for name, sha256 in made_from.items():
+        before = earlier.get(name, "unknown")
+        if before != sha256:
+            raise InputError(
+                f"{folder} was made from another {name} (sha256 {before}; expected {sha256}): "
+                "give that one, delete the folder, or choose another `out`"
+            )
+
+
+def fingerprints(settings: Settings) -> dict[str, str]:
+    """sha256 of both sets and of the teacher. Raises InputError for what is not there."""
+    from dme.data.opening import open_source
+
     for name in ("duke", "octlayers", "teacher"):
         path = getattr(settings, name)
         if path is None or not path.exists():
             raise InputError(f"{name} is {path}; expected what --help says of --{name}")
-    for part in ("images", "fluid", "boundaries"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    lines = ["name,subject,bscan"]
-    for scan in both_sets(settings):
-        save_png(folder / f"images/{scan.name}.png", scan.image)
-        save_png(folder / f"fluid/{scan.name}.png", scan.fluid)
-        np.save(folder / f"boundaries/{scan.name}.npy", scan.layers)
-        lines.append(f"{scan.name},{scan.subject},{scan.position}")
-    with atomic_path(folder / INDEX) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {
+        "duke": open_source(settings.duke).sha256,
+        "octlayers": open_source(settings.octlayers).sha256,
+        "teacher": sha256_file(settings.teacher),
+    }
 
 
 def both_sets(settings: Settings) -> Iterator[BScan]:
-    """Every scan with fluid and boundaries, named after its part and set."""
+    """Every scan with fluid and boundaries, named after its part and set: train or val.
+
+    Without a scale, which octlayers has not: the training is told that of Duke's (ENTRY).
+    """
     from dme.data.opening import open_source
     from dme.inference.scan import predict_layers
     from dme.nets.folding import folded
@@ -101,12 +124,14 @@ def both_sets(settings: Settings) -> Iterator[BScan]:
         rows = predict_layers(teacher, scan.image, scale_um=SCALE_UM)
         part = "val" if scan.subject in EYE_FOLDS[FOLD - 1] else "train"
         fluid = (scan.fluid == 1).astype(np.uint8)
-        yield replace(scan, name=f"{part}_duke_{scan.name}", fluid=fluid, layers=rows)
+        name = f"{part}_duke_{scan.name}"
+        yield replace(scan, name=name, fluid=fluid, layers=rows, scale_um=None)
     for scan in open_source(settings.octlayers).scans():
         part = "val" if scan.subject == EYE else "train"
         name = f"{part}_octlayers_{scan.name}"
         eye = FIRST_EYE + scan.subject
-        yield replace(scan, name=name, subject=eye, fluid=np.zeros_like(scan.image))
+        fluid = np.zeros_like(scan.image)
+        yield replace(scan, name=name, subject=eye, fluid=fluid, scale_um=None)
 
 
 # ---- what came out
@@ -119,11 +144,11 @@ def markdown(results: series.Results) -> str:
         "columns of Duke's, mean absolute error of eight boundaries in octlayers' scans",
         "",
     ]
-    lines += series.table_head(["network", "fluid Dice", "boundaries, px"])
-    lines.append(series.table_line(["two networks", *alone()]))
+    lines += table_head(["network", "fluid Dice", "boundaries, px"])
+    lines.append(table_line(["two networks", *alone()]))
     for name, result in results.items():
         cells = [f"{fluid_dice(result):.4f}", f"{boundary_px(result):.3f}"]
-        lines.append(series.table_line([f"one, {name.replace('-', ' ')}", *cells]))
+        lines.append(table_line([f"one, {name.replace('-', ' ')}", *cells]))
     return "\n".join(lines) + "\n"
 
 
@@ -139,9 +164,7 @@ def fluid_dice(result: dict) -> float:
     """Pooled over Duke's scans: fluid is the last class."""
     counts = np.array(result["counts_per_scan"]["native"])
     duke = ["octlayers" not in name for name in result["scans"]]
-    pooled = counts[duke].sum(0)
-    hit = pooled[-1, -1]
-    return float(2 * hit / (pooled[-1].sum() + pooled[:, -1].sum()))
+    return float(dice(counts[duke].sum(0)))
 
 
 def boundary_px(result: dict) -> float:

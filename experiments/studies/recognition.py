@@ -21,6 +21,7 @@ from dme.common.errors import InputError, run
 from dme.common.files import write_json
 from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.common.provenance import provenance
+from dme.common.tables import table_head, table_line
 from dme.common.words import IMAGE_SUFFIXES
 from dme.data.images import read_as_seen, to_grey_uint8
 from dme.data.phantom import phantom_bscan
@@ -192,11 +193,11 @@ def in_bytes(values: np.ndarray) -> np.ndarray:
 
 
 def markdown(kinds: dict[str, Counter]) -> str:
-    lines = ["| picture | taken for | of |", "|---|---|---|"]
+    lines = table_head(["picture", "taken for", "of"])
     for kind, counts in kinds.items():
         total = sum(counts.values())
         verdicts = ", ".join(f"{seen}: {count}" for seen, count in counts.most_common())
-        lines.append(f"| {kind} | {verdicts} | {total} |")
+        lines.append(table_line([kind, verdicts, total]))
     return "\n".join(lines)
 
 

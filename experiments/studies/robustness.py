@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from tried_scans import scans_with
 
 from dme.common.errors import InputError, run
 from dme.common.options import check, parsed, setting
+from dme.common.tables import table_head, table_line, write_table
 from dme.data.perturbations import PERTURBATIONS, Labelled, perturbed, scale_after
 
 if TYPE_CHECKING:  # --help is answered without torch
@@ -69,7 +71,6 @@ def main() -> None:
     from dme.common.folders import refuse_foreign
     from dme.common.provenance import provenance
     from dme.nets.loading import load_model
-    from dme.training.series import write_table
 
     # networks and scans are looked at before the work begins
     refuse_foreign(settings.out, RESULTS, ["robustness.md"])
@@ -103,21 +104,10 @@ def main() -> None:
 
 def labelled_scans(settings: Settings) -> Scans:
     """Raises InputError for a set without masks of fluid."""
-    from dme.data.cache import open_cache
     from dme.data.opening import open_source
-    from dme.data.splits import split_indices
 
     source = open_source(settings.data, settings.grader, settings.fluid_value)
-    cache = open_cache(source)
-    if cache.fluid is None:
-        raise InputError(
-            f"the scans of {cache.description} have no fluid masks; give labelled scans, "
-            "or let `healthy` name those without fluid"
-        )
-    indices = np.arange(len(cache))
-    if settings.split:
-        _, indices = split_indices(cache, settings.split)
-    return Scans(cache, indices)
+    return Scans(*scans_with("fluid", source, settings.split))
 
 
 def healthy_scans(folder: str) -> Scans:
@@ -204,17 +194,15 @@ def batches(*masks: np.ndarray) -> list:
 
 def markdown(result: dict) -> str:
     """A table for each network, Dice pooled over all columns of all scans."""
-    from dme.training import series
-
     split = f", validation scans of {result['split']}" if result["split"] else ""
     lines = [f"Fluid in perturbed scans, all columns, pooled ({result['data']}{split})"]
     for network in result["networks"]:
         titles = [network["weights"], *TITLES]
         if result["healthy"]:
             titles.append(HEALTHY)
-        lines += ["", *series.table_head(titles)]
+        lines += ["", *table_head(titles)]
         for name, row in network["perturbations"].items():
-            lines.append(series.table_line([name, *cells(row)]))
+            lines.append(table_line([name, *cells(row)]))
     if len(result["networks"]) > 1:
         lines += ["", "Fluid Dice of each:", "", *side_by_side(result["networks"])]
     return "\n".join(lines) + "\n"
@@ -222,12 +210,10 @@ def markdown(result: dict) -> str:
 
 def side_by_side(networks: list[dict]) -> list[str]:
     """Lines of a table: fluid Dice, a row per perturbation and a column per network."""
-    from dme.training import series
-
-    lines = series.table_head(["perturbation", *(network["weights"] for network in networks)])
+    lines = table_head(["perturbation", *(network["weights"] for network in networks)])
     for name in networks[0]["perturbations"]:
         dice = [cells(network["perturbations"][name])[1] for network in networks]
-        lines.append(series.table_line([name, *dice]))
+        lines.append(table_line([name, *dice]))
     return lines
 
 

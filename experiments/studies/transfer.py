@@ -15,6 +15,7 @@ import numpy as np
 
 from dme.common.errors import run
 from dme.common.options import check, setting
+from dme.common.tables import fewest_to_most, mean_sd, table_head, table_line
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
 from dme.training import series
@@ -42,11 +43,10 @@ def main() -> None:
 
     results = series.gather(args, all_runs(settings, args.amp))
     table = markdown(settings, results)
-    series.write_table(args.out / "transfer.md", table)
+    series.leave_table(args, "transfer", table)
     picture = line_plot(curves(settings, results), "step", "fluid Dice")
     save_png(args.out / "transfer.png", picture)
-    print(f"\n{table}\ntable: {args.out / 'transfer.md'}\ncurve: {args.out / 'transfer.png'}")
-    print(f"runs: {series.results_folder(args)}")
+    print(f"curve: {args.out / 'transfer.png'}")
 
 
 def all_runs(settings: Settings, amp: str) -> series.Runs:
@@ -90,7 +90,7 @@ def markdown(settings: Settings, results: series.Results) -> str:
     lines = [
         f"Fluid Dice pooled over the validation scans, {kind} scans",
         "",
-        *series.table_head(["pretrained on", "steps", *settings.splits, "seeds"]),
+        *table_head(["pretrained on", "steps", *settings.splits, "seeds"]),
     ]
     for steps in (STUDY_STEPS, LONG):
         for start in settings.starts:
@@ -100,10 +100,10 @@ def markdown(settings: Settings, results: series.Results) -> str:
             for split in settings.splits:
                 histories = fluid_dice(settings, results, start, split)
                 dice = histories[histories[..., 0] == steps][:, 1]
-                cells.append(series.mean_sd(dice))
+                cells.append(mean_sd(dice))
                 seeds.append(len(dice))
-            cells.append(series.fewest_to_most(seeds))
-            lines.append(series.table_line([STARTS[start], steps, *cells]))
+            cells.append(fewest_to_most(seeds))
+            lines.append(table_line([STARTS[start], steps, *cells]))
     return "\n".join(lines) + "\n"
 
 

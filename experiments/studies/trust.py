@@ -10,15 +10,20 @@ then judged by a fit to the others. The last fit is to all eyes: predict --trust
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
+from dme.bscan import BScan
+from dme.commands.predict import FIT_THRESHOLD
 from dme.common.errors import InputError, run
 from dme.common.files import sha256_file, write_json
 from dme.common.folders import refuse_foreign
+from dme.common.labels import IGNORE
 from dme.common.options import add_options, check, from_options, option_parser, setting
 from dme.common.provenance import provenance
+from dme.common.tables import table_head, table_line
 from dme.data.opening import open_source
 from dme.data.source import Source
 from dme.inference.trust import (
@@ -31,8 +36,21 @@ from dme.inference.trust import (
     judge_left_out,
     quantities_of,
 )
+from dme.retina.agreement import confusion, dice
+from dme.retina.fluid import area_mm2
+
+if TYPE_CHECKING:  # --help is answered without torch
+    from dme.nets.segmenter import Segmenter
 
 DIGITS = 3
+TITLES = (
+    "eye",
+    "scans",
+    f"Dice below {LOW_DICE}",
+    "of these flagged",
+    "of others flagged",
+    "areas that hold",
+)
 
 
 @dataclass(frozen=True)
@@ -101,50 +119,55 @@ def _results(folder: Path) -> dict:
 
 def samples_of(folder: Path, source: Source, out: Path) -> list[dict]:
     """A line for each scan that a run left out; measured once, then read."""
-    from dme.inference.scan import class_probabilities, fluid_mask
     from dme.nets.loading import load_model
 
     results = _results(folder)
-    sha256 = sha256_file(folder / "model.pt")
+    origin = {"weights_sha256": sha256_file(folder / "model.pt"), "data_sha256": source.sha256}
     kept = out / f"samples-{folder.name}.json"
     if kept.is_file():
         content = json.loads(kept.read_text())
-        if content["weights_sha256"] == sha256:
+        if all(content.get(key) == value for key, value in origin.items()):
             return content["samples"]
 
     if results.get("leak"):
         raise InputError(f"{folder}: {results['leak']} of its scans are of eyes it learnt from")
     model = load_model(folder / "model.pt")
     left_out = set(results["scans"])
-    entries = []
-    scans = [scan for scan in source.scans() if scan.name in left_out]
-    for scan in tqdm(scans, desc=folder.name, unit="scan"):
-        by_class = class_probabilities(model, scan.image, scale_um=scan.scale_um)
-        mask, probability = fluid_mask(model, by_class, 0.5)
-        quantities = quantities_of(model, scan.image, probability, scan.scale_um)
-        truth = scan.fluid == 1
-        both = int((truth & (mask == 1)).sum())
-        total = int(truth.sum() + mask.sum())
-        entries.append(
-            {
-                "scan": scan.name,
-                "eye": scan.subject,
-                "quantities": quantities.tolist(),
-                "found_share": float(mask.mean()),
-                "true_share": float(truth.mean()),
-                "dice": 2 * both / total if total else 1.0,
-                "mm2": _scan_mm2(scan.image.shape, scan.scale_um),
-            }
-        )
-    write_json(kept, {"weights_sha256": sha256, "samples": entries})
+    # a scan of which nobody knows anything teaches nothing
+    scans = []
+    for scan in source.scans():
+        if scan.name in left_out and (scan.fluid != IGNORE).any():
+            scans.append(scan)
+    entries = [measured(model, scan) for scan in tqdm(scans, desc=folder.name, unit="scan")]
+    write_json(kept, {**origin, "samples": entries})
     return entries
 
 
-def _scan_mm2(shape: tuple[int, int], scale_um: tuple | None) -> float | None:
-    """Area of a whole scan."""
-    if scale_um is None:
-        return None
-    return shape[0] * shape[1] * scale_um[0] * scale_um[1] / 1e6
+def measured(model: "Segmenter", scan: BScan) -> dict:
+    """A scan's sample: its quantities, and shares and Dice of the pixels that are known.
+
+    mm2: the area of these pixels, None without a scale.
+    """
+    from dme.inference.scan import class_probabilities, fluid_mask
+
+    by_class = class_probabilities(model, scan.image, scale_um=scan.scale_um)
+    mask, probability = fluid_mask(model, by_class, FIT_THRESHOLD)
+    quantities = quantities_of(model, scan.image, probability, scan.scale_um)
+
+    # unknown pixels are neither right nor wrong
+    known = scan.fluid != IGNORE
+    truth = scan.fluid == 1
+    found = mask == 1
+    score = dice(confusion(truth, found, known))
+    return {
+        "scan": scan.name,
+        "eye": scan.subject,
+        "quantities": quantities.tolist(),
+        "found_share": float(found[known].mean()),
+        "true_share": float(truth[known].mean()),
+        "dice": 1.0 if np.isnan(score) else float(score),
+        "mm2": area_mm2(int(known.sum()), scan.scale_um),
+    }
 
 
 def sample_from(entry: dict) -> Sample:
@@ -184,15 +207,12 @@ def by_eye(samples: list[Sample], judged: list[Trust]) -> dict[str, dict]:
 
 
 def markdown(record: dict) -> str:
-    head = (
-        "| eye | scans | Dice below 0.5 | of these flagged | of others flagged | areas that hold |"
-    )
-    lines = [head, "|---|---|---|---|---|---|"]
+    lines = table_head(TITLES)
     for name, row in [*record["by_eye"].items(), ("all", record["outcome"])]:
         others = row["scans"] - row["low"]
         cells = [name, row["scans"], row["low"], row["low_flagged"]]
         cells += [f"{row['others_flagged']} of {others}", row["areas_hold"]]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        lines.append(table_line(cells))
 
     # shares over all, and of areas also the mean and the least of the eyes
     total = record["outcome"]

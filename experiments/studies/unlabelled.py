@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from fluid_tables import dice as pooled_dice
 from labels import (
     RANDOM,
     Orders,
@@ -25,15 +24,16 @@ from labels import (
     arguments,
     known_orders,
     number_of_all,
-    write_scans,
 )
 
+from dme.bscan import BScan
 from dme.common.errors import InputError, run
 from dme.common.options import setting
+from dme.common.tables import mean_sd, table_head, table_line
+from dme.retina import agreement
 from dme.training import series
 
 if TYPE_CHECKING:  # --help is answered without torch
-    from dme.bscan import BScan
     from dme.data.scan_set import Cache
 
 EYE = 1  # whose volume is there
@@ -66,8 +66,7 @@ def main() -> None:
         copy_unseen(settings.volume, args, folder)
     results = series.gather(args, pairs(orders, folder, args))
     table = markdown(orders, results)
-    series.write_table(args.out / "unlabelled.md", table)
-    print(f"\n{table}\ntable: {args.out / 'unlabelled.md'}\nruns: {series.results_folder(args)}")
+    series.leave_table(args, "unlabelled", table)
 
 
 # ---- what is run
@@ -100,6 +99,7 @@ def copy_unseen(volume: Path | None, args: argparse.Namespace, folder: Path) -> 
     Raises InputError for a volume that is not that of the annotated scans.
     """
     from dme.data.cache import open_cache
+    from dme.data.folder_writing import write_folder
     from dme.data.opening import open_source
 
     if volume is None:
@@ -108,11 +108,13 @@ def copy_unseen(volume: Path | None, args: argparse.Namespace, folder: Path) -> 
     bscans = list(open_source(volume).scans(labelled_only=False))
     scans = []
     for position in unseen(cache, bscans):
-        scans.append((f"bscan_{position:02}", EYE, position, bscans[position].image))
-    write_scans(folder, scans, cache.scale_um)
+        name = f"bscan_{position:02}"
+        image = bscans[position].image
+        scans.append(BScan(name, image, None, None, EYE, position, cache.scale_um))
+    write_folder(folder, scans)
 
 
-def unseen(cache: "Cache", bscans: "Sequence[BScan]") -> list[int]:
+def unseen(cache: "Cache", bscans: Sequence[BScan]) -> list[int]:
     """Positions of the B-scans of eye 1 that are not annotated.
 
     Raises InputError unless each annotated scan is the volume's B-scan of its position.
@@ -139,7 +141,8 @@ def unseen(cache: "Cache", bscans: "Sequence[BScan]") -> list[int]:
 def dice(result: dict, eye: int) -> float:
     """Fluid Dice pooled over all columns of an eye's scans."""
     places = np.array(result["subjects"]) == eye
-    return float(pooled_dice(np.array(result["counts_per_scan"]["native"])[places].sum(0)))
+    counts = np.array(result["counts_per_scan"]["native"])
+    return float(agreement.dice(counts[places].sum(0)))
 
 
 def markdown(orders: Orders, results: series.Results) -> str:
@@ -149,7 +152,7 @@ def markdown(orders: Orders, results: series.Results) -> str:
     titles = ["labelled scans", "draw"]
     for eye in (EYE, CONTROL):
         titles += [f"eye {eye}, labelled alone", "with unlabelled", "gain"]
-    lines += series.table_head(titles)
+    lines += table_head(titles)
 
     # few labels draw by draw and their mean, then all of them
     few = []
@@ -184,8 +187,8 @@ def row(count: object, draw: object, values: Sequence[Sequence[float]]) -> str:
         gain = f"{gains.mean():+.4f}"
         if len(gains) > 1:
             gain += f" ± {gains.std(ddof=1):.4f}"
-        cells += [series.mean_sd(alone), series.mean_sd(beside), gain]
-    return series.table_line(cells)
+        cells += [mean_sd(alone), mean_sd(beside), gain]
+    return table_line(cells)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import numpy as np
 
 from dme.common.errors import InputError, run
 from dme.common.options import check, setting
+from dme.common.tables import mean_sd, table_head, table_line
 from dme.drawing.canvas import save_png
 from dme.drawing.plots import line_plot
 from dme.training import series
@@ -91,12 +92,12 @@ def main() -> None:
 
     # table and figure
     table = markdown(rows, series.kind_of_scans(results.values()))
-    series.write_table(args.out / "width.md", table)
+    series.leave_table(args, "width", table)
     lines = curves(rows)
     seeds = [(row["vessel"], dice) for row in rows for dice in row["seeds"]]
     picture = line_plot(lines, "vessel Dice after pretraining", "fluid Dice, row 10", dots=seeds)
     save_png(args.out / "width.png", picture)
-    print(f"\n{table}\ntable: {args.out / 'width.md'}\nfigure: {args.out / 'width.png'}")
+    print(f"figure: {args.out / 'width.png'}")
 
 
 def pretraining_runs(starts: Sequence[str], amp: str) -> series.Runs:
@@ -181,13 +182,13 @@ def curves(rows: Sequence[dict]) -> dict[str, list[tuple[float, float]]]:
 def markdown(rows: Sequence[dict], kind: str) -> str:
     """The table; kind: real or SYNTHETIC, the scans of row 10."""
     lines = [f"Row 10 of Table 2 on {kind} scans of split paper, which leaks", ""]
-    lines += series.table_head(TITLES)
+    lines += table_head(TITLES)
     for row in rows:
         recipe = RECIPES[row["recipe"]]
-        fluid = series.mean_sd(row["seeds"])
+        fluid = mean_sd(row["seeds"])
         size = f"{row['size']:g}"
         cells = [recipe, row["width"], row["steps"], size, f"{row['vessel']:.4f}", fluid]
-        lines.append(series.table_line([*cells, len(row["seeds"])]))
+        lines.append(table_line([*cells, len(row["seeds"])]))
     return "\n".join(lines) + "\n"
 
 

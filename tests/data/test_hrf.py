@@ -104,7 +104,7 @@ def test_fingerprint_tells_data_and_scale(tmp_path):
 
 
 def test_wrong_folders(tmp_path, folder):
-    with pytest.raises(InputError, match="no fundus photographs: give --data or HRF_DATA"):
+    with pytest.raises(InputError, match="no fundus photographs: give `data` or HRF_DATA"):
         open_hrf()
     with pytest.raises(InputError, match="nowhere has no images/ beside vessels/ or manual1/"):
         open_hrf(tmp_path / "nowhere")

@@ -19,10 +19,14 @@ class Set(SimpleNamespace):
     def __len__(self) -> int:
         return len(self.subjects)
 
-    def places(self, indices):
-        """(subject, position) of these scans."""
-        subjects = self.subjects[indices].tolist()
-        return set(zip(subjects, self.positions[indices].tolist(), strict=True))
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """(subject, position) of every scan."""
+        return list(zip(self.subjects.tolist(), self.positions.tolist(), strict=True))
+
+    def places_of(self, indices) -> set[tuple[int, int]]:
+        """Those of some scans."""
+        return {self.places[i] for i in indices}
 
 
 def make_set(pairs) -> Set:
@@ -66,12 +70,12 @@ def test_paper_split_works_in_any_order():
     train, validation = split_indices(cache, "paper")
     assert_partition(cache, train, validation)
     assert len(validation) == 22
-    assert cache.places(validation) == set(PAPER_VALIDATION)
+    assert cache.places_of(validation) == set(PAPER_VALIDATION)
     assert leak(cache, train, validation) == 21
 
 
 def test_paper_split_needs_all_22():
-    with pytest.raises(InputError, match="20 of the study's 22 .*--split random"):
+    with pytest.raises(InputError, match="20 of the study's 22 .*`split` random"):
         split_indices(without((1, 30), (10, 35)), "paper")
     with pytest.raises(InputError, match="0 of the study's 22"):
         split_indices(make_set([(1, 0), (2, 0)]), "paper")
@@ -165,7 +169,7 @@ def test_which_eyes_a_fold_holds_out():
 @pytest.mark.parametrize("fold", [1, 2, 3, 4])
 def test_development_folds_leave_out_what_the_final_scores_need(fold):
     cache = make_set(DUKE)
-    train, validation = map(cache.places, split_indices(cache, f"dev:{fold}/4"))
+    train, validation = map(cache.places_of, split_indices(cache, f"dev:{fold}/4"))
     eyes = set(EYE_FOLDS[fold - 1])
     assert {eye for eye, _ in validation} == eyes
     assert {eye for eye, _ in train} == set(range(1, 9)) - eyes

@@ -1,6 +1,7 @@
 """Cross-validation tables from made-up folds: every number against one computed by hand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +133,16 @@ def test_other_eyes_and_synthetic_scans_say_so(script, folds, tmp_path):
     assert "| all 10 eyes | 10 |" in text and "chose" not in text
     assert "Recipe fluid on SYNTHETIC scans" in text
     assert "All folds together, SYNTHETIC scans" in text and "ublished" not in text
+
+
+def test_the_folders_it_names_are_there(script, folds, tmp_path, capsys):
+    text = written_table(script, tmp_path, "--print")  # the folds lie where they do by default
+    printed = capsys.readouterr().out
+    assert text in printed
+    places = dict(line.split(": ") for line in printed.splitlines()[-3:])
+    assert set(places) == {"table", "folds", "picture"}
+    assert places["folds"] == str(folds)
+    assert all(Path(place).exists() for place in places.values())
 
 
 def test_results_with_the_old_name_of_the_central_columns(script, folds, tmp_path):

@@ -56,5 +56,5 @@ def test_scans_without_boundaries_are_refused(script, tmp_path, capsys):
     folder = make_folder(tmp_path / "fluid", wet=(0, 1))
     shutil.rmtree(folder / "boundaries", ignore_errors=True)
     assert exit_code(script, "--data", folder, "--out", tmp_path / "out") == 2
-    assert "have no boundaries; give a folder with boundaries/" in capsys.readouterr().err
+    assert "have no layer boundaries; give a folder with boundaries/" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ import pytest
 from helpers.finetuning import make_folder
 from helpers.scripts import exit_code, load_script, written_table
 
+from dme.common.errors import InputError
 from dme.data.opening import open_source
 from dme.nets.checkpoint import save_model
 from dme.nets.segmenter import build_model, set_classes
@@ -19,7 +20,9 @@ def script():
     return load_script("one_network")
 
 
-def test_scans_of_both_sets_with_fluid_and_layers(script, tmp_path):
+@pytest.fixture
+def settings(script, tmp_path):
+    """Two sets of four scans of four eyes, and a tiny teacher."""
     from dme.common.tasks import LAYER_CLASSES
 
     duke = make_folder(tmp_path / "duke", wet=(1, 1, 1, 1), index=INDEX)
@@ -32,9 +35,11 @@ def test_scans_of_both_sets_with_fluid_and_layers(script, tmp_path):
     set_classes(teacher, LAYER_CLASSES)
     teacher.preprocess |= {"size": "native"}
     save_model(teacher, tmp_path / "teacher.pt")
+    return script.Settings(duke, healthy, tmp_path / "teacher.pt")
 
-    settings = script.Settings(duke, healthy, tmp_path / "teacher.pt")
-    script.write_scans(settings, tmp_path / "scans")
+
+def test_scans_of_both_sets_with_fluid_and_layers(script, settings, tmp_path):
+    script.prepare_scans(settings, tmp_path / "scans")
     scans = {scan.name: scan for scan in open_source(str(tmp_path / "scans")).scans()}
     assert len(scans) == 8
     # eye 4 of each set is scored; octlayers' eyes are numbered after Duke's
@@ -43,9 +48,32 @@ def test_scans_of_both_sets_with_fluid_and_layers(script, tmp_path):
     assert scans["train_octlayers_scan00"].subject == 11
     assert not scans["val_octlayers_scan03"].fluid.any()
     np.testing.assert_allclose(scans["train_octlayers_scan01"].layers[0], 21)
-    np.testing.assert_array_equal(
-        scans["train_duke_scan01"].fluid == 1, np.asarray(next(masks(duke, "scan01"))) == 1
-    )
+    truth = next(masks(settings.duke, "scan01"))
+    np.testing.assert_array_equal(scans["train_duke_scan01"].fluid == 1, truth == 1)
+
+
+def test_scans_of_another_teacher_are_refused(script, settings, tmp_path):
+    folder = tmp_path / "scans"
+    script.prepare_scans(settings, folder)
+    index = folder / "index.csv"
+    before = index.stat().st_mtime_ns
+    script.prepare_scans(settings, folder)  # which are there
+    assert index.stat().st_mtime_ns == before
+
+    teacher = settings.teacher.read_bytes()
+    settings.teacher.write_bytes(b"another")
+    told = "scans was made from another teacher .sha256 .*; expected .*: give that one, delete"
+    with pytest.raises(InputError, match=told) as refused:
+        script.prepare_scans(settings, folder)
+    assert "\n" not in str(refused.value) and index.stat().st_mtime_ns == before
+    (folder / script.MADE_FROM).unlink()  # as an earlier version left it
+    with pytest.raises(InputError, match="another duke .sha256 unknown; expected"):
+        script.prepare_scans(settings, folder)
+    # an interrupted one is written again
+    index.unlink()
+    settings.teacher.write_bytes(teacher)
+    script.prepare_scans(settings, folder)
+    assert index.exists() and (folder / script.MADE_FROM).exists()
 
 
 def masks(folder, name):

@@ -549,7 +549,7 @@ def test_weights_of_another_network_are_refused_with_the_reason(golden):
         load_openmmlab(build_model(), path)
     model = load_model(path)
     require_arch(model, backbone="mobilenet_v2", head=None, width=0.25)
-    message = "--width 1 does not fit the weights mobilenet_v2_pspnet_s0-.*0.25"
+    message = "`width` 1 does not fit the weights mobilenet_v2_pspnet_s0-.*0.25"
     with pytest.raises(InputError, match=message):
         require_arch(model, width=1.0)
 

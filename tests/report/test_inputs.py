@@ -9,6 +9,8 @@ from helpers.scan_files import picture, save
 from helpers.vendor_files import raster, write_vol, write_xml
 
 from dme.common.errors import InputError
+from dme.data.duke import DUKE_ANNOTATED, DUKE_SCALE_UM, DUKE_SHAPE
+from dme.data.opening import open_source
 from dme.report.inputs import list_items
 from dme.report.scans import Scan
 
@@ -273,6 +275,121 @@ def test_time_stamps_are_no_positions(tmp_path):
     assert positions(scans) == [0, 1]
     assert "20230115120000" in scans[0].source
     assert "B-scans counted in order" in notes[0]
+
+
+# ---- one folder, read by `finetune` and by `predict` --------------------------------------------
+MASK = np.zeros((40, 60), np.uint8)
+MASK[10:15, 20:28] = 255
+
+
+def write_index(folder, *names) -> None:
+    """Images as the B-scans 0, 1, ... of subject 1."""
+    lines = ["name,subject,bscan,axial_um,lateral_um,spacing_um"]
+    for position, name in enumerate(names):
+        lines.append(f"{name},1,{position},4,11,120")
+    (folder / "index.csv").write_text("\n".join(lines))
+
+
+def read_alike(folder) -> list[Scan]:
+    """The scans that `predict` reads: those of `finetune`, their places, scales and pixels."""
+    scans = open_all(folder)
+    ours = sorted(scans, key=lambda scan: scan.position or 0)
+    others = list(open_source(folder).scans(labelled_only=False))
+    for scan, other in zip(ours, others, strict=True):
+        assert (scan.position, scan.scale_um) == (other.position, other.scale_um)
+        np.testing.assert_array_equal(scan.read(), other.image)
+    return scans
+
+
+def test_an_index_beside_masks_of_the_same_names(tmp_path):
+    for i in range(2):
+        save(tmp_path / f"scan{i}.jpg", picture(seed=i))
+        save(tmp_path / f"scan{i}.png", MASK)
+    write_index(tmp_path, "scan0", "scan1.jpg")
+    scans = read_alike(tmp_path)
+    assert [scan.source for scan in scans] == [str(tmp_path / f"scan{i}.jpg") for i in range(2)]
+
+
+def test_an_index_that_lists_a_mask(tmp_path):
+    for i in range(2):
+        save(tmp_path / f"scan{i}.png", picture(seed=i))
+        save(tmp_path / f"scan{i}_mask.png", MASK)
+    write_index(tmp_path, "scan0", "scan0_mask")
+    for opener in (open_source, open_one):
+        with pytest.raises(InputError, match="line 3: there is no image scan0_mask"):
+            opener(tmp_path)
+
+
+def test_an_index_cannot_tell_two_images_of_one_name(tmp_path):
+    save(tmp_path / "scan0.png", picture())
+    save(tmp_path / "scan0.tif", picture(seed=1))
+    save(tmp_path / "scan1.png", picture())
+    save(tmp_path / "scan1_mask.png", MASK)
+    write_index(tmp_path, "scan0", "scan1")
+    for opener in (open_source, open_one):
+        with pytest.raises(InputError, match="scan0.png and scan0.tif have the same name"):
+            opener(tmp_path)
+
+
+def test_an_index_names_the_scans_of_nnunet_without_channel(tmp_path):
+    for i, name in enumerate("ab"):
+        save(tmp_path / "imagesTr" / f"{name}_0000.png", picture(seed=i))
+        save(tmp_path / "labelsTr" / f"{name}.png", MASK)
+    write_index(tmp_path, "a", "b")
+    assert read_alike(tmp_path)[1].truth((40, 60)).fluid.any()
+
+
+def test_images_that_the_index_does_not_list_have_no_say(tmp_path):
+    for i, white in enumerate((250, 200, 4000)):
+        pixels = np.linspace(0, white, 40 * 60).reshape(40, 60).astype(np.uint16)
+        save(tmp_path / "images" / f"{i}.png", pixels)
+    write_index(tmp_path, "0", "1")
+    assert read_alike(tmp_path)[0].read().max() == 250
+
+
+def test_an_image_beside_those_of_duke(tmp_path):
+    black = np.zeros(DUKE_SHAPE, np.uint8)
+    black[200:250] = 90
+    for subject, position in DUKE_ANNOTATED:
+        save(tmp_path / "images" / f"{subject}_{position}.png", black)
+    lines = [f"{subject}_{position},{subject},{position}" for subject, position in DUKE_ANNOTATED]
+    (tmp_path / "index.csv").write_text("\n".join(["name,subject,bscan", *lines]))
+    save(tmp_path / "images" / "other.png", picture())
+    assert scales_um(open_all(tmp_path)) == {DUKE_SCALE_UM}
+
+
+def test_the_folder_of_images_is_that_of_the_layout(tmp_path):
+    save(tmp_path / "images" / "a.png", picture(seed=1))
+    save(tmp_path / "imagesTr" / "b_0000.png", picture(seed=2))
+    write_index(tmp_path, "b")
+    (scan,) = open_all(tmp_path)
+    (other,) = open_source(tmp_path).scans(labelled_only=False)
+    np.testing.assert_array_equal(scan.read(), other.image)
+
+
+def test_the_picture_of_the_surface_is_no_scan_without_labels_either(tmp_path):
+    for i in range(5):
+        save(tmp_path / f"bscan_{i}.png", picture(seed=i))
+    save(tmp_path / "export.png", picture(60, 60))
+    read_alike(tmp_path)
+    assert "taken for en-face pictures, left out: export.png" in open_source(tmp_path).notes
+
+
+def test_what_only_finetune_reads_is_said(tmp_path):
+    for part, name in (("train", "a"), ("val", "b")):
+        save(tmp_path / "parts" / "img_dir" / part / f"{name}.png", picture())
+    write_index(tmp_path / "parts", "a", "b")
+    items, _ = list_items([str(tmp_path / "parts")])
+    assert "index.csv: not read, it is for the images of one folder" in items[0].notes[0]
+
+    save(tmp_path / "mat" / "images" / "a.png", picture())
+    (tmp_path / "mat" / "Subject_01.mat").write_bytes(b"")
+    _, notes = open_one(tmp_path / "mat")
+    assert "1 files of scans beside images/ left out: Subject_01.mat" in notes[0]
+
+    save(tmp_path / "array" / "v.npy", [picture()] * 2)
+    write_index(tmp_path / "array", "v")
+    assert "index.csv: not read, it is for images" in open_one(tmp_path / "array")[1][0]
 
 
 # ---- what is none -------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """What graders marked beside the scans that are predicted: found, understood, shown."""
 
+import json
+
 import numpy as np
 import pytest
 from helpers.device_files import volume, write_mhd
@@ -56,6 +58,20 @@ def test_labels_of_another_layout_belong_to_their_images(tmp_path):
     (item,) = list_items([str(tmp_path)])[0]
     (scan,) = item.scans(set())
     np.testing.assert_array_equal(scan.truth(SHAPE).fluid, mask(1))
+
+
+@pytest.mark.parametrize("part", ["", "train"])
+def test_classes_of_a_benchmark_are_what_its_list_says(tmp_path, part):
+    for name, value in (("a", 1), ("b", 2)):
+        save(tmp_path / part / "bscan" / f"{name}.png", picture())
+        save(tmp_path / part / "semseg" / f"{name}.png", mask(value))
+    classes = {"Background": 0, "Drusen": 1, "IRF": 2}
+    content = {label: {"value": value, "label": label} for label, value in classes.items()}
+    (tmp_path / "INFO.json").write_text(json.dumps(content))
+    (item,) = list_items([str(tmp_path)])[0]
+    drusen, fluid = [scan.truth(SHAPE).fluid for scan in item.scans(set())]
+    assert not drusen.any()
+    np.testing.assert_array_equal(fluid, mask(1))
 
 
 def test_folders_without_labels_and_mat_files(tmp_path):

@@ -41,7 +41,7 @@ def test_intervals_and_flags_of_rows_are_shown(tmp_path):
     rows = scan_rows(2)
     rows[0] |= {"fluid_area_low_mm2": 0.25, "fluid_area_high_mm2": 0.75}
     rows[1] |= {"fluid_area_low_mm2": None, "fluid_area_high_mm2": None}
-    rows[1] |= {"doubt": "dim; thin (below 100 um)", "flags": ["odd"]}
+    rows[1] |= {"doubt": "dim; thin (below 100 um); odd"}
     content = viewer_content(tmp_path, rows, [], COLUMNS, "fluid_area_mm2")
     area, low, high = content["columns"]
     assert area["interval"] == ["fluid_area_low_mm2", "fluid_area_high_mm2"]

@@ -9,11 +9,11 @@ from dme.metrics import scores
 from dme.retina.accuracy import (
     boundary_errors_px,
     over_scans,
-    thickness_errors_um,
+    thickness_errors_px,
 )
 from dme.retina.fluid import fluid_per_layer
 from dme.retina.rows import BOUNDARIES, CLASSES, THICKNESSES
-from dme.retina.thickness import thickness_um
+from dme.retina.thickness import thickness_px
 
 
 def level(rows, width):
@@ -35,11 +35,9 @@ def test_boundary_errors():
 
 def test_thickness():
     truth = level([0, 1, 3, 6, 10, 15, 21, 28], 2)
-    thickness = thickness_um(truth, 4.0)
+    thickness = thickness_px(truth)
     assert len(thickness) == len(THICKNESSES)
-    assert thickness[:, 0].tolist() == [4, 8, 12, 16, 20, 24, 28, 112]
-    with pytest.raises(InputError, match="needs the axial scale"):
-        thickness_um(truth, None)
+    assert thickness[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7, 28]
 
 
 def test_thickness_errors():
@@ -47,12 +45,12 @@ def test_thickness_errors():
     predicted = truth.copy()
     predicted[1] += [0.5, -0.5]
     predicted[7] += 2
-    absolute, bias = thickness_errors_um(predicted, truth, 4.0)
-    assert absolute.tolist() == [2, 2, 0, 0, 0, 0, 8, 8]
-    assert bias.tolist() == [0, 0, 0, 0, 0, 0, 8, 8]
+    absolute, bias = thickness_errors_px(predicted, truth)
+    assert absolute.tolist() == [0.5, 0.5, 0, 0, 0, 0, 2, 2]
+    assert bias.tolist() == [0, 0, 0, 0, 0, 0, 2, 2]
     truth[0, 1] = np.nan
-    _, bias = thickness_errors_um(predicted, truth, 4.0)
-    assert bias.tolist() == [2, 0, 0, 0, 0, 0, 8, 8]
+    _, bias = thickness_errors_px(predicted, truth)
+    assert bias.tolist() == [0.5, 0, 0, 0, 0, 0, 2, 2]
 
 
 def test_layer_dice():

@@ -5,6 +5,8 @@ import pytest
 
 from dme.retina import agreement
 
+# Dice by hand: of class 1 60 of 100 + 80 pixels, of class 2 none of 20 + 0
+THREE_CLASSES = [[[900, 0, 0], [40, 60, 0], [0, 20, 0]], [[7, 0, 0], [0, 0, 0], [0, 0, 0]]]
 # Shrout and Fleiss 1979, Table 2: judges 1 and 4 of six subjects
 JUDGES = np.array([[9, 6, 8, 7, 10, 6], [8, 2, 6, 6, 9, 7]], float)
 
@@ -15,6 +17,42 @@ def areas(seed: int = 0) -> np.ndarray:
     truth = generator.gamma(1.0, 0.2, 40) * (generator.random(40) > 0.3)
     other = (truth * 1.2 + generator.gamma(1.0, 0.02, 40)) * (generator.random(40) > 0.2)
     return np.stack([truth, other])
+
+
+def masks(*shape: int) -> np.ndarray:
+    """Three masks at random, bool (3, *shape)."""
+    return np.random.default_rng(3).random((3, *shape)) > 0.4
+
+
+def test_confusion_against_sets_of_pixels():
+    truth, other, known = masks(7, 5)
+    for pixels in (known, np.ones_like(known), np.zeros_like(known)):
+        expected = [
+            [(~truth & ~other & pixels).sum(), (~truth & other & pixels).sum()],
+            [(truth & ~other & pixels).sum(), (truth & other & pixels).sum()],
+        ]
+        counts = agreement.confusion(truth, other, pixels)
+        assert counts.dtype == np.int64 and counts.tolist() == expected
+    everywhere = agreement.confusion(truth, other)
+    assert everywhere.tolist() == agreement.confusion(truth, other, truth | ~truth).tolist()
+
+
+def test_masks_that_are_none_are_refused():
+    truth, other, _ = masks(7, 5)
+    with pytest.raises(ValueError, match="bool .7, 5., uint8 .7, 5., .*; expected bool of one"):
+        agreement.confusion(truth, other.astype(np.uint8))
+    with pytest.raises(ValueError, match="expected bool of one shape"):
+        agreement.confusion(truth, other[:, :1])
+
+
+def test_dice_by_hand():
+    dice = agreement.dice(THREE_CLASSES, 1)
+    assert dice[0] == pytest.approx(120 / 180) and np.isnan(dice[1])
+    last = agreement.dice(THREE_CLASSES)
+    assert last[0] == 0 and np.isnan(last[1])
+    truth, other, _ = masks(9, 4)
+    score = agreement.dice(agreement.confusion(truth, other))
+    assert score == 2 * (truth & other).sum() / (truth.sum() + other.sum())
 
 
 def analysis_of_variance(pairs: np.ndarray) -> float:

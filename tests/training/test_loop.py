@@ -811,7 +811,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, accumula
     last_batch = sampled[13 * accumulate - 1]
     scans = ", ".join(f"scan{i}" for i in last_batch)
     assert message.startswith(f"loss is nan at step 13 (scans {scans}); ")
-    assert f"last good checkpoint is {tmp_path / 'last.pt'}; lower --lr" in message
+    assert f"last good checkpoint is {tmp_path / 'last.pt'}; lower `lr`" in message
     assert checkpoint(tmp_path)["step"] == 10
     for value in state(tmp_path).values():
         assert value.isfinite().all()

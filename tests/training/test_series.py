@@ -1,5 +1,6 @@
 """A series of runs, with small scripts in place of a training."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -7,7 +8,14 @@ import pytest
 
 import dme.training.series
 from dme.common.errors import InputError
-from dme.training.series import finished, run_missing
+from dme.training.series import (
+    add_arguments,
+    finished,
+    gather,
+    leave_table,
+    results_folder,
+    run_missing,
+)
 
 # Leaves a results.json that says how it was called, unless its first argument is how to end.
 SCRIPT = """
@@ -135,3 +143,25 @@ def test_a_damaged_result_is_refused(out, rows, content):
 
 def test_nothing_is_finished_before_the_first_run(rows):
     assert finished({"a": ["-x"]}, rows) == {}
+
+
+@pytest.mark.parametrize("words", [[], ["--results", "elsewhere"]])
+def test_the_noun_of_a_series_is_said_once(out, words, monkeypatch, capsys):
+    """Files, errors and the printed places all follow the noun that the options were made for."""
+    monkeypatch.chdir(out)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, "study", "folds")
+    args = parser.parse_args([*words, "--print"])
+    folder = results_folder(args)
+    assert folder == Path("elsewhere" if words else "study/folds")
+    with pytest.raises(InputError, match=f"no finished folds in {folder}; run without --print"):
+        gather(args, {"a": ["-x"]}, script="fake.py")
+
+    args.print = False
+    args.out.mkdir()  # where the script in place of a training counts its calls
+    assert list(gather(args, {"a": ["-x"]}, script="fake.py")) == ["a"]
+    assert (folder / "a.json").exists()
+    leave_table(args, "study", "| a |\n")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-2:] == ["table: study/study.md", f"folds: {folder}"]
+    assert Path("study/study.md").read_text() == "| a |\n"

@@ -27,8 +27,8 @@ from dme.inference.entry import MATCHED
 from dme.nets.segmenter import normalise
 from dme.training import loop
 from dme.training.augment import TrainingSet, batch_indices, sample_batch
+from dme.training.labelled import training_set
 from dme.training.settings import Augment, Recipe
-from dme.training.tasks import training_set
 from dme.training.unlabelled import consistency, ramp, unlabelled_scans
 
 CPU = torch.device("cpu")
@@ -77,24 +77,26 @@ def test_how_far_two_networks_are_apart():
     generator = torch.Generator().manual_seed(0)
     shape = (2, 3, 5, 7)
     p, q = (torch.randn(shape, generator=generator).softmax(1) for _ in range(2))
-    inside = torch.zeros(2, 5, 7, dtype=torch.int64)
-    inside[1, :, :2] = 255
-    known = (inside == 0).numpy()
+    known = torch.ones(2, 5, 7, dtype=torch.bool)
+    known[1, :, :2] = False
+    counting = known.numpy()
     apart = []
     for label in (1, 2):  # background does not count
-        mine, theirs = (each[:, label].numpy()[known].astype(float) for each in (p, q))
+        mine, theirs = (each[:, label].numpy()[counting].astype(float) for each in (p, q))
         apart.append(((mine - theirs) ** 2).sum() / (mine @ mine + theirs @ theirs + 1))
-    assert consistency(p, q, inside).item() == pytest.approx(np.mean(apart), rel=1e-5)
-    assert consistency(p, p, inside) == 0
+    assert consistency(p, q, known).item() == pytest.approx(np.mean(apart), rel=1e-5)
+    assert consistency(p, p, known) == 0
     elsewhere = p.clone()
     elsewhere[1, :, :, :2] = q[1, :, :, :2]
-    assert consistency(p, elsewhere, inside) == 0
+    assert consistency(p, elsewhere, known) == 0
 
     # found by one alone: as far apart as can be, but for the 1 that keeps it finite
     fluid = torch.zeros(1, 2, 10, 10)
     fluid[:, 1] = 1
     none = fluid.flip(1)
-    assert consistency(fluid, none, torch.zeros(1, 10, 10)).item() == pytest.approx(100 / 101)
+    assert consistency(
+        fluid, none, torch.ones(1, 10, 10, dtype=torch.bool)
+    ).item() == pytest.approx(100 / 101)
 
 
 def test_the_weight_rises_over_half_of_the_run():

@@ -18,7 +18,7 @@ from dme.inference.sizes import NATIVE, SIZES
 from dme.inference.windows import sliding_window, whole
 from dme.metrics import scores
 from dme.nets.segmenter import build_model, normalise, set_classes
-from dme.training.tasks import check_annotated, labels, training_set
+from dme.training.labelled import check_annotated, labels, training_set
 from dme.training.validation import Validation, agreement
 
 CPU = torch.device("cpu")
@@ -390,8 +390,8 @@ def test_boundary_errors_of_validation(task, down):
     measured, picture = validate({"model": oracle})
     classes = len(TASKS[task].classes)
     assert validate.counts["native"].shape == (2, classes, classes)
-    np.testing.assert_allclose(validate.errors_px, down, atol=0.05)
-    np.testing.assert_allclose(validate.thickness_px, 0, atol=0.1)
+    np.testing.assert_allclose(validate.boundary_errors_px, down, atol=0.05)
+    np.testing.assert_allclose(validate.thickness_errors_px, 0, atol=0.1)
     assert measured["score"] == -measured["boundary-error-px"]
     assert measured["score"] == pytest.approx(-down, abs=0.05)
     if not down:

@@ -26,13 +26,20 @@ from helpers.finetuning import make_folder
         (("--l2", -1), "l2 is -1.0; expected a finite number at least 0"),
         (("--split", "paper"), "split paper: 0 of"),
         (("--split", "nonsense"), "unknown split 'nonsense': expected paper, random"),
-        (("--split", "subject:1/2"), "split subject:1/2: 2 folds need 2 subjects, found 1"),
+        (
+            ("--split", "subject:1/2"),
+            "split subject:1/2: 2 folds need 2 subjects, found 1; "
+            "use fewer folds or --split random",
+        ),
         (("--head", "fcn"), "--head fcn does not fit the weights"),
         (("--width", 4), "--width 4 does not fit the weights"),
         (("--batch", 1), "batch 1 gives a rank one image, which the psp head pools"),
         (("--batch", 0), "batch is 0; expected a finite number at least 1"),
         (("--iters", 0), "iters is 0; expected a finite number at least 1"),
-        (("--data", "nowhere"), "no such file or folder: nowhere"),
+        (
+            ("--data", "nowhere"),
+            "no such file or folder: nowhere; give a .mat file or a folder (--data or DME_DATA)",
+        ),
         (("--grader", 2), "no grader 2 in"),
         (
             ("--scale", "11.33,3.87"),

@@ -7,7 +7,7 @@ import torch
 from dme.common.tasks import TASKS
 from dme.data.phantom_cysts import training_scans
 from dme.training.augment import TrainingSet
-from dme.training.tasks import with_synthetic
+from dme.training.labelled import with_synthetic
 
 CPU = torch.device("cpu")
 

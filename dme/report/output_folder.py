@@ -21,7 +21,7 @@ MOST_NAMED = 3  # files in a message
 
 
 @dataclass(frozen=True)
-class Place:
+class OutputFolder:
     """out: the folder to write into. final: where its content is in the end, mostly the same."""
 
     out: Path
@@ -29,7 +29,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def place_for(out: Path, fingerprint: str, overwrite: bool) -> Iterator[Place]:
+def folder_for(out: Path, fingerprint: str, overwrite: bool) -> Iterator[OutputFolder]:
     """Hold the folder of a prediction; says which one, unless it is just `out`.
 
     It is `out` if that is new, empty, or holds the beginning of the same prediction: with the same
@@ -40,20 +40,20 @@ def place_for(out: Path, fingerprint: str, overwrite: bool) -> Iterator[Place]:
     if overwrite and not _is_free(out, fingerprint):
         with owned(out):
             _require_replaceable(out)
-            yield Place(_staging(out, fingerprint), out)
+            yield OutputFolder(_staging(out, fingerprint), out)
         return
     with contextlib.ExitStack() as stack:
         yield _first_free(out, fingerprint, stack)
 
 
 @contextlib.contextmanager
-def new_place(out: Path) -> Iterator[Place]:
+def new_folder(out: Path) -> Iterator[OutputFolder]:
     """Hold a folder that is new or empty: `out`, or out-2, out-3 and so on, which is said."""
     with contextlib.ExitStack() as stack:
         yield _first_free(out, None, stack)
 
 
-def _first_free(out: Path, fingerprint: str | None, stack: contextlib.ExitStack) -> Place:
+def _first_free(out: Path, fingerprint: str | None, stack: contextlib.ExitStack) -> OutputFolder:
     for candidate in _numbered(out):
         if not _is_free(candidate, fingerprint):
             continue
@@ -71,7 +71,7 @@ def _first_free(out: Path, fingerprint: str | None, stack: contextlib.ExitStack)
         done = sum(1 for _ in entries(candidate))
         if done:
             print(f"going on in {candidate}, where {done} scans are done")
-        return Place(candidate, candidate)
+        return OutputFolder(candidate, candidate)
     raise InputError(f"{out}: all numbered folders beside it are in use; choose another `out`")
 
 
@@ -158,14 +158,14 @@ def _staging(out: Path, fingerprint: str) -> Path:
     return staging
 
 
-def put_in_place(place: Place) -> None:
+def put_in_place(folder: OutputFolder) -> None:
     """Move whole results to where they belong; of those that were there, what is left over goes.
 
     Nothing that is not on record is touched, also after a kill half-way. Raises InputError, before
     anything is moved, where a file of somebody else would have to be replaced.
     """
-    out = place.final
-    new = read_record(place.out / RESULTS)
+    out = folder.final
+    new = read_record(folder.out / RESULTS)
     files = recorded(out)
     foreign = []
     for name, sha256 in new["files"].items():
@@ -182,14 +182,14 @@ def put_in_place(place: Place) -> None:
     write_json(out / RESULTS, sealed(state))
     for name in new["files"]:
         (out / name).parent.mkdir(exist_ok=True)
-        os.replace(place.out / name, out / name)
+        os.replace(folder.out / name, out / name)
     for name in files.keys() - new["files"].keys():
         if is_unchanged(out / name, files[name]):
             (out / name).unlink()
             with contextlib.suppress(OSError):  # there is more in it
                 (out / name).parent.rmdir()
-    os.replace(place.out / RESULTS, out / RESULTS)
-    shutil.rmtree(place.out)
+    os.replace(folder.out / RESULTS, out / RESULTS)
+    shutil.rmtree(folder.out)
 
 
 def fingerprint_of(inputs: Sequence[str], kind: dict, record: dict) -> str:

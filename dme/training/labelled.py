@@ -1,4 +1,4 @@
-"""From the cache to training: scans and labels of a task at a network's size."""
+"""Scans with labels: from the cache to a training set, at a network's size and of a task."""
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ def check_annotated(native: Cache, task: Task) -> None:
         return
     if native.layers is None:
         raise InputError(
-            f"the scans of {native.description} have no layer boundaries; --task {task.name} "
+            f"the scans of {native.description} have no layer boundaries; `task` {task.name} "
             "needs them: boundaries/NAME.npy beside images/, or .mat files"
         )
     # A scan all of whose columns are unknown teaches nothing

@@ -1,4 +1,4 @@
-"""How scans enter a network, in tensor operators that a graph can hold: any height and width.
+"""Sizes and windows in operators of tensors that an exported graph can hold: any height and width.
 
 The same numbers as `dme.inference.sizes` and `dme.inference.windows`, whose code asks Pillow, or
 whose loops depend on the image.
