@@ -160,7 +160,7 @@ def test_labels(made):
     text = made("labels", "labels")
     assert_shown(text)
     sentences = [line for line in text.splitlines() if line.startswith("With ")]
-    assert len(sentences) == 2 and all(line in EVERYTHING for line in sentences)
+    assert len(sentences) == 3 and all(line in EVERYTHING for line in sentences)
 
 
 def test_one_eye(made):
