@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from dme.common.errors import InputError
+from dme.common.scale import check_scale
 from dme.common.words import IMAGE_SUFFIXES
 from dme.data.arrays import check_axes
 from dme.data.image_files import CONVERTED_MODES
@@ -20,6 +21,7 @@ from dme.nets.segmenter import Segmenter
 from dme.retina.recognise import has_colours, oddities_of
 
 CHANNELS = (1, 2, 3, 4)  # grey, grey and alpha, RGB, RGB and alpha
+ROUNDING = 1e-5  # by which what a network calls a probability may lie outside 0 to 1
 NETWORK = "a network of dme.load_model, a name such as dme-fluid, or a checkpoint file"
 
 
@@ -37,8 +39,7 @@ def as_network(model: Any) -> Segmenter:
 
 def as_threshold(threshold: float) -> float:
     """Raises InputError for what is no probability that another can lie above."""
-    number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
-    if not number or not 0 <= threshold < 1:
+    if not _is_number(threshold) or not 0 <= threshold < 1:
         raise InputError(
             f"threshold is {threshold!r}, expected a probability from 0 to 1 (1 excluded)"
         )
@@ -46,15 +47,41 @@ def as_threshold(threshold: float) -> float:
 
 
 def as_scale(scale_um: Sequence[float] | None) -> tuple[float, ...] | None:
-    """Axial and lateral um per pixel, and what follows. Raises InputError for anything else."""
+    """Axial and lateral um per pixel, and maybe the spacing of B-scans in um.
+
+    Raises InputError for anything else, and for a scale that no scan has, as `--scale` does.
+    """
     if scale_um is None:
         return None
-    numbers = isinstance(scale_um, Sequence | np.ndarray) and len(scale_um) >= 2
-    if not numbers or not all(0 < float(um) < np.inf for um in scale_um[:2]):
+    several = isinstance(scale_um, Sequence | np.ndarray) and len(scale_um) in (2, 3)
+    if not several or not all(map(_is_number, scale_um)):
         raise InputError(
             f"scale_um is {scale_um!r}, expected axial and lateral um per pixel, or None"
         )
-    return tuple(float(um) for um in scale_um)
+    scale_um = tuple(float(um) for um in scale_um)
+    check_scale(scale_um, f"scale_um {scale_um}")
+    return scale_um
+
+
+def as_fluid(fluid: Any, shape: tuple[int, int]) -> np.ndarray | None:
+    """Probability of fluid of a scan of this shape (H, W), or None. A mask of 0 and 1 is one too.
+
+    Raises InputError for anything else, such as the 0 and 255 of a mask's picture.
+    """
+    if fluid is None:
+        return None
+    probability = _numbers("fluid", fluid)
+    if probability.shape != shape:
+        raise InputError(f"fluid: shape {probability.shape}, expected the scan's, {shape}")
+    if not np.isfinite(probability).all():
+        raise InputError("fluid: holds NaN or infinity, expected probabilities")
+    lowest, highest = probability.min(), probability.max()
+    if lowest < -ROUNDING or highest > 1 + ROUNDING:
+        raise InputError(
+            f"fluid: values {lowest:g}..{highest:g}, expected probabilities 0..1, as dme.predict "
+            "gives them; of the picture of a mask: mask > 0"
+        )
+    return probability.clip(0, 1)
 
 
 def as_scan(image: Any) -> np.ndarray:
@@ -96,6 +123,12 @@ def as_scans(volume: Any) -> list[np.ndarray]:
     return [_grey(f"volume[{i}]", scan, peak) for i, scan in enumerate(pixels)]
 
 
+def _is_number(value: Any) -> bool:
+    """Whether it is one real number."""
+    real = isinstance(value, int | float | np.integer | np.floating)
+    return real and not isinstance(value, bool)
+
+
 def _kind(value: Any) -> str:
     """A value's type, in words, with the shape of an array."""
     shape = getattr(value, "shape", None)
@@ -116,16 +149,22 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _array(name: str, value: Any) -> np.ndarray:
-    """Numbers as an array."""
-    try:
-        pixels = _plain(value)
-    except (TypeError, ValueError, RuntimeError, OSError) as e:
-        raise InputError(f"{name} is {_kind(value)}, expected an array ({e})") from e
+    """Grey values as an array."""
+    pixels = _numbers(name, value)
     if pixels.dtype == bool:
         raise InputError(f"{name}: bool, a mask rather than a scan; expected grey values 0..255")
-    if pixels.dtype.kind not in "uif":
-        raise InputError(f"{name} is {_kind(value)}, expected an array of numbers")
     return pixels
+
+
+def _numbers(name: str, value: Any) -> np.ndarray:
+    """Numbers or truth values as an array."""
+    try:
+        numbers = _plain(value)
+    except (TypeError, ValueError, RuntimeError, OSError) as e:
+        raise InputError(f"{name} is {_kind(value)}, expected an array ({e})") from e
+    if numbers.dtype.kind not in "buif":
+        raise InputError(f"{name} is {_kind(value)}, expected an array of numbers")
+    return numbers
 
 
 def _plain(value: Any) -> np.ndarray:

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from dme.common.errors import InputError
 from dme.common.tasks import FLUID, LAYER_CLASSES
-from dme.inference.arguments import as_network, as_scale, as_scan, as_scans, as_threshold
+from dme.inference.arguments import (
+    as_fluid,
+    as_network,
+    as_scale,
+    as_scan,
+    as_scans,
+    as_threshold,
+)
 from dme.inference.entry import enter
 from dme.inference.sizes import SIZES, size_of
 from dme.inference.windows import (
@@ -79,12 +86,13 @@ def predict(
     tta: average with the mirrored scan. scale_um: axial and lateral um per pixel, which networks
     that learnt at a physical scale heed; None where unknown: then the height of the retina
     decides. Returns the mask, uint8 (H, W) of 0 and 1, and the probability of fluid, float32
-    (H, W), at the scan's own pixels. Raises InputError for an image it cannot read and a
-    network without fluid.
+    (H, W), at the scan's own pixels. Raises InputError for an image it cannot read, a scale that
+    no scan has (`dme.common.scale.PLAUSIBLE_UM`) and a network without fluid.
     """
     model = as_network(model)
     network_for("fluid", [model])
     threshold = as_threshold(threshold)
+    scale_um = as_scale(scale_um)
     by_class = class_probabilities(model, as_scan(image), tta, scale_um)
     return fluid_mask(model, by_class, threshold)
 
@@ -104,6 +112,7 @@ def predict_volume(
     model = as_network(model)
     network_for("fluid", [model])
     threshold = as_threshold(threshold)
+    scale_um = as_scale(scale_um)
     scans = as_scans(volume)
     masks = np.empty((len(scans), *scans[0].shape), np.uint8)
     probability = np.empty(masks.shape, np.float32)
@@ -122,21 +131,19 @@ def predict_layers(
 ) -> np.ndarray:
     """Boundary rows of one B-scan of any size, float32 (8, W), ordered, in pixels of the scan.
 
-    model, image, tta, scale_um: as of `predict`. fluid: the probability (H, W) of fluid that
-    `predict` gives, of use to a network that finds layers alone: fluid lies within the retina. The
-    rows are those of `dme.retina.rows.BOUNDARIES`, counted from 0 at the centre of the first
-    pixel, NaN in columns that do not show the retina: beyond the frame, or under a saturated
+    model, image, tta, scale_um: as of `predict`. fluid: the probability (H, W), 0 to 1, of fluid
+    that `predict` gives, of use to a network that finds layers alone: fluid lies within the
+    retina. The rows are those of `dme.retina.rows.BOUNDARIES`, counted from 0 at the centre of the
+    first pixel, NaN in columns that do not show the retina: beyond the frame, or under a saturated
     wedge. Raises InputError for an image it cannot read and a network without layers.
     """
     model = as_network(model)
     network_for("layers", [model])
+    scale_um = as_scale(scale_um)
     scan = as_scan(image)
-    if fluid is not None and np.shape(fluid) != scan.shape:
-        raise InputError(f"fluid: shape {np.shape(fluid)}, expected the scan's, {scan.shape}")
-    if fluid is not None and not np.isfinite(np.asarray(fluid)).all():
-        raise InputError("fluid: holds NaN or infinity, expected probabilities")
+    fluid = as_fluid(fluid, scan.shape)
     by_class = class_probabilities(model, scan, tta, scale_um)
-    return layer_rows(model, scan, by_class, None if fluid is None else np.asarray(fluid))
+    return layer_rows(model, scan, by_class, fluid)
 
 
 def layer_rows(
@@ -164,8 +171,10 @@ def fluid_mask(
 def class_probabilities(
     model: Segmenter, scan: np.ndarray, tta: bool = False, scale_um: Sequence[float] | None = None
 ) -> Tensor:
-    """Probability of each class at a scan's pixels, (classes, H, W), from uint8 (H, W)."""
-    scale_um = as_scale(scale_um)
+    """Probability of each class at a scan's pixels, (classes, H, W), from uint8 (H, W).
+
+    scale_um: as it is, also of a scan that was resampled beyond what instruments have.
+    """
     finds_layers = LAYER_CLASSES[0] in model.classes
     if finds_layers:
         empty = ~columns_with_data(scan)

@@ -105,14 +105,15 @@ def error_px(
     scale_um: tuple[float, ...] | None,
 ) -> float:
     """Of one changed scan, over all boundaries and columns where both have a row."""
-    from dme.inference.scan import predict_layers
+    from dme.inference.scan import class_probabilities, layer_rows
     from dme.retina.rows import scale_rows
 
     image = cache.images[index]
     scan = Labelled(image, np.zeros_like(image))
     changed = perturbed(scan, perturbation, cache.names[index]).image
     scale = scale_after(scale_um, image.shape, changed.shape)
-    found = predict_layers(model, changed, scale_um=scale)
+    by_class = class_probabilities(model, changed, scale_um=scale)
+    found = layer_rows(model, changed, by_class, fluid=None)
     truth = scale_rows(cache.layers[index], image.shape, changed.shape)
     return float(np.nanmean(np.abs(found - truth)) * image.shape[0] / changed.shape[0])
 

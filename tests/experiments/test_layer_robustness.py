@@ -24,12 +24,15 @@ def test_errors_are_those_of_the_scan_as_it_is(script, monkeypatch, row):
     before = cache.images[0].shape
     scales = []
 
-    def two_pixels_low(model, image, scale_um):
+    def look(model, image, scale_um):
         scales.append(scale_um)
+
+    def two_pixels_low(model, image, by_class, fluid):
         rows = scale_rows(cache.layers[0], before, image.shape)
         return rows + 2 * image.shape[0] / before[0]
 
-    monkeypatch.setattr(dme.inference.scan, "predict_layers", two_pixels_low)
+    monkeypatch.setattr(dme.inference.scan, "class_probabilities", look)
+    monkeypatch.setattr(dme.inference.scan, "layer_rows", two_pixels_low)
     error = script.error_px(None, cache, 0, row, (4.0, 10.0))
     assert error == pytest.approx(2, abs=1e-3)
     expected = {"half size": (8.0, 20.0), "256 x 256": (4 * before[0] / 256, 10 * before[1] / 256)}

@@ -176,6 +176,42 @@ def test_thresholds_that_are_none(threshold):
         dme.predict_volume(Bright(), picture()[None], threshold=threshold)
 
 
+@pytest.mark.parametrize(
+    ("scale_um", "message"),
+    [
+        ((0.00387, 0.01133), "these look like mm: in um they are 3.87,11.33; expected um: axial 1"),
+        ((11.33, 3.87), "axial 11.33 and lateral 3.87 look swapped: give 3.87,11.33"),
+        (np.array([387, 1133]), "axial 387 um cannot be"),
+        ([1e-9, 1e-9], "axial 1e-09 um cannot be"),
+        ((0.9, 11.33), "axial 0.9 um cannot be"),
+        ((3.87, 11.33, 0.123), "spacing 0.123 um cannot be"),
+        ((3.87, float("nan")), "lateral nan um cannot be"),
+        (("a", "b"), "scale_um is .'a', 'b'., expected axial and lateral um per pixel"),
+        ("3.87,11.33", "scale_um is '3.87,11.33', expected axial and lateral"),
+        ((3.87,), "expected axial and lateral"),
+        ((3.87, True), "expected axial and lateral"),
+        ((3.87, None), "expected axial and lateral"),
+        ((3.87, 11.33, 123, 1), "expected axial and lateral"),
+        (np.ones((2, 2)), "expected axial and lateral"),
+        (3.87, "expected axial and lateral"),
+    ],
+)
+def test_scales_that_no_scan_has_are_refused_as_by_the_command(scale_um, message):
+    with pytest.raises(InputError, match=message):
+        predict(Bright(), picture(), scale_um=scale_um)
+    with pytest.raises(InputError, match=message):
+        dme.predict_volume(Bright(), picture()[None], scale_um=scale_um)
+    with pytest.raises(InputError, match=message):
+        dme.predict_layers(Knows([flat()]), indexed(), scale_um=scale_um)
+
+
+@pytest.mark.parametrize("kind", [tuple, list, np.array])
+def test_scales_of_instruments_with_and_without_spacing_are_taken(kind):
+    mask, _ = predict(Bright(), picture())
+    for scale_um in (kind((3.87, 11.33)), kind((3.87, 11.33, 123))):
+        assert np.array_equal(predict(Bright(), picture(), scale_um=scale_um)[0], mask)
+
+
 def test_a_probability_at_the_threshold_is_no_fluid():
     image = np.full((4, 5), 100, np.uint8)  # of which Bright is exactly undecided
     image[0, 0] = 101
@@ -371,6 +407,11 @@ def test_fluid_that_another_network_found_lies_within_the_retina():
     assert alone[0, 25:35].min() > 30
     assert helped[0].max() < 13
 
+    # a tensor and a mask of whole numbers say the same
+    for same in (torch.tensor(cyst), cyst.astype(np.uint8), cyst > 0):
+        rows = dme.predict_layers(Knows([shallow]), indexed(), fluid=same)
+        assert np.array_equal(rows, helped)
+
     # a network of ten classes knows fluid by itself
     rows = dme.predict_layers(Knows([flat()], fluid=True), indexed(), fluid=1 - cyst)
     assert np.abs(rows - flat()).max() < 0.1
@@ -435,6 +476,20 @@ def test_networks_without_layers():
         dme.predict_layers(Knows([flat()]), indexed(), fluid=np.zeros((5, 5), np.float32))
     with pytest.raises(InputError, match="fluid: holds NaN or infinity"):
         dme.predict_layers(Knows([flat()]), indexed(), fluid=np.full((80, 60), np.nan))
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "found"),
+    [(0, 255, "0..255"), (0, 2, "0..2"), (-0.5, 1, "-0.5..1"), (-1, 0, "-1..0")],
+)
+@pytest.mark.parametrize("ten_classes", [False, True])
+def test_fluid_that_is_no_probability_is_refused(lowest, highest, found, ten_classes):
+    fluid = np.full((80, 60), lowest, np.float32)
+    fluid[20:30, 20:30] = highest
+    with pytest.raises(InputError, match=f"fluid: values {found}, expected probabilities 0..1"):
+        dme.predict_layers(Knows([flat()], fluid=ten_classes), indexed(), fluid=fluid)
+    with pytest.raises(InputError, match="fluid is str, expected an array of numbers"):
+        dme.predict_layers(Knows([flat()]), indexed(), fluid="mask.png")
 
 
 def test_it_warns_of_what_is_no_scan_and_of_what_is_upside_down():
