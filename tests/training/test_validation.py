@@ -426,7 +426,7 @@ UNKNOWN = graded_between(0, 0)
     [
         ("fluid", {"fluid": None}, "have no fluid masks"),
         ("layers+fluid", {"fluid": None, "layers": straight_layers()}, "have no fluid masks"),
-        ("layers", {}, "no layer boundaries; --task layers needs them"),
+        ("layers", {}, "no layer boundaries; `task` layers needs them"),
         ("layers", {"layers": UNKNOWN}, "scan0, scan1, scan2: no column has all 8"),
     ],
 )
