@@ -1,7 +1,7 @@
 """What `annotate` opens: results of a prediction, or scans on which nothing is drawn yet."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,7 +30,6 @@ class Sheet:
 
 def sheets_of_results(stored: Stored) -> list[Sheet]:
     """The scans of a prediction, on which its findings are drawn."""
-    subjects = _numbered(row["volume"] for row in stored.rows)
 
     # a finding is asked for when its scan is opened, and again at every save
     @lru_cache(LAST_READ)
@@ -40,8 +39,7 @@ def sheets_of_results(stored: Stored) -> list[Sheet]:
 
     sheets = []
     for index, row in enumerate(stored.rows):
-        bscan = index if row["bscan"] is None else row["bscan"]
-        place = Place(row["scan"], subjects[row["volume"]], bscan, scale_of(row))
+        place = Place(row["scan"], row["volume"], row["bscan"], scale_of(row))
         drawable = Drawable(
             place,
             (row["height_px"], row["width_px"]),
@@ -75,18 +73,16 @@ def sheets_of_scans(
     names: set[str] = set()
     for item in items:
         scans += item.scans(names)
-    subjects = _numbered(scan.volume for scan in scans)
 
     # those that can be read, one at a time
     sheets = []
-    for index, scan in enumerate(scans):
+    for scan in scans:
         try:
             image = scan.read_grey()
         except InputError as e:
             print(f"skipped: {with_flags(str(e))}", file=sys.stderr)
             continue
-        bscan = index if scan.position is None else scan.position
-        place = Place(scan.name, subjects[scan.volume], bscan, scan.scale_um)
+        place = Place(scan.name, scan.volume, scan.position, scan.scale_um)
         empty = _empty(image.shape, task)
         drawable = Drawable(
             place, image.shape, image=scan.read_grey, original=lambda empty=empty: empty
@@ -122,11 +118,6 @@ def _row(scan: Scan, shape: tuple[int, int], task: Task) -> dict:
     if task.finds_layers:
         row["boundaries"] = ""
     return row
-
-
-def _numbered(volumes: Iterable[str | None]) -> dict[str | None, int]:
-    """Volumes as subjects from 1; single scans, whose eyes nobody named, are one of their own."""
-    return {volume: number for number, volume in enumerate(dict.fromkeys(volumes), start=1)}
 
 
 def in_order(sheets: list[Sheet], names: Sequence[str], place: str) -> list[Sheet]:

@@ -65,8 +65,7 @@ def main() -> int:
         corrections = Corrections(out)
         page = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dme-annotate-")))
         folders = [page, scans] if from_results else [page]
-        sheets = prepare(page, scans, settings, out)
-        check_kept(corrections, sheets, out)
+        sheets = prepare(page, scans, settings, corrections)
 
         drawables = [sheet.drawable for sheet in sheets]
         server = stack.enter_context(Server(drawables, corrections, folders, settings.port))
@@ -92,7 +91,9 @@ def parse_args() -> tuple[Path, Settings]:
     return Path(args.scans), from_options(Settings, args)
 
 
-def prepare(page: Path, scans: Path, settings: Settings, out: Path) -> "list[Sheet]":
+def prepare(
+    page: Path, scans: Path, settings: Settings, corrections: "Corrections"
+) -> "list[Sheet]":
     """The scans in the order in which they are opened, and the page for them."""
     from dme.annotation.page import leave_scan, write_editor_page
     from dme.annotation.sheets import in_order, sheets_of_results, sheets_of_scans
@@ -109,18 +110,22 @@ def prepare(page: Path, scans: Path, settings: Settings, out: Path) -> "list[She
     else:
         task = TASKS[settings.task or "fluid"]
         sheets = sheets_of_scans([str(scans)], settings.volume, task, partial(leave_scan, page))
+    check_kept(corrections, sheets)
+    corrections.update_places(sheet.drawable.place for sheet in sheets)
     if settings.order is not None:
         sheets = in_order(sheets, read_list(settings.order), str(settings.order))
         volumes = []
-    facts = [("scans", str(scans)), ("kept in", str(out))]
+    facts = [("scans", str(scans)), ("kept in", str(corrections.root))]
     write_editor_page(page, scans, sheets, volumes, facts)
     return sheets
 
 
-def check_kept(corrections: "Corrections", sheets: "list[Sheet]", out: Path) -> None:
+def check_kept(corrections: "Corrections", sheets: "list[Sheet]") -> None:
     """Refuse, before anything is shown, what was drawn on scans of another size."""
     for sheet in sheets:
         try:
             corrections.read(sheet.drawable.place.name, sheet.drawable.shape)
         except InputError as e:
-            raise InputError(f"{e}; is {out} of other scans? Choose another `out`") from e
+            raise InputError(
+                f"{e}; is {corrections.root} of other scans? Choose another `out`"
+            ) from e

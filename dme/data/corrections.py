@@ -3,7 +3,7 @@
     images/NAME.png      the scan, once it is done
     fluid/NAME.png       its mask, 0 and 255
     boundaries/NAME.npy  its boundary rows, float32 (8, W)
-    index.csv            the scans that are done: volume, B-scan, scale, columns nobody graded
+    index.csv            the scans that are done: eye, B-scan, scale, columns nobody graded
     state.json           of every saved scan: whether it is done, columns nobody graded
     audit.csv            a line per save
 
@@ -56,8 +56,8 @@ class Place:
     """Where a scan belongs: what a line of index.csv says of it."""
 
     name: str  # of its files
-    subject: int  # from 1
-    bscan: int  # from 0
+    volume: str | None = None  # None like the B-scan: of an eye that nobody named
+    bscan: int | None = None  # from 0
     scale_um: tuple[float, ...] | None = None  # axial, lateral, spacing
 
 
@@ -155,28 +155,44 @@ class Corrections:
         self.state[place.name] = {
             "done": annotation.done,
             "ungraded": [list(columns) for columns in annotation.ungraded],
-            "subject": place.subject,
-            "bscan": place.bscan,
-            "scale_um": place.scale_um,
             "saved_utc": now,
+            **_state_of(place),
         }
         write_json(self.root / STATE, self.state)
         self._write_index()
         self._audit(now, place.name, annotation, changed)
         return changed
 
+    def update_places(self, places: Iterable[Place]) -> None:
+        """Say anew where scans that were saved belong: earlier versions guessed some."""
+        state = dict(self.state)
+        for place in places:
+            if place.name in state:
+                state[place.name] = state[place.name] | _state_of(place)
+        if state != self.state:
+            self.state = state
+            write_json(self.root / STATE, self.state)
+            self._write_index()
+
     def _file(self, folder: str, name: str) -> Path:
         return self.root / folder / (name + (".npy" if folder == "boundaries" else ".png"))
 
     def _write_index(self) -> None:
-        """The scans that are done, as `dme.data.index.read_index` reads them."""
+        """The scans that are done, as `dme.data.index.read_index` reads them.
+
+        Volumes are subjects from 1, in the order in which scans of them were saved first.
+        """
+        volumes = [state["volume"] for state in self.state.values()]
+        named = dict.fromkeys(volume for volume in volumes if volume is not None)
+        subjects = {volume: subject for subject, volume in enumerate(named, start=1)}
         with atomic_path(self.root / "index.csv") as temporary:
             with open(temporary, "w", newline="", encoding="utf-8") as file:
                 table = csv.writer(file)
                 table.writerow([*PLACE_COLUMNS, *SCALE_COLUMNS, UNGRADED_COLUMN])
                 for name, state in self.state.items():
                     if state["done"]:
-                        table.writerow(_index_line(name, state))
+                        subject = subjects.get(state["volume"], "")
+                        table.writerow(_index_line(name, subject, state))
 
     def _audit(self, now: str, name: str, annotation: Annotation, changed: Change) -> None:
         shift_px = changed.boundary_shift_px
@@ -226,12 +242,20 @@ def remove_parts(root: Path) -> None:
             part.unlink()
 
 
-def _index_line(name: str, state: dict) -> list:
+def _state_of(place: Place) -> dict:
+    """What the state says of a scan's place, as JSON has it."""
+    scale_um = list(place.scale_um) if place.scale_um else None
+    return {"volume": place.volume, "bscan": place.bscan, "scale_um": scale_um}
+
+
+def _index_line(name: str, subject: int | str, state: dict) -> list:
+    """subject: empty where the eye is unknown, as the B-scan then is."""
     scale_um = state["scale_um"] or ()
     if len(scale_um) != len(SCALE_COLUMNS):  # index.csv has all three or none
         scale_um = [""] * len(SCALE_COLUMNS)
     ungraded = ranges_text(tuple((first, last) for first, last in state["ungraded"]))
-    return [name, state["subject"], state["bscan"], *scale_um, ungraded]
+    bscan = "" if subject == "" else state["bscan"]
+    return [name, subject, bscan, *scale_um, ungraded]
 
 
 def _read_state(path: Path) -> dict[str, dict]:
@@ -241,7 +265,9 @@ def _read_state(path: Path) -> dict[str, dict]:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         for scan in state.values():
-            scan["done"], scan["subject"], scan["bscan"], scan["scale_um"]
+            if "volume" not in scan:  # of an earlier version
+                scan["volume"] = f"subject {scan.pop('subject')}"
+            scan["done"], scan["volume"], scan["bscan"], scan["scale_um"]
             for first, last in scan["ungraded"]:
                 int(first), int(last)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:

@@ -54,7 +54,7 @@ def open_folder(root: Path, fluid_value: tuple[int, ...] = ()) -> Source:
     notes = [layout.note] if layout.note else []
     index = root / "index.csv"
     if index.is_file():
-        rows = read_index(index, layout.images)
+        rows = _placed(read_index(index, layout.images), layout.images, notes)
     else:
         if layout.masks is None and not boundaries:
             layout = _without_enface(layout, notes)
@@ -110,6 +110,29 @@ def _without_enface(layout: Layout, notes: list[str]) -> Layout:
         notes.append(f"taken for en-face pictures, left out: {left_out}")
     images = {name: file for name, file in layout.images.items() if file not in pictures}
     return replace(layout, images=images)
+
+
+def _placed(rows: list[IndexRow], images: dict[str, Path], notes: list[str]) -> list[IndexRow]:
+    """The rows, those of unknown eyes as one subject that no other is, in the images' order."""
+    subjects = {row.subject for row in rows}
+    if None not in subjects:
+        return rows
+    subject = 1
+    while subject in subjects:
+        subject += 1
+    unknown = {row.name for row in rows if row.subject is None}
+    ordered = [name for name in images if name in unknown]
+    positions = {name: position for position, name in enumerate(ordered)}
+    notes.append(
+        f"index.csv: {SUBJECTS_UNKNOWN} of {len(unknown)} of {len(rows)} scans (all called "
+        f"{subject}: no split by subject), positions by name"
+    )
+    placed = []
+    for row in rows:
+        if row.subject is None:
+            row = row._replace(subject=subject, position=positions[row.name])
+        placed.append(row)
+    return placed
 
 
 def _rows_by_name(images: dict[str, Path], notes: list[str]) -> list[IndexRow]:

@@ -20,7 +20,8 @@ RANGES = re.compile(r"(\d{1,6})-(\d{1,6})")  # of columns, such as 0-98
 MOST_SUBJECT = 2**63 - 1  # what int64 holds
 MOST_BSCAN = 9999  # far more than any volume has: greater numbers are dates or times
 EXPECTED = (
-    f"UTF-8, subject >= 1, bscan 0 to {MOST_BSCAN} (its place in the volume, no date), and "
+    f"UTF-8, subject >= 1, bscan 0 to {MOST_BSCAN} (its place in the volume, no date), both empty "
+    "where the eye is unknown, and "
     f"{', '.join(SCALE_COLUMNS)} > 0 or all empty; where known eye {' or '.join(EYES)}, and "
     f"{' and '.join(FOVEA_COLUMNS)} >= 0; {UNGRADED_COLUMN} such as 0-98 or 0-98 625-767"
 )
@@ -29,10 +30,10 @@ Ranges = tuple[tuple[int, int], ...]  # first and last column of each
 
 
 class IndexRow(NamedTuple):
-    """Where an image belongs; rows sort by subject and position."""
+    """Where an image belongs; rows sort by subject and position, where both are known."""
 
-    subject: int
-    position: int
+    subject: int | None  # None like the position: a scan of an eye that nobody named
+    position: int | None
     name: str
     scale_um: tuple[float, ...] | None = None
     eye: str | None = None  # one of EYES
@@ -40,7 +41,7 @@ class IndexRow(NamedTuple):
     ungraded: Ranges = ()  # columns that nobody looked at
 
     @property
-    def place(self) -> tuple[int, int]:
+    def place(self) -> tuple[int | None, int | None]:
         """(subject, position)"""
         return self.subject, self.position
 
@@ -48,9 +49,10 @@ class IndexRow(NamedTuple):
 def read_index(path: Path, images: Iterable[str]) -> list[IndexRow]:
     """Rows of index.csv: name (extension or not), subject from 1, bscan from 0.
 
-    Optional: scale in um, eye, and fovea, which stand for all B-scans of a volume and need not be
-    repeated, and the columns that nobody graded. images: stems of the images there are. Raises
-    InputError with the line that is wrong.
+    Both are None, their cells empty, for a scan of an eye that nobody named. Optional: scale in um,
+    eye, and fovea, which stand for all B-scans of a volume and need not be repeated, and the
+    columns that nobody graded. images: stems of the images there are. Raises InputError with the
+    line that is wrong.
     """
     rows: dict[str, IndexRow] = {}
     line = 1
@@ -83,10 +85,7 @@ def _check_columns(path: Path, columns: list[str]) -> None:
 
 def _row(name: str, cells: dict[str, str]) -> IndexRow:
     """The row of one line, or ValueError or TypeError for numbers that cannot be."""
-    subject = int(cells["subject"])
-    position = int(cells["bscan"])
-    if not 1 <= subject <= MOST_SUBJECT or not 0 <= position <= MOST_BSCAN:
-        raise ValueError
+    subject, position = _place(cells)
     scale_um = _numbers(cells, SCALE_COLUMNS)
     if scale_um and min(scale_um) <= 0:
         raise ValueError
@@ -96,6 +95,18 @@ def _row(name: str, cells: dict[str, str]) -> IndexRow:
     fovea = _numbers(cells, FOVEA_COLUMNS)
     ungraded = read_ranges(cells.get(UNGRADED_COLUMN) or "")
     return IndexRow(subject, position, name, scale_um, eye, fovea, ungraded)
+
+
+def _place(cells: dict[str, str]) -> tuple[int, int] | tuple[None, None]:
+    """Subject and B-scan, None where both cells are empty; ValueError for anything else."""
+    texts = [cells["subject"], cells["bscan"]]
+    if None not in texts and not "".join(texts).strip():
+        return None, None
+    subject = int(cells["subject"])
+    position = int(cells["bscan"])
+    if not 1 <= subject <= MOST_SUBJECT or not 0 <= position <= MOST_BSCAN:
+        raise ValueError
+    return subject, position
 
 
 def read_ranges(text: str) -> Ranges:

@@ -147,8 +147,9 @@ def _place_by_index(
     """What index.csv says of each image. rows: by the scans' files."""
     for scan in scans:
         row = rows[Path(scan.source)]
-        scan.volume = f"{label}_subject{row.subject:02d}"
-        scan.position = row.position
+        if row.subject is not None:  # else a single scan
+            scan.volume = f"{label}_subject{row.subject:02d}"
+            scan.position = row.position
         scan.scale_um = row.scale_um
         scan.eye = row.eye
         scan.fovea = row.fovea
@@ -163,7 +164,7 @@ def _part_eyes(scans: list[Scan], rows: dict[Path, IndexRow]) -> None:
         eyes.setdefault(row.subject, set()).add(row.eye)
     for scan in scans:
         both = set(EYES) <= eyes[rows[Path(scan.source)].subject]
-        if both and scan.eye:
+        if scan.volume and both and scan.eye:
             scan.volume += f"_{scan.eye}"
 
 
@@ -171,12 +172,13 @@ def _spread(scans: list[Scan], index: Path) -> None:
     """What one line says of a volume's eye and fovea holds for all its B-scans."""
     for key in ("eye", "fovea"):
         known: dict[str, object] = {}
-        for scan in scans:
+        of_volumes = [scan for scan in scans if scan.volume]
+        for scan in of_volumes:
             value = getattr(scan, key)
             if value is not None and known.setdefault(scan.volume, value) != value:
                 found = f"{known[scan.volume]} and {value}"
                 raise InputError(f"{index}: {key} of volume {scan.volume} is {found}: keep one")
-        for scan in scans:
+        for scan in of_volumes:
             setattr(scan, key, known.get(scan.volume))
 
 

@@ -10,6 +10,7 @@ from dme.common.files import write_json
 from dme.common.options import option_values
 from dme.common.tasks import LAYERS, TASKS, Task
 from dme.common.words import SYNTHETIC_KINDS
+from dme.data.source import subjects_known
 from dme.drawing.canvas import save_png
 from dme.metrics import CONVENTIONS, by_convention, scores
 from dme.nets.checkpoint import save_model
@@ -67,8 +68,9 @@ def report(
     if task.finds_fluid:
         of_study = validate.native.is_duke and origin["split"].startswith("paper")
         results["per_scan"] = fluid_table(task, pooled, validate.counts["study"], of_study)
-        eyes = validate.native.subjects[validate.indices]
-        results |= eyes_table(validate.counts["native"], eyes, task.fluid_label)
+        if subjects_known(validate.native.notes):
+            eyes = validate.native.subjects[validate.indices]
+            results |= eyes_table(validate.counts["native"], eyes, task.fluid_label)
     if task.finds_layers:
         results |= layers_table(validate, pooled["native"]["dice"])
 

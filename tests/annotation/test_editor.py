@@ -44,7 +44,7 @@ def sheet(page, number: int) -> Sheet:
     values = {"mask": fluid, "probability": probability, "rows": rows}
     write_values(page / files["values"], name, values)
     original = Annotation(fluid, rows)
-    place = Place(name, 1, number, (4.0, 10.0, 120.0))
+    place = Place(name, "eye", number, (4.0, 10.0, 120.0))
     drawable = Drawable(place, SHAPE, image.copy, lambda: original)
     size = {"height_px": SHAPE[0], "width_px": SHAPE[1]}
     scale = {"axial_um": 4.0, "lateral_um": 10.0, "spacing_um": 120.0}

@@ -18,6 +18,7 @@ from helpers.scripts import EXPERIMENTS, ROOT, exit_code, load_script
 from dme.annotation.exchange import mask_of
 from dme.annotation.server import Server
 from dme.data.opening import open_source
+from dme.data.source import subjects_known
 
 SHAPE = (40, 60)  # of `picture`, which has 40 px of fluid
 
@@ -123,6 +124,60 @@ def test_scans_are_drawn_on_from_nothing(annotate, tmp_path):
     assert files(tmp_path / "in") == {"scan2.png", "scan10.png"}
     (scan,) = open_source(out).scans()
     np.testing.assert_array_equal(scan.fluid, drawn)
+
+
+def lines_of_index(folder) -> list[str]:
+    return (folder / "index.csv").read_text().split()[1:]
+
+
+def save_all(server) -> None:
+    for index in range(len(server.scans)):
+        assert put(server, index, np.zeros(SHAPE, np.uint8), done=True) == 200
+
+
+def test_single_scans_stay_of_unknown_eyes(annotate, predict, results, tmp_path):
+    """The folder says no more than that of the scans did, to training and to prediction."""
+    out = tmp_path / "drawn"
+    assert annotate(results, visit=save_all)[0] == 0
+    assert annotate(tmp_path / "in", "--out", out, visit=save_all)[0] == 0
+    assert lines_of_index(results / "edited") == [f"{name},,,,,," for name in "abc"]
+    assert lines_of_index(out) == [f"{name},,,,,," for name in "abc"]
+    assert not subjects_known(open_source(out).notes)
+    again = predict(out, "--scale", "4,10,120", networks=None, out=tmp_path / "again")
+    assert again.code == 0, again.errors
+    assert {(row["volume"], row["bscan"]) for row in again.table()} == {("", "")}
+    assert not again.has("volumes.csv")
+
+
+def test_scans_of_volumes_keep_eye_and_place(annotate, tmp_path):
+    """Also of two folders that are drawn on into one, and beside a single scan."""
+    for eye in ("left", "right"):
+        for number in (3, 5):
+            save(tmp_path / "in" / eye / f"bscan_{number}.png", picture())
+    save(tmp_path / "in" / "alone" / "x.png", picture())
+    out = ["--out", tmp_path / "drawn"]
+    for folder in ("right", "alone", "left"):
+        assert annotate(tmp_path / "in" / folder, *out, visit=save_all)[0] == 0
+    assert lines_of_index(out[1]) == [
+        "right_bscan003,1,3,,,,",
+        "right_bscan005,1,5,,,,",
+        "x,,,,,,",
+        "left_bscan003,2,3,,,,",
+        "left_bscan005,2,5,,,,",
+    ]
+
+
+def test_places_that_an_earlier_version_guessed_are_mended(annotate, results):
+    """It called all single scans B-scans of one eye, counted in order."""
+    assert annotate(results, visit=save_all)[0] == 0
+    kept = results / "edited" / "state.json"
+    state = json.loads(kept.read_text())
+    for position, scan in enumerate(state.values()):
+        del scan["volume"]
+        scan |= {"subject": 1, "bscan": position}
+    kept.write_text(json.dumps(state))
+    assert annotate(results)[0] == 0
+    assert lines_of_index(results / "edited") == [f"{name},,,,,," for name in "abc"]
 
 
 def test_layers_from_nothing(annotate, tmp_path):

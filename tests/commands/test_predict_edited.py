@@ -46,7 +46,7 @@ def correct(results, bscan, fluid=None, shift_px=0.0, done=True):
     drawn = Annotation(mask if fluid is None else fluid, rows, (), done)
     image = np.zeros(SHAPE, np.uint8)
     corrections = Corrections(results.out / "edited")
-    corrections.save(Place(name, 1, bscan), image, drawn, Annotation(mask, rows))
+    corrections.save(Place(name, "eye", bscan), image, drawn, Annotation(mask, rows))
 
 
 def bytes_of(folder):
@@ -306,7 +306,7 @@ def test_pictures_of_the_surface_stay_unless_their_fluid_was_corrected(predict, 
     corrections = Corrections(results.out / "edited")
 
     def again(fluid, name):
-        place = Place("a_bscan001", 1, 1)
+        place = Place("a_bscan001", "a", 1)
         corrections.save(
             place, np.zeros_like(mask), Annotation(fluid, done=True), Annotation(mask)
         )

@@ -78,7 +78,7 @@ def test_what_is_done_is_not_suggested_again(suggest, scans, tmp_path):
     corrections = Corrections(tmp_path / "kept")
     drawn = Annotation(np.zeros((40, 60), np.uint8), done=True)
     for number, name in enumerate(first):
-        place = Place(name, 1, number)
+        place = Place(name, "eye", number)
         corrections.save(place, picture(), drawn, Annotation())
     second = listed_after(suggest, scans, tmp_path / "two", "--labelled", tmp_path / "kept")
     assert len(second) == 2 and not set(first) & set(second)

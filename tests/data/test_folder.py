@@ -11,6 +11,7 @@ from dme.common.labels import IGNORE
 from dme.data.cache import open_cache
 from dme.data.duke import DUKE_ANNOTATED, DUKE_SCALE_UM
 from dme.data.opening import open_source
+from dme.data.source import subjects_known
 
 
 def names(scans):
@@ -97,6 +98,8 @@ SCALE = "axial_um,lateral_um,spacing_um"
         (f"{PLACE}\na,1,0\nc,1,1\n", ["line 3", "no image c"]),
         (f"{PLACE}\na,1,x\n", ["line 2", "bscan >= 0"]),
         (f"{PLACE}\na,0,1\n", ["line 2", "subject >= 1"]),
+        (f"{PLACE}\na,,1\n", ["line 2", "both empty where the eye is unknown"]),
+        (f"{PLACE}\na,1,\n", ["line 2", "both empty where the eye is unknown"]),
         (f"{PLACE}\na\n", ["line 2", "subject >= 1"]),
         (f"{PLACE},axial_um\na,1,1,3.9\n", ["line 2", "axial_um, lateral_um, spacing_um"]),
         (f"{PLACE},{SCALE}\na,1,1,0,1,1\n", ["line 2", "axial_um"]),
@@ -119,6 +122,28 @@ def test_wrong_index_is_refused(tmp_path, index, words):
 def test_two_images_at_one_place_are_refused(tmp_path):
     folder = make_folder(tmp_path, index=f"{PLACE}\na,1,0\nb,1,0\n")
     refused(folder, "a and b are both subject 1, B-scan 0")
+
+
+def test_an_index_may_leave_open_of_which_eye_scans_are(tmp_path):
+    folder = make_folder(tmp_path / "open", index=f"{PLACE},{SCALE}\nb,,,4,10,120\na,,,\n")
+    source = open_source(folder)
+    scans = list(source.scans())
+    assert names(scans) == ["a", "b"] and scans[1].scale_um == (4, 10, 120)
+    assert places(scans) == places(read_scans(make_folder(tmp_path / "none")))
+    assert not subjects_known(source.notes)
+
+    # beside scans of known eyes they are apart from these
+    masks = dict.fromkeys("abcd", WET)
+    lines = f"{PLACE}\nd,,\na,1,0\nb,1,1\nc,3,1\n"
+    source = open_source(make_folder(tmp_path / "mixed", masks, lines))
+    scans = list(source.scans())
+    assert dict(zip(names(scans), places(scans), strict=True)) == {
+        "a": (1, 0),
+        "b": (1, 1),
+        "c": (3, 1),
+        "d": (2, 0),
+    }
+    assert "subjects unknown of 1 of 4 scans" in " ".join(source.notes)
 
 
 def test_ungraded_columns_are_unknown(tmp_path):

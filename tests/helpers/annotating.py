@@ -24,7 +24,7 @@ def drawable(number: int) -> Drawable:
     fluid = np.zeros(SHAPE, np.uint8)
     fluid[4:7, 10:14] = 1
     rows = np.tile(np.arange(2.0, 18, 2)[:, None], (1, SHAPE[1])).astype(np.float32)
-    place = Place(f"eye_bscan{number:03d}", 1, number, (4.0, 10.0, 120.0))
+    place = Place(f"eye_bscan{number:03d}", "eye", number, (4.0, 10.0, 120.0))
     return Drawable(place, SHAPE, image.copy, lambda: Annotation(fluid.copy(), rows.copy()))
 
 

@@ -115,6 +115,25 @@ def test_index_gives_volumes_and_scale(tmp_path):
     assert "1 images without a line" in notes[0]
 
 
+def test_an_index_may_leave_open_of_which_eye_scans_are(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        save(tmp_path / "images" / f"{name}.png", picture())
+    lines = [
+        "name,subject,bscan,axial_um,lateral_um,spacing_um,eye",
+        "a,,,3.9,11,120,OD",
+        "b,,,3.9,11,120,OS",
+        "c,1,4,3.9,11,120,OS",
+        "d,1,5,3.9,11,120,",
+    ]
+    (tmp_path / "index.csv").write_text("\n".join(lines))
+    scans, _ = open_one(tmp_path)
+    volume = f"{tmp_path.name}_subject01"
+    assert [scan.volume for scan in scans] == [None, None, volume, volume]
+    assert positions(scans) == [None, None, 4, 5]
+    assert [scan.eye for scan in scans] == ["OD", "OS", "OS", "OS"]
+    assert scales_um(scans) == {(3.9, 11.0, 120.0)}
+
+
 def test_the_duke_set_brings_its_scale(real_data):
     scans, notes = open_one(real_data / "chiu2015")
     assert len(scans) == 110
