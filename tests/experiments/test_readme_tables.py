@@ -163,6 +163,13 @@ def test_labels(made):
     assert len(sentences) == 3 and all(line in EVERYTHING for line in sentences)
 
 
+def test_labels_of_layers(made):
+    text = made("labels", "labels_layers", "--task", "layers")
+    assert_shown(text)
+    sentences = [line for line in text.splitlines() if line.startswith("With ")]
+    assert len(sentences) == 1 and sentences[0] in EVERYTHING
+
+
 def test_one_eye(made):
     text = made("one_eye", "one_eye")
     assert_shown(text)
