@@ -17,7 +17,7 @@ from PIL import Image
 
 from dme.common.errors import INTERRUPTED
 from dme.common.folders import owned
-from dme.report import batch, place
+from dme.report import batch, output_folder
 from dme.report.journal import entries
 
 
@@ -303,7 +303,7 @@ def test_overwrite_killed_while_it_moves_can_be_repeated(
         replace(before, after)
 
     with monkeypatch.context() as patch:
-        patch.setattr(place.os, "replace", stopping)
+        patch.setattr(output_folder.os, "replace", stopping)
         assert predict(other, "--overwrite").code == 130
     assert not first.results()["finished"]
     done = predict(other, "--overwrite")
