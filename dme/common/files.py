@@ -87,6 +87,24 @@ def refuse_special(path: Path) -> None:
     raise InputError(f"{path} is {kind}, which is never replaced; give another name")
 
 
+def leads_nowhere(path: Path) -> bool:
+    """Whether it is a symbolic link to what is not there."""
+    return path.is_symlink() and not path.exists()
+
+
+def refuse_lost_link(path: Path) -> None:
+    """Raise InputError for a symbolic link to what is not there, which would pass for nothing."""
+    if leads_nowhere(path):
+        raise InputError(f"{path}: link leads nowhere: mend it, or take it away")
+
+
+def refuse_lost_links(folder: Path) -> None:
+    """The same of all that lies in a folder, but for hidden files."""
+    for path in sorted(folder.iterdir()):
+        if path.name[0] != ".":
+            refuse_lost_link(path)
+
+
 def refuse_existing(path: Path, mark: bytes | None = None) -> None:
     """Raise InputError for a file that is there already, unless it holds the mark of ours."""
     if not path.is_file() or mark is not None and mark in path.read_bytes():

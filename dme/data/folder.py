@@ -11,6 +11,7 @@ import numpy as np
 
 from dme.bscan import BScan
 from dme.common.errors import InputError
+from dme.common.files import refuse_lost_links
 from dme.common.labels import IGNORE
 from dme.data.boundary_files import read_boundaries
 from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
@@ -44,8 +45,12 @@ def open_folder(root: Path, fluid_value: tuple[int, ...] = ()) -> Source:
     layout = find_layout(root)
     if not layout.images:
         raise InputError(_nothing_in(root))
+    files = [*layout.images.values(), *(layout.masks or {}).values()]
+    for folder in dict.fromkeys(file.parent for file in files):
+        refuse_lost_links(folder)
     boundaries = {}
     if (root / "boundaries").is_dir():
+        refuse_lost_links(root / "boundaries")
         boundaries = files_in(root / "boundaries", (".npy",))
     if fluid_value and layout.masks is None:
         raise InputError(f"`fluid_value` is for masks, and {root} has none; leave it out")

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dme.common.errors import InputError
+from dme.common.files import refuse_lost_link
 
 # Pillow knows more, some of which run programs: an image file is opened as one of these or not
 FORMATS = ("PNG", "TIFF", "JPEG", "BMP")
@@ -84,6 +85,7 @@ def read_content(path: Path) -> bytes:
     Raises InputError for what is too large, or a damaged PNG file.
     """
     try:
+        refuse_lost_link(path)
         if not path.is_file():
             raise InputError(f"{path}: expected a file; a folder, pipe or device holds no image")
         size = path.stat().st_size

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dme.bscan import BScan
 from dme.common.errors import InputError
+from dme.common.files import refuse_lost_links
 from dme.data import phantom, phantom_cysts, phantom_devices
 from dme.data.folder import open_folder
 from dme.data.matlab import open_mat
@@ -61,6 +62,8 @@ def open_source(
         raise InputError(
             f"{root} is neither a .mat file nor a folder: unpack archives, put images in a folder"
         )
+    if root.is_dir():
+        refuse_lost_links(root)
     if root.is_file() or files_in(root, (".mat",)):
         return open_mat(root, grader, fluid_value=fluid_value)
     if grader != 1:

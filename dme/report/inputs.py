@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from dme.common.errors import InputError
+from dme.common.errors import InputError, with_flags
+from dme.common.files import leads_nowhere, refuse_lost_link
 from dme.common.words import IMAGE_SUFFIXES, SCAN_SUFFIXES
 from dme.data.layout import masks_beside
 from dme.data.source import natural
@@ -40,6 +41,7 @@ class Item:
 
     source: str
     opener: Callable[[list[str]], list[Scan]]  # given the list to which it adds its notes
+    files: list[Path] = field(default_factory=list)  # that it opens
     notes: list[str] = field(default_factory=list)
     prefix: str = ""  # of names: the folders in a folder that lead to them, such as anna/visit1
 
@@ -88,18 +90,25 @@ def list_items(inputs: list[str], volume: bool = False) -> tuple[list[Item], dic
     of an export are left out. A folder's images are single scans unless its index.csv (as in
     `dme.data.folder`), their names (`dme.report.scans.VOLUME_NAMES`) or `volume` says that they
     are the B-scans of volumes; in the last case in natural order. An `.npy` array is (H, W),
-    (H, W, 3) or a volume (N, H, W) or (N, H, W, 3); a `.mat` file is a volume.
+    (H, W, 3) or a volume (N, H, W) or (N, H, W, 3); a `.mat` file is a volume. A path that is
+    given again is taken once, which is noted; raises InputError for a file of two inputs.
     """
     items: list[Item] = []
     faults: dict[str, str] = {}
     loose: dict[Path, list[Path]] = {}  # images that were named one by one, by folder
-    for text in inputs:
+    held: dict[str, list[Path]] = {}  # files of each input
+    once, again = _given_again(inputs)
+    for text in once:
         path = Path(text)
+        held[text] = [path]
         try:
+            refuse_lost_link(path)
             if text == "phantom" and not path.exists():
                 items.append(Item("phantom", open_phantom))
             elif path.is_dir():
-                items += _folder_items(path, volume)
+                inside = _folder_items(path, volume)
+                items += inside
+                held[text] = [file for item in inside for file in item.files]
             elif not path.exists():
                 raise InputError(f"{path}: no such file or folder")
             elif not path.is_file():
@@ -116,7 +125,47 @@ def list_items(inputs: list[str], volume: bool = False) -> tuple[list[Item], dic
             faults[str(path)] = str(e)
         except OSError as e:
             faults[str(path)] = f"{path}: {e.strerror}"
+    _refuse_shared_files(held)
+    _note_unheeded(items, again, volume)
     return items, faults
+
+
+def _given_again(inputs: list[str]) -> tuple[list[str], list[str]]:
+    """The inputs, each once; and those that lead where an earlier one does, by links too."""
+    by_place: dict[str, str] = {}
+    again = []
+    for text in inputs:
+        place = os.path.realpath(text)
+        if place in by_place:
+            again.append(text)
+        else:
+            by_place[place] = text
+    return list(by_place.values()), again
+
+
+def _refuse_shared_files(held: dict[str, list[Path]]) -> None:
+    """Raise InputError for a file that two inputs hold: it would be measured twice.
+
+    held: the files of each input. Links within one input are as the user arranged them.
+    """
+    holders: dict[str, str] = {}
+    for text, files in held.items():
+        for file in files:
+            holder = holders.setdefault(os.path.realpath(file), text)
+            if holder != text:
+                raise InputError(
+                    f"{holder} and {text} hold the same file, {file.name}: give one of them"
+                )
+
+
+def _note_unheeded(items: list[Item], again: list[str], volume: bool) -> None:
+    """Say which inputs were left out, given again, and where `volume` has no effect."""
+    if items:
+        items[0].notes += [f"{text}: given more than once, taken once" for text in again]
+    for item in items:
+        of_a_folder = item.files and Path(item.source) not in item.files
+        if volume and not of_a_folder:
+            item.notes.append(with_flags(f"{item.source}: no images, `volume` has no effect"))
 
 
 def _suffix(file: Path) -> str:
@@ -153,7 +202,7 @@ def _folder_items(root: Path, volume: bool, depth: int = 0) -> list[Item]:
     # refuse what cannot be meant
     below = _folders_in(folder)
     if not images and not others:
-        items = _items_below(folder, below, volume, depth)
+        items = _items_below(folder, below, volume, depth) + _lost_items(root, folder)
         if items:
             if index:
                 items[0].notes.append(f"{index}: not read, it is for the images of one folder")
@@ -172,6 +221,7 @@ def _folder_items(root: Path, volume: bool, depth: int = 0) -> list[Item]:
     if images:
         items.append(_image_item(root, images, index, volume))
     items += map(_file_item, others)
+    items += _lost_items(root, folder)
 
     # what is not read is said
     notes = items[0].notes
@@ -219,13 +269,36 @@ def _items_below(root: Path, folders: list[Path], volume: bool, depth: int) -> l
     return items
 
 
+def _lost_items(*folders: Path) -> list[Item]:
+    """Links that lead nowhere, which may have been scans: they are skipped, not left out.
+
+    Without those of images, which keep their places.
+    """
+    items = []
+    for folder in dict.fromkeys(folders):
+        for path in sorted(folder.iterdir(), key=natural):
+            is_image = _suffix(path) in IMAGE_SUFFIXES
+            if path.name[0] != "." and leads_nowhere(path) and not is_image:
+                items.append(Item(str(path), partial(_refuse_link, path), [path]))
+    return items
+
+
+def _refuse_link(link: Path, notes: list[str]) -> list[Scan]:
+    refuse_lost_link(link)
+    return []
+
+
 def _sorted_out(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Files in natural order, hidden ones apart: images, others that hold scans, and the rest."""
+    """Files in natural order, hidden ones apart: images, others that hold scans, and the rest.
+
+    Links of images that lead nowhere are images, which reading them refuses one by one.
+    """
     images = []
     others = []
     rest = []
     for file in sorted(folder.iterdir(), key=natural):
-        if file.name[0] == "." or not file.is_file() or is_part(file):
+        lost_image = _suffix(file) in IMAGE_SUFFIXES and leads_nowhere(file)
+        if file.name[0] == "." or is_part(file) or not (file.is_file() or lost_image):
             continue
         if _suffix(file) in ARRAY_OPENERS or holds_volume(file):
             others.append(file)
@@ -253,15 +326,15 @@ def _file_item(path: Path) -> Item:
             "numpy.save('scans.npy', numpy.load(FILE)[NAME])"
         )
     if volume_reader(path):
-        return Item(str(path), partial(open_device_file, path))
+        return Item(str(path), partial(open_device_file, path), [path])
     if _suffix(path) not in ARRAY_OPENERS:
         expected = f"expected one of {' '.join(SCAN_SUFFIXES)}, or a folder"
         raise InputError(f"{path}: unknown kind of file; {expected}")
-    return Item(str(path), partial(ARRAY_OPENERS[_suffix(path)], path))
+    return Item(str(path), partial(ARRAY_OPENERS[_suffix(path)], path), [path])
 
 
 def _image_item(folder: Path, files: list[Path], index: Path | None, volume: bool) -> Item:
-    return Item(str(folder), partial(open_images, folder, files, index, volume))
+    return Item(str(folder), partial(open_images, folder, files, index, volume), files)
 
 
 def _check_places(scans: list[Scan]) -> None:

@@ -133,9 +133,7 @@ def open_images(
             notes.append(f"{index}: {unlisted} images without a line in it left out")
         _recognise_duke(scans, rows, index, survey, notes)
     elif volume:
-        for position, scan in enumerate(scans):
-            scan.volume = label
-            scan.position = position
+        _place_in_order(scans, label, notes)
     else:
         _place_by_name(scans, label, notes)
     return scans
@@ -192,6 +190,21 @@ def _recognise_duke(
         notes.append(f"{index}: {DUKE_RECOGNISED}")
         for scan in scans:
             scan.scale_um = DUKE_SCALE_UM
+
+
+def _place_in_order(scans: list[Scan], label: str, notes: list[str]) -> None:
+    """All scans are one volume, in the order of their names, whose numbers count for nothing."""
+    for position, scan in enumerate(scans):
+        scan.volume = label
+        scan.position = position
+    if len(scans) == 1:
+        reason = "one image is no volume, and images of several folders are not put together"
+        notes.append(with_flags(f"{label}: {reason}: `volume` has no effect"))
+        return
+    numbers = [re.search(r"(\d+)\D*$", scan.name) for scan in scans]
+    if all(numbers) and [int(number[1]) for number in numbers] != list(range(len(scans))):
+        ends = f"{scans[0].name} is B-scan 0, {scans[-1].name} B-scan {len(scans) - 1}"
+        notes.append(with_flags(f"{label}: by `volume` B-scans lie in order of names: {ends}"))
 
 
 def _place_by_name(scans: list[Scan], label: str, notes: list[str]) -> None:

@@ -208,6 +208,20 @@ def test_a_volume_with_a_broken_scan(predict, tmp_path):
     assert sum(sectors.values()) == pytest.approx(sectors["outer_nasal"])
 
 
+def test_a_link_that_leads_nowhere_is_skipped_and_its_bscan_missing(predict, tmp_path):
+    folder = tmp_path / "eye"
+    for number in (0, 2):
+        save(folder / f"bscan_{number:02d}.png", picture())
+    (folder / "bscan_01.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "visit2").symlink_to(tmp_path / "nowhere")
+    done = predict(folder)
+    assert done.code == 1
+    assert f"skipped: {folder / 'bscan_01.png'}: link leads nowhere" in done.errors
+    assert f"skipped: {folder / 'visit2'}: link leads nowhere" in done.errors
+    assert re.search(r"^2 scans, .*; 2 skipped$", done.printed, re.M)
+    assert done.volume()["missing_bscans"] == "1"
+
+
 def test_an_outer_scan_that_is_missing_is_not_made_up(predict, tmp_path):
     whole = save_eye(tmp_path / "whole" / "eye", 4)
     short = save_eye(tmp_path / "short" / "eye", 4)

@@ -119,6 +119,17 @@ def test_wrong_index_is_refused(tmp_path, index, words):
     refused(make_folder(tmp_path, index=index), "index.csv", *words)
 
 
+@pytest.mark.parametrize(
+    "name", ["images/lost.png", "fluid/lost.png", "boundaries/lost.npy", "index.csv", "elsewhere"]
+)
+def test_links_that_lead_nowhere_are_refused(tmp_path, name):
+    folder = make_folder(tmp_path)
+    (folder / "boundaries").mkdir(exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "nowhere")
+    refused(folder, name, "link leads nowhere")
+
+
 def test_two_images_at_one_place_are_refused(tmp_path):
     folder = make_folder(tmp_path, index=f"{PLACE}\na,1,0\nb,1,0\n")
     refused(folder, "a and b are both subject 1, B-scan 0")

@@ -1,6 +1,7 @@
 """Inputs: which scans, names, volumes and scales come from files, folders, arrays and volumes."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -436,6 +437,100 @@ def test_what_to_do_with_archives_and_pipes(tmp_path):
     _, faults = list_items([str(tmp_path / "z.npz"), str(tmp_path / "pipe.png")])
     assert "save the one that holds the scans as .npy" in faults[str(tmp_path / "z.npz")]
     assert "a pipe or a device" in faults[str(tmp_path / "pipe.png")]
+
+
+# ---- links that lead nowhere --------------------------------------------------------------------
+def linked_volume(tmp_path) -> Path:
+    """A folder of links to B-scans, of which the second leads nowhere."""
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    for number in (0, 2):
+        save(tmp_path / "disk" / f"{number}.png", picture())
+        (folder / f"bscan_{number:02d}.png").symlink_to(tmp_path / "disk" / f"{number}.png")
+    (folder / "bscan_01.png").symlink_to(tmp_path / "disk" / "1.png")
+    return folder
+
+
+@pytest.mark.parametrize("volume", [False, True])
+def test_a_lost_link_keeps_the_place_of_its_bscan(tmp_path, volume):
+    scans = open_all(linked_volume(tmp_path), volume=volume)
+    assert positions(scans) == [0, 1, 2]
+    with pytest.raises(InputError, match="bscan_01.png: link leads nowhere"):
+        scans[1].read()
+    assert scans[2].read().shape == picture().shape
+
+
+@pytest.mark.parametrize("name", ["visit2", "volume.npy", "eye.vol", "index.csv", "S_01.mat"])
+@pytest.mark.parametrize("inside", ["", "images"])
+def test_lost_links_are_items_that_cannot_be_opened(tmp_path, name, inside):
+    save(tmp_path / "in" / inside / "a.png", picture())
+    (tmp_path / "in" / name).symlink_to(tmp_path / "nowhere")
+    items, faults = list_items([str(tmp_path / "in")])
+    assert not faults and len(items[0].scans(set())) == 1
+    with pytest.raises(InputError, match=f"{name}: link leads nowhere"):
+        items[1].scans(set())
+
+
+def test_a_folder_of_lost_links_alone(tmp_path):
+    save(tmp_path / "in" / "anna" / "a.png", picture())
+    (tmp_path / "in" / "bert").symlink_to(tmp_path / "nowhere")
+    items, _ = list_items([str(tmp_path / "in")])
+    assert [Path(item.source).name for item in items] == ["anna", "bert"]
+    _, faults = list_items([str(tmp_path / "in" / "bert")])
+    assert "link leads nowhere" in faults[str(tmp_path / "in" / "bert")]
+
+
+# ---- what is given more than once ---------------------------------------------------------------
+def test_a_path_that_is_given_again_is_taken_once(tmp_path):
+    for number in (25, 26):
+        save(tmp_path / "a" / f"bscan_{number}.png", picture())
+    first, second = sorted((tmp_path / "a").iterdir())
+    (tmp_path / "link.png").symlink_to(first)
+    inputs = [first, first, second, tmp_path / "a" / ".." / "a" / "bscan_26.png"]
+    items, _ = list_items([*map(str, inputs), str(tmp_path / "link.png")])
+    assert positions(items[0].scans(set())) == [25, 26]
+    again = [note for note in items[0].notes if "given more than once, taken once" in note]
+    assert len(again) == 3 and again[0].startswith(str(first))
+    assert len(open_all("phantom", "phantom")) == len(open_all("phantom"))
+    assert len(open_all(tmp_path / "a", f"{tmp_path / 'a'}/")) == 2
+
+
+def test_a_file_of_two_inputs_is_refused(tmp_path):
+    save(tmp_path / "in" / "a" / "1.png", picture())
+    file = tmp_path / "in" / "a" / "1.png"
+    with pytest.raises(InputError, match="in and .*1.png hold the same file, 1.png: give one"):
+        list_items([str(tmp_path / "in"), str(file)])
+    with pytest.raises(InputError, match="give one of them"):
+        list_items([str(tmp_path / "in"), str(tmp_path / "in" / "a")])
+
+
+# ---- one volume, by `volume` --------------------------------------------------------------------
+def test_volume_says_the_order_where_names_have_other_numbers(tmp_path):
+    for number in (26, 25, 125):
+        save(tmp_path / "a" / f"bscan_{number}.png", picture())
+    (item,), _ = list_items([str(tmp_path / "a")], volume=True)
+    assert positions(item.scans(set())) == [0, 1, 2]
+    expected = "a: by --volume B-scans lie in order of names: bscan_25 is B-scan 0, bscan_125 B-sc"
+    assert any(note.startswith(expected) for note in item.notes)
+    for number in range(3):
+        save(tmp_path / "b" / f"bscan_{number}.png", picture())
+    (item,), _ = list_items([str(tmp_path / "b")], volume=True)
+    item.scans(set())
+    assert not item.notes
+
+
+def test_where_volume_has_no_effect_it_is_said(tmp_path):
+    for folder in ("a", "b"):
+        save(tmp_path / folder / "bscan_25.png", picture())
+    save(tmp_path / "scan.npy", picture())
+    inputs = [tmp_path / "a" / "bscan_25.png", tmp_path / "b" / "bscan_25.png"]
+    items, _ = list_items([*map(str, inputs), str(tmp_path / "scan.npy"), "phantom"], volume=True)
+    for item in items[:2]:
+        assert volumes(item.scans(set())) == {None}
+        assert "one image is no volume, and images of several folders" in item.notes[0]
+        assert "--volume has no effect" in item.notes[0]
+    for item in items[2:]:
+        assert item.notes == [f"{item.source}: no images, --volume has no effect"]
 
 
 def test_an_archive_is_no_array(tmp_path):
