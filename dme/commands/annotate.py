@@ -14,6 +14,7 @@ import webbrowser
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from dme.common.errors import InputError, by_door
@@ -77,7 +78,8 @@ def main() -> int:
             webbrowser.open(server.address)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-        command = f"./run.sh finetune --recipe fluid --data {out} --split random"
+        data = quote(str(out))
+        command = f"./run.sh finetune --recipe fluid --data {data} --split random"
         print(by_door(f"\nended; train on what is done: {command}"))
     return 0
 

@@ -35,6 +35,7 @@ from dme.common.words import BACKBONE_NAMES, EYES, PRECISIONS, SCAN_SUFFIXES, WR
 if TYPE_CHECKING:  # --help is answered without torch
     from dme.nets.segmenter import Segmenter
     from dme.report.inputs import Item
+    from dme.report.labelled import Labelled
 
 FIT_THRESHOLD = 0.5  # at which the fits of `trust` are made
 
@@ -65,6 +66,9 @@ class Settings:
         "axial,lateral[,spacing] in um per pixel and B-scan (default: what the source says)",
     )
     volume: bool = setting(False, "the images of a folder are the B-scans of one volume")
+    labelled: Path | None = setting(
+        None, "folder that annotate made: its scans that are done are left out"
+    )
     force: bool = setting(False, "predict what does not look like a B-scan too")
     trust: Path | None = setting(
         None,
@@ -198,6 +202,7 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
     from dme.report.eyes import check_eye
     from dme.report.inputs import list_items
     from dme.report.journal import Journal
+    from dme.report.labelled import labelled_in
     from dme.report.networks import choose_networks, trust_for
     from dme.report.output_folder import folder_for
     from dme.report.privacy import Privacy
@@ -209,13 +214,14 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
     task = TASKS[settings.task]
     networks = choose_networks(task, args.weights, settings.backbone, device, settings.precision)
     trust = trust_for(settings.trust, networks)
+    labelled = labelled_in(settings.labelled)
     items, faults = list_items(args.inputs, settings.volume)
     check_eye(settings.eye, [item.source for item in items])
     if not items:
         raise InputError(with_flags("; ".join(faults.values())))
 
     # what the results will say of this run
-    record = record_of(args.inputs, settings, networks)
+    record = record_of(args.inputs, settings, networks, labelled)
     origin = results_folder.Origin(task, settings.eye, fovea, record, settings.write)
 
     # rank 0 holds the folder; every rank waits until it is ready, then takes its share
@@ -229,7 +235,7 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
         folder = ranks.shared(folder)
         journal = stack.enter_context(contextlib.closing(Journal(folder.out, rank)))
         privacy = Privacy(settings.keep_identifiers, settings.keep_dates)
-        privacy.add_inputs([*args.inputs, str(out)])
+        privacy.add_inputs([*args.inputs, str(out), str(settings.labelled)])
         work = Work(
             folder.out,
             networks,
@@ -240,6 +246,7 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
             trust,
             journal,
             privacy,
+            labelled,
         )
         if rank == 0:
             for source, reason in faults.items():
@@ -269,7 +276,12 @@ def measure_edited(results: Path, masks: Path | None, settings: Settings) -> int
     )
 
 
-def record_of(inputs: list[str], settings: Settings, networks: "dict[str, Segmenter]") -> dict:
+def record_of(
+    inputs: list[str],
+    settings: Settings,
+    networks: "dict[str, Segmenter]",
+    labelled: "Labelled | None" = None,
+) -> dict:
     """Where the results come from: provenance, inputs, settings, and a fingerprint of all that."""
     from dme.common.provenance import provenance
     from dme.report.networks import network_settings
@@ -289,6 +301,8 @@ def record_of(inputs: list[str], settings: Settings, networks: "dict[str, Segmen
         kind["keep"] = (settings.keep_identifiers, settings.keep_dates)
     if settings.write:
         kind["write"] = settings.write
+    if labelled:
+        kind["labelled"] = record["settings"]["labelled"] = labelled.names
     record["fingerprint"] = fingerprint_of(inputs, kind, record)
     return record
 

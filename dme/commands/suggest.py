@@ -9,6 +9,7 @@ INPUT: as of predict, an image, an array, a volume, a folder of these, or the wo
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from dme.common.errors import InputError, by_door, with_flags
@@ -58,18 +59,18 @@ def main() -> int:
     """Exit code 0, or 1 if something was skipped."""
     inputs, settings = parse_args()
     # imported only now: --help and wrong options are answered at once
-    from dme.common.folders import owned, refuse_foreign
     from dme.common.provenance import provenance
+    from dme.data.corrections import done_names
     from dme.report import suggestions
     from dme.report.inputs import list_items
+    from dme.report.output_folder import new_folder
     from dme.report.privacy import Privacy
 
     items, faults = list_items(inputs, settings.volume)
     for reason in faults.values():
         raise InputError(with_flags(reason))
-    labelled = labelled_names(settings.labelled)
-    with owned(settings.out):
-        refuse_foreign(settings.out, suggestions.RECORD, suggestions.FILES)
+    labelled = done_names(settings.labelled) if settings.labelled else []
+    with new_folder(settings.out) as folder:
         record = provenance()
         model = looking_network(settings.weights)
         print(f"network: {model.weights_name} (sha256 {model.weights_sha256[:12]})")
@@ -78,8 +79,8 @@ def main() -> int:
         looked = suggestions.look_at_all(model, items, settings.seed, settings.scale_um)
         if not looked.scans:
             raise InputError("no scan could be read (see above)")
-        chosen = suggestions.suggest(looked, settings.count, labelled)
-        if not chosen:
+        choice = suggestions.suggest(looked, settings.count, labelled)
+        if not choice.suggestions:
             raise InputError(f"all {len(looked.scans)} scans are labelled: nothing to suggest")
         record["inputs"] = inputs
         record["settings"] = {
@@ -91,11 +92,10 @@ def main() -> int:
             "labelled": labelled,
         }
         record = Privacy().record(record)  # no path of the machine stands in it
-        suggestions.write_suggestions(settings.out, looked, chosen, record)
-    suggestions.print_suggestions(looked, chosen)
-    print(f"wrote {settings.out}: {', '.join(suggestions.FILES)}")
-    order = settings.out / suggestions.LIST
-    print(by_door(f"label them: ./run.sh annotate {inputs[0]} --order {order}"))
+        suggestions.write_suggestions(folder.out, looked, choice, record)
+    suggestions.print_suggestions(looked, choice, settings.count)
+    print(f"wrote {folder.out}: {', '.join(suggestions.FILES)}")
+    print(by_door(f"label them: {next_command(inputs, settings, folder.out / suggestions.LIST)}"))
     return int(looked.skipped > 0)
 
 
@@ -112,16 +112,12 @@ def parse_args() -> tuple[list[str], Settings]:
     return args.inputs, from_options(Settings, args)
 
 
-def labelled_names(folder: Path | None) -> list[str]:
-    """Of the scans that are done in a folder of corrections."""
-    if folder is None:
-        return []
-    from dme.data.corrections import STATE, Corrections
-
-    if not (folder / STATE).is_file():
-        raise InputError(f"{folder}: no {STATE} in it; give a folder that annotate made")
-    corrections = Corrections(folder)
-    return [name for name in corrections.names if corrections.is_done(name)]
+def next_command(inputs: list[str], settings: Settings, order: Path) -> str:
+    """What opens the listed scans: annotate takes one folder, or results of several."""
+    if len(inputs) > 1:
+        return f"./run.sh annotate RESULTS --order {quote(str(order))}, RESULTS of predict on them"
+    volume = " --volume" if settings.volume else ""
+    return f"./run.sh annotate {quote(inputs[0])}{volume} --order {quote(str(order))}"
 
 
 def looking_network(weights: str) -> "Segmenter":

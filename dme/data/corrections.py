@@ -204,6 +204,14 @@ class Corrections:
         )
 
 
+def done_names(folder: Path) -> list[str]:
+    """Of the scans that are done in a folder that `annotate` made. Raises InputError for none."""
+    if not (folder / STATE).is_file():
+        raise InputError(f"{folder}: no {STATE} in it; give a folder that annotate made")
+    corrections = Corrections(folder)
+    return [name for name in corrections.names if corrections.is_done(name)]
+
+
 def read_drawn_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """A mask of 0 and 1, or of 0 and 255, as uint8 (H, W) of 0 and 1.
 

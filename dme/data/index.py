@@ -49,8 +49,8 @@ class IndexRow(NamedTuple):
 def read_index(path: Path, images: Iterable[str]) -> list[IndexRow]:
     """Rows of index.csv: name (extension or not), subject from 1, bscan from 0.
 
-    Both are None, their cells empty, for a scan of an eye that nobody named. Optional: scale in um,
-    eye, and fovea, which stand for all B-scans of a volume and need not be repeated, and the
+    Both are None, their cells empty, for a scan of an eye that nobody named. Optional: scale in
+    um, eye, and fovea, which stand for all B-scans of a volume and need not be repeated, and the
     columns that nobody graded. images: stems of the images there are. Raises InputError with the
     line that is wrong.
     """

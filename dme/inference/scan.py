@@ -1,6 +1,7 @@
 """One scan -> where its fluid and its layers are: what `predict` and Python users call."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,15 @@ def class_probabilities(
 def scale_note(model: Segmenter, image: np.ndarray, scale_um: Sequence[float] | None) -> str:
     """What is to be said of the scale at which a scan uint8 (H, W) enters; "" for nothing."""
     return size_of(model.preprocess).fit(torch.tensor(image), scale_um).note
+
+
+def scale_lines(notes: Iterable[str]) -> list[str]:
+    """What `scale_note` said of many scans, a line for each kind, with how many they are."""
+    lines = []
+    for note, count in Counter(filter(None, notes)).items():
+        scans = "1 scan" if count == 1 else f"{count} scans"
+        lines.append(f"{scans}: {note} with `scale`")
+    return lines
 
 
 @torch.inference_mode()

@@ -120,10 +120,40 @@ def _features(model: Segmenter, image: np.ndarray, scale_um: Sequence[float] | N
     return deepest[0].mean((1, 2)).float().cpu().numpy()
 
 
+@dataclass(frozen=True)
+class Suggestion:
+    """A scan to label next, and the two numbers that decided for it."""
+
+    index: int  # among all scans
+    disagreement: float  # as of its Look: what made it a candidate
+    stands_for: float  # scans, itself among them, that those before it do not stand for
+    candidate: bool  # False: taken in place of one of an eye that had too few
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The scans to label next, the most useful first, and among how many they were found."""
+
+    suggestions: list[Suggestion]
+    candidates: int  # the most uncertain scans
+    unlabelled: int
+
+    @property
+    def indices(self) -> list[int]:
+        return [suggestion.index for suggestion in self.suggestions]
+
+
 def choose(
     looks: Sequence[Look], spots: Sequence[Spot], count: int, labelled: Sequence[int] = ()
 ) -> list[int]:
-    """Indices of the scans to label next, the most useful first; at most `count`.
+    """Indices of the scans to label next, as of `choose_with_reasons`."""
+    return choose_with_reasons(looks, spots, count, labelled).indices
+
+
+def choose_with_reasons(
+    looks: Sequence[Look], spots: Sequence[Spot], count: int, labelled: Sequence[int] = ()
+) -> Choice:
+    """The scans to label next, the most useful first; at most `count`.
 
     looks, spots: of all scans. labelled: those that have labels already, which are not chosen, and
     stand for the others as if they had been. Ties go to the earlier scan.
@@ -135,7 +165,7 @@ def choose(
     candidates = _candidates(looks, eyes, CANDIDATES * count, quota, chosen)
 
     # one after the other, the scan that adds most to what the chosen ones stand for
-    suggested: list[int] = []
+    suggested: list[Suggestion] = []
     while len(suggested) < count:
         open_eyes = {eye for eye in eyes if _given(eye, eyes, chosen) < quota}
         possible = [i for i in candidates if i not in chosen and eyes[i] in open_eyes]
@@ -146,9 +176,10 @@ def choose(
         covered = similarity[chosen].max(axis=0, initial=0)
         gains = np.maximum(similarity[possible], covered).sum(axis=1)
         best = possible[int(gains.argmax())]
+        gain = float(gains.max() - covered.sum())
+        suggested.append(Suggestion(best, looks[best].disagreement, gain, best in candidates))
         chosen.append(best)
-        suggested.append(best)
-    return suggested
+    return Choice(suggested, len(candidates), len(looks) - len(labelled))
 
 
 def _given(eye: str | None, eyes: Sequence[str | None], chosen: Sequence[int]) -> int:

@@ -37,6 +37,7 @@ from dme.report.doubts import SEPARATOR, UNSURE, doubts_of
 from dme.report.eyes import VolumePlace, place_of
 from dme.report.inputs import Item, Scan
 from dme.report.journal import Journal, Left
+from dme.report.labelled import Labelled
 from dme.report.privacy import Privacy
 from dme.report.scan_files import write_thumbnail, write_values
 from dme.report.scans import take_scale
@@ -113,6 +114,7 @@ class Work:
     trust: TrustFit | None = None  # of the network that finds fluid
     journal: Journal | None = None  # of what is done, for a run that goes on after a kill
     privacy: Privacy = field(default_factory=Privacy)
+    labelled: Labelled | None = None  # scans to leave out
     rows: list[dict] = field(default_factory=list)
     skipped: list[dict] = field(default_factory=list)  # source, reason
     # of (volume, "fluid" or "retina"): B-scan -> thickness in px of every column, (W,)
@@ -136,6 +138,11 @@ class Work:
         """Under torchrun every rank takes its share of the scans."""
         with tqdm(desc="predict", unit="scan", total=0, disable=ranks.rank() > 0) as bar:
             self.predict(self._jobs(items, bar), bar.update)
+        note = self.labelled.unknown_note() if self.labelled else ""
+        if note:
+            items[-1].notes.append(note)
+            if ranks.rank() == 0:
+                print(f"note: {note}")
 
     def _jobs(self, items: list[Item], bar: tqdm) -> Iterator[Job]:
         """The scans of this rank, and on rank 0 the items that cannot be opened."""
@@ -175,6 +182,8 @@ class Work:
         """Its scans, after its notes were shown. Raises InputError where it cannot be opened."""
         scans = item.scans(names, self.privacy)
         item.notes += take_scale(scans, self.scale_um)
+        if self.labelled:
+            scans = self.labelled.without(scans, item.notes)
         if ranks.rank() == 0:
             for note in item.notes:  # with odd file names
                 tqdm.write(f"note: {note}".encode(errors="replace").decode())

@@ -17,6 +17,7 @@ from dme.data.source import Source, subjects_known
 from dme.data.splits import leak, only_named, split_indices
 from dme.drawing.overlays import RED
 from dme.inference.entry import MATCHED
+from dme.inference.scan import scale_lines, scale_note
 from dme.inference.sizes import STUDY_SIDE, Physical
 from dme.losses import get_loss
 from dme.nets.folding import folded
@@ -98,7 +99,7 @@ def _fine_tune(plan: Plan) -> None:
     # The scans
     scans = open_split(source, options, plan.recipe.seed, task)
     if rank == 0:
-        announce(scans)
+        announce(scans, model)
     validate = Validation(scans.small, scans.native, scans.validation, device, task, options.tta)
     data = scans.for_training(options, task, device)
     if options.unlabelled is not None:
@@ -275,10 +276,14 @@ def data_origin(source: Source, scans: SplitSet) -> dict:
     }
 
 
-def announce(scans: SplitSet) -> None:
-    """Print what is known of the data, and how it is split."""
+def announce(scans: SplitSet, model: Segmenter) -> None:
+    """Print what is known of the data, how it is split, and which scales the network guesses."""
     for note in scans.small.notes:
         print(f"data note: {note}")
+    native = scans.native
+    used = np.union1d(scans.training, scans.validation)
+    for line in scale_lines(scale_note(model, native.images[i], native.scale_um) for i in used):
+        print(with_flags(f"note: {line}"))
     sizes = f"{len(scans.training)} train, {len(scans.validation)} validation scans"
     neighbours = "which of them are of one eye is unknown (index.csv can say it)"
     if subjects_known(scans.small.notes):

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from dme.common import ranks
-from dme.common.errors import InputError
+from dme.common.errors import InputError, with_flags
 from dme.common.labels import IGNORE
 from dme.common.provenance import device_name
 from dme.drawing.canvas import save_png
@@ -33,6 +33,7 @@ from dme.training.recipe import (
     freeze_bn,
     learning_rate,
     update_average,
+    warmup_note,
 )
 from dme.training.run_folder import Run, Stopwatch, loss_curve, read_rows
 from dme.training.settings import Augment, Recipe
@@ -249,6 +250,8 @@ class Training:
         ranks_text = "1 rank" if self.world == 1 else f"{self.world} ranks"
         place = f"{device_name()}, {ranks_text}, {self.state.config['precision']}"
         print(f"training {names} on {len(self.data.names)} scans: {place}")
+        if note := warmup_note(self.recipe):
+            print(with_flags(f"note: {note}"))
         return Run(out, self.state.config, start)
 
     def step(self, step: int) -> None:

@@ -38,6 +38,17 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.lr
 
 
+def warmup_note(recipe: Recipe) -> str:
+    """That a run never leaves its warm-up, "" if it does."""
+    if recipe.iters > recipe.warmup:
+        return ""
+    highest = learning_rate(recipe, recipe.iters - 1)
+    return (
+        f"`iters` {recipe.iters} of a `warmup` of {recipe.warmup} steps: the learning rate still "
+        f"rises when the run ends, at {highest:g} of {recipe.lr:g}; give more `iters`"
+    )
+
+
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     """Type that autocast uses, None for float32 throughout."""
     if amp in ("auto", "fast"):

@@ -6,7 +6,6 @@ its grey values changed; their probabilities are to agree.
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from dme.common.errors import InputError
 from dme.common.tasks import Task
 from dme.data.source import Source
 from dme.inference.entry import enter
+from dme.inference.scan import scale_lines
 from dme.training.augment import TrainingSet
 from dme.training.settings import Recipe
 
@@ -37,15 +37,15 @@ def unlabelled_scans(
     """
     known = {_pixels(image) for image in taken}
     images, masks, names = [], [], []
-    notes: Counter[str] = Counter()
+    scale_notes = []
+    left_out = 0
     for scan in source.scans(labelled_only=False):
         if _pixels(scan.image) in known:
-            notes["trained on or scored already, left out"] += 1
+            left_out += 1
             continue
         scale = scale_um or scan.scale_um
         entered = enter(torch.tensor(scan.image), preprocess, task.classes, scale)
-        if entered.size.note:
-            notes[entered.size.note] += 1
+        scale_notes.append(entered.size.note)
         images.append(entered.image.to(device))
         masks.append(torch.zeros_like(images[-1]))
         names.append(scan.name)
@@ -54,8 +54,10 @@ def unlabelled_scans(
             f"every scan of {source.description} is trained on or scored already: give "
             "`unlabelled` scans beside those, or leave it out"
         )
-    told = [f"{count} scans: {note}" for note, count in notes.items()]
-    return TrainingSet(images, masks, names, task.fluid_label), told
+    notes = scale_lines(scale_notes)
+    if left_out:
+        notes.append(f"{left_out} scans: trained on or scored already, left out")
+    return TrainingSet(images, masks, names, task.fluid_label), notes
 
 
 def _pixels(image: np.ndarray) -> tuple:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from typing import ClassVar
 
 import numpy as np
@@ -73,6 +74,50 @@ def test_a_list_and_its_picture(suggest, scans, tmp_path):
     assert again[0] == 0 and listed(tmp_path / "again") == rows
 
 
+def test_what_is_there_is_kept(suggest, scans, tmp_path):
+    """The next list lies in a numbered folder, as results of predict, and the next command too."""
+    first = listed_after(suggest, scans, tmp_path / "out")
+    code, printed, errors = suggest(scans, "--count", "3")
+    assert code == 0, errors
+    assert [row["scan"] for row in listed(tmp_path / "out")] == first
+    assert len(listed(tmp_path / "out-2")) == 3
+    assert "holds other results or files: writing into" in printed
+    assert f"--order {tmp_path / 'out-2' / 'suggested.csv'}" in printed
+    save(tmp_path / "other" / "suggested.png", picture())
+    assert suggest(scans, out=tmp_path / "other")[0] == 0
+    assert files(tmp_path / "other") == {"suggested.png"}
+
+
+def test_what_decided_is_said(suggest, scans, tmp_path):
+    printed = suggest(scans, "--count", "2")[1]
+    assert "candidates: 4 of 8 unlabelled scans, those of most disagreement" in printed
+    table = [line.split() for line in printed.splitlines() if line.lstrip()[:1] in "12"]
+    for cells, row in zip(table, listed(tmp_path / "out"), strict=True):
+        assert cells[:2] == [row["rank"], row["scan"]]
+        assert float(cells[2]) == pytest.approx(float(row["nats_per_1000_px"]), abs=0.006)
+        assert float(cells[3]) == pytest.approx(float(row["stands_for_scans"]), abs=0.06)
+    printed = suggest(scans, "--count", "4", out=tmp_path / "all")[1]
+    assert "all 8 unlabelled scans" in printed and "disagreement decided nothing" in printed
+    assert "no more" not in printed
+    printed = suggest(scans, "--count", "50", out=tmp_path / "more")[1]
+    assert "8 listed, not 50: there are no more unlabelled scans" in printed
+
+
+def test_the_next_command_runs_as_it_is_printed(suggest, tmp_path):
+    for i in range(3):
+        save(tmp_path / "my scans" / f"a {i}.png", picture(seed=i))
+    printed = suggest(tmp_path / "my scans", "--volume", out=tmp_path / "the list")[1]
+    command = printed.splitlines()[-1].removeprefix("label them: ")
+    order = str(tmp_path / "the list" / "suggested.csv")
+    assert shlex.split(command)[1:] == [
+        "annotate",
+        str(tmp_path / "my scans"),
+        "--volume",
+        "--order",
+        order,
+    ]
+
+
 def test_what_is_done_is_not_suggested_again(suggest, scans, tmp_path):
     first = listed_after(suggest, scans, tmp_path / "one")
     corrections = Corrections(tmp_path / "kept")
@@ -93,9 +138,6 @@ def listed_after(suggest, scans, out, *arguments) -> list[str]:
 
 
 def test_what_is_refused(suggest, scans, tmp_path):
-    save(tmp_path / "out" / "suggested.png", picture())
-    code, _, errors = suggest(scans)
-    assert code == 2 and "suggested.png, which no run of dme left there" in errors
     assert suggest(scans, "--count", "0")[0] == 2
     assert "no such file or folder" in suggest(tmp_path / "none")[2]
     errors = suggest(scans, "--labelled", tmp_path, out=tmp_path / "b")[2]

@@ -15,6 +15,7 @@ from dme.inference.suggestion import (
     Look,
     Spot,
     choose,
+    choose_with_reasons,
     draw_shifts,
     look_at,
 )
@@ -118,6 +119,26 @@ def test_of_equally_uncertain_scans_the_one_that_stands_for_more_comes_first():
     kinds = [0, 1, 2, 2, 2, 2]
     chosen = choose(looks([0.9, 0.8, 0.9, 0.1, 0.1, 0.1], kinds), [Spot(None)] * 6, 1)
     assert chosen == [2]
+
+
+def test_the_numbers_that_decide_are_told():
+    """Of two kinds, three scans and one: what the first chosen stands for, then what is left."""
+    kinds = [0, 0, 0, 1, 2]
+    scans = looks([0.9, 0.1, 0.1, 0.8, 0.1], kinds)
+    choice = choose_with_reasons(scans, [Spot(None)] * 5, 1)
+    assert (choice.candidates, choice.unlabelled, choice.indices) == (2, 5, [0])
+    choice = choose_with_reasons(scans, [Spot(None)] * 5, 9)
+    assert choice.candidates == choice.unlabelled == 5
+    numbers = [suggestion.stands_for for suggestion in choice.suggestions]
+    assert numbers == pytest.approx([3, 1, 1, 0, 0], abs=0.2)
+    assert [suggestion.disagreement for suggestion in choice.suggestions][:2] == [0.9, 0.8]
+    assert all(suggestion.candidate for suggestion in choice.suggestions)
+
+    # eyes with too few scans leave their share to others, which are no candidates
+    spots = [Spot("a"), *[Spot("b")] * 10]
+    choice = choose_with_reasons(looks(np.linspace(0, 1, 11)), spots, 4, labelled=[1])
+    assert (choice.candidates, choice.unlabelled) == (5, 10)
+    assert [suggestion.candidate for suggestion in choice.suggestions].count(False) == 1
 
 
 def test_near_b_scans_are_not_both_chosen():

@@ -20,6 +20,7 @@ from dme.report.stored import open_results
 
 SHORT = " --iters 2 --batch 2"  # of the training
 MOST_LINES = 12
+SUFFIXES = (".png", ".tif")  # of the scans, whose names hold spaces
 
 
 def walk_through() -> list[str]:
@@ -52,8 +53,9 @@ def test_the_loop_runs_as_it_is_written(tmp_path):
     (tmp_path / "my_scans").mkdir()
     for seed in range(10):
         scan = phantom_bscan(seed, 128, 192)
-        truth[f"img{seed}"] = scan.fluid
-        Image.fromarray(scan.image).save(tmp_path / "my_scans" / f"img{seed}.png")
+        name = f"Patient {seed} left eye"
+        truth[name] = scan.fluid
+        Image.fromarray(scan.image).save(tmp_path / "my_scans" / (name + SUFFIXES[seed % 2]))
 
     environment = os.environ | {"PYTHONPATH": str(ROOT), "DME_CACHE": str(tmp_path / "cache")}
     for command in walk_through():
@@ -68,6 +70,14 @@ def test_the_loop_runs_as_it_is_written(tmp_path):
             command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
+        if " prepare " in command or " finetune " in command:  # nobody said of which eyes
+            assert "of one eye is unknown" in done.stdout, done.stdout
+        if " finetune " in command:
+            assert "scale unknown" in done.stdout and "--scale" in done.stdout
+
+    # what is corrected lies in no volume
+    index = (tmp_path / "runs/predict/edited/index.csv").read_text().split("\n")[1:-1]
+    assert all(line.strip().endswith(",,,,,,") for line in index) and len(index) == 5
 
     # the five that were corrected, and the others
     corrected = {file.stem for file in (tmp_path / "runs/predict/edited/fluid").iterdir()}

@@ -14,6 +14,7 @@ from dme.training.recipe import (
     freeze_bn,
     learning_rate,
     update_average,
+    warmup_note,
 )
 from dme.training.settings import Recipe, default_aux_weight, default_lr_min
 
@@ -92,6 +93,13 @@ def test_warmup_of_poly_and_constant():
     assert [learning_rate(poly, s) for s in (0, 3, 4)] == pytest.approx([0.25, 1.0, 0.96**0.9])
     constant = Recipe(iters=100, lr=1e-5, schedule="constant", warmup=2)
     assert [learning_rate(constant, s) for s in (0, 1, 99)] == pytest.approx([5e-6, 1e-5, 1e-5])
+
+
+def test_a_run_within_its_warmup_is_said():
+    assert warmup_note(Recipe(iters=5, warmup=4)) == warmup_note(Recipe(iters=1)) == ""
+    note = warmup_note(Recipe(iters=10, warmup=50, lr=2e-3))
+    assert "`iters` 10 of a `warmup` of 50 steps" in note and "at 0.0004 of 0.002" in note
+    assert warmup_note(Recipe(iters=4, warmup=4))
 
 
 @pytest.mark.parametrize(

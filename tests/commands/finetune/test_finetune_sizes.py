@@ -57,6 +57,25 @@ def test_samples_of_mixed_scans_hold_whole_scans_and_the_unknown(prepared, mixed
         assert mask.shape == (height, width) and not torch.any(mask == 255)
 
 
+def test_a_guessed_scale_and_a_run_of_warmup_are_said(call, mixed, tiny, tmp_path, capsys):
+    quick = ("--weights", tiny, "--iters", 1, "--batch", 2, "--synthetic", 0, "--split", "all")
+    arguments = ("--recipe", "fluid", "--data", mixed, "--unlabelled", mixed.parent / "more")
+    (mixed.parent / "more").mkdir(exist_ok=True)
+    image = phantom_bscan(9, 100, 130).image
+    Image.fromarray(image).save(mixed.parent / "more" / "x.png")
+    assert call(*arguments, *quick, "--out", tmp_path / "guessed") == 0
+    printed = capsys.readouterr().out
+    note = f"note: {len(SIDES)} scans: scale unknown"
+    assert note in printed and "give the scale with --scale" in printed
+    assert "unlabelled note: 1 scan: scale unknown" in printed
+    assert "note: --iters 1 of a --warmup of 50 steps" in printed
+
+    stated = ("--scale", "3.87,11.33", "--warmup", 0)
+    assert call(*arguments, *quick, *stated, "--out", tmp_path / "stated") == 0
+    printed = capsys.readouterr().out
+    assert "scale unknown" not in printed and "--warmup" not in printed
+
+
 def test_a_stated_scale_decides_the_size_of_training_scans(prepared, mixed):
     physical = ("--split", "all", "--size", "um", "--um-per-px", 7.74, 22.66, "--crop", 0)
     data = prepared("--data", mixed, *physical, "--scale", "3.87,22.66")["data"]
