@@ -13,6 +13,7 @@ torchrun --nproc-per-node 4 -m dme predict my_scans/
 
 import argparse
 import contextlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -332,6 +333,8 @@ def print_comparison(folder_a: str, folder_b: str, out: Path) -> int:
     from dme.report.output_folder import new_folder
     from dme.report.tables import write_csv
 
+    if os.path.realpath(folder_a) == os.path.realpath(folder_b):
+        raise InputError(f"--compare {folder_a} {folder_b}: one folder twice; give two visits")
     comparison = compare(folder_a, folder_b)
     rows = comparison.rows
     with new_folder(out) as folder:

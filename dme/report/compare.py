@@ -7,10 +7,11 @@ import numpy as np
 
 from dme.common.errors import InputError
 from dme.report.visits import Visit, read_results
-from dme.retina.shift import enface_shift
+from dme.retina.shift import Shift, enface_shift
 from dme.retina.volume import SECTORS
 
 STILL_COLUMNS = 8  # a shift of no more is none: two steps of what can be measured
+STILL_BSCANS = 0.5
 
 # what must agree for a difference to be the eye's: of the run, its network first, and of a volume
 # (that for fluid tells that for layers where fluid is)
@@ -18,16 +19,19 @@ SAME_RUN = {
     "fluid": ("weights_sha256", "threshold", "tta"),
     "retina": ("layers_weights_sha256", "weights_sha256", "tta"),
 }
-SAME_VOLUME = (
-    "height_px",
-    "width_px",
-    "first_bscan",
-    "last_bscan",
-    "axial_um",
-    "lateral_um",
-    "spacing_um",
-    "eye",
-)
+ONE_SIZE = "only volumes of one size can be compared"
+ONE_RANGE = "leave out the B-scans that one visit lacks"
+ONE_SCALE = "predict both visits with one `scale`, if the device's was one"
+SAME_VOLUME = {  # key -> what to do where it differs
+    "height_px": ONE_SIZE,
+    "width_px": ONE_SIZE,
+    "first_bscan": ONE_RANGE,
+    "last_bscan": ONE_RANGE,
+    "axial_um": ONE_SCALE,
+    "lateral_um": ONE_SCALE,
+    "spacing_um": ONE_SCALE,
+    "eye": "compare visits of one eye, both predicted with its `eye`",
+}
 COLUMNS = (
     "volume_a",
     "volume_b",
@@ -40,6 +44,7 @@ COLUMNS = (
     "volume_b_mm3",
     "volume_change_mm3",
     "change_percent",
+    "same_place",
 )
 RETINA_COLUMNS = ("retina_a_um", "retina_b_um", "retina_change_um")
 # level of a row -> quantity and unit in the names of its columns
@@ -53,6 +58,11 @@ LEVELS = {
 
 Pair = tuple[dict, dict]  # a volume at visit A and at visit B
 
+# of a row: whether both visits show one place in it
+SAME = "yes"
+OTHER = "no"
+UNKNOWN = "unknown"
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -62,6 +72,7 @@ class Comparison:
     b: Visit
     kinds: list[str]  # keys of SAME_RUN
     pairs: list[Pair]
+    shifts: list[Shift | None]  # of the eye in each pair, None where unknown
     rows: list[dict]  # see change_columns
 
     def notes(self) -> list[str]:
@@ -73,9 +84,9 @@ class Comparison:
                 f"fluid was computed in {at_a} in A and in {at_b} in B, which alone changes it a "
                 "little: predict both with one `precision`"
             )
-        for volume_a, volume_b in self.pairs:
-            shift = shift_note(self.a.enface(volume_a), self.b.enface(volume_b), volume_a)
-            notes.append(f"{volume_a['volume']}: {shift}")
+        for (volume_a, volume_b), shift in zip(self.pairs, self.shifts, strict=True):
+            note = self._shift_note(volume_a, volume_b, shift)
+            notes.append(f"{volume_a['volume']}: {note}")
             place_a = (volume_a["fovea_column"], volume_a["fovea_bscan"])
             place_b = (volume_b["fovea_column"], volume_b["fovea_bscan"])
             if place_a != place_b:
@@ -85,28 +96,56 @@ class Comparison:
                 notes.append(f"{volume_a['volume']}: the sectors' centre is {centres}")
         return notes
 
+    def _shift_note(self, volume_a: dict, volume_b: dict, shift: Shift | None) -> str:
+        """How far the eye moved between two visits, in words."""
+        if shift is None:
+            reason = "their en-face pictures do not match: is it the same eye?"
+            if self.a.enface(volume_a) is None or self.b.enface(volume_b) is None:
+                reason = "no en-face picture in one of them: predict it again"
+            return f"whether the eye moved between the visits is unknown ({reason})"
+        if is_still(shift):
+            return f"the eye did not move (less than one B-scan, and {abs(shift.columns)} columns)"
 
-def shift_note(a: np.ndarray | None, b: np.ndarray | None, volume: dict) -> str:
-    """How far the pictures (B-scans, columns) of two visits are apart, in words."""
-    unmeasured = "whether the eye moved between the visits is unknown"
-    if a is None or b is None:
-        return f"{unmeasured} (no en-face picture in one of them: predict it again)"
-    shift = enface_shift(a, b)
+        # in micrometres too, where they are known
+        across = f"{shift.columns:+d} columns"
+        down = f"{shift.bscans:+d} B-scans"
+        if volume_a["lateral_um"] and volume_a["spacing_um"]:
+            across += f" ({shift.columns * volume_a['lateral_um']:+.0f} um)"
+            down += f" ({shift.bscans * volume_a['spacing_um']:+.0f} um)"
+        moved = f"MOVED: in B the eye lies at {down}, {across} from A"
+        if sectors_follow(shift, volume_a, volume_b):
+            return f"{moved}, and the sectors' centre with it: B-scans alone show different places"
+        return (
+            f"{moved}, so B-scans and sectors "
+            "show different places: give each visit its `fovea`, and trust totals only"
+        )
+
+
+def measured_shift(a: np.ndarray | None, b: np.ndarray | None) -> Shift | None:
+    """Between the pictures (B-scans, columns) of two visits; None where it is unknown."""
+    return None if a is None or b is None else enface_shift(a, b)
+
+
+def is_still(shift: Shift) -> bool:
+    """Whether the eye did not move as far as can be measured."""
+    return shift.bscans == 0 and abs(shift.columns) <= STILL_COLUMNS
+
+
+def sectors_follow(shift: Shift, volume_a: dict, volume_b: dict) -> bool:
+    """Whether the sectors' centre moved as the eye did."""
+    bscans = volume_b["fovea_bscan"] - volume_a["fovea_bscan"] - shift.bscans
+    columns = volume_b["fovea_column"] - volume_a["fovea_column"] - shift.columns
+    return abs(bscans) <= STILL_BSCANS and abs(columns) <= STILL_COLUMNS
+
+
+def same_place(level: str, shift: Shift | None, pair: Pair) -> str | None:
+    """Whether rows of a level show one place of the eye at both visits; None of totals."""
+    if level == "total":
+        return None
     if shift is None:
-        return f"{unmeasured} (their en-face pictures do not match: is it the same eye?)"
-
-    # in micrometres too, where they are known
-    across = f"{shift.columns:+d} columns"
-    down = f"{shift.bscans:+d} B-scans"
-    if volume["lateral_um"] and volume["spacing_um"]:
-        across += f" ({shift.columns * volume['lateral_um']:+.0f} um)"
-        down += f" ({shift.bscans * volume['spacing_um']:+.0f} um)"
-    if shift.bscans == 0 and abs(shift.columns) <= STILL_COLUMNS:
-        return f"the eye did not move (less than one B-scan, and {abs(shift.columns)} columns)"
-    return (
-        f"MOVED: in B the eye lies at {down}, {across} from A, so B-scans and sectors "
-        "show different places: give each visit its `fovea`, and trust totals only"
-    )
+        return UNKNOWN
+    stays = is_still(shift) if level == "bscan" else sectors_follow(shift, *pair)
+    return SAME if stays else OTHER
 
 
 def compare(folder_a: str | Path, folder_b: str | Path) -> Comparison:
@@ -121,6 +160,7 @@ def compare(folder_a: str | Path, folder_b: str | Path) -> Comparison:
     b = read_results(folder_b)
     kinds = _common_kinds(a, b)
     rows = []
+    shifts = []
     pairs = _pairs(a, b)
     for pair in pairs:
         _check_alike(*pair, SECTORS[kinds[0]])
@@ -129,11 +169,16 @@ def compare(folder_a: str | Path, folder_b: str | Path) -> Comparison:
             changes += _fluid_changes(a, b, pair)
         if "retina" in kinds:
             changes += _retina_changes(pair)
+
+        # which of them compare one place of the eye with another
         volume_a, volume_b = pair
+        shift = measured_shift(a.enface(volume_a), b.enface(volume_b))
+        shifts.append(shift)
         names = {"volume_a": volume_a["volume"], "volume_b": volume_b["volume"]}
         for change in changes:
-            rows.append(names | change)
-    return Comparison(a, b, kinds, pairs, rows)
+            place = same_place(change["level"], shift, pair)
+            rows.append(names | change | {"same_place": place})
+    return Comparison(a, b, kinds, pairs, shifts, rows)
 
 
 def change_columns(rows: list[dict]) -> tuple[str, ...]:
@@ -159,7 +204,10 @@ def change_lines(rows: list[dict]) -> list[str]:
             percent = "-"
             if row["change_percent"] is not None:
                 percent = f"{row['change_percent']:+.1f}"
-            lines.append(f"{row['place']:<18} {a:>10.4f} {b:>10.4f} {change:>+10.4f} {percent:>8}")
+            line = f"{row['place']:<18} {a:>10.4f} {b:>10.4f} {change:>+10.4f} {percent:>8}"
+            if row["same_place"] == OTHER:
+                line += "  other place"
+            lines.append(line)
     return lines
 
 
@@ -237,12 +285,11 @@ def _pairs(a: Visit, b: Visit) -> list[Pair]:
 
 def _check_alike(a: dict, b: dict, sectors: str) -> None:
     """Raise InputError unless size, scale and range agree. sectors: their key in a volume."""
-    for key in SAME_VOLUME:
+    for key, remedy in SAME_VOLUME.items():
         if a[key] != b[key]:
-            raise InputError(
-                f"{key} is {a[key]} in volume {a['volume']} and {b[key]} in {b['volume']}; "
-                "only volumes of one size and scale can be compared"
-            )
+            value_a, value_b = ("unknown" if v[key] is None else v[key] for v in (a, b))
+            found = f"{key} is {value_a} in volume {a['volume']} and {value_b} in {b['volume']}"
+            raise InputError(f"{found}; {remedy}")
     range_a = (a["first_measured"], a["last_measured"])
     range_b = (b["first_measured"], b["last_measured"])
     if range_a != range_b:

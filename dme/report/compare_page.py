@@ -8,7 +8,7 @@ from dme.common.errors import with_flags
 from dme.drawing.canvas import save_png
 from dme.drawing.enface import Place, Span, map_picture
 from dme.drawing.html import Column, Table
-from dme.report.compare import LEVELS, Comparison, Pair
+from dme.report.compare import LEVELS, OTHER, Comparison, Pair, same_place
 from dme.report.page import Page
 from dme.report.privacy import Privacy
 from dme.report.wording import SHOWN_UNITS, shown_units
@@ -55,7 +55,7 @@ def write_comparison_page(out: Path, comparison: Comparison, record: dict) -> No
     facts.append(("command", record["command"]))
     page = Page(
         title="What changed from visit A to visit B",
-        headline=_headline(comparison),
+        headline=headline_of(comparison),
         skipped=[],
         tables=tables,
         facts=facts,
@@ -70,7 +70,7 @@ def _total_title(kind: str) -> str:
     )
 
 
-def _headline(comparison: Comparison) -> list[tuple[str, str]]:
+def headline_of(comparison: Comparison) -> list[tuple[str, str]]:
     """Of each volume its fluid, and the thickness in its centre."""
     headline = []
     for row in comparison.rows:
@@ -79,8 +79,12 @@ def _headline(comparison: Comparison) -> list[tuple[str, str]]:
             change = f"{row['volume_change_mm3']:+.4f} {SHOWN_UNITS['mm3']}"
             headline.append((f"fluid{name}", change))
         if row["level"] == "retina" and row["place"] == "center":
+            what = f"central subfield thickness{name}"
             change = f"{row['retina_change_um']:+.0f} {SHOWN_UNITS['um']}"
-            headline.append((f"central subfield thickness{name}", change))
+            if row["same_place"] == OTHER:
+                what += ": the eye moved"
+                change = "unknown"
+            headline.append((what, change))
     return headline
 
 
@@ -110,6 +114,9 @@ def _maps(out: Path, comparison: Comparison, pair: Pair, kind: str, number: int)
     total_a = _total(volume_a, kind)
     total_b = _total(volume_b, kind)
     differences = [_difference(*means) for means in zip(means_a, means_b, strict=True)]
+    moved = same_place("sector", comparison.shifts[number], pair) == OTHER
+    if moved:  # they are of other places
+        differences = [None] * len(differences)
     name = volume_a["volume"]
     sheets = [
         ("A", a, span, _place(volume_a, means_a), total_a),
@@ -124,7 +131,8 @@ def _maps(out: Path, comparison: Comparison, pair: Pair, kind: str, number: int)
         picture = map_picture(values, f"{name}: {what}", quantity, place, span=colours)
         save_png(out / file, picture)
         rows.append({"what": f"{name}: {what}", "map": file, "total": total})
-    rows[-1]["total"] = _difference(total_a, total_b)
+    if kind == "fluid" or not moved:
+        rows[-1]["total"] = _difference(total_a, total_b)
     return rows
 
 
@@ -164,4 +172,6 @@ def _changes(comparison: Comparison, level: str) -> Table:
     if len(comparison.pairs) > 1:
         columns.insert(0, Column("volume_a", "volume"))
     rows = [row for row in comparison.rows if row["level"] == level]
+    if any(row["same_place"] == OTHER for row in rows):
+        columns.append(Column("same_place", "same place"))
     return Table(TITLES[level], columns, rows)

@@ -18,6 +18,7 @@ from dme.retina.rows import BOUNDARIES
 from dme.retina.volume import SCALE
 
 MAP_TITLES = {"fluid": "fluid thickness", "retina": "retinal thickness"}
+IN_PX = {"fluid_area_mm2": "fluid_px", "largest_region_mm2": "largest_region_px"}
 DIGITS = {"mm2": 4, "mm3": 4, "um": 1, "px": 0}  # of the ends of intervals
 LOW = "_low"  # in the key of an interval's lower end; that of the upper one has HIGH instead
 HIGH = "_high"
@@ -38,6 +39,8 @@ def viewer_content(
         entry = {"key": column.key, "title": column.title, "digits": column.digits}
         if column.key in intervals:
             entry["interval"] = list(intervals[column.key])
+        if column.key in IN_PX:
+            entry["inPx"] = IN_PX[column.key]  # of scans without scale
         shown.append(entry)
     for ends in intervals.values():
         shown += [_end_column(key) for key in ends]
@@ -66,6 +69,8 @@ def _hex(colour: Sequence[int]) -> str:
 
 # ---- scans --------------------------------------------------------------------------------------
 def _scan(row: dict, columns: list[dict]) -> dict:
+    keys = [column["key"] for column in columns]
+    keys += [column["inPx"] for column in columns if "inPx" in column]
     return {
         "name": row["scan"],
         "volume": row["volume"],
@@ -78,7 +83,7 @@ def _scan(row: dict, columns: list[dict]) -> dict:
         "values": row["values"],
         "flags": flags_of(row),
         # by the keys of the columns
-        "numbers": {column["key"]: row.get(column["key"]) for column in columns},
+        "numbers": {key: row.get(key) for key in keys},
     }
 
 

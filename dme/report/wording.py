@@ -37,9 +37,14 @@ def count_wet(rows: list[dict]) -> int:
 
 def least_fluid(rows: list[dict]) -> str:
     """From where on a scan counts as one with fluid."""
-    if all(row["fluid_area_mm2"] is None for row in rows):
+    without_scale = sum(row["fluid_area_mm2"] is None for row in rows)
+    if without_scale == len(rows):
         return f"at least {LEAST_FLUID_PX} px"
-    return f"at least {LEAST_FLUID_MM2:g} mm2"
+    text = f"at least {LEAST_FLUID_MM2:g} mm2"
+    if without_scale:
+        scans = counted(without_scale, "scan")
+        text += f", {LEAST_FLUID_PX} px in {scans} without scale"
+    return text
 
 
 def amount(row: dict) -> str:

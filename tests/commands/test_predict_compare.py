@@ -93,10 +93,16 @@ def test_what_a_comparison_cannot_heed_is_refused(predict, visits, tmp_path, opt
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--scale", "4,11,120"], "lateral_um is 10.0 in volume a and 11.0 in a"),
+        (
+            ["--scale", "4,11,120"],
+            "lateral_um is 10.0 in volume a and 11.0 in a; predict both vis",
+        ),
         ([*SCALE, "--threshold", "0.3"], "threshold is 0.5 .* and 0.3 .*predict both"),
-        ([*SCALE, "--eye", "OD"], "eye is None in volume a and OD"),
-        ([], "axial_um is 4.0 in volume a and None"),
+        (
+            [*SCALE, "--eye", "OD"],
+            "eye is unknown in volume a and OD in a; compare visits of one eye, .* its --eye",
+        ),
+        ([], "axial_um is 4.0 in volume a and unknown in a; predict both visits with one --scale"),
     ],
 )
 def test_other_settings_would_mislead(predict, visits, tmp_path, options, message):
@@ -117,7 +123,8 @@ def test_results_that_hold_nothing_to_compare(predict, visits, tmp_path):
     assert "holds no volume" in done.errors
 
     flat_volume = predict(tmp_path / "a.npy", out=tmp_path / "flat").out
-    done = predict("--compare", flat_volume, flat_volume, out=tmp_path / "c")
+    shutil.copytree(flat_volume, tmp_path / "again")
+    done = predict("--compare", flat_volume, tmp_path / "again", out=tmp_path / "c")
     assert done.code == 2
     assert "no ETDRS sectors: its scale is unknown" in done.errors
     assert "(predict both visits with --scale axial,lateral,spacing)" in done.errors
@@ -127,6 +134,16 @@ def test_results_that_hold_nothing_to_compare(predict, visits, tmp_path):
     assert done.code == 2
     assert "holds no results" in done.errors
     assert not done.has("comparison.csv")
+
+
+def test_one_folder_twice_is_refused(predict, visits, tmp_path):
+    a, _ = visits
+    (tmp_path / "link").symlink_to(a)
+    for again in (a, f"{a}/", tmp_path / "link"):
+        done = predict("--compare", a, again, out=tmp_path / "c")
+        assert done.code == 2
+        assert "one folder twice; give two visits" in done.errors
+        assert not done.out.exists()
 
 
 def test_damaged_results_are_refused_in_one_line(predict, visits, tmp_path):
@@ -209,7 +226,8 @@ def test_comparison_of_thickness(predict, thickness_visits, tmp_path):
 
 def test_what_both_visits_measured_is_compared(predict, thickness_visits, tmp_path):
     folders = thickness_visits
-    done = predict("--compare", folders["both"], folders["both"], out=tmp_path / "c")
+    shutil.copytree(folders["both"], tmp_path / "again")
+    done = predict("--compare", folders["both"], tmp_path / "again", out=tmp_path / "c")
     levels = [row["level"] for row in done.table("comparison.csv")]
     assert levels.count("bscan") == 5
     assert "retina" in levels
@@ -277,6 +295,14 @@ def test_a_moved_eye_is_said(predict, tmp_path):
     assert "a: MOVED: in B the eye lies at -1 B-scans (-120 um), +0 columns" in moved.printed
     page = (moved.out / "comparison.html").read_text(encoding="utf-8")
     assert "MOVED: in B the eye lies at -1 B-scans (-120 µm)" in page
+
+    # what is not to be trusted is marked wherever it stands
+    assert "other place" not in still.printed
+    assert {row["same_place"] for row in still.table("comparison.csv")} == {"yes", ""}
+    assert moved.printed.count("other place") == 6 + 9
+    for row in moved.table("comparison.csv"):
+        assert row["same_place"] == ("" if row["level"] == "total" else "no")
+    assert "same place" in page
 
     # results without the picture that shows it
     (tmp_path / "a" / "enface" / "a.png").unlink()

@@ -8,10 +8,15 @@ from dme.common.errors import InputError
 from dme.report.compare import (
     COLUMNS,
     RETINA_COLUMNS,
+    Comparison,
     change_columns,
     change_lines,
     compare,
+    same_place,
 )
+from dme.report.compare_page import headline_of
+from dme.report.visits import Visit
+from dme.retina.shift import Shift
 
 
 def test_thickness_that_one_visit_was_helped_to_is_not_compared(tmp_path):
@@ -39,6 +44,7 @@ BSCAN = {
     "area_b_mm2": 0.25,
     "area_change_mm2": -0.25,
     "change_percent": -50.0,
+    "same_place": "yes",
 }
 RETINA = {
     "level": "retina",
@@ -47,6 +53,7 @@ RETINA = {
     "retina_b_um": 300.0,
     "retina_change_um": 300.0,
     "change_percent": None,
+    "same_place": "unknown",
 }
 
 
@@ -65,3 +72,45 @@ def test_lines_tell_the_unit_once_a_level():
         ["retina", "A", "um", "B", "um", "change", "%"],
         ["center", "0.0000", "300.0000", "+300.0000", "-"],
     ]
+
+
+def pair_of(bscans: float, columns: float) -> tuple[dict, dict]:
+    """A volume at two visits, between which the sectors' centre moved so far."""
+    at_a = {"volume": "eye", "fovea_column": 300.0, "fovea_bscan": 12.0}
+    at_b = at_a | {"fovea_column": 300.0 + columns, "fovea_bscan": 12.0 + bscans}
+    return at_a, at_b
+
+
+@pytest.mark.parametrize(
+    ("shift", "centre", "bscans_stay", "sectors_stay"),
+    [
+        ((0, 0), (0, 0), "yes", "yes"),
+        ((0, 8), (0, 0), "yes", "yes"),
+        ((0, 12), (0, 0), "no", "no"),
+        ((-1, 0), (0, 0), "no", "no"),
+        ((3, 40), (3.2, 36), "no", "yes"),  # the sectors moved along
+        ((3, 40), (-3, -40), "no", "no"),
+        ((0, 0), (0, 20), "yes", "no"),  # they moved, and the eye did not
+        (None, (0, 0), "unknown", "unknown"),
+    ],
+)
+def test_which_rows_show_one_place(shift, centre, bscans_stay, sectors_stay):
+    shift = None if shift is None else Shift(*shift, correlation=1.0)
+    pair = pair_of(*centre)
+    assert same_place("bscan", shift, pair) == bscans_stay
+    assert same_place("sector", shift, pair) == same_place("retina", shift, pair) == sectors_stay
+    assert same_place("total", shift, pair) is None
+
+
+def test_what_another_place_shows_is_marked_and_makes_no_headline():
+    (other,) = change_lines([RETINA | {"same_place": "no"}])[2:]
+    assert other.endswith("  other place")
+    assert "other place" not in "".join(change_lines([RETINA, BSCAN]))
+
+    nobody = Visit("a", {}, [], [])
+    for place, number in (("yes", "+300 µm"), ("unknown", "+300 µm"), ("no", "unknown")):
+        rows = [RETINA | {"same_place": place}]
+        comparison = Comparison(nobody, nobody, ["retina"], [pair_of(0, 0)], [None], rows)
+        ((title, shown),) = headline_of(comparison)
+        assert shown == number
+        assert title.endswith("the eye moved") == (place == "no")

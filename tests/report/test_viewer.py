@@ -57,6 +57,14 @@ def test_intervals_and_flags_of_rows_are_shown(tmp_path):
     assert flags_of(rows[0]) == []
 
 
+def test_the_list_has_pixels_of_scans_without_scale(tmp_path):
+    rows = scan_rows(1)
+    rows[0] |= {"fluid_area_mm2": None, "fluid_px": 77}
+    content = viewer_content(tmp_path, rows, [], COLUMNS, "fluid_area_mm2")
+    assert content["columns"][0]["inPx"] == "fluid_px"
+    assert content["scans"][0]["numbers"] == {"fluid_area_mm2": None, "fluid_px": 77}
+
+
 def test_the_scan_with_most_opens_first(tmp_path):
     rows = scan_rows(3)
     for row, area_mm2 in zip(rows, (0.1, 0.3, None), strict=True):

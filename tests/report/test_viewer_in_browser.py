@@ -12,6 +12,7 @@ PLACE = "document.querySelector('#place').textContent"
 LOADED = "dme.loaded && dme.scan().bscan === {}"
 READOUT = "document.querySelector('#readout').textContent"
 NAMES = "Array.from(document.querySelectorAll('#scans .name'), name => name.textContent)"
+NUMBERS = "Array.from(document.querySelectorAll('#scans .number'), each => each.textContent)"
 STAGE = "[dme.stage.canvas.clientWidth, dme.stage.canvas.clientHeight, dme.scale()]"
 # whether an element of the list lies within what is seen of it
 SEEN = """(element => {
@@ -71,6 +72,15 @@ def test_pages_by_keys_slider_and_address(page, viewer):
     viewer.click("[data-action=previous]")
     viewer.wait(LOADED.format(4))
     assert viewer.faults() == []
+
+
+def test_the_list_shows_pixels_where_the_scale_is_unknown(tmp_path, browser):
+    rows = scan_rows(3)
+    rows[0] |= {"fluid_area_mm2": None, "fluid_px": 77}
+    rows[1] |= {"fluid_area_mm2": None}  # of a network that looks for layers
+    browser.open(write_viewer_page(tmp_path, rows, 3))
+    browser.wait(LOADED.format(2))
+    assert browser.get(NUMBERS) == ["77 px", "\N{EN DASH}", "0.0200"]
 
 
 def test_values_under_the_cursor(viewer):

@@ -67,8 +67,15 @@ function itemOf(scan, column) {
     flag.ariaLabel = `doubtful: ${scan.flags.join("; ")}`;
     item.append(flag);
   }
-  if (column) item.append(dme.element("span", {className: "number", textContent: dme.shown(scan, column)}));
+  if (column) item.append(dme.element("span", {className: "number", textContent: listed(scan, column)}));
   return item;
+}
+
+// The number in the list: of a scan without scale that in pixels
+function listed(scan, column) {
+  const inPx = scan.numbers[column.inPx];
+  const known = Number.isFinite(scan.numbers[column.key]);
+  return known || !Number.isFinite(inPx) ? dme.shown(scan, column) : `${inPx} px`;
 }
 
 // A number of a scan as text, with its interval if there is one
