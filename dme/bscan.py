@@ -14,8 +14,8 @@ class BScan:
     layers: float32 (8, W), row of each boundary from ILM to RPE/choroid, NaN where ungraded; None
     if absent.
     subject: eye or patient number, from 1; position: index of the B-scan in its volume, from 0.
-    scale_um: (axial, lateral, spacing) in micrometres per pixel, per pixel, per B-scan; None when
-    unknown.
+    scale_um: (axial, lateral, spacing) in micrometres per pixel, per pixel, per B-scan, the
+    last left out where it is unknown; None when all is.
     regions: uint8 (H, W), the number that its grader gave to each region of fluid, 0 elsewhere;
     None where regions have no numbers.
     """
@@ -26,5 +26,5 @@ class BScan:
     layers: np.ndarray | None = None
     subject: int = 1
     position: int = 0
-    scale_um: tuple[float, float, float] | None = None
+    scale_um: tuple[float, ...] | None = None
     regions: np.ndarray | None = None

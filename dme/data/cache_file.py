@@ -172,8 +172,9 @@ def _check_content(attributes: dict, arrays: dict[str, np.ndarray], size: int | 
     if "fluid" in arrays and not _only_labels(arrays["fluid"]):
         raise InputError("fluid holds other than 0, 1 and 255 (unknown)")
     scale_um = np.asarray(attributes.get("scale_um", (1.0, 1.0, 1.0)))
-    if scale_um.shape != (3,) or not (np.isfinite(scale_um) & (scale_um > 0)).all():
-        raise InputError(f"scale_um is {scale_um}, expected three lengths")
+    known = scale_um.shape in ((2,), (3,))  # the spacing is known, or not
+    if not known or not (np.isfinite(scale_um) & (scale_um > 0)).all():
+        raise InputError(f"scale_um is {scale_um}, expected two or three lengths")
 
 
 def _only_labels(fluid: np.ndarray) -> bool:

@@ -258,9 +258,8 @@ def _state_of(place: Place) -> dict:
 
 def _index_line(name: str, subject: int | str, state: dict) -> list:
     """subject: empty where the eye is unknown, as the B-scan then is."""
-    scale_um = state["scale_um"] or ()
-    if len(scale_um) != len(SCALE_COLUMNS):  # index.csv has all three or none
-        scale_um = [""] * len(SCALE_COLUMNS)
+    scale_um = list(state["scale_um"] or ())
+    scale_um += [""] * (len(SCALE_COLUMNS) - len(scale_um))  # the spacing may be unknown alone
     ungraded = ranges_text(tuple((first, last) for first, last in state["ungraded"]))
     bscan = "" if subject == "" else state["bscan"]
     return [name, subject, bscan, *scale_um, ungraded]

@@ -21,8 +21,8 @@ MOST_SUBJECT = 2**63 - 1  # what int64 holds
 MOST_BSCAN = 9999  # far more than any volume has: greater numbers are dates or times
 EXPECTED = (
     f"UTF-8, subject >= 1, bscan 0 to {MOST_BSCAN} (its place in the volume, no date), both empty "
-    "where the eye is unknown, and "
-    f"{', '.join(SCALE_COLUMNS)} > 0 or all empty; where known eye {' or '.join(EYES)}, and "
+    f"where the eye is unknown, and {', '.join(SCALE_COLUMNS)} > 0, the last or all empty; where "
+    f"known eye {' or '.join(EYES)}, and "
     f"{' and '.join(FOVEA_COLUMNS)} >= 0; {UNGRADED_COLUMN} such as 0-98 or 0-98 625-767"
 )
 
@@ -86,7 +86,7 @@ def _check_columns(path: Path, columns: list[str]) -> None:
 def _row(name: str, cells: dict[str, str]) -> IndexRow:
     """The row of one line, or ValueError or TypeError for numbers that cannot be."""
     subject, position = _place(cells)
-    scale_um = _numbers(cells, SCALE_COLUMNS)
+    scale_um = _scale(cells)
     if scale_um and min(scale_um) <= 0:
         raise ValueError
     eye = (cells.get("eye") or "").strip().upper() or None
@@ -107,6 +107,12 @@ def _place(cells: dict[str, str]) -> tuple[int, int] | tuple[None, None]:
     if not 1 <= subject <= MOST_SUBJECT or not 0 <= position <= MOST_BSCAN:
         raise ValueError
     return subject, position
+
+
+def _scale(cells: dict[str, str]) -> tuple[float, ...] | None:
+    """Axial, lateral and, where it is known, spacing in um; ValueError for anything else."""
+    *within, spacing = SCALE_COLUMNS
+    return _numbers(cells, SCALE_COLUMNS if cells.get(spacing) else tuple(within))
 
 
 def read_ranges(text: str) -> Ranges:

@@ -23,7 +23,8 @@ class Cache:
     layers: float32 (N, 8, W), or a list of (8, W), NaN where ungraded; None when absent or
     resized.
     subjects, positions: int64 (N,). size: side of the resized square, None is native.
-    scale_um: (axial, lateral, spacing) of these pixels; None when unknown or not the same for all.
+    scale_um: (axial, lateral, spacing) of these pixels, without the spacing where it is unknown;
+    None when unknown or not the same for all.
     notes: what the source had to say while it was read.
     """
 
@@ -31,7 +32,7 @@ class Cache:
     description: str
     source_sha256: str
     size: int | None
-    scale_um: tuple[float, float, float] | None
+    scale_um: tuple[float, ...] | None
     names: list[str]
     notes: list[str]
     subjects: np.ndarray
@@ -163,7 +164,7 @@ def _fill_layers(scans: list[BScan], notes: list[str]) -> None:
         scan.layers = np.full((8, width), np.nan, np.float32)
 
 
-def _common_scale(scans: list[BScan], notes: list[str]) -> tuple[float, float, float] | None:
+def _common_scale(scans: list[BScan], notes: list[str]) -> tuple[float, ...] | None:
     scales = {scan.scale_um for scan in scans}
     if len(scales) > 1:
         notes.append(f"scans have {len(scales)} different pixel scales: taken as unknown")
@@ -210,9 +211,7 @@ def _resized_labels(labels: np.ndarray, size: int) -> np.ndarray:
     return resized_fluid
 
 
-def _resized_scale(
-    native: Cache, size: int, notes: list[str]
-) -> tuple[float, float, float] | None:
+def _resized_scale(native: Cache, size: int, notes: list[str]) -> tuple[float, ...] | None:
     if native.scale_um is None:
         return None
     if isinstance(native.images, list):
@@ -220,5 +219,5 @@ def _resized_scale(
         return None
     # a pixel covers more or less than before; the spacing between B-scans stays
     height, width = native.images.shape[1:3]
-    axial, lateral, spacing = native.scale_um
-    return (axial * height / size, lateral * width / size, spacing)
+    axial, lateral, *spacing = native.scale_um
+    return (axial * height / size, lateral * width / size, *spacing)

@@ -185,8 +185,12 @@ def reasons(choice: Choice, scans: int, count: int) -> list[str]:
         "those for which labelled scans and the ones above stand",
     ]
     if choice.candidates == choice.unlabelled:
-        few = f"all {choice.unlabelled} unlabelled scans, at most {CANDIDATES} for each asked for"
-        lines.append(f"candidates: {few}: disagreement decided nothing, only what they stand for")
+        every = (
+            f"all {choice.unlabelled} unlabelled scans, for each asked for may bring {CANDIDATES}"
+        )
+        lines.append(
+            f"candidates: {every}: disagreement decided nothing, only what they stand for"
+        )
     else:
         most = f"{choice.candidates} of {choice.unlabelled} unlabelled scans"
         lines.append(

@@ -140,7 +140,7 @@ def test_single_scans_stay_of_unknown_eyes(annotate, predict, results, tmp_path)
     out = tmp_path / "drawn"
     assert annotate(results, visit=save_all)[0] == 0
     assert annotate(tmp_path / "in", "--out", out, visit=save_all)[0] == 0
-    assert lines_of_index(results / "edited") == [f"{name},,,,,," for name in "abc"]
+    assert lines_of_index(results / "edited") == [f"{name},,,4.0,10.0,," for name in "abc"]
     assert lines_of_index(out) == [f"{name},,,,,," for name in "abc"]
     assert not subjects_known(open_source(out).notes)
     again = predict(out, "--scale", "4,10,120", networks=None, out=tmp_path / "again")
@@ -177,7 +177,7 @@ def test_places_that_an_earlier_version_guessed_are_mended(annotate, results):
         scan |= {"subject": 1, "bscan": position}
     kept.write_text(json.dumps(state))
     assert annotate(results)[0] == 0
-    assert lines_of_index(results / "edited") == [f"{name},,,,,," for name in "abc"]
+    assert lines_of_index(results / "edited") == [f"{name},,,4.0,10.0,," for name in "abc"]
 
 
 def test_layers_from_nothing(annotate, tmp_path):

@@ -446,7 +446,7 @@ def variable_text(path: Path) -> None:
         (replaced("fluid", lambda a: a[1:]), "fluid are (359,), expected (360,)"),
         (replaced("layers", lambda a: a[1:]), "layers are"),
         (replaced("layers", lambda a: a.astype(np.float64)), "layers is float64"),
-        (replaced("scale_um", lambda a: a[:2]), "scale_um is"),
+        (replaced("scale_um", lambda a: a[:1]), "scale_um is"),
         (replaced("scale_um", lambda a: a * np.nan), "scale_um is"),
         (replaced("scale_um", lambda a: -a), "scale_um is"),
         (rewrite(lambda arrays, _: arrays.update(extra=np.zeros(3))), "unknown dataset extra"),

@@ -103,6 +103,8 @@ SCALE = "axial_um,lateral_um,spacing_um"
         (f"{PLACE}\na\n", ["line 2", "subject >= 1"]),
         (f"{PLACE},axial_um\na,1,1,3.9\n", ["line 2", "axial_um, lateral_um, spacing_um"]),
         (f"{PLACE},{SCALE}\na,1,1,0,1,1\n", ["line 2", "axial_um"]),
+        (f"{PLACE},{SCALE}\na,1,1,4,,\n", ["line 2", "the last or all empty"]),
+        (f"{PLACE},{SCALE}\na,1,1,,10,120\n", ["line 2", "the last or all empty"]),
         (f"{PLACE},{SCALE}\na,1,1,.0039,.011,.12\n", ["line 2", "look like mm", "3.9,11,120"]),
         (f"{PLACE},{SCALE}\na,1,1,11,3.9,120\n", ["line 2", "swapped"]),
         (f"{PLACE}\na,1,20260101\n", ["line 2", "bscan 0 to 9999"]),
@@ -133,6 +135,15 @@ def test_links_that_lead_nowhere_are_refused(tmp_path, name):
 def test_two_images_at_one_place_are_refused(tmp_path):
     folder = make_folder(tmp_path, index=f"{PLACE}\na,1,0\nb,1,0\n")
     refused(folder, "a and b are both subject 1, B-scan 0")
+
+
+def test_a_scale_without_spacing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("DME_CACHE", str(tmp_path / "cache"))
+    lines = f"{PLACE},{SCALE}\na,,,4,10,\nb,,,4,10,\n"
+    source = open_source(make_folder(tmp_path / "own", index=lines))
+    for scans in (open_cache(source), open_cache(source)):  # as read, and from the file
+        assert scans.scale_um == (4, 10)
+    assert open_cache(source, 2).scale_um == (4 * 4 / 2, 10 * 6 / 2)
 
 
 def test_an_index_may_leave_open_of_which_eye_scans_are(tmp_path):
