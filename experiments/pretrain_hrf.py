@@ -7,13 +7,12 @@ python experiments/pretrain_hrf.py --eval-only --weights hrf-psp
 torchrun --nproc-per-node 4 experiments/pretrain_hrf.py --recipe openmmlab
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from dme.common.errors import InputError, run
-from dme.common.options import add_options, from_options, option_parser
+from dme.common.options import OneLineParser, add_options, from_options, option_parser
 from dme.training.presets import PRETRAININGS, Pretraining
 from dme.training.settings import Pretrain, Recipe
 
@@ -30,7 +29,7 @@ def main() -> None:
 def parse_args(arguments: Sequence[str] | None = None) -> tuple[Pretrain, Pretraining]:
     """What the command line asks for. arguments: in place of sys.argv."""
     # The recipe gives the defaults of the other options
-    first = argparse.ArgumentParser(add_help=False)
+    first = OneLineParser(add_help=False)
     add_options(first, Pretrain, only=("recipe",))
     recipe = from_options(Pretrain, first.parse_known_args(arguments)[0]).recipe
     preset = PRETRAININGS[recipe]

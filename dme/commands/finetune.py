@@ -8,11 +8,10 @@ The scores are those of held-out scans. The defaults are the best row of the stu
 torchrun --nproc-per-node 2 -m dme finetune --batch 4
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dme.common.options import add_options, from_options, option_parser
+from dme.common.options import OneLineParser, add_options, from_options, option_parser
 from dme.common.words import HEADS_OF
 from dme.training.presets import PLANS, STUDY
 from dme.training.settings import (
@@ -59,7 +58,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> Plan:
 
 def preset_of(arguments: Sequence[str] | None) -> Plan:
     """The plan that --recipe names; its head only if the --backbone asked for takes it."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = OneLineParser(add_help=False)
     add_options(parser, Finetune, only=("recipe", "backbone"))
     chosen = from_options(Finetune, parser.parse_known_args(arguments)[0])
     preset = PLANS[chosen.recipe]

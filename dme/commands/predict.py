@@ -231,7 +231,7 @@ def predict_scans(args: argparse.Namespace, settings: Settings, out: Path) -> in
         if rank == 0:
             holding = folder_for(out, record["fingerprint"], settings.overwrite)
             folder = stack.enter_context(holding)
-            results_folder.announce(folder.out, origin)
+            stack.enter_context(results_folder.announced(folder.out, origin))
             print_networks(networks.values(), record["device"])
         folder = ranks.shared(folder)
         journal = stack.enter_context(contextlib.closing(Journal(folder.out, rank)))

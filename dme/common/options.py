@@ -16,7 +16,7 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import Field, field, fields
-from typing import Any
+from typing import Any, NoReturn
 
 from dme.common.errors import InputError, by_door
 
@@ -40,10 +40,18 @@ def setting(
     return field(default=default, metadata={"help": help, "aliases": aliases, **limits})
 
 
-def option_parser(doc: str | None) -> argparse.ArgumentParser:
+class OneLineParser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments, without their whole usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        in_one_line = " ".join(message.splitlines())
+        self.exit(2, f"error: {in_one_line}; see --help\n")
+
+
+def option_parser(doc: str | None) -> OneLineParser:
     """A parser that shows a script's docstring as it stands, but for how commands are called."""
     show = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(description=by_door(doc or ""), formatter_class=show)
+    return OneLineParser(description=by_door(doc or ""), formatter_class=show)
 
 
 def add_options(

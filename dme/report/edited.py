@@ -220,8 +220,9 @@ def remeasure(results: Path, masks: Path | None, out: Path, overwrite: bool) -> 
     origin = results_folder.Origin(stored.task, None, None, record)
 
     # measured as a prediction is
-    with folder_for(out, record["fingerprint"], overwrite) as folder:
-        results_folder.announce(folder.out, origin)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(folder_for(out, record["fingerprint"], overwrite))
+        stack.enter_context(results_folder.announced(folder.out, origin))
         with contextlib.closing(Journal(folder.out, 0)) as journal:
             work = _work(folder.out, stored, edits, journal)
             work.run([StoredItem(str(results), list, stored=stored)])

@@ -1,6 +1,7 @@
 """The folder of a prediction's results: announced before its scans, completed after them."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from dme.report.batch import FOLDERS, Work, legend_height
 from dme.report.device_layers import distance_lines
 from dme.report.doubts import doubt_lines
 from dme.report.mending import mending_lines
-from dme.report.output_folder import RESULTS, OutputFolder, put_in_place
+from dme.report.output_folder import RESULTS, STAGING, OutputFolder, put_in_place
 from dme.report.page_contents import Results, write_page
 from dme.report.standard_files import FOLDERS as STANDARD_FOLDERS
 from dme.report.standard_files import write_standard
@@ -51,14 +52,30 @@ class Origin:
     write: Sequence[str] = ()  # keys of dme.report.standard_files.FOLDERS
 
 
-def announce(out: Path, origin: Origin) -> None:
-    """Leave a results file that says that the prediction has not finished.
+@contextlib.contextmanager
+def announced(out: Path, origin: Origin) -> Iterator[None]:
+    """Leave a results file that says that the prediction has not finished, as long as it runs.
 
-    What is private is not known yet: neither the command's words nor inputs stand in it.
+    Taken back where it ended before anything was done from which another could go on. What is
+    private is not known yet: neither the command's words nor inputs stand in it.
     """
     nameless = origin.record | {"command": "predict", "inputs": []}
     nameless.pop("edited", None)
     write_json(out / RESULTS, sealed({"finished": False, **nameless}))
+    try:
+        yield
+    finally:
+        _take_back(out)
+
+
+def _take_back(out: Path) -> None:
+    """Remove what says that a prediction began, unless it left anything else."""
+    names = [path.name for path in out.glob("*") if path.name[0] != "."]
+    if names == [RESULTS] and not any(journal.entries(out)):
+        journal.remove(out)
+        (out / RESULTS).unlink()
+        if out.name == STAGING:
+            out.rmdir()
 
 
 def complete(work: Work, origin: Origin, notes: list[str], folder: OutputFolder) -> None:

@@ -33,8 +33,7 @@ def measure_volumes(
     notes += eyes.notes
     for name, reason in eyes.contradictions.items():
         work.skip(name, with_flags(reason))
-    if fovea and len(owners) > 1:
-        notes.append(f"one --fovea for {len(owners)} volumes: index.csv can give each its own")
+    notes += _notes_on_given(places, eye, fovea)
 
     volumes = []
     for name in owners:
@@ -79,6 +78,23 @@ def measure_volumes(
         save_png(work.out / volume["enface"], enface_picture(brightness, reach))
         volumes.append(volume)
     return volumes
+
+
+def _notes_on_given(
+    places: Mapping[str, VolumePlace], eye: str | None, fovea: Sequence[float] | None
+) -> list[str]:
+    """Where the eye and the fovea that were given have no effect. places: of all volumes."""
+    notes = []
+    if not places and (eye or fovea):
+        options = [name for name, given in (("--eye", eye), ("--fovea", fovea)) if given]
+        has = "have" if len(options) > 1 else "has"
+        notes.append(f"no volume: {' and '.join(options)} {has} no effect")
+    if fovea and len(places) > 1:
+        notes.append(f"one --fovea for {len(places)} volumes: index.csv can give each its own")
+    for name, place in places.items():
+        if fovea and place.fovea and tuple(place.fovea) != tuple(fovea):
+            notes.append(f"{name}: the fovea of index.csv is taken, not that of --fovea")
+    return notes
 
 
 def bscan_rows(record: VolumeRecord | None) -> list[float] | None:

@@ -301,6 +301,32 @@ def test_both_eyes_of_a_subject_are_two_volumes(predict, tmp_path):
     ]
 
 
+def test_eye_and_fovea_without_a_volume_are_said_to_have_no_effect(predict, tmp_path):
+    scan = save(tmp_path / "a.png", picture())
+    done = predict(scan, "--eye", "OD", "--fovea", "3,1")
+    assert "note: no volume: --eye and --fovea have no effect" in done.printed
+    assert "no volume: --eye and --fovea have no effect" in done.page()
+    done = predict(scan, "--fovea", "3,1", out=tmp_path / "fovea")
+    assert "note: no volume: --fovea has no effect" in done.printed
+    done = predict(scan, out=tmp_path / "plain")
+    assert "no effect" not in done.printed
+    stack = save(tmp_path / "v.npy", [picture()] * 3)
+    done = predict(stack, "--eye", "OD", "--fovea", "3,1", out=tmp_path / "volume")
+    assert "no effect" not in done.printed
+
+
+def test_a_fovea_of_the_index_goes_before_the_one_that_was_given(predict, tmp_path):
+    for number in range(3):
+        save(tmp_path / "in" / f"{number}.png", picture())
+    lines = ["name,subject,bscan,fovea_column,fovea_bscan"]
+    lines += [f"{number}.png,1,{number},30,1" for number in range(3)]
+    (tmp_path / "in" / "index.csv").write_text("\n".join(lines))
+    done = predict(tmp_path / "in", "--fovea", "20,2", "--scale", "4,10,120")
+    assert "in_subject01: the fovea of index.csv is taken, not that of --fovea" in done.printed
+    done = predict(tmp_path / "in", "--fovea", "30,1", "--scale", "4,10,120")
+    assert "not that of --fovea" not in done.printed
+
+
 def test_eyes_in_names_are_said(predict, tmp_path):
     folders = [save_eye(tmp_path / name, 2) for name in ("P1_OD", "P1_OS")]
     done = predict(*folders, *SCALE)

@@ -113,6 +113,37 @@ def test_scans_that_lie_in_the_folder_stay(predict, tmp_path):
     assert (tmp_path / "set-2" / "masks" / "a.png").exists()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_prediction_that_failed_wholly_leaves_nothing_behind(predict, tmp_path, overwrite):
+    good = save(tmp_path / "good.png", picture())
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    if overwrite:  # which stages what is new in the folder
+        predict(good)
+    before = contents(tmp_path / "out")
+    option = ["--overwrite"] * overwrite
+    failed = predict(bad, *option)
+    assert failed.code == 2 and "no scan could be predicted, 1 skipped" in failed.errors
+    assert contents(tmp_path / "out") == before
+    assert (tmp_path / "out").exists() == overwrite
+    assert not (tmp_path / "out" / ".new").exists()
+
+    # so that the next run, of another scan, need not avoid it
+    done = predict(good, *option)
+    assert done.code == 0 and done.out == tmp_path / "out"
+    assert "holds other results" not in done.printed
+
+
+def test_ctrl_c_before_the_first_scan_leaves_nothing(predict, volume, tmp_path, monkeypatch):
+    def interrupted(work, items):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch.Work, "run", interrupted)
+        assert predict(volume).code == 130
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_in_use_is_left_alone(predict, volume, tmp_path):
     with owned(tmp_path / "out"):
         done = predict(volume)

@@ -54,6 +54,22 @@ def test_every_type_is_read_from_its_annotation():
     assert isinstance(settings.out, Path)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "many"], "error: argument --batch/--batch-size: invalid int value: 'many'"),
+        (["--batch"], "error: argument --batch/--batch-size: expected one argument"),
+        (["--colour", "red"], "error: unrecognized arguments: --colour red"),
+        (["two\nlines"], "error: unrecognized arguments: two lines"),
+    ],
+)
+def test_wrong_arguments_are_said_in_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as left:
+        parsed(*arguments)
+    assert left.value.code == 2
+    assert capsys.readouterr().err == f"{message}; see --help\n"
+
+
 def test_old_names_are_accepted():
     assert parsed("--batch-size", "5").batch == 5
 
