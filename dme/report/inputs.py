@@ -35,6 +35,10 @@ ARRAY_OPENERS = {".npy": open_array, ".mat": open_mat}
 RUN_FILES = (RESULTS, "results.json")  # of folders that this program made
 
 
+class _NoScans(InputError):
+    """A folder holds none, which among others is no fault."""
+
+
 @dataclass
 class Item:
     """Scans that are opened together: a folder's images, an array, a MATLAB file, the phantom."""
@@ -210,7 +214,7 @@ def _folder_items(root: Path, volume: bool, depth: int = 0) -> list[Item]:
         names = sorted(file.name for file in folder.iterdir())
         found = ", ".join(names[:MOST_LISTED]) or "nothing"
         expected = f"expected files {' '.join(SCAN_SUFFIXES)}"
-        raise InputError(f"{root}: no scans, it holds {found}; {expected}")
+        raise _NoScans(f"{root}: no scans, it holds {found}; {expected}")
     if volume and (index or others):
         other = index or others[0]
         expected = "`volume` is for a folder of nothing but images"
@@ -258,7 +262,7 @@ def _items_below(root: Path, folders: list[Path], volume: bool, depth: int) -> l
             continue
         try:
             below = _folder_items(folder, volume, depth + 1)
-        except InputError:
+        except _NoScans:
             empty.append(folder)
             continue
         for item in below:

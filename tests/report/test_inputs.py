@@ -519,6 +519,18 @@ def test_volume_says_the_order_where_names_have_other_numbers(tmp_path):
     assert not item.notes
 
 
+def test_volume_is_refused_for_what_lies_beside_an_index_in_folders_too(tmp_path):
+    save(tmp_path / "in" / "anna" / "a.png", picture())
+    save(tmp_path / "in" / "bert" / "a.png", picture())
+    write_index(tmp_path / "in" / "bert", "a")
+    (tmp_path / "in" / "empty").mkdir()
+    assert len(open_all(tmp_path / "in")) == 2
+    items, faults = list_items([str(tmp_path / "in")], volume=True)
+    assert not items  # nor is one of them left out
+    (reason,) = faults.values()
+    assert "bert: `volume` is for a folder of nothing but images, found index.csv" in reason
+
+
 def test_where_volume_has_no_effect_it_is_said(tmp_path):
     for folder in ("a", "b"):
         save(tmp_path / folder / "bscan_25.png", picture())
