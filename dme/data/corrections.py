@@ -14,7 +14,7 @@ import csv
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,18 @@ import numpy as np
 from dme.common.errors import InputError
 from dme.common.files import atomic_path, write_json
 from dme.data.boundary_files import read_boundaries
-from dme.data.index import PLACE_COLUMNS, SCALE_COLUMNS, UNGRADED_COLUMN, Ranges, ranges_text
+from dme.data.index import (
+    PLACE_COLUMNS,
+    SCALE_COLUMNS,
+    UNGRADED_COLUMN,
+    Ranges,
+    ranges_text,
+    read_index,
+)
 from dme.data.masks import read_mask
 from dme.drawing.canvas import save_png
 
+INDEX = "index.csv"
 STATE = "state.json"
 AUDIT = "audit.csv"
 FOLDERS = ("images", "fluid", "boundaries")
@@ -159,8 +167,8 @@ class Corrections:
             **_state_of(place),
         }
         write_json(self.root / STATE, self.state)
-        self._write_index()
         self._audit(now, place.name, annotation, changed)
+        self._write_index()
         return changed
 
     def update_places(self, places: Iterable[Place]) -> None:
@@ -169,30 +177,44 @@ class Corrections:
         for place in places:
             if place.name in state:
                 state[place.name] = state[place.name] | _state_of(place)
-        if state != self.state:
+        guessed = [name for name in state if state[name] != self.state[name]]
+        if guessed:
             self.state = state
             write_json(self.root / STATE, self.state)
-            self._write_index()
+            self._write_index(guessed)
 
     def _file(self, folder: str, name: str) -> Path:
         return self.root / folder / (name + (".npy" if folder == "boundaries" else ".png"))
 
-    def _write_index(self) -> None:
+    def _write_index(self, guessed: Collection[str] = ()) -> None:
         """The scans that are done, as `dme.data.index.read_index` reads them.
 
-        Volumes are subjects from 1, in the order in which scans of them were saved first.
+        Volumes are subjects from 1, in the order in which scans of them were saved first. Where
+        the eye is unknown a person may have written it there: it stays, but for `guessed` scans.
         """
+        by_hand = self._places_in_index()
         volumes = [state["volume"] for state in self.state.values()]
         named = dict.fromkeys(volume for volume in volumes if volume is not None)
         subjects = {volume: subject for subject, volume in enumerate(named, start=1)}
-        with atomic_path(self.root / "index.csv") as temporary:
+        with atomic_path(self.root / INDEX) as temporary:
             with open(temporary, "w", newline="", encoding="utf-8") as file:
                 table = csv.writer(file)
                 table.writerow([*PLACE_COLUMNS, *SCALE_COLUMNS, UNGRADED_COLUMN])
                 for name, state in self.state.items():
-                    if state["done"]:
-                        subject = subjects.get(state["volume"], "")
-                        table.writerow(_index_line(name, subject, state))
+                    if not state["done"]:
+                        continue
+                    place = (subjects.get(state["volume"]), state["bscan"])
+                    if state["volume"] is None and name not in guessed:
+                        place = by_hand.get(name, place)
+                    table.writerow(_index_line(name, place, state))
+
+    def _places_in_index(self) -> dict[str, tuple[int | None, int | None]]:
+        """Subject and B-scan of the scans in index.csv. Raises InputError for a damaged one."""
+        path = self.root / INDEX
+        if not path.is_file() or not path.read_text(encoding="utf-8-sig").strip().count("\n"):
+            return {}
+        images = [image.stem for image in (self.root / "images").glob("*.png")]
+        return {row.name: row.place for row in read_index(path, images)}
 
     def _audit(self, now: str, name: str, annotation: Annotation, changed: Change) -> None:
         shift_px = changed.boundary_shift_px
@@ -256,13 +278,12 @@ def _state_of(place: Place) -> dict:
     return {"volume": place.volume, "bscan": place.bscan, "scale_um": scale_um}
 
 
-def _index_line(name: str, subject: int | str, state: dict) -> list:
-    """subject: empty where the eye is unknown, as the B-scan then is."""
+def _index_line(name: str, place: tuple[int | None, int | None], state: dict) -> list:
+    """place: subject and B-scan, both None where the eye is unknown."""
     scale_um = list(state["scale_um"] or ())
     scale_um += [""] * (len(SCALE_COLUMNS) - len(scale_um))  # the spacing may be unknown alone
     ungraded = ranges_text(tuple((first, last) for first, last in state["ungraded"]))
-    bscan = "" if subject == "" else state["bscan"]
-    return [name, subject, bscan, *scale_um, ungraded]
+    return [name, *place, *scale_um, ungraded]  # None is an empty cell
 
 
 def _read_state(path: Path) -> dict[str, dict]:

@@ -14,6 +14,7 @@ import pytest
 from helpers.annotating import content, request
 from helpers.scan_files import files, picture, save
 from helpers.scripts import EXPERIMENTS, ROOT, exit_code, load_script
+from PIL import Image
 
 from dme.annotation.exchange import mask_of
 from dme.annotation.server import Server
@@ -178,6 +179,26 @@ def test_places_that_an_earlier_version_guessed_are_mended(annotate, results):
     kept.write_text(json.dumps(state))
     assert annotate(results)[0] == 0
     assert lines_of_index(results / "edited") == [f"{name},,,4.0,10.0,," for name in "abc"]
+
+
+def test_eyes_that_a_person_wrote_are_kept(annotate, results):
+    assert annotate(results, visit=save_all)[0] == 0
+    index = results / "edited" / "index.csv"
+    index.write_text(index.read_text().replace("b,,,", "b,7,3,"))
+    assert annotate(results, visit=save_all)[0] == 0
+    kept = [line.split(",")[:3] for line in lines_of_index(results / "edited")]
+    assert kept == [["a", "", ""], ["b", "7", "3"], ["c", "", ""]]
+
+    # what cannot be read is not replaced, and what is drawn is kept all the same
+    damaged = index.read_text().replace("b,7,3,", "b,left,3,")
+    index.write_text(damaged)
+
+    def draw(server) -> None:
+        assert put(server, 0, np.ones(SHAPE, np.uint8), done=True) >= 400
+
+    annotate(results, visit=draw)
+    assert index.read_text() == damaged
+    assert np.asarray(Image.open(results / "edited" / "fluid" / "a.png")).all()
 
 
 def test_layers_from_nothing(annotate, tmp_path):
