@@ -68,7 +68,8 @@ class Settings:
     )
     volume: bool = setting(False, "the images of a folder are the B-scans of one volume")
     labelled: Path | None = setting(
-        None, "folder that annotate made: its scans that are done are left out"
+        None,
+        "folder of labelled scans to leave out: of annotate, or as `--data` of finetune",
     )
     force: bool = setting(False, "predict what does not look like a B-scan too")
     trust: Path | None = setting(

@@ -40,7 +40,7 @@ class Settings:
         "(default: what the source says)",
     )
     labelled: Path | None = setting(
-        None, "folder that annotate made: its scans that are done are labelled already"
+        None, "folder of scans that are labelled already: of annotate, or as `--data` of finetune"
     )
     seed: int = setting(0, "of the small shifts", minimum=0, maximum=2**31 - 1)
     out: Path = setting(Path("runs/suggest"), "folder for the list and its picture")
@@ -60,7 +60,7 @@ def main() -> int:
     inputs, settings = parse_args()
     # imported only now: --help and wrong options are answered at once
     from dme.common.provenance import provenance
-    from dme.data.corrections import done_names
+    from dme.data.opening import labelled_names
     from dme.report import suggestions
     from dme.report.inputs import list_items
     from dme.report.output_folder import new_folder
@@ -69,7 +69,7 @@ def main() -> int:
     items, faults = list_items(inputs, settings.volume)
     for reason in faults.values():
         raise InputError(with_flags(reason))
-    labelled = done_names(settings.labelled) if settings.labelled else []
+    labelled = labelled_names(settings.labelled) if settings.labelled else []
     with new_folder(settings.out) as folder:
         record = provenance()
         model = looking_network(settings.weights)

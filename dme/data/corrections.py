@@ -227,9 +227,7 @@ class Corrections:
 
 
 def done_names(folder: Path) -> list[str]:
-    """Of the scans that are done in a folder that `annotate` made. Raises InputError for none."""
-    if not (folder / STATE).is_file():
-        raise InputError(f"{folder}: no {STATE} in it; give a folder that annotate made")
+    """Of the scans that are done in a folder that `annotate` made."""
     corrections = Corrections(folder)
     return [name for name in corrections.names if corrections.is_done(name)]
 

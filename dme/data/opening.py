@@ -13,6 +13,7 @@ from dme.bscan import BScan
 from dme.common.errors import InputError
 from dme.common.files import refuse_lost_links
 from dme.data import phantom, phantom_cysts, phantom_devices
+from dme.data.corrections import STATE, done_names
 from dme.data.folder import open_folder
 from dme.data.matlab import open_mat
 from dme.data.source import Source, files_in
@@ -112,3 +113,20 @@ def _read_synthetic(
     scans: Callable[[], Iterator[BScan]], source: Source, labelled_only: bool
 ) -> Iterator[BScan]:
     return scans()
+
+
+def labelled_names(folder: Path) -> list[str]:
+    """Names of the scans that somebody labelled: those done in a folder of annotate, or all those
+    with labels in another source. Raises InputError for none."""
+    if not folder.exists():
+        raise InputError(f"`labelled` {folder}: no such file or folder; give the labelled scans")
+    if (folder / STATE).is_file():
+        return done_names(folder)
+    source = open_source(folder)
+    names = []
+    for scan in source.scans():
+        if scan.fluid is not None or scan.layers is not None:
+            names.append(scan.name)
+    if not names:
+        raise InputError(f"no scan of {source.description} has labels; give those you labelled")
+    return names

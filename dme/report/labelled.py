@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dme.data.corrections import done_names
+from dme.data.opening import labelled_names
 from dme.data.source import listing
 from dme.report.scans import Scan
 from dme.report.wording import counted
@@ -12,7 +12,7 @@ from dme.report.wording import counted
 
 @dataclass
 class Labelled:
-    """The scans that are done in a folder of `annotate`, by their names."""
+    """The scans of a folder that are labelled, by their names."""
 
     folder: Path
     names: Sequence[str]
@@ -26,12 +26,12 @@ class Labelled:
         kept = [scan.name for scan in done if scan.volume]
         if left_out:
             count = counted(len(left_out), "scan")
-            notes.append(f"{count} left out, done in {self.folder}: {listing(left_out)}")
+            notes.append(f"{count} left out, labelled in {self.folder}: {listing(left_out)}")
         if kept:
             count = counted(len(kept), "B-scan")
             notes.append(
-                f"{count} done in {self.folder} not left out, since volumes are measured whole; a "
-                f"network that learnt from them is no test there: {listing(kept)}"
+                f"{count} labelled in {self.folder} not left out, since volumes are measured whole; "
+                f"a network that learnt from them is no test there: {listing(kept)}"
             )
         self.left_out.update(left_out)
         self.kept.update(kept)
@@ -43,13 +43,13 @@ class Labelled:
         if not unknown:
             return ""
         return (
-            f"{len(unknown)} of the {len(self.names)} scans done in {self.folder} are none of "
+            f"{len(unknown)} of the {len(self.names)} scans labelled in {self.folder} are none of "
             f"these: {listing(unknown)}; were they labelled under other names?"
         )
 
 
 def labelled_in(folder: Path | None) -> Labelled | None:
-    """Those of a folder that annotate made, None without one. Raises InputError for another."""
+    """Those of a folder, None without one. Raises InputError for one without labels."""
     if folder is None:
         return None
-    return Labelled(folder, done_names(folder))
+    return Labelled(folder, labelled_names(folder))

@@ -85,6 +85,8 @@ def complete(work: Work, origin: Origin, notes: list[str], folder: OutputFolder)
     """
     out = work.out
     if not work.rows:
+        if work.labelled and work.labelled.left_out and not work.skipped:
+            raise InputError("all scans are labelled: nothing is left to predict")
         raise InputError(f"no scan could be predicted, {len(work.skipped)} skipped (see above)")
     warnings: list[str] = []
     # which may measure scans again

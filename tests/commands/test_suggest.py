@@ -141,7 +141,7 @@ def test_what_is_refused(suggest, scans, tmp_path):
     assert suggest(scans, "--count", "0")[0] == 2
     assert "no such file or folder" in suggest(tmp_path / "none")[2]
     errors = suggest(scans, "--labelled", tmp_path, out=tmp_path / "b")[2]
-    assert "no state.json in it" in errors
+    assert "no images in" in errors
 
 
 class Physical(Leaning):
