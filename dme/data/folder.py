@@ -13,6 +13,7 @@ from dme.bscan import BScan
 from dme.common.errors import InputError
 from dme.common.files import refuse_lost_links
 from dme.common.labels import IGNORE
+from dme.common.words import EYES
 from dme.data.boundary_files import read_boundaries
 from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
 from dme.data.images import Survey, image_shapes, read_grey, survey_images
@@ -179,10 +180,14 @@ def _plausible(rows: list[IndexRow], notes: list[str]) -> list[IndexRow]:
 
 
 def _check_places(root: Path, rows: list[IndexRow]) -> None:
-    for row, following in zip(rows, rows[1:], strict=False):
-        if row.place == following.place:
-            place = f"subject {row.subject}, B-scan {row.position}"
-            raise InputError(f"{root}: {row.name} and {following.name} are both {place}")
+    """Raise InputError for two images at one place, unless they are of the two eyes."""
+    at_place: dict[tuple, list[IndexRow]] = {}
+    for row in rows:
+        for earlier in at_place.setdefault(row.place, []):
+            if {row.eye, earlier.eye} != set(EYES):
+                place = f"subject {row.subject}, B-scan {row.position}"
+                raise InputError(f"{root}: {earlier.name} and {row.name} are both {place}")
+        at_place[row.place].append(row)
 
 
 def _check_masks(place: str, masks: dict[str, Path], rows: list[IndexRow]) -> None:

@@ -30,8 +30,8 @@ class Labelled:
         if kept:
             count = counted(len(kept), "B-scan")
             notes.append(
-                f"{count} labelled in {self.folder} not left out, since volumes are measured whole; "
-                f"a network that learnt from them is no test there: {listing(kept)}"
+                f"{count} labelled in {self.folder} not left out, since volumes are measured "
+                f"whole; a network that learnt from them is no test there: {listing(kept)}"
             )
         self.left_out.update(left_out)
         self.kept.update(kept)

@@ -135,6 +135,13 @@ def test_links_that_lead_nowhere_are_refused(tmp_path, name):
 def test_two_images_at_one_place_are_refused(tmp_path):
     folder = make_folder(tmp_path, index=f"{PLACE}\na,1,0\nb,1,0\n")
     refused(folder, "a and b are both subject 1, B-scan 0")
+    folder = make_folder(tmp_path / "eye", index=f"{PLACE},eye\na,1,0,OD\nb,1,0,\n")
+    refused(folder, "a and b are both subject 1, B-scan 0")
+
+
+def test_two_eyes_of_a_subject_have_the_same_places(tmp_path):
+    folder = make_folder(tmp_path, index=f"{PLACE},eye\na,1,0,OD\nb,1,0,OS\n")
+    assert places(read_scans(folder)) == [(1, 0), (1, 0)]
 
 
 def test_a_scale_without_spacing_is_kept(tmp_path, monkeypatch):
