@@ -92,6 +92,7 @@ PROTOCOLS = {
     ),
 }
 UNITS = {"fluid": "fluid Dice", "layers": "error in px"}
+COMPARED = {"fluid": "of the fluid Dice", "layers": "the error in px"}  # after a share
 
 
 @dataclass(frozen=True)
@@ -429,7 +430,7 @@ def markdown(task: str, orders: Orders, results: series.Results) -> str:
         together = scores(task, results, trials)
         cells.append("" if only_fold(protocol, trials) else mean_sd(together))
         everything = scores(task, results, rows(protocol)[start, RANDOM, None])
-        cells.append(share(together, everything))
+        cells.append(share(task, together, everything))
         absent = sum(trial.name not in results for trial in trials)
         cells += [len(together), f"{absent} of {len(trials)}" if absent else ""]
         lines.append(table_line(cells))
@@ -437,11 +438,15 @@ def markdown(task: str, orders: Orders, results: series.Results) -> str:
     return "\n".join([*lines, NOT_BLIND] if protocol.others else lines) + "\n"
 
 
-def share(part: Sequence[float], everything: Sequence[float]) -> str:
-    """Cell of a table: what part of the score of all scans this is, empty where unknown."""
+def share(task: str, part: Sequence[float], everything: Sequence[float]) -> str:
+    """Cell of a table: what part of the score of all scans this is, empty where unknown.
+
+    Of an error how many times as large it is.
+    """
     if not part or not everything or not np.mean(everything):
         return ""
-    return f"{100 * np.mean(part) / np.mean(everything):.0f} %"
+    ratio = np.mean(part) / np.mean(everything)
+    return f"{ratio:.2f} times" if task == "layers" else f"{100 * ratio:.0f} %"
 
 
 def sentences(task: str, orders: Orders, results: series.Results) -> list[str]:
@@ -453,12 +458,11 @@ def sentences(task: str, orders: Orders, results: series.Results) -> list[str]:
     if not few or not everything:
         return [f"Not known yet: what {protocol.worth} labels give of what all of them give."]
     # at random, then by suggest
-    unit = UNITS[task]
+    part = f"{share(task, few, everything)} {COMPARED[task]}"
     lines = [
-        f"With {protocol.worth} labels drawn at random you get {share(few, everything)} of the "
-        f"{unit} that all {number_of_all(orders)} of them give ({np.mean(few):.4f} of "
-        f"{np.mean(everything):.4f}; {len(few)} and {len(everything)} seeds, "
-        f"{len(protocol.splits)} folds)."
+        f"With {protocol.worth} labels drawn at random you get {part} that all "
+        f"{number_of_all(orders)} of them give ({np.mean(few):.4f} of {np.mean(everything):.4f}; "
+        f"{len(few)} and {len(everything)} seeds, {len(protocol.splits)} folds)."
     ]
 
     # of layers suggest chooses none
@@ -469,7 +473,7 @@ def sentences(task: str, orders: Orders, results: series.Results) -> list[str]:
             continue
         gain = np.mean(chosen) - np.mean(few)
         lines.append(
-            f"With {protocol.worth} {words}: {share(chosen, everything)} "
+            f"With {protocol.worth} {words}: {share(task, chosen, everything)} "
             f"({np.mean(chosen):.4f}, {gain:+.4f} against random; seeds: {len(chosen)})."
         )
     return lines

@@ -194,6 +194,12 @@ def test_layers_are_scored_in_px(script):
     assert script.score("layers", runs) == 2.5
 
 
+def test_share_of_a_dice_and_of_an_error(script):
+    assert script.share("fluid", [0.2, 0.4], [0.6]) == "50 %"
+    assert script.share("layers", [3.0], [1.2]) == "2.50 times"
+    assert script.share("layers", [], [1.2]) == script.share("fluid", [0.1], []) == ""
+
+
 def test_too_few_scans_are_refused(script, tiny, monkeypatch, tmp_path):
     data = make_folder(tmp_path / "data", wet=WET, sides=((64, 96),), index=INDEX)
     large = replace(script.PROTOCOLS["fluid"], counts=(1, 6))
