@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from dme.common.errors import InputError
+from dme.common.files import atomic_path
 from dme.retina.rows import MAX_CROSSING_PX, repair_boundaries
 
 
@@ -38,3 +39,9 @@ def read_boundaries(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.
         remedy = f"only crossings up to {MAX_CROSSING_PX:g} px are repaired"
         raise InputError(f"{path}: boundary {k + 1} {lies}; {remedy}")
     return repaired, crossing
+
+
+def write_boundaries(path: Path, rows: np.ndarray) -> None:
+    """Write rows (8, W), as float32, to a .npy file that is whole or not there."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, rows.astype(np.float32))

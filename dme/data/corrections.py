@@ -22,8 +22,9 @@ import numpy as np
 
 from dme.common.errors import InputError
 from dme.common.files import atomic_path, write_json
-from dme.data.boundary_files import read_boundaries
+from dme.data.boundary_files import read_boundaries, write_boundaries
 from dme.data.index import (
+    INDEX,
     PLACE_COLUMNS,
     SCALE_COLUMNS,
     UNGRADED_COLUMN,
@@ -34,7 +35,6 @@ from dme.data.index import (
 from dme.data.masks import read_mask
 from dme.drawing.canvas import save_png
 
-INDEX = "index.csv"
 STATE = "state.json"
 AUDIT = "audit.csv"
 FOLDERS = ("images", "fluid", "boundaries")
@@ -151,9 +151,7 @@ class Corrections:
         if annotation.fluid is not None:
             save_png(self._file("fluid", place.name), (annotation.fluid == 1) * np.uint8(255))
         if annotation.boundaries is not None:
-            with atomic_path(self._file("boundaries", place.name)) as temporary:
-                with open(temporary, "wb") as file:
-                    np.save(file, annotation.boundaries.astype(np.float32))
+            write_boundaries(self._file("boundaries", place.name), annotation.boundaries)
         if annotation.done:
             save_png(self._file("images", place.name), image)
 

@@ -17,7 +17,7 @@ from dme.common.words import EYES
 from dme.data.boundary_files import read_boundaries
 from dme.data.duke import DUKE_RECOGNISED, DUKE_SCALE_UM, is_duke
 from dme.data.images import Survey, image_shapes, read_grey, survey_images
-from dme.data.index import MOST_BSCAN, MOST_SUBJECT, IndexRow, read_index
+from dme.data.index import INDEX, MOST_BSCAN, MOST_SUBJECT, IndexRow, read_index
 from dme.data.layout import Layout, enface_pictures, find_layout, image_folder
 from dme.data.masks import INSTANCES, MaskValues, check_meaning, mask_lookup, read_mask
 from dme.data.mirage import INFO, class_lookup
@@ -58,7 +58,7 @@ def open_folder(root: Path, fluid_value: tuple[int, ...] = ()) -> Source:
 
     # which images, and where they belong
     notes = [layout.note] if layout.note else []
-    index = root / "index.csv"
+    index = root / INDEX
     if index.is_file():
         rows = _placed(read_index(index, layout.images), layout.images, notes)
     else:

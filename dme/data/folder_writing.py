@@ -10,18 +10,18 @@ from dme.bscan import BScan
 from dme.common.errors import InputError
 from dme.common.files import atomic_path, is_plain_name
 from dme.common.labels import IGNORE
-from dme.data.index import PLACE_COLUMNS, SCALE_COLUMNS
+from dme.data.boundary_files import write_boundaries
+from dme.data.index import INDEX, PLACE_COLUMNS, SCALE_COLUMNS
 from dme.drawing.canvas import save_png
-
-INDEX = "index.csv"  # written last: a folder without it is not complete
 
 
 def write_folder(folder: Path, scans: Iterable[BScan]) -> None:
     """Write images/, the masks and boundaries there are, and index.csv; regions are left out.
 
-    Each file is whole or absent, and replaces that of an earlier call. Raises InputError for a
-    name that is no file's or not the only one, for labels of an earlier call that this one has
-    not, and for masks that would be read as something else.
+    Each file is whole or absent, and replaces that of an earlier call; the index comes last, so
+    that a folder without it is not complete. Raises InputError for a name that is no file's or
+    not the only one, for labels of an earlier call that this one has not, and for masks that
+    would be read as something else.
     """
     # a line of the index per scan
     lines: dict[str, list] = {}
@@ -56,8 +56,7 @@ def _write_scan(folder: Path, scan: BScan) -> None:
         elif path.suffix == ".png":
             save_png(path, array)
         else:
-            with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                np.save(file, array)
+            write_boundaries(path, array)
 
 
 def _write_index(path: Path, lines: list[list]) -> None:

@@ -12,6 +12,7 @@ from dme.common.scale import check_scale
 from dme.common.words import EYES
 from dme.data.source import listing
 
+INDEX = "index.csv"  # its name
 PLACE_COLUMNS = ("name", "subject", "bscan")
 SCALE_COLUMNS = ("axial_um", "lateral_um", "spacing_um")
 FOVEA_COLUMNS = ("fovea_column", "fovea_bscan")

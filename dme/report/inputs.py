@@ -9,6 +9,7 @@ from pathlib import Path
 from dme.common.errors import InputError, with_flags
 from dme.common.files import leads_nowhere, refuse_lost_link
 from dme.common.words import IMAGE_SUFFIXES, SCAN_SUFFIXES
+from dme.data.index import INDEX
 from dme.data.layout import masks_beside
 from dme.data.source import natural
 from dme.data.volume_files import holds_volume, is_part, names_pictures, volume_reader
@@ -195,8 +196,8 @@ def _folder_items(root: Path, volume: bool, depth: int = 0) -> list[Item]:
         if folder == root and (root / name).is_dir():
             folder = root / name
     index = None
-    if (root / "index.csv").is_file():
-        index = root / "index.csv"
+    if (root / INDEX).is_file():
+        index = root / INDEX
     images, others, rest = _sorted_out(folder)
     if any(map(names_pictures, others)):  # an export, whose reader says which pictures are its
         images = []

@@ -420,7 +420,8 @@ def markdown(task: str, orders: Orders, results: series.Results) -> str:
     lines = [f"{kind} scans of eyes not trained on: {measure}; mean ± sd over seeds", ""]
     titles = ["pretrained on", "chosen", "labelled scans", *protocol.splits, "folds together"]
     lines += table_head([*titles, "share", "seeds", "missing runs"])
-    for (start, rule, count), trials in rows(protocol).items():
+    table = rows(protocol)
+    for (start, rule, count), trials in table.items():
         cells = [STARTS[start], rule, count or f"all ({number_of_all(orders)})"]
         # fold by fold
         for split in protocol.splits:
@@ -429,7 +430,7 @@ def markdown(task: str, orders: Orders, results: series.Results) -> str:
         # together, and what is missing
         together = scores(task, results, trials)
         cells.append("" if only_fold(protocol, trials) else mean_sd(together))
-        everything = scores(task, results, rows(protocol)[start, RANDOM, None])
+        everything = scores(task, results, table[start, RANDOM, None])
         cells.append(share(task, together, everything))
         absent = sum(trial.name not in results for trial in trials)
         cells += [len(together), f"{absent} of {len(trials)}" if absent else ""]

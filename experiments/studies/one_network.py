@@ -76,7 +76,8 @@ def prepare_scans(settings: Settings, folder: Path) -> None:
 
     Raises InputError for a folder that was made from other scans or by another teacher.
     """
-    from dme.data.folder_writing import INDEX, write_folder
+    from dme.data.folder_writing import write_folder
+    from dme.data.index import INDEX
 
     made_from = fingerprints(settings)
     if not (folder / INDEX).exists():

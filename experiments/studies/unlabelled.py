@@ -16,15 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from labels import (
-    RANDOM,
-    Orders,
-    Protocol,
-    Trial,
-    arguments,
-    known_orders,
-    number_of_all,
-)
+from labels import RANDOM, Orders, Protocol, Trial, arguments, known_orders, number_of_all
 
 from dme.bscan import BScan
 from dme.common.errors import InputError, run

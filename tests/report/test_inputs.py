@@ -100,15 +100,20 @@ def test_names_that_tell_several_volumes(tmp_path):
     assert positions(scans) == [3, 4, 3, 4]
 
 
+def save_indexed(root, names: str, lines: list[str]) -> None:
+    """Images of one letter each, and an index of these lines."""
+    for name in names:
+        save(root / "images" / f"{name}.png", picture())
+    (root / "index.csv").write_text("\n".join(lines))
+
+
 def test_index_gives_volumes_and_scale(tmp_path):
-    for name in ("a", "b", "c"):
-        save(tmp_path / "images" / f"{name}.png", picture())
     lines = [
         "name,subject,bscan,axial_um,lateral_um,spacing_um",
         "b.png,4,7,3.9,11,120",
         "a,4,8,3.9,11,120",
     ]
-    (tmp_path / "index.csv").write_text("\n".join(lines))
+    save_indexed(tmp_path, "abc", lines)
     scans, notes = open_one(tmp_path)
     volume = f"{tmp_path.name}_subject04"
     assert places(scans) == [(f"{volume}_bscan008", volume, 8), (f"{volume}_bscan007", volume, 7)]
@@ -117,8 +122,6 @@ def test_index_gives_volumes_and_scale(tmp_path):
 
 
 def test_an_index_may_leave_open_of_which_eye_scans_are(tmp_path):
-    for name in ("a", "b", "c", "d"):
-        save(tmp_path / "images" / f"{name}.png", picture())
     lines = [
         "name,subject,bscan,axial_um,lateral_um,spacing_um,eye",
         "a,,,3.9,11,120,OD",
@@ -126,7 +129,7 @@ def test_an_index_may_leave_open_of_which_eye_scans_are(tmp_path):
         "c,1,4,3.9,11,120,OS",
         "d,1,5,3.9,11,120,",
     ]
-    (tmp_path / "index.csv").write_text("\n".join(lines))
+    save_indexed(tmp_path, "abcd", lines)
     scans, _ = open_one(tmp_path)
     volume = f"{tmp_path.name}_subject01"
     assert [scan.volume for scan in scans] == [None, None, volume, volume]
